@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself when it is missing or older than the requirements.
+PYTHON ?= python3
+PY := .venv/bin/python
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test test-fast lint bench paper clean
+
+demo: .venv/.ready        ## the main job: logs in, decisions and a report out (runs/demo)
+	$(PY) orchestrate.py --config configs/demo.yaml --out runs/demo
+
+test: .venv/.ready lint   ## lint, then the fast and the slow tests
+	$(PY) -m pytest -q -n 2 -m "not slow"
+	$(PY) -m pytest -q -m slow --durations=10
+
+test-fast: .venv/.ready   ## only the fast tests
+	$(PY) -m pytest -q -n 2 -m "not slow"
+
+lint: .venv/.ready        ## ruff, mypy and the import contract
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+bench: .venv/.ready       ## every benchmark in its short form (benchmarks/results)
+	@for script in benchmarks/*.py; do \
+	  case $$script in */_*) continue;; esac; \
+	  echo "== $$script --quick"; $(PY) -m benchmarks.$$(basename $$script .py) --quick || exit 1; done
+
+paper: .venv/.ready       ## the whole comparison on the base world: hours, resumable
+	$(PY) orchestrate.py --config configs/paper.yaml --out runs/paper
+
+clean:                    ## outputs and caches; keeps .venv
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/.ready: requirements.txt requirements-dev.txt
+	@echo "== setting up .venv (a few minutes, once)"
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on -r requirements-dev.txt
+	@touch $@

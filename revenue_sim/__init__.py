@@ -1,0 +1,1 @@
+"""What an allocation would have earned, and how far it is from the best possible."""
