@@ -40,6 +40,9 @@ def new_figure(rows: int = 1, columns: int = 1, *, width: float = 7.2, height: f
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a PNG atomically and close the figure."""
+    for legend in [*figure.legends, *(axis.get_legend() for axis in figure.axes)]:
+        if legend is not None:
+            legend.set_frame_on(False)
     with plt.rc_context(_STYLE), atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)
