@@ -53,6 +53,20 @@ def dump_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
 
 
+def replaced(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:
+    """The config with other values at the given dotted keys (``{"data.requests": path}``), validated again."""
+    plain = to_dict(config)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = plain
+        for name in parents:
+            node = node[name]
+        if last not in node:
+            raise KeyError(key)
+        node[last] = value
+    return type(config).model_validate(plain)
+
+
 def content_hash(*parts: Any) -> str:
     """16 hex digits that depend only on the given plain values and configs."""
     plain = [to_dict(part) if isinstance(part, Config) else part for part in parts]

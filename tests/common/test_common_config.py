@@ -1,7 +1,7 @@
 import pytest
 from pydantic import Field
 
-from common.config import Config, content_hash, dump_yaml, load_config
+from common.config import Config, content_hash, dump_yaml, load_config, replaced
 from common.errors import UserError
 
 
@@ -82,3 +82,12 @@ def test_the_resolved_config_reads_back_equal(tmp_path):
 def test_content_hash_sees_every_value_and_nothing_else():
     assert content_hash(Outer(seed=1), {"b": 1, "a": 2}) == content_hash(Outer(seed=1), {"a": 2, "b": 1})
     assert content_hash(Outer(seed=1)) != content_hash(Outer(seed=2))
+
+
+def test_replaced_changes_one_key_and_validates_again():
+    config = replaced(Outer(), {"optimiser.steps": 3, "seed": 2})
+    assert (config.seed, config.optimiser.steps, config.optimiser.learning_rate) == (2, 3, 0.01)
+    with pytest.raises(KeyError):
+        replaced(Outer(), {"optimiser.step": 3})
+    with pytest.raises(ValueError, match="greater than 0"):
+        replaced(Outer(), {"optimiser.learning_rate": 0})
