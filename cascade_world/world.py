@@ -1,0 +1,132 @@
+"""A world put together: population, cascade, costs and truth, with what evaluation may ask of it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cascade_world.actions import ActionSpace, compile_actions
+from cascade_world.classes import build_parameters, prediction_bias
+from cascade_world.config import WorldConfig
+from cascade_world.costs import build_costs
+from cascade_world.population import COLUMNS, Population, build_population
+from cascade_world.truth import TruthTables, cached_truth, load_tables, truth_key
+from common.config import load_config
+from common.errors import UserError
+from common.requests import RequestSpec
+
+
+class World:
+    """Everything of a world that depends on its config alone. The truth is computed (or read) when first asked for."""
+
+    def __init__(self, config: WorldConfig, tables: TruthTables | None = None) -> None:
+        self.config = config
+        self.spec = config.request_spec
+        self.population: Population = build_population(config)
+        self.space: ActionSpace = compile_actions(config.cascade, self.spec, int(np.ceil(config.plant.degradation_max)))
+        self.parameters = build_parameters(config)
+        self.costs = build_costs(config)
+        self.prediction_bias = prediction_bias(config)
+        self._tables = tables
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """CPU services in order."""
+        return self.config.services
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Data centres in order."""
+        return self.config.groups
+
+    @cached_property
+    def tables(self) -> TruthTables:
+        """Expectations per (class, joint action)."""
+        return self._tables or cached_truth(self.config, self.space, self.parameters, self.costs)
+
+    @cached_property
+    def cost_tables(self) -> np.ndarray:
+        """Expected core-ms per data centre with its hardware, float32 (idcs, classes, A, services)."""
+        by_profile = self.tables.cost[self.costs.profile]
+        return (by_profile * self.costs.hardware[:, None, None, None]).astype(np.float32)
+
+    @cached_property
+    def cores(self) -> np.ndarray:
+        """Cores per data centre and service (idcs, services)."""
+        machines = self.config.plant.machines
+        return self.config.plant.cores * np.array([[machines[g][s] for s in self.services] for g in self.groups], float)
+
+    def values(self, states: pd.DataFrame) -> np.ndarray:
+        """True expected revenue of every joint action, money per request, float32 (S, A)."""
+        codes = self.population.codes(states[list(COLUMNS)])
+        classes, scale = self.population.latent(codes)
+        found = self.tables.q[classes] * scale[:, None].astype(np.float32)
+        factors = self.population.action_factors(codes, self.space.n_joint)
+        return found if factors is None else found * factors
+
+    def expected_costs(self, states: pd.DataFrame) -> np.ndarray:
+        """True expected cost of every joint action, core-ms per request and service, float32 (S, A, services)."""
+        codes = self.population.codes(states[list(COLUMNS)])
+        classes, _ = self.population.latent(codes)
+        return self.cost_tables[codes[:, 3], classes]
+
+    def budget_percent(self) -> float:
+        """C_m, percent of a data centre's declared cores (the same for every service)."""
+        return self.config.plant.budget_percent
+
+    def budgets(self, peak_qps: float | None = None) -> dict[str, np.ndarray]:
+        """Core-ms per request that C_m allows at the ordinary peak, per data centre (services,)."""
+        total = self.config.traffic.peak_qps if peak_qps is None else peak_qps
+        shares = np.array(list(self.config.states.idcs.values()))
+        shares = shares / shares.sum()
+        usable = (self.config.plant.budget_percent - self.config.plant.idle_percent) / 100
+        return {g: usable * self.cores[i] * 1000 / (total * shares[i]) for i, g in enumerate(self.groups)}
+
+
+class Truth:
+    """The truth of a generated world, for evaluation only; learners never open it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.services = world.services
+
+    def values(self, states: pd.DataFrame) -> np.ndarray:
+        """True expected revenue, money per request, float32 (S, A); unknown state values are a UserError."""
+        return self.world.values(states)
+
+    def costs(self, states: pd.DataFrame) -> np.ndarray:
+        """True expected cost, core-ms per request and service, float32 (S, A, services)."""
+        return self.world.expected_costs(states)
+
+    def request_spec(self) -> RequestSpec:
+        """Columns of the world's request log."""
+        return self.world.spec
+
+    def latent(self, states: pd.DataFrame) -> pd.DataFrame:
+        """``class`` and ``scale`` behind each state: for a learner that is told them, and for diagnosis."""
+        classes, scale = self.world.population.latent(self.world.population.codes(states[list(COLUMNS)]))
+        return pd.DataFrame({"class": classes, "scale": scale})
+
+    def reference_scores(self, states: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Scores that know nothing useful, float32 (S, A): ``flat`` in actions, and ``profile``, equal for all states.
+
+        ``flat`` is the state's mean value over actions; ``profile`` multiplies it with the mean profile of all classes.
+        """
+        mean = self.values(states).mean(axis=1, keepdims=True)
+        tables = self.world.tables.q
+        shape = (tables / tables.mean(axis=1, keepdims=True)).mean(axis=0)
+        return {"flat": np.repeat(mean, len(shape), axis=1), "profile": mean * shape[None, :].astype(np.float32)}
+
+
+def load_truth(folder: str | Path) -> Truth:
+    """The truth that ``generate`` left in a run folder (or in its ``truth/``)."""
+    folder = Path(folder)
+    if not (folder / "truth").is_dir() and folder.name == "truth":
+        folder = folder.parent
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: not a generated world; expected config.yaml and truth/ in it")
+    config = load_config(WorldConfig, folder / "config.yaml")
+    return Truth(World(config, load_tables(folder / "truth" / "tables.npz", truth_key(config))))
