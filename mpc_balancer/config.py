@@ -1,0 +1,209 @@
+"""Typed configs of the balancer: the table, the system model, the objective, the solvers and the controllers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from common.config import Config
+
+
+class ColumnsConfig(Config):
+    """Which columns of the minute table mean what; every name may be replaced, so that foreign tables can be read."""
+
+    timestamp: list[str] = Field(["timestamp"], description="columns that, joined by a space, give the minute's start")
+    timestamp_format: str | None = Field(None, description="strptime format of the joined text; null = ISO 8601")
+    group: list[str] = Field(["idc"], description="columns that, joined by '/', name the data centre (or group)")
+    qps: str = Field("qps", description="traffic of the minute")
+    qps_divisor: float = Field(
+        1.0, gt=0, description="traffic column / this = requests per second (60 for counts a minute)"
+    )
+    cpu: list[str] | None = Field(None, description="CPU columns, percent; null = cpu_<service>")
+    price: list[str] | None = Field(None, description="λ columns, money per core-ms; null = lambda_<service>")
+    price_in_force: Literal["this_minute", "next_minute"] = Field(
+        "this_minute",
+        description="the minute in which the row's λ was in force; the paper's table holds the next one's",
+    )
+    next_cpu: list[str] | None = Field(None, description="CPU one minute later; null = next_cpu_<service>")
+    next_qps: str | None = Field("next_qps", description="traffic one minute later; null = taken from the next row")
+    extras: list[str] | None = Field(
+        None, description="further inputs (degradation, Q and C aggregates); null = the house table's columns"
+    )
+    arrivals: list[str] = Field([], description="requests per sub-minute interval, in order; may be empty")
+    gaps: Literal["error", "split"] = Field(
+        "error", description="a missing minute: refuse the table, or learn around it"
+    )
+    header: list[str] | None = Field(
+        None, description="names of the columns of a file without a header row; null = it has one"
+    )
+    separator: str = Field(",", description="separator of a CSV file")
+
+
+class TrainConfig(Config):
+    """Training of the system model g from a minute table."""
+
+    table: str | None = Field(None, description="system table, CSV or Parquet; null = commission the reference plant")
+    services: list[str] = Field(["retrieval", "ranking"], description="services whose CPU is steered", min_length=1)
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig, description="column names")
+    head: Literal["utilisation_law", "plain"] = Field(
+        "utilisation_law",
+        description="utilisation_law: CPU' = ρ·CPU + (1-ρ)(idle + traffic·exp(network)); plain: CPU' = network",
+    )
+    hidden: list[int] = Field([64, 64], description="widths of the hidden layers", min_length=1)
+    rollout_steps: int = Field(5, ge=1, description="minutes rolled out in the training loss")
+    epochs: int = Field(60, ge=1, description="most passes over the training rows")
+    patience: int = Field(10, ge=1, description="passes without a better validation loss before stopping")
+    batch_size: int = Field(256, ge=1, description="windows per update")
+    learning_rate: float = Field(3e-3, gt=0, description="Adam's step, decayed by a cosine to a tenth")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
+    huber_points: float = Field(5.0, gt=0, description="errors beyond this many CPU points count linearly")
+    monotone_weight: float = Field(
+        1.0, ge=0, description="weight of the hint that a service's own price lowers its CPU"
+    )
+    validation_share: float = Field(0.2, gt=0, lt=0.9, description="last share of the time span kept for validation")
+    price_high: list[float] | None = Field(
+        None,
+        description="upper end of λ's box per price, money per core-ms; null = largest in the table times box_margin",
+    )
+    box_margin: float = Field(1.0, ge=1, description="how far beyond the largest λ seen the box may reach")
+    max_minutes: float = Field(2.0, gt=0, description="wall-clock limit of the training loop, minutes")
+    forecast_horizon: int = Field(10, ge=1, description="minutes ahead that traffic forecasts are fitted for")
+    tune_pi: bool = Field(True, description="also tune the PI controllers on the same table")
+    commission_days: float = Field(5.0, gt=0, description="days of the reference plant simulated where table is null")
+    device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where to train; the network is small: cpu")
+    threads: int = Field(1, ge=1, description="torch threads")
+    seed: int = Field(0, ge=0, description="seed of initial weights and batches")
+
+
+class EvaluateConfig(Config):
+    """One-step and N-step errors of a trained system model on a table."""
+
+    model: str = Field("runs/mpc_train/system_model.pt", description="checkpoint written by mpc_balancer.train")
+    table: str | None = Field(None, description="system table; null = further days of the reference plant")
+    columns: ColumnsConfig | None = Field(None, description="column names; null = those of the checkpoint")
+    steps: int = Field(10, ge=1, description="N of the N-step error, minutes")
+    commission_days: float = Field(2.0, gt=0, description="days of the reference plant simulated where table is null")
+    seed: int = Field(1, ge=0, description="seed of those days")
+
+
+class ObjectiveConfig(Config):
+    """What a plan of prices is judged by (Eq. 17 and the default of this software)."""
+
+    mode: Literal["asymmetric", "paper"] = Field("asymmetric", description="paper = Eq. 17 as printed")
+    horizon: int = Field(10, ge=1, description="N, control steps looked ahead")
+    alpha: float = Field(0.8, gt=0, le=1, description="α, discount per step (the paper: 0.4)")
+    beta: float = Field(8.0, ge=0, description="paper mode: β, weight of ΔC² above the budget")
+    reading: Literal["per_step", "whole_horizon"] = Field(
+        "per_step", description="paper mode: β's condition holds for each step alone, or once for the whole horizon"
+    )
+    over_weight: float = Field(3.0, gt=0, description="asymmetric: weight of squared CPU points above the target")
+    rise_weight: float = Field(0.0, ge=0, description="asymmetric: weight of squared upward moves of CPU above target")
+    move_weight: float = Field(1.0, ge=0, description="asymmetric: weight of squared λ moves, in units of the box")
+
+
+class SolverConfig(Config):
+    """How a plan is searched."""
+
+    name: Literal["gauss_newton", "grid", "random_sampling", "slsqp", "lbfgsb", "gradient_descent", "icem"] = Field(
+        "gauss_newton", description="the solver"
+    )
+    deadline_ms: float | None = Field(50.0, gt=0, description="wall-clock limit per solve, ms; null = none")
+    constants: int = Field(12, ge=2, description="gauss_newton: constant-λ seeds")
+    refine: int = Field(2, ge=1, description="gauss_newton: how many of the best seeds are refined")
+    iterations: int = Field(4, ge=1, description="iterations of the iterative solvers (each has its own meaning)")
+    samples: int = Field(100, ge=2, description="random_sampling, icem: plans drawn (per iteration)")
+    grid_points: int = Field(9, ge=2, description="grid: values per price")
+    step_size: float = Field(0.05, gt=0, description="gradient_descent: first step, units of the box")
+    seed: int = Field(0, ge=0, description="seed of the samplers")
+
+
+class GainConfig(Config):
+    """Online multiplicative correction of the system model."""
+
+    rate: float | None = Field(
+        None, ge=0, le=1, description="share of each log error absorbed; 0 = off; null = back-tested"
+    )
+    low: float = Field(0.6, gt=0, le=1, description="lower clip of the correction")
+    high: float = Field(1.7, ge=1, description="upper clip")
+    freeze_log_error: float = Field(
+        0.7, gt=0, description="errors beyond this (log scale) are taken for faults, not gain"
+    )
+    saturated_cpu: float = Field(
+        99.0, gt=0, le=100, description="no update from CPU readings at or above this, percent"
+    )
+
+
+class LadderConfig(Config):
+    """When the MPC steps down to a simpler rule, and what counts as a bad measurement."""
+
+    bridge_minutes: int = Field(
+        3, ge=0, description="minutes without a CPU reading over which the model stands in for it"
+    )
+    frozen_minutes: int = Field(4, ge=2, description="identical readings in a row that count as a frozen sensor")
+    high_cpu: float = Field(
+        85.0, gt=0, le=100, description="last good CPU at or above this and stale: λ goes to its maximum"
+    )
+    stale_minutes: int = Field(2, ge=1, description="minutes without a reading after which high_cpu applies")
+
+
+class MpcConfig(Config):
+    """The model predictive controller."""
+
+    objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="what a plan is judged by")
+    solver: SolverConfig = Field(default_factory=SolverConfig, description="how a plan is searched")
+    gain: GainConfig = Field(default_factory=GainConfig, description="online gain correction")
+    ladder: LadderConfig = Field(default_factory=LadderConfig, description="degradation ladder")
+    backoff_quantile: float | None = Field(
+        0.7, gt=0, lt=1, description="the target backs off by this quantile of one-step errors; null = none"
+    )
+    forecast: Literal["auto", "persistence"] = Field(
+        "auto", description="auto = whatever beat persistence in back-tests"
+    )
+    detect_delay: bool = Field(True, description="learn from the λ in force how late commands act")
+    max_delay: int = Field(5, ge=0, description="longest actuation delay considered, control steps")
+
+
+class PiConfig(Config):
+    """Velocity-form PI; its price coordinate is logarithmic in λ. Null gains come from the checkpoint (tuned there)."""
+
+    kp: float | None = Field(
+        None, ge=0, description="proportional gain, box units per relative CPU error; null = tuned"
+    )
+    ki: float | None = Field(
+        None, ge=0, description="integral gain per minute, box units per relative error; null = tuned"
+    )
+    down_factor: float | None = Field(None, gt=0, description="gain factor while CPU is under its target; null = tuned")
+    feedforward: float | None = Field(
+        None, ge=0, description="share of forecast log traffic change passed on; null = tuned"
+    )
+
+
+class ControllerConfig(Config):
+    """One controller of one data centre."""
+
+    name: Literal["mpc", "pi", "pi_feedforward", "bisection", "fixed", "knows_next_minute", "clairvoyant"] = Field(
+        "mpc", description="which controller"
+    )
+    budget: list[float] | float = Field(
+        65.0, description="C_m, percent of declared cores: one for all services or one each"
+    )
+    offset: float = Field(0.0, description="added to the target, percent of the budget (negative = more careful)")
+    price_low: float = Field(0.0, ge=0, description="lower end of λ's box, money per core-ms")
+    price_high: list[float] | None = Field(None, description="upper end per price; null = the model's box")
+    start: list[float] | None = Field(
+        None, description="λ before the first measurement; null = middle of the box (log scale)"
+    )
+    fixed_price: list[float] | None = Field(None, description="fixed: the λ to hold; null = start")
+    mpc: MpcConfig = Field(default_factory=MpcConfig, description="settings of mpc and knows_next_minute")
+    pi: PiConfig = Field(default_factory=PiConfig, description="settings of pi, pi_feedforward and the ladder's PI")
+    bisection_tolerance: float = Field(
+        0.02, gt=0, description="bisection: bracket width, box units, at which it re-opens"
+    )
+
+    @model_validator(mode="after")
+    def _budget_in_range(self) -> ControllerConfig:
+        budgets = self.budget if isinstance(self.budget, list) else [self.budget]
+        if not budgets or not all(0 < value <= 100 for value in budgets):
+            raise ValueError("budget must be above 0 and at most 100 percent")
+        return self

@@ -1,0 +1,59 @@
+"""Controllers of λ behind one protocol; ``make_controller`` builds them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.errors import UserError
+from mpc_balancer.config import ControllerConfig
+from mpc_balancer.controllers.base import PriceController
+from mpc_balancer.controllers.bisection import BisectionController
+from mpc_balancer.controllers.clairvoyant import ClairvoyantController
+from mpc_balancer.controllers.fixed import FixedController
+from mpc_balancer.controllers.knows_next_minute import KnowsNextMinuteController
+from mpc_balancer.controllers.mpc import MpcController
+from mpc_balancer.controllers.pi import PiController
+from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
+from mpc_balancer.events import Calendar
+from mpc_balancer.pricing import PriceScale
+from mpc_balancer.system_model import SystemModel
+
+CONTROLLERS: dict[str, type[PriceController]] = {
+    "mpc": MpcController,
+    "pi": PiController,
+    "pi_feedforward": PiFeedforwardController,
+    "bisection": BisectionController,
+    "fixed": FixedController,
+    "knows_next_minute": KnowsNextMinuteController,
+    "clairvoyant": ClairvoyantController,
+}
+
+
+def make_controller(
+    config: ControllerConfig,
+    group: str,
+    model: SystemModel | None = None,
+    calendar: Calendar | None = None,
+    services: Sequence[str] | None = None,
+    scale: PriceScale | None = None,
+) -> PriceController:
+    """The configured controller of one data centre.
+
+    ``model`` (from mpc_balancer.train) brings the box of λ, tuned gains and forecasts; without one, give ``services`` and
+    either ``scale`` or ``price_high`` in the config. Only mpc, knows_next_minute and pi_feedforward need it.
+    """
+    names = tuple(model.services if model is not None else services or ())
+    if not names:
+        raise UserError(f"controller {config.name}: give a system model or the names of the services")
+    base = scale or (model.prices if model is not None else None)
+    if config.price_high is not None:
+        high = np.asarray(config.price_high, np.float64)
+        ref = base.ref if base is not None and base.size == len(high) else high / 20
+        base = PriceScale(np.full(len(high), config.price_low), high, np.minimum(ref, high))
+    if base is None:
+        raise UserError(f"controller {config.name}: λ's box is unknown; give price_high or a system model")
+    if model is not None:
+        model.features.group_index(group)
+    return CONTROLLERS[config.name](config, group, names, base, model, calendar)

@@ -1,0 +1,74 @@
+"""What all controllers share: the box, the target, checked measurements, and counts of what happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from common.errors import UserError
+from common.protocols import Measurement
+from mpc_balancer.config import ControllerConfig
+from mpc_balancer.events import Calendar
+from mpc_balancer.pricing import PriceScale
+from mpc_balancer.reading import Checks, Reading
+from mpc_balancer.system_model import SystemModel
+
+
+class PriceController:
+    """Turns measurements into prices; subclasses implement ``decide``."""
+
+    def __init__(
+        self,
+        config: ControllerConfig,
+        group: str,
+        services: Sequence[str],
+        scale: PriceScale,
+        model: SystemModel | None,
+        calendar: Calendar | None,
+    ) -> None:
+        self.config, self.group, self.services = config, group, tuple(services)
+        self.scale, self.model, self.calendar = scale, model, calendar
+        self.budget = self._budget()
+        self.target = self.budget * (1 + config.offset / 100)  # (S,) percent
+        self.rungs: Counter[str] = Counter()
+        step = model.step_seconds if model is not None else 60
+        self.checks = Checks(len(self.services), scale.size, config.mpc.ladder, step)
+        start = (
+            np.asarray(config.start, np.float64)
+            if config.start is not None
+            else scale.from_unit(np.full(scale.size, 0.5))
+        )
+        if start.shape != (scale.size,):
+            raise UserError(f"controller {config.name}: start: got {start.size} prices; expected {scale.size}")
+        self.lambda_ = scale.clip(start)  # the last command; the plant's first interval runs under it
+
+    def _budget(self) -> np.ndarray:
+        given = np.atleast_1d(np.asarray(self.config.budget, np.float64))
+        if given.size not in (1, len(self.services)):
+            raise UserError(f"budget: got {given.size} values; expected 1 or {len(self.services)} (one per service)")
+        budget = np.broadcast_to(given, (len(self.services),)).copy()
+        if self.model is not None and self.model.head == "utilisation_law":
+            for name, value, idle in zip(self.services, budget, self.model.idle):
+                if value <= idle:
+                    raise UserError(
+                        f"budget of {name}: got {value:g} percent; the idle load is {idle:.1f}, expected more than that"
+                    )
+        return budget
+
+    def step(self, measurement: Measurement) -> np.ndarray:
+        """Prices of the next interval (L,), finite and inside the box, whatever is measured."""
+        reading = self.checks.read(measurement, self.lambda_)
+        self.lambda_ = self.scale.clip(self.decide(reading))
+        return self.lambda_
+
+    def decide(self, reading: Reading) -> np.ndarray:
+        """Prices (L,) for the next interval; may be NaN or outside the box, ``step`` sees to that."""
+        raise NotImplementedError
+
+    def price_errors(self, per_service: np.ndarray) -> np.ndarray:
+        """Errors per service (S,) → per price (L,): one to one where the numbers agree, else the largest steers all."""
+        if self.scale.size == len(self.services):
+            return per_service
+        return np.full(self.scale.size, np.nanmax(per_service) if np.isfinite(per_service).any() else np.nan)

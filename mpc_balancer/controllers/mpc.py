@@ -1,0 +1,195 @@
+"""The model predictive controller and the degradation ladder around it.
+
+Each interval: check the reading → correct state and gain → forecast traffic → search a plan → apply its first price.
+When a rung fails the next one answers: solver → grid → PI → hold → λ max (CPU was high and readings are stale).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from mpc_balancer.config import SolverConfig
+from mpc_balancer.controllers.base import PriceController
+from mpc_balancer.controllers.pi import PiController
+from mpc_balancer.delay import DelayDetector
+from mpc_balancer.forecast import Forecaster, TrafficForecast
+from mpc_balancer.objective import Start
+from mpc_balancer.observer import Observer
+from mpc_balancer.problem import Problem
+from mpc_balancer.reading import Reading
+from mpc_balancer.solvers import solve
+from mpc_balancer.solvers.seeds import shifted
+
+log = logging.getLogger(__name__)
+
+
+class MpcController(PriceController):
+    """Receding-horizon control with the learned system model g."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.model is None:
+            raise UserError(f"controller {self.config.name}: needs a system model; run mpc_balancer.train")
+        own = self.config.mpc
+        self.group_index = self.model.features.group_index(self.group)
+        self.observer = Observer(self.model, own.gain)
+        self.forecaster = Forecaster(self._forecast(), self.calendar)
+        self.delay = DelayDetector(self.scale, own.max_delay if own.detect_delay else 0)
+        self.delay.command(self.lambda_)
+        self.backup = PiController(self.config, self.group, self.services, self.scale, self.model, self.calendar)
+        self.target = self.target - self.model.backoff(own.backoff_quantile)
+        self._generator = np.random.default_rng(own.solver.seed)
+        self._warm: np.ndarray | None = None
+        self._stale = 0
+        self._extras = self.model.features.extras_mean.copy()
+        self._qps = float("nan")
+        self._last_cpu = np.full(len(self.services), np.nan)
+        self.last_error: str | None = None
+
+    def decide(self, reading: Reading) -> np.ndarray:
+        """Climb down the ladder until a rung answers with finite prices."""
+        self._take_in(reading)
+        price = None
+        if self._stale <= self.config.mpc.ladder.bridge_minutes:
+            price = self._attempt("solver", self.config.mpc.solver)
+            if price is None:
+                self._warm = None  # a plan that led to a failure is no good start
+                grid = self.config.mpc.solver.model_copy(update={"name": "grid", "deadline_ms": None})
+                price = self._attempt("grid", grid)
+        if price is None:
+            price = self._without_model(reading)
+        price = self.scale.clip(price)
+        self.backup.follow(price)
+        self.delay.command(price)
+        return price
+
+    # -- taking in a measurement ------------------------------------------------------------------------------------
+    def _take_in(self, reading: Reading) -> None:
+        assert self.model is not None
+        known = np.isfinite(reading.cpu)
+        self._stale = 0 if known.any() else self._stale + 1
+        self._last_cpu = np.where(known, reading.cpu, self._last_cpu)
+        self.delay.observe(reading.lambda_)
+        before, self._qps = self._qps, reading.qps if np.isfinite(reading.qps) else self._qps
+        self.forecaster.update(reading.timestamp, reading.qps, reading.arrivals)
+        if np.isfinite(self._qps):
+            step = np.timedelta64(self.model.step_seconds, "s")
+            inputs = self._inputs(
+                np.array([before if np.isfinite(before) else self._qps]),
+                np.array([self._qps]),
+                np.array([reading.timestamp - step]),
+            )
+            self.observer.update(
+                reading.cpu,
+                self._unit(reading.lambda_),
+                inputs[0],
+                float(self.model.relative_traffic(np.array([self._qps]), self.group_index)[0]),
+            )
+        values = [reading.extras.get(name, np.nan) for name in self.model_extras]
+        self._extras = np.where(np.isfinite(values), values, self._extras) if values else self._extras
+
+    @property
+    def model_extras(self) -> tuple[str, ...]:
+        """Names of the extra inputs, in the model's order."""
+        assert self.model is not None
+        return tuple(self.model.tuned.get("extras", ()))
+
+    def _unit(self, lambda_: np.ndarray) -> np.ndarray:
+        assert self.model is not None
+        return self.model.prices.to_unit(np.clip(lambda_, self.model.prices.low, self.model.prices.high))
+
+    def _inputs(self, qps: np.ndarray, next_qps: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
+        assert self.model is not None
+        count = len(qps)
+        return self.model.features.rows(
+            np.full(count, self.group_index),
+            qps,
+            next_qps,
+            timestamps,
+            np.tile(self._extras, (count, 1)),
+            np.arange(count, dtype=np.float64),
+        )
+
+    # -- the rungs ---------------------------------------------------------------------------------------------------
+    def _attempt(self, rung: str, solver: SolverConfig) -> np.ndarray | None:
+        """One solver's price, or None where it failed; whatever goes wrong must not stop the loop."""
+        try:
+            price = self._solve(solver)
+        except Exception as error:  # the ladder exists for failures nobody foresaw
+            self.last_error = f"{type(error).__name__}: {error}"
+            log.warning("%s: %s failed: %s", self.group, rung, self.last_error)
+            price = np.array([np.nan])
+        if not np.all(np.isfinite(price)):
+            self.rungs[f"{rung}_failed"] += 1
+            return None
+        self.rungs[rung] += 1
+        return price
+
+    def _solve(self, solver: SolverConfig) -> np.ndarray:
+        problem, delay = self.problem()
+        warm = self._warm if self._warm is not None and self._warm.shape == problem.shape else None
+        solution = solve(problem, solver, warm, self._generator)
+        self.rungs["timeout"] += int(solution.timed_out)
+        if not np.isfinite(solution.value):
+            return np.array([np.nan])
+        self._warm = shifted(solution.plan)
+        assert self.model is not None
+        return self.model.prices.from_unit(solution.plan[delay])
+
+    def problem(self) -> tuple[Problem, int]:
+        """The control problem of this moment, and how many leading steps are fixed by commands already given."""
+        assert self.model is not None
+        if not np.all(np.isfinite(self.observer.cpu)) or not np.isfinite(self._qps):
+            raise ValueError("no measurement yet")
+        model, scale = self.model, self.model.prices
+        pending = self._pending()
+        steps = self.config.mpc.objective.horizon + len(pending)
+        ahead = self.forecast(steps)
+        before = np.concatenate([[self._qps], ahead[:-1]])
+        times = self.forecaster.time + np.timedelta64(model.step_seconds, "s") * np.arange(steps)
+        low = np.tile(self._unit(self.scale.low), (steps, 1))
+        high = np.tile(self._unit(self.scale.high), (steps, 1))
+        low[: len(pending)] = high[: len(pending)] = np.clip(pending, low[: len(pending)], high[: len(pending)])
+        start = Start(self.observer.cpu, self.observer.cpu_before, scale.to_unit(self.lambda_))
+        return Problem(
+            model,
+            self.config.mpc.objective,
+            self.target,
+            start,
+            self._inputs(before, ahead, times),
+            model.relative_traffic(ahead, self.group_index).astype(np.float32),
+            low,
+            high,
+            self.observer.gain,
+        ), len(pending)
+
+    def _pending(self) -> np.ndarray:
+        held = self.delay.pending()
+        return self._unit(self.scale.from_unit(held)) if len(held) else held
+
+    def forecast(self, steps: int) -> np.ndarray:
+        """Traffic of the coming steps, requests per second (steps,)."""
+        return self.forecaster.predict(steps)
+
+    def _without_model(self, reading: Reading) -> np.ndarray:
+        ladder = self.config.mpc.ladder
+        if self._stale == 0:
+            self.rungs["pi"] += 1
+            return self.backup.decide(reading)
+        high = np.nanmax(self._last_cpu) if np.isfinite(self._last_cpu).any() else 100.0
+        if self._stale >= ladder.stale_minutes and high >= ladder.high_cpu:
+            self.rungs["max"] += 1
+            return self.scale.high
+        self.rungs["hold"] += 1
+        return self.lambda_
+
+    def _forecast(self) -> TrafficForecast:
+        assert self.model is not None
+        known = self.model.tuned.get("forecasts", {}).get(self.group)
+        if known is None or self.config.mpc.forecast == "persistence":
+            return TrafficForecast.persistence(self.config.mpc.objective.horizon, self.model.step_seconds)
+        return TrafficForecast.from_dict(known)

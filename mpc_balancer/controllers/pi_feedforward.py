@@ -1,0 +1,55 @@
+"""PI plus gain schedule, traffic feed-forward and the calendar: the strongest rule without a look-ahead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from mpc_balancer.controllers.pi import PiController
+from mpc_balancer.forecast import Forecaster, TrafficForecast
+from mpc_balancer.pi_law import CostCurve
+from mpc_balancer.reading import Reading
+
+
+class PiFeedforwardController(PiController):
+    """Works in log cost relief (gain schedule), adds the forecast log change of traffic, knows planned events."""
+
+    tuned_as = "pi_feedforward"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._forecast_before = np.nan
+        super().__init__(*args, **options)
+        self.forecaster = Forecaster(self._forecast(), self.calendar)
+
+    def push(self, reading: Reading) -> np.ndarray | float:
+        """feedforward · log(forecast of the coming interval / forecast of the one just ended)."""
+        self.forecaster.update(reading.timestamp, reading.qps, reading.arrivals)
+        coming = float(self.forecaster.predict(1)[0])
+        change = (
+            np.log(max(coming, 1e-9) / max(self._forecast_before, 1e-9)) if np.isfinite(self._forecast_before) else 0.0
+        )
+        self._forecast_before = coming
+        return self.gains.feedforward * float(np.clip(change, -2, 2))
+
+    def slack(self, error: np.ndarray) -> np.ndarray | float:
+        """As far as CPU is short of its target."""
+        return np.maximum(-np.nan_to_num(error), 0.0)
+
+    def _curve(self) -> CostCurve:
+        if self.model is None:
+            raise UserError(
+                "controller pi_feedforward: needs a system model for its gain schedule; run mpc_balancer.train"
+            )
+        curve = CostCurve.from_model(self.model, self.model.features.group_index(self.group))
+        unit = self.model.prices.to_unit(self.scale.from_unit(curve.unit[:, None].repeat(self.scale.size, axis=1)))
+        relief = curve.to_relief(unit)  # the same curve over this controller's own box
+        return CostCurve(curve.unit, np.maximum.accumulate(relief.T, axis=1) + 1e-6 * curve.unit)
+
+    def _forecast(self) -> TrafficForecast:
+        assert self.model is not None
+        known = self.model.tuned.get("forecasts", {}).get(self.group)
+        if known is None or self.config.mpc.forecast == "persistence":
+            return TrafficForecast.persistence(1, self.model.step_seconds)
+        return TrafficForecast.from_dict(known)

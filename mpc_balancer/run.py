@@ -1,0 +1,166 @@
+"""Simulate days of minutes in closed loop: ``python -m mpc_balancer.run [--plant reference|model] [--traffic F.csv]``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from common.cli import run_cli
+from common.compute import set_threads
+from common.config import Config
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.tables import write_table
+from mpc_balancer.config import ControllerConfig, TrainConfig
+from mpc_balancer.controllers import make_controller
+from mpc_balancer.controllers.base import PriceController
+from mpc_balancer.events import Calendar
+from mpc_balancer.loop import LoopResult, closed_loop
+from mpc_balancer.metrics import run_metrics
+from mpc_balancer.model_plant import ModelPlant
+from mpc_balancer.plots import plot_run
+from mpc_balancer.reference_plant import ReferenceConfig
+from mpc_balancer.scenarios import Scenario, ScenarioRun, start_scenario
+from mpc_balancer.system_model import SystemModel
+from mpc_balancer.train import train
+
+
+class RunConfig(Config):
+    """A closed-loop simulation."""
+
+    controller: ControllerConfig = Field(default_factory=ControllerConfig, description="who steers λ")
+    plant: Literal["reference", "model"] = Field(
+        "reference", description="reference plant, or the model as its own plant"
+    )
+    reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="parameters of the reference plant")
+    scenario: Scenario = Field(default_factory=Scenario, description="what happens; nominal where left out")
+    traffic: str | None = Field(
+        None, description="timestamp,value file that replaces the synthetic traffic; null = none"
+    )
+    calendar: str | None = Field(None, description="calendar CSV; null = the scenario's own announcements")
+    model: str | None = Field(None, description="system model checkpoint; null = train one into the run folder first")
+    train: TrainConfig = Field(default_factory=TrainConfig, description="how to train it where model is null")
+    group: str | None = Field(None, description="data centre to run as; null = the model's first")
+    clairvoyant: bool = Field(True, description="reference plant: also run the clairvoyant, for the reachable μ")
+    zoom_minutes: int = Field(90, ge=10, description="minutes shown around an event")
+    threads: int = Field(1, ge=1, description="torch threads")
+    seed: int = Field(100, ge=0, description="seed of traffic and plant")
+
+
+@dataclass
+class RunResult:
+    """A simulated run."""
+
+    frame: pd.DataFrame  # one row per minute
+    controller: PriceController
+    loop: LoopResult
+    summary: dict[str, Any]
+
+
+def run(config: RunConfig, out: str | Path) -> RunResult:
+    """Train a model where none is given, run the controller in closed loop; write run.csv, summary.json and figures."""
+    set_threads(config.threads)
+    with RunFolder(out, config) as folder:
+        model = _model(config, folder.path)
+        drawn = start_scenario(config.scenario, config.seed, config.reference, config.traffic)
+        calendar = Calendar.read(config.calendar) if config.calendar else drawn.calendar
+        controller, loop, truth = simulate(config, drawn, model, calendar)
+        bound = _clairvoyant(config, drawn, model) if config.clairvoyant and config.plant == "reference" else None
+        summary = run_metrics(truth, loop.prices, controller.budget, np.array(loop.step_seconds), bound)
+        summary |= {
+            "controller": config.controller.name,
+            "minutes": len(loop),
+            "rungs": {k: v for k, v in loop.rungs.items() if v},
+            "refused": {k: v for k, v in loop.refused.items() if v},
+        }
+        frame = run_frame(loop, truth, controller)
+        write_table(frame, folder.path / "run.csv")
+        plot_run(frame, controller, drawn, config.zoom_minutes, folder.path)
+        folder.write_summary(summary)
+    return RunResult(frame, controller, loop, summary)
+
+
+def simulate(
+    config: RunConfig, drawn: ScenarioRun, model: SystemModel, calendar: Calendar, progress: bool = True
+) -> tuple[PriceController, LoopResult, np.ndarray]:
+    """One closed loop; returns controller, loop and the true CPU (T, S)."""
+    group = config.group or model.features.groups[0]
+    own = config.controller
+    if drawn.scenario.deadline_ms is not None:
+        solver = own.mpc.solver.model_copy(update={"deadline_ms": drawn.scenario.deadline_ms})
+        own = own.model_copy(update={"mpc": own.mpc.model_copy(update={"solver": solver})})
+    deployed = broken(model) if drawn.scenario.broken_model else model
+    controller = make_controller(own, group, deployed, calendar)
+    if config.plant == "model":
+        if own.name == "clairvoyant":
+            raise UserError(
+                "controller.name: got 'clairvoyant' with plant 'model'; the clairvoyant needs the reference plant"
+            )
+        plant: Any = ModelPlant(model, group, config.seed, drawn.traffic.timestamps[0])
+    else:
+        plant = drawn.plant(delay_minutes=0 if own.name == "clairvoyant" else None)
+    loop = closed_loop(plant, controller, drawn.arrivals, what=own.name if progress else None)
+    return controller, loop, np.array(plant.truth)
+
+
+def broken(model: SystemModel) -> SystemModel:
+    """The model as a damaged file would leave it: NaN weights."""
+    return SystemModel(**{**model.__dict__, "weights": [np.full_like(w, np.nan) for w in model.weights]})
+
+
+def run_frame(loop: LoopResult, truth: np.ndarray, controller: PriceController) -> pd.DataFrame:
+    """One row per control interval."""
+    frame = pd.DataFrame({"timestamp": [one.timestamp for one in loop], "qps": [one.qps for one in loop]})
+    for j, name in enumerate(controller.services):
+        frame[f"cpu_{name}"] = truth[:, j]
+        frame[f"measured_cpu_{name}"] = loop.measured_cpu[:, j]
+    for j in range(controller.scale.size):
+        frame[
+            f"lambda_{j}" if controller.scale.size != len(controller.services) else f"lambda_{controller.services[j]}"
+        ] = loop.prices[:, j]
+    frame["step_ms"] = np.array(loop.step_seconds) * 1000
+    return frame
+
+
+def _model(config: RunConfig, folder: Path) -> SystemModel:
+    if config.model is not None:
+        return SystemModel.load(config.model)
+    path = folder / "train" / "system_model.pt"
+    if not path.exists():
+        train(config.train, folder / "train")
+    return SystemModel.load(path)
+
+
+def _clairvoyant(config: RunConfig, drawn: ScenarioRun, model: SystemModel) -> np.ndarray:
+    own = config.controller.model_copy(update={"name": "clairvoyant", "offset": 0.0})
+    return simulate(config.model_copy(update={"controller": own}), drawn, model, drawn.calendar)[2]
+
+
+def _arguments(argv: list[str]) -> list[str]:
+    """``--plant X`` and ``--traffic F`` are short for ``--set plant=X`` and ``--set traffic=F``."""
+    out: list[str] = []
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name in ("--plant", "--traffic") and equals:
+            out += ["--set", f"{name[2:]}={value}"]
+        elif i and argv[i - 1] in ("--plant", "--traffic"):
+            out += ["--set", f"{argv[i - 1][2:]}={word}"]
+        elif word not in ("--plant", "--traffic"):
+            out.append(word)
+    return out
+
+
+if __name__ == "__main__":
+    run_cli(
+        run,
+        RunConfig,
+        default_config="configs/mpc_balancer/run.yaml",
+        default_out="runs/mpc_run",
+        argv=_arguments(sys.argv[1:]),
+    )
