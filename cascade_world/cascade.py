@@ -1,7 +1,7 @@
 """The cascade itself: candidates, noisy stages, an auction, clicks and purchases. Everything else follows from it.
 
 One request: every channel offers candidates with a click rate and a bid. The retrieval model scores them noisily and
-each open channel passes its best ones on; the pre-ranker scores those (noise partly shared with retrieval) and keeps
+each open channel passes its best ones on; the pre-ranker blends that score with a noisy one of its own and keeps
 the best `truncation`; the ranker estimates click rates of the rest, and an auction by estimated click rate × bid fills
 the slots. A click costs what keeps the slot (second price, at least the reserve); purchases follow clicks.
 
@@ -44,7 +44,7 @@ class CascadeParameters(NamedTuple):
     model_noise: np.ndarray  # (models,)
     model_correlation: float
     preranking_noise: float
-    preranking_correlation: float
+    preranking_memory: float
     ranker_noise: np.ndarray  # (rankers,)
     slots: np.ndarray  # (slots,)
     normals: np.ndarray  # quantile table (65536,)
@@ -55,7 +55,7 @@ def _draw_candidates(seed, c, par, start, channel, score, pre, click, estimate, 
     """Fill the candidate arrays of one request of class ``c``; ``start`` gets the channels' offsets."""
     n_models, n_rankers = score.shape[0], estimate.shape[0]
     rho, rho_rest = par.model_correlation, np.sqrt(1.0 - par.model_correlation**2)
-    phi, phi_rest = par.preranking_correlation, np.sqrt(1.0 - par.preranking_correlation**2)
+    memory = par.preranking_memory
     n = 0
     for ch in range(par.supply.shape[1]):
         start[ch] = n
@@ -74,7 +74,9 @@ def _draw_candidates(seed, c, par, start, channel, score, pre, click, estimate, 
             score[0, n] = value + par.model_noise[0] * shared
             if n_models > 1:
                 score[1, n] = value + par.model_noise[1] * (rho * shared + rho_rest * normal(one, 3, par.normals))
-            pre[n] = value + par.preranking_noise * (phi * shared + phi_rest * normal(two, 0, par.normals))
+            own = value + par.preranking_noise * normal(two, 0, par.normals)
+            for m in range(n_models):
+                pre[m, n] = memory * score[m, n] + (1.0 - memory) * own
             click[n], bid[n], channel[n] = np.exp(log_click), np.exp(log_bid), ch
             for k in range(n_rankers):
                 estimate[k, n] = np.exp(log_click + par.ranker_noise[k] * normal(two, 1 + k, par.normals))
@@ -125,9 +127,11 @@ def class_sums(seed, c, first, last, par, lengths, model, truncations, cell, fix
     most = channels * par.max_candidates
     n_models = len(par.model_noise)
     start, channel = np.empty(channels + 1, np.int64), np.empty(most, np.int64)
-    score, pre, click, bid = np.empty((n_models, most)), np.empty(most), np.empty(most), np.empty(most)
+    score, pre = np.empty((n_models, most)), np.empty((n_models, most))
+    click, bid = np.empty(most), np.empty(most)
     estimate, rank_value = np.empty((n_rankers, most)), np.empty((n_rankers, most))
     place = np.empty((n_models, most), np.int64)  # rank within the channel
+    by_pre = np.empty((n_models, most), np.int64)
     capacity = len(par.slots) + 1
     top, size = np.empty((n_rankers, capacity), np.int64), np.empty(n_rankers, np.int64)
     chance, price = np.empty(capacity), np.empty(capacity)
@@ -137,11 +141,11 @@ def class_sums(seed, c, first, last, par, lengths, model, truncations, cell, fix
         luck = mix64(seed + GOLDEN * np.uint64(draw))
         n = _draw_candidates(luck, c, par, start, channel, score, pre, click, estimate, bid, rank_value)
         for m in range(n_models):
+            by_pre[m, :n] = np.argsort(-pre[m, :n])
             for ch in range(channels):
                 order = np.argsort(-score[m, start[ch] : start[ch + 1]])
                 for i in range(len(order)):
                     place[m, start[ch] + order[i]] = i
-        by_pre = np.argsort(-pre[:n])
         for r in range(len(lengths)):
             m = model[r]
             retrieved = 0
@@ -151,7 +155,7 @@ def class_sums(seed, c, first, last, par, lengths, model, truncations, cell, fix
             passed, position = 0, 0
             for t in range(len(truncations)):
                 while passed < truncations[t] and position < n:
-                    one = by_pre[position]
+                    one = by_pre[m, position]
                     position += 1
                     if place[m, one] < lengths[r, channel[one]]:
                         passed += 1
@@ -257,7 +261,8 @@ def serve_requests(seed, first, classes, joint, par, lengths, model, truncations
     channels, n_rankers = lengths.shape[1], len(par.ranker_noise)
     most = channels * par.max_candidates
     start, channel = np.empty(channels + 1, np.int64), np.empty(most, np.int64)
-    score, pre, click, bid = np.empty((len(par.model_noise), most)), np.empty(most), np.empty(most), np.empty(most)
+    score, pre = np.empty((len(par.model_noise), most)), np.empty((len(par.model_noise), most))
+    click, bid = np.empty(most), np.empty(most)
     estimate, rank_value = np.empty((n_rankers, most)), np.empty((n_rankers, most))
     kept, kept_pre, work = np.empty(most, np.int64), np.empty(most), np.empty(most)
     capacity = len(par.slots) + 1
@@ -268,7 +273,7 @@ def serve_requests(seed, first, classes, joint, par, lengths, model, truncations
         luck = mix64(seed + GOLDEN * np.uint64(first + row))
         _draw_candidates(luck, c, par, start, channel, score, pre, click, estimate, bid, rank_value)
         retrieved, passed = _pass_on(
-            start, channel, score[model[r]], pre, lengths[r], truncations[t], kept, kept_pre, work
+            start, channel, score[model[r]], pre[model[r]], lengths[r], truncations[t], kept, kept_pre, work
         )
         size = 0
         for i in range(passed):

@@ -36,7 +36,7 @@ def build_parameters(config: WorldConfig) -> CascadeParameters:
         model_noise=np.array(list(cascade.models.values()), dtype=float),
         model_correlation=cascade.model_correlation,
         preranking_noise=cascade.preranking_noise,
-        preranking_correlation=cascade.preranking_correlation,
+        preranking_memory=cascade.preranking_memory,
         ranker_noise=np.array(list(cascade.rankers.values()), dtype=float),
         slots=np.array(cascade.slots, dtype=float),
         normals=NORMALS,

@@ -86,8 +86,8 @@ class CascadeConfig(Config):
     )
     model_correlation: float = Field(default=0.5, ge=0, le=1, description="correlation of the models' score noise")
     preranking_noise: float = Field(default=1.2, ge=0, description="sd of the pre-ranker's score noise, log units")
-    preranking_correlation: float = Field(
-        default=0.3, ge=0, le=1, description="correlation of the pre-ranker's noise with the light model's"
+    preranking_memory: float = Field(
+        default=0.3, ge=0, lt=1, description="weight of the retrieval score in the pre-ranker's; the rest is its own"
     )
     rankers: dict[str, float] = Field(
         default={"ranker": 0.25}, min_length=1, description="ranker → sd of the noise of its log click rate"
