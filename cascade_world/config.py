@@ -96,7 +96,9 @@ class CascadeConfig(Config):
         default=[1.0, 0.65, 0.45, 0.3], min_length=1, description="position discount of the click rate, per shown slot"
     )
     prediction_bias: float = Field(
-        default=1.15, gt=0, description="ranker's predicted value / what it should say, mean"
+        default=0.7,
+        gt=0,
+        description="calibration factor on the ranker's predicted value, which selection makes optimistic",
     )
     prediction_bias_sd: float = Field(default=0.1, ge=0, description="sd of its logarithm between placements")
     actions: dict[str, ActionConfig] = Field(min_length=1, description="sub-action column → what it does, in order")

@@ -11,7 +11,7 @@ import pandas as pd
 from cascade_world.behaviour import Incumbent, LoggingPolicy
 from cascade_world.cascade import RESULTS, serve_requests
 from cascade_world.luck import hash_columns
-from cascade_world.plant import WorldPlant, build_catalogue
+from cascade_world.plant import WorldPlant
 from cascade_world.traffic import MINUTES_PER_DAY, day_shape, make_traffic
 from cascade_world.world import World
 from common.progress import progress
@@ -102,7 +102,7 @@ def system_log(world: World, days: float | None = None, seed: int | None = None)
     days = world.config.logs.system_days if days is None else days
     seed = world.config.seed if seed is None else seed
     traffic = make_traffic(world.config, seed, days)
-    catalogue = build_catalogue(world, traffic)
+    catalogue = world.catalogue(traffic)
     plants, prices = [], []
     for g, group in enumerate(world.groups):
         incumbent = Incumbent(world, catalogue.codes, g)

@@ -7,12 +7,12 @@ minute, number within the minute), so the same request meets the same luck under
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numba import njit
 
+from cascade_world.catalogue import Catalogue
 from cascade_world.luck import GOLDEN, NORMALS, hash_columns, mix64, normal, normals, uniform, uniforms
 from cascade_world.traffic import Traffic
 from cascade_world.world import World
@@ -22,31 +22,6 @@ from common.seeding import integer_seed
 Decide = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Expected = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _TOTALS = ("revenue", "spend", "gmv", "clicks", "impressions", "timeouts")
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The distinct states that can arrive in a run, known before it; a state's id is its row."""
-
-    states: pd.DataFrame  # state columns (S rows)
-    codes: np.ndarray  # int64 (S, 4)
-    classes: np.ndarray  # int64 (S,)
-    scale: np.ndarray  # float64 (S,)
-    ids: np.ndarray  # states of each group's hours, int64 (groups, hours, states_per_hour)
-
-
-def build_catalogue(world: World, traffic: Traffic) -> Catalogue:
-    """Draw ``states_per_hour`` states per data centre and hour from that hour's mix; requests come from them evenly."""
-    groups, per_hour = len(world.groups), world.config.plant.states_per_hour
-    first = int(traffic.start_day * 24)
-    hours = int(np.ceil((traffic.start_day * 24) % 1 + len(traffic.timestamps) / 60))
-    shape = (groups, hours, per_hour)
-    group, hour, number = (one.ravel() for one in np.indices(shape))
-    luck = hash_columns(integer_seed(traffic.seed, "catalogue"), group, hour + first, number)
-    codes = world.population.sample(luck, (hour + first).astype(float), idc=group)
-    unique, inverse = np.unique(codes, axis=0, return_inverse=True)
-    classes, scale = world.population.latent(unique)
-    return Catalogue(world.population.frame(unique), unique, classes, scale, inverse.reshape(shape).astype(np.int64))
 
 
 @njit(cache=True, nogil=True)
@@ -156,7 +131,7 @@ class WorldPlant:
         predictions of value (M,) and cost (M, services) for the measurement's aggregates (absent: none are reported).
         """
         self.world, self.group, self.traffic, self.decide, self.expected = world, group, traffic, decide, expected
-        self.catalogue = catalogue or build_catalogue(world, traffic)
+        self.catalogue = catalogue or world.catalogue(traffic)
         self.index = world.groups.index(group)
         self.minute = start_minute
         self.seed = integer_seed(seed, "plant", group)

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.actions import ActionSpace, compile_actions
+from cascade_world.catalogue import Catalogue, build_catalogue
 from cascade_world.classes import build_parameters, prediction_bias
 from cascade_world.config import WorldConfig
 from cascade_world.costs import build_costs
 from cascade_world.population import COLUMNS, Population, build_population
+from cascade_world.traffic import Traffic
 from cascade_world.truth import TruthTables, cached_truth, load_tables, truth_key
 from common.config import load_config
 from common.errors import UserError
@@ -72,6 +74,10 @@ class World:
         codes = self.population.codes(states[list(COLUMNS)])
         classes, _ = self.population.latent(codes)
         return self.cost_tables[codes[:, 3], classes]
+
+    def catalogue(self, traffic: Traffic) -> Catalogue:
+        """The distinct states that can arrive in this traffic: ``.states`` (ids = row numbers), class and scale."""
+        return build_catalogue(self.population, traffic)
 
     def budget_percent(self) -> float:
         """C_m, percent of a data centre's declared cores (the same for every service)."""
