@@ -1,81 +1,78 @@
-"""The strategy without personalisation: one mixture of fixed joint actions for every request, with a downgrade rule.
+"""The best mixture of fixed joint actions: what a system without per-request decisions can reach.
 
-It is what a platform does before it prices computation: sized for the peak, the same for all, and stepped down by a
-rule when CPUs run over. Every claim of uplift is against this strategy, so it is chosen as well as the logs allow.
+A single fixed action is a staircase in the budget, and a poor rival. Mixing two fixed actions at random is the upper
+hull of (mean cost, mean value); with several budgets it is a small linear programme with as many actions as budgets plus
+one.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linprog
 
 from common.errors import UserError
-from common.protocols import Measurement
 
 
-def best_mixture(values: np.ndarray, costs: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-    """Weights (A,) of the mixture of joint actions that is worth most within the budgets.
+@dataclass(frozen=True)
+class StaticMixture:
+    """Joint actions and the share of requests that get each, whoever asks."""
 
-    ``values`` (A,) mean money per request, ``costs`` (A, services) mean core-ms per request, ``budgets`` (services,)
-    core-ms per request. At most services + 1 actions have weight. Raises UserError where nothing fits.
+    actions: np.ndarray  # int64 (m,)
+    weights: np.ndarray  # float64 (m,), sum 1
+    value: float  # mean value per request
+    cost: np.ndarray  # mean cost per request and budget (K,)
+    lambda_: np.ndarray  # worth of one more unit of each budget (K,)
+
+    def draw(self, uniforms: np.ndarray) -> np.ndarray:
+        """Joint action of each request from its uniform number in [0, 1), int64 (M,)."""
+        edges = np.cumsum(self.weights)
+        return self.actions[np.minimum(np.searchsorted(edges, uniforms, side="right"), len(self.actions) - 1)]
+
+
+def static_mixture(values_by_action: np.ndarray, costs_by_action: np.ndarray, budget) -> StaticMixture:
+    """Best mixture of fixed joint actions with mean cost within ``budget`` per request.
+
+    ``values_by_action`` (A,) mean value per request; ``costs_by_action`` (A,) or (A, K) for K budgets; ``budget`` a number or (K,).
+    Raises UserError when no mixture fits, naming the least possible cost.
     """
-    if values.ndim != 1 or costs.shape != (len(values), len(budgets)):
-        raise ValueError(f"shapes do not fit: values {values.shape}, costs {costs.shape}, budgets {budgets.shape}")
-    # Scaled to order one: HiGHS' tolerances are absolute.
-    scale = float(np.abs(values).max()) or 1.0
-    solution = linprog(
-        -values / scale,
-        A_ub=(costs / budgets).T,
-        b_ub=np.ones(len(budgets)),
+    values = np.asarray(values_by_action, dtype=np.float64)
+    costs = np.asarray(costs_by_action, dtype=np.float64).reshape(len(values), -1)  # (A, K)
+    budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
+    _check(values, costs, budgets)
+    scale_v, scale_c = max(np.abs(values).max(), 1e-300), np.maximum(np.abs(costs).max(axis=0), 1e-300)
+    solved = linprog(
+        -values / scale_v,
+        A_ub=(costs / scale_c).T,
+        b_ub=budgets / scale_c,
         A_eq=np.ones((1, len(values))),
         b_eq=[1.0],
+        bounds=(0, None),
+        method="highs-ds",
     )
-    if solution.status == 2:
-        least = costs.min(axis=0)
-        raise UserError(
-            f"static mixture: budgets {np.round(budgets, 3)} core-ms per request; the least possible is {np.round(least, 3)}"
-        )
-    if solution.status != 0:
-        raise RuntimeError(f"static mixture: {solution.message}")
-    weights = np.clip(solution.x, 0, None)
-    return weights / weights.sum()
+    if solved.status == 2:
+        least = ", ".join(f"{number:.6g}" for number in costs.min(axis=0))
+        raise UserError(f"budget: got {budgets.tolist()}; no mixture fits, the least possible costs are {least}")
+    if solved.status != 0:
+        raise UserError(f"budget: the mixture could not be solved: {solved.message}")
+    actions = np.nonzero(solved.x > 1e-12)[0]
+    weights = solved.x[actions] / solved.x[actions].sum()
+    return StaticMixture(
+        actions=actions.astype(np.int64),
+        weights=weights,
+        value=float(weights @ values[actions]),
+        cost=weights @ costs[actions],
+        lambda_=np.maximum(0.0, -solved.ineqlin.marginals) * scale_v / scale_c,
+    )
 
 
-class StaticPolicy:
-    """Draws every request's joint action from the mixture of the level in force; states are not looked at."""
-
-    def __init__(self, mixtures: np.ndarray, generator: np.random.Generator) -> None:
-        """``mixtures`` (levels, A): weights per downgrade level, level 0 first."""
-        self.cumulative = np.cumsum(mixtures, axis=1)
-        self.generator = generator
-
-    def decide(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
-        """Joint action per state, int64 (M,); ``lambda_`` carries the level, as StaticRule sets it."""
-        edges = self.cumulative[int(lambda_[0])]
-        draws = self.generator.random(len(states)) * edges[-1]
-        return np.searchsorted(edges, draws, side="right").astype(np.int64)
-
-
-class StaticRule:
-    """The downgrade rule: one level down after a minute over budget, one up after ``patience`` minutes well under it."""
-
-    def __init__(self, budgets_percent: np.ndarray, levels: int, patience: int, headroom: float) -> None:
-        """``budgets_percent`` (services,) CPU budget; *well under* means below ``headroom`` × budget on every service."""
-        self.budgets = budgets_percent
-        self.levels = levels
-        self.patience = patience
-        self.headroom = headroom
-        self.level = 0
-        self.calm = 0
-
-    def step(self, measurement: Measurement) -> np.ndarray:
-        """The level for the next minute, once per service, (services,); lost measurements change nothing."""
-        load = measurement.cpu / self.budgets
-        if np.isfinite(load).any():
-            worst = float(np.nanmax(load))
-            self.calm = self.calm + 1 if worst < self.headroom else 0
-            if worst > 1.0:
-                self.level = min(self.level + 1, self.levels - 1)
-            elif self.calm >= self.patience:
-                self.level, self.calm = max(self.level - 1, 0), 0
-        return np.full(len(self.budgets), float(self.level))
+def _check(values: np.ndarray, costs: np.ndarray, budgets: np.ndarray) -> None:
+    if values.ndim != 1 or len(values) == 0:
+        raise UserError(f"values: got shape {values.shape}; expected one mean value per joint action")
+    if budgets.shape != (costs.shape[1],):
+        raise UserError(f"budget: got {budgets.shape[0]} numbers; expected {costs.shape[1]}")
+    if not (np.isfinite(budgets).all() and (budgets > 0).all()):
+        raise UserError(f"budget: got {budgets.tolist()}; expected positive numbers")
+    if not (np.isfinite(values).all() and np.isfinite(costs).all()):
+        raise UserError("values or costs by action: expected finite numbers")

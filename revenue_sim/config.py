@@ -1,0 +1,69 @@
+"""Configs of the entry points of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from common.config import Config
+from common.requests import RequestSpec
+
+
+class ScoreSource(Config):
+    """Where scores are read from; a plain path, or a list of them, may stand for it."""
+
+    files: list[str] = Field(min_length=1, description="score files, one per training seed")
+    column: str | None = Field(default=None, description="score column; null: the file's only one")
+
+
+def _as_source(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"files": [value]}
+    return {"files": value} if isinstance(value, list) else value
+
+
+class RunConfig(Config):
+    """What ``python -m revenue_sim.run`` needs."""
+
+    requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
+    log: str | None = Field(default=None, description="request log that quotas and state counts are taken from")
+    states: str | None = Field(default=None, description="table of state counts, instead of the log's")
+    quotas: str | None = Field(default=None, description="table of action quotas, instead of the log's")
+    truth: ScoreSource = Field(description="scores taken as the truth")
+    models: dict[str, ScoreSource] = Field(min_length=1, description="models to judge: name → score files")
+    costs: str | None = Field(
+        default=None, description="score file of true costs, a column per service; null: no curve"
+    )
+    model_costs: str | None = Field(
+        default=None, description="score file of the costs decisions are made with; null: the true ones"
+    )
+    sample_states: int | None = Field(default=2000, ge=1, description="states drawn from the truth's; null: all")
+    budget: float | None = Field(
+        default=None, gt=0, description="core-ms per request, all services together; null: the log's own mean cost"
+    )
+    curve_budgets: int = Field(default=25, ge=2, description="budgets on the curve, from least to enough")
+    bootstrap_draws: int = Field(default=1000, ge=10, description="draws of states and seeds for the intervals")
+    confidence: float = Field(default=0.95, gt=0, lt=1, description="coverage of the intervals")
+    buckets: int = Field(default=100, ge=3, description="buckets of the truth's correlation with observed revenue")
+    threads: int | None = Field(default=None, ge=1, description="threads of the compiled loops; null: all processors")
+    seed: int = Field(default=0, ge=0, description="seed of the state sample and of the bootstrap")
+
+    _source = field_validator("truth", mode="before")(_as_source)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _sources(cls, value: Any) -> Any:
+        return {name: _as_source(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+class EvaluateConfig(Config):
+    """What ``python -m revenue_sim.evaluate`` needs."""
+
+    requests: RequestSpec = Field(default=RequestSpec(), description="columns of states and sub-actions")
+    allocation: str = Field(description="table of the allocation to judge: state, action, count")
+    truth: ScoreSource = Field(description="scores taken as the truth")
+    costs: str | None = Field(default=None, description="score file of true costs, a column per service; null: unknown")
+    threads: int | None = Field(default=None, ge=1, description="threads of the compiled loops; null: all processors")
+
+    _source = field_validator("truth", mode="before")(_as_source)

@@ -1,0 +1,93 @@
+"""Judge one allocation file: what it would have earned, and how far it is from the best under the same quotas and cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from common.cli import run_cli
+from common.run_folder import RunFolder
+from common.tables import write_table
+from revenue_sim import quota
+from revenue_sim.allocate import allocate
+from revenue_sim.config import EvaluateConfig
+from revenue_sim.mix import action_mix
+from revenue_sim.score_files import load_costs, load_scores, mean_scores, read_allocation
+from revenue_sim.score_files import total as all_services
+
+
+@dataclass
+class EvaluateResult:
+    """What ``evaluate`` found; ``summary`` is also in summary.json."""
+
+    out: Path
+    summary: dict[str, Any]
+    mix: pd.DataFrame
+
+
+def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
+    """Judge an allocation (``state, action, count``) by the truth's scores.
+
+    Compares its true revenue with the greedy and the optimal allocation under its own quotas and, where costs are given,
+    with the best allocation of the same total cost. Writes summary.json and action_mix.csv.
+    """
+    with RunFolder(out, config) as folder:
+        spec = config.requests
+        states, _ = load_scores(config.truth.files[0], spec, config.truth.column)
+        truth = mean_scores(config.truth, spec, states)
+        state, action, count = read_allocation(config.allocation, spec, states)
+        counts = np.bincount(state, weights=count, minlength=len(states)).astype(np.int64)
+        uses = np.bincount(action, weights=count, minlength=spec.n_joint).astype(np.int64)
+        value = float(count @ truth[state, action].astype(np.float64))
+        greedy, best = quota.greedy(truth, counts, uses).value(truth), quota.optimal(truth, counts, uses)
+        summary: dict[str, Any] = {
+            "requests": int(count.sum()),
+            "value": value,
+            "return_pct": {"greedy": _percent(value, greedy), "optimal": _percent(value, best.value(truth))},
+            "quota_bound": best.bound,
+        }
+        if config.costs:
+            summary |= _against_price(config, truth, states, (state, action, count), counts, value)
+        mix = action_mix(spec, states, state, action, count, "allocation", "file")
+        write_table(mix, folder.path / "action_mix.csv")
+        folder.write_summary(summary)
+        return EvaluateResult(folder.path, summary, mix)
+
+
+def _percent(value: float, best: float) -> float:
+    return 100.0 * value / best if best > 0 else float("nan")
+
+
+def _against_price(
+    config: EvaluateConfig,
+    truth: np.ndarray,
+    states: pd.DataFrame,
+    flow: tuple[np.ndarray, np.ndarray, np.ndarray],
+    counts: np.ndarray,
+    value: float,
+) -> dict[str, Any]:
+    """The allocation against Eq. 6's choice at the same total cost."""
+    assert config.costs is not None
+    by_service = load_costs(config.costs, config.requests, states)
+    total = all_services(by_service)
+    state, action, count = flow
+    cost = float(count @ total[state, action].astype(np.float64))
+    solved = allocate(truth, total, cost, counts, threads=config.threads)
+    return {
+        "cost": {name: float(count @ one[state, action].astype(np.float64)) for name, one in by_service.items()}
+        | {"total": cost},
+        "best_at_same_cost": {
+            "value": solved.value,
+            "bound": solved.bound,
+            "lambda": solved.lambda_,
+            "return_pct": _percent(value, solved.bound),
+        },
+    }
+
+
+if __name__ == "__main__":
+    run_cli(evaluate, EvaluateConfig, default_config="configs/revenue_sim/evaluate.yaml", default_out="runs/evaluate")

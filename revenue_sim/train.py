@@ -1,0 +1,219 @@
+"""The ground truth of the offline comparison (§4.1.1, step 1): an ensemble on train and test logs, cross-fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from common.checkpoint import load_checkpoint, save_checkpoint
+from common.cli import run_cli
+from common.compute import set_threads
+from common.config import Config
+from common.errors import UserError
+from common.progress import MetricsLog, progress
+from common.requests import RequestSpec
+from common.run_folder import RunFolder
+from common.scores import ScoreMatrix, write_scores
+from common.seeding import numpy_generator
+from common.tables import write_table
+from revenue_sim import returns
+from revenue_sim.nets import NetConfig, NetModel, fit_net
+from revenue_sim.train_figures import calibration_figure
+from revenue_sim.trees import TreeModel, TreesConfig, fit_trees
+
+_KINDS: dict[str, Any] = {"trees": TreeModel, "net": NetModel}
+
+
+class TrainConfig(Config):
+    """What ``python -m revenue_sim.train`` needs."""
+
+    requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request logs")
+    logs: list[str] = Field(min_length=1, description="request logs, train and test; all rows are used")
+    folds: int = Field(
+        default=2, ge=2, description="parts of the log; each is predicted by models fitted on the others"
+    )
+    trees: TreesConfig = Field(default=TreesConfig(), description="boosted trees, one per fold")
+    nets: NetConfig = Field(default=NetConfig(), description="embedding networks")
+    tree_weight: float = Field(default=0.35, ge=0, le=1, description="weight of the trees in the ensemble's mean")
+    sample_states: int | None = Field(
+        default=2000, ge=1, description="states to score, drawn by their share of requests; null: all"
+    )
+    buckets: int = Field(default=100, ge=3, description="buckets of rank correlation and calibration")
+    threads: int = Field(default=1, ge=1, description="threads of each member's fitting")
+    seed: int = Field(default=0, ge=0, description="seed of folds, members and the state sample")
+
+
+class GroundTruth:
+    """Mean of all members of all folds."""
+
+    def __init__(self, spec: RequestSpec, members: list[tuple[float, TreeModel | NetModel]]) -> None:
+        self.spec, self.members = spec, members
+
+    @classmethod
+    def load(cls, folder: str | Path, spec: RequestSpec, tree_weight: float = 0.35) -> GroundTruth:
+        """Read the members that ``train`` left in ``folder``."""
+        files = sorted((Path(folder) / "members").glob("*.pt"))
+        if not files:
+            raise UserError(f"{folder}: no members of a ground truth; expected the run folder of revenue_sim.train")
+        loaded = [(file.stem.split("_")[1], _load_member(file, spec)) for file in files]
+        return cls(spec, _weighted(loaded, tree_weight))
+
+    def values(self, states: pd.DataFrame) -> np.ndarray:
+        """Expected revenue of every joint action, float32 (S, A)."""
+        total = np.zeros((len(states), self.spec.n_joint))
+        for weight, member in self.members:
+            total += weight * member.values(states)
+        return total.astype(np.float32)
+
+
+@dataclass
+class TrainResult:
+    """The fitted truth; ``summary`` is also in summary.json, the scores in ``out/truth.parquet``."""
+
+    out: Path
+    model: GroundTruth
+    scores: ScoreMatrix
+    summary: dict[str, Any]
+
+
+def train(config: TrainConfig, out: str | Path) -> TrainResult:
+    """Fit a cross-fitted ensemble of boosted trees and embedding networks and score a declared sample of states.
+
+    Writes members/*.pt, truth.parquet (wide scores), calibration.csv and calibration.png. A run that was
+    interrupted keeps the members it has finished.
+    """
+    set_threads(config.threads)
+    spec = config.requests
+    with RunFolder(out, config) as folder:
+        frame = pd.concat([spec.read(path) for path in config.logs], ignore_index=True)
+        if len(frame) < config.folds:
+            raise UserError(f"{config.logs[0]}: {len(frame)} rows; expected at least one per fold ({config.folds})")
+        members, held_out = _fit_all(config, frame, folder)
+        model = GroundTruth(spec, _weighted(members, config.tree_weight))
+        reward = frame[spec.reward].to_numpy(np.float64)
+        states = _sample(config, frame)
+        scores = ScoreMatrix(states, {"truth": model.values(states)})
+        write_scores(scores, folder.path / "truth.parquet")
+        summary = _summary(config, held_out, reward, len(states))
+        _calibration(config, held_out, reward, folder.path)
+        folder.write_summary(summary)
+        return TrainResult(folder.path, model, scores, summary)
+
+
+def _fit_all(
+    config: TrainConfig, frame: pd.DataFrame, folder: RunFolder
+) -> tuple[list[tuple[str, Any]], dict[str, np.ndarray]]:
+    """All members, and each kind's predictions of the rows it has not seen (with the ensemble's under 'ensemble')."""
+    spec = config.requests
+    fold = numpy_generator(config.seed, "revenue_sim", "folds").permutation(len(frame)) % config.folds
+    names = ["trees", *(f"net{k}" for k in range(config.nets.members))]
+    held_out = {name: np.zeros(len(frame)) for name in names}
+    metrics = MetricsLog(folder.path / "metrics.csv", ["fold", "member", "rows", "spearman_buckets", "ratio"])
+    members = []
+    jobs = [(k, name) for k in range(config.folds) for name in names]
+    for k, name in progress(jobs, what="ground truth", unit="member"):
+        inside, outside = frame[fold != k], frame[fold == k]
+        path = folder.path / "members" / f"fold{k}_{name}.pt"
+        member = _member(config, inside, path, name, k, folder.resuming)
+        predicted = member.rows(outside, spec)
+        held_out[name][fold == k] = predicted
+        observed = outside[spec.reward].to_numpy(np.float64)
+        metrics.write(
+            fold=k,
+            member=name,
+            rows=len(inside),
+            spearman_buckets=returns.bucketed_spearman(predicted, observed, config.buckets),
+            ratio=float(observed.sum() / predicted.sum()),
+        )
+        members.append((name, member))
+    weights = _weights(names, config.tree_weight)
+    held_out["ensemble"] = sum((weights[name] * held_out[name] for name in names), np.zeros(len(frame)))
+    return members, held_out
+
+
+def _member(config: TrainConfig, rows: pd.DataFrame, path: Path, name: str, fold: int, resuming: bool) -> Any:
+    """Fit one member, or read it where an earlier run of this config has finished it."""
+    if resuming and path.exists():
+        return _load_member(path, config.requests)
+    member: TreeModel | NetModel
+    if name == "trees":
+        member = fit_trees(rows, config.requests, config.trees, config.seed, config.threads)
+        payload = member.payload()
+    else:
+        member = fit_net(rows, config.requests, config.nets, config.seed, f"{name}-{fold}")
+        payload = member.payload(config.requests.shape)
+    kind = "trees" if name == "trees" else "net"
+    save_checkpoint(path, f"revenue_sim.{kind}", _columns(config.requests), payload)
+    return member
+
+
+def _load_member(path: Path, spec: RequestSpec) -> Any:
+    kind = "trees" if path.stem.endswith("trees") else "net"
+    return _KINDS[kind].from_payload(load_checkpoint(path, f"revenue_sim.{kind}", _columns(spec)))
+
+
+def _columns(spec: RequestSpec) -> list[str]:
+    return [*spec.state, *(f"{name}:{spec.sizes[name]}" for name in spec.sub_actions)]
+
+
+def _weights(names: list[str], tree_weight: float) -> dict[str, float]:
+    """Weight of each member of a fold; they sum to 1."""
+    nets = sum(name != "trees" for name in names)
+    share = tree_weight if nets else 1.0
+    return {name: share if name == "trees" else (1.0 - share) / nets for name in names}
+
+
+def _weighted(members: list[tuple[str, Any]], tree_weight: float) -> list[tuple[float, Any]]:
+    weights = _weights(sorted({name for name, _ in members}), tree_weight)
+    folds = sum(name == "trees" for name, _ in members)
+    return [(weights[name] / folds, member) for name, member in members]
+
+
+def _sample(config: TrainConfig, frame: pd.DataFrame) -> pd.DataFrame:
+    """States to score: drawn without replacement by their share of requests, in order of first appearance."""
+    states, _, counts = config.requests.distinct_states(frame)
+    if config.sample_states is None or config.sample_states >= len(states):
+        return states
+    generator = numpy_generator(config.seed, "revenue_sim", "sample")
+    chosen = generator.choice(len(states), config.sample_states, replace=False, p=counts / counts.sum())
+    return states.iloc[np.sort(chosen)].reset_index(drop=True)
+
+
+def _summary(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.ndarray, states: int) -> dict[str, Any]:
+    def judged(predicted: np.ndarray) -> dict[str, float]:
+        means = returns.bucket_means(predicted, reward, config.buckets)
+        slope = float(np.polyfit(means[:, 0], means[:, 1], 1)[0]) if np.ptp(means[:, 0]) > 0 else float("nan")
+        return {
+            "spearman_buckets": returns.bucketed_spearman(predicted, reward, config.buckets),
+            "spearman_requests": returns.spearman(predicted, reward),
+            "observed_over_predicted": float(reward.sum() / predicted.sum()),
+            "calibration_slope": slope,
+        }
+
+    return {
+        "truth_spearman": returns.bucketed_spearman(held_out["ensemble"], reward, config.buckets),
+        "held_out": {name: judged(predicted) for name, predicted in held_out.items()},
+        "rows": len(reward),
+        "states": states,
+        "seed": config.seed,
+    }
+
+
+def _calibration(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.ndarray, folder: Path) -> None:
+    """Bucket means of prediction and observation, as a table and a figure."""
+    parts = []
+    for name, predicted in held_out.items():
+        means = returns.bucket_means(predicted, reward, min(config.buckets, 20))
+        parts.append(pd.DataFrame({"member": name, "predicted": means[:, 0], "observed": means[:, 1]}))
+    table = pd.concat(parts, ignore_index=True)
+    write_table(table, folder / "calibration.csv")
+    calibration_figure(table, folder / "calibration.png")
+
+
+if __name__ == "__main__":
+    run_cli(train, TrainConfig, default_config="configs/revenue_sim/train.yaml", default_out="runs/ground_truth")
