@@ -1,0 +1,36 @@
+"""Name → learner. Every file differs from its parent in a dozen lines."""
+
+from __future__ import annotations
+
+from awrq_mixer.learners.averaged_dqn import AveragedDQN
+from awrq_mixer.learners.awrq_mixer import AWRQMixer
+from awrq_mixer.learners.awrq_no_aw import AWRQNoAW
+from awrq_mixer.learners.awrq_no_smc import AWRQNoSMC
+from awrq_mixer.learners.awrq_no_vgca import AWRQNoVGCA
+from awrq_mixer.learners.base import Learner
+from awrq_mixer.learners.ddqn import DoubleDQN
+from awrq_mixer.learners.dqn import DQN
+from awrq_mixer.learners.dqn_reward_everywhere import DQNRewardEverywhere
+from awrq_mixer.learners.drqn import DRQN
+from awrq_mixer.learners.qmix import QMIX
+from awrq_mixer.learners.regression import Regression
+from awrq_mixer.learners.rem import REM
+from awrq_mixer.learners.vdn import VDN
+from awrq_mixer.learners.wqmix import WQMIX
+
+LEARNERS: dict[str, type[Learner]] = {
+    "dqn": DQN,
+    "dqn_reward_everywhere": DQNRewardEverywhere,
+    "ddqn": DoubleDQN,
+    "drqn": DRQN,
+    "averaged_dqn": AveragedDQN,
+    "rem": REM,
+    "vdn": VDN,
+    "qmix": QMIX,
+    "wqmix": WQMIX,
+    "awrq_mixer": AWRQMixer,
+    "awrq_no_aw": AWRQNoAW,
+    "awrq_no_smc": AWRQNoSMC,
+    "awrq_no_vgca": AWRQNoVGCA,
+    "regression": Regression,
+}

@@ -1,0 +1,78 @@
+"""What every learner shares: sizes, loss on scaled money, target network, values of all joint actions."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.data import Batch
+from awrq_mixer.equations import elementwise_loss, link
+from awrq_mixer.networks import Space
+
+
+class Learner(nn.Module):
+    """Base of the gradient learners. A subclass builds ``self.online`` and defines ``loss`` and ``raw_table``.
+
+    ``self.online`` holds what is trained; learners that bootstrap keep a frozen copy in ``self.target``.
+    """
+
+    bootstraps = False
+    online: Any
+    target: Any
+    reward_scale: Tensor  # money that stands for 1 in the losses
+    profile: Tensor  # (A,) logged action mix
+    joint: Tensor  # (A, T) sub-actions of every joint action
+
+    def __init__(self, space: Space, config: TrainConfig) -> None:
+        super().__init__()
+        self.space, self.config = space, config
+        self.register_buffer("reward_scale", torch.tensor(config.loss.reward_scale or 1.0))
+        self.register_buffer("profile", torch.full((space.n_joint,), 1.0 / space.n_joint))
+        joint = torch.cartesian_prod(*(torch.arange(n) for n in space.sizes)).reshape(space.n_joint, -1)
+        self.register_buffer("joint", joint, persistent=False)  # (A, T)
+        self.generator: torch.Generator | None = None
+        self.online = self.build()
+        self.target = None
+
+    def build(self) -> nn.Module:
+        """The networks that are trained."""
+        raise NotImplementedError
+
+    def prepare(self, train: Batch, profile: Tensor) -> None:
+        """Take what the learner needs from the training rows as a whole: scale of the reward, logging profile."""
+        if self.config.loss.reward_scale is None:
+            mean = train.reward.double().mean()
+            self.reward_scale.fill_(float(mean) if mean > 0 else 1.0)
+        self.profile.copy_(profile)
+        if self.bootstraps:
+            self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss to minimise on one batch (reward already scaled), and numbers worth logging."""
+        raise NotImplementedError
+
+    def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """Network output (before the link) of all joint actions, (S, A)."""
+        raise NotImplementedError
+
+    def values(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """Q(s, a) of all joint actions in money, float32 (S, A)."""
+        return link(self.raw_table(codes, numbers).float(), self.config.loss.kind) * self.reward_scale
+
+    def after_step(self, step: int) -> None:
+        """Copy the online weights to the target network every τ updates."""
+        if self.target is not None and step % self.config.td.target_update == 0:
+            self.target.load_state_dict(self.online.state_dict())
+
+    def fit_to(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Elementwise loss of outputs against targets in scaled money."""
+        loss = self.config.loss
+        return elementwise_loss(raw.float(), target, loss.kind, power=loss.tweedie_power, delta=loss.huber_delta)
+
+    def money(self, raw: Tensor) -> Tensor:
+        """Value in scaled money of a network output."""
+        return link(raw.float(), self.config.loss.kind)

@@ -1,0 +1,61 @@
+"""Direct regression, the obvious rival: revenue on embeddings of the state and of all sub-actions, no agents, no TD.
+
+Observes state and joint action; the action is the joint action; the reward is the target of the only output.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from awrq_mixer.data import Batch
+from awrq_mixer.learners.base import Learner
+from awrq_mixer.networks import SeededDropout, Space, StateNet
+
+
+class Regression(Learner):
+    """A ReLU network on [state, actions]; MSE or Tweedie by ``loss.kind``."""
+
+    def build(self) -> nn.Module:
+        """The network."""
+        return JointNet(self.space, self)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean loss against the reward."""
+        losses = self.fit_to(self.online(batch.codes, batch.numbers, batch.actions), batch.reward)
+        return losses.mean(), {"tot": losses.detach().mean()}
+
+    def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """First layer made once per state and once per joint action, then the rest per pair."""
+        return self.online.table(codes, numbers, self.joint)
+
+
+class JointNet(nn.Module):
+    """Two hidden layers; the first is a state part plus one table row per sub-action (and per pair of them)."""
+
+    def __init__(self, space: Space, learner: Learner) -> None:
+        super().__init__()
+        config = learner.config.network
+        self.state = StateNet(space, config)
+        self.first = nn.Linear(self.state.width, config.hidden)
+        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(n, config.hidden)) for n in space.sizes])
+        layers = config.head_layers or [config.hidden]
+        parts: list[nn.Module] = []
+        width = config.hidden
+        for size in layers:
+            parts += [nn.Linear(width, size), nn.ReLU(), SeededDropout(config.dropout)]
+            width = size
+        self.rest = nn.Sequential(*parts, nn.Linear(width, 1))
+
+    def forward(self, codes: Tensor, numbers: Tensor, actions: Tensor) -> Tensor:
+        """Raw value of the logged joint actions, (B,)."""
+        x = self.first(self.state(codes, numbers))
+        for t, table in enumerate(self.tables):
+            x = x + table[actions[:, t]]
+        return self.rest(torch.relu(x))[:, 0]
+
+    def table(self, codes: Tensor, numbers: Tensor, joint: Tensor) -> Tensor:
+        """Raw value of all joint actions, (S, A)."""
+        x = self.first(self.state(codes, numbers))  # (S, H)
+        actions = torch.stack([table[joint[:, t]] for t, table in enumerate(self.tables)]).sum(0)  # (A, H)
+        return self.rest(torch.relu(x[:, None] + actions))[..., 0]

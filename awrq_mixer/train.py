@@ -1,0 +1,129 @@
+"""Train one learner on a request log: ``python -m awrq_mixer.train --config configs/awrq_mixer/demo.yaml``."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from awrq_mixer import boosted
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.data import Batch, Log, batches, load_log, logging_profile, make_batch
+from awrq_mixer.learners import LEARNERS, Learner
+from awrq_mixer.networks import initialise, use_generator
+from awrq_mixer.predictor import Predictor, gradient_payload
+from awrq_mixer.training_state import TrainingState, learning_curve
+from awrq_mixer.validation import ValidationSet, make_validation_set
+from common.cli import run_cli
+from common.compute import resolve_device, set_threads
+from common.errors import UserError
+from common.progress import progress
+from common.run_folder import RunFolder
+from common.seeding import torch_generator
+
+
+@dataclass
+class TrainResult:
+    """A trained learner and how training went."""
+
+    model: Predictor
+    summary: dict[str, Any]
+
+
+def train(config: TrainConfig, out: str | Path) -> TrainResult:
+    """Train a learner of Q(s, a) on a request log; write the best checkpoint, metrics and the learning curve to ``out``.
+
+    A run that was interrupted goes on from its last checkpoint and ends with the same weights; a finished one is
+    read back. Raises UserError for bad input and for a loss that is not a number (the last good checkpoint stays).
+    """
+    set_threads(config.threads)
+    with RunFolder(out, config) as run:
+        log = load_log(config)
+        profile = logging_profile(log.train, log.spec)
+        validation = make_validation_set(log, profile, config.validation_rows, config.seed)
+        if config.learner == "lightgbm":
+            model, summary = boosted.fit(config, log, validation, run.path / "best.pt")
+        else:
+            model, summary = _fit(config, log, profile, validation, run)
+        run.write_summary(summary)
+    return TrainResult(model, summary)
+
+
+def _fit(
+    config: TrainConfig, log: Log, profile: Any, validation: ValidationSet | None, run: RunFolder
+) -> tuple[Predictor, dict[str, Any]]:
+    device = resolve_device(config.device)
+    data = make_batch(log.train, log.spec, log.encoder, config.plus.surrogate).to(device)
+    learner = make_learner(config, log, data, torch.from_numpy(profile).float())
+    predictor = Predictor(learner, log.spec, log.encoder, device)
+    state = TrainingState.start(config, run, learner, predictor, data)
+    data.reward = data.reward / learner.reward_scale
+    total = state.total_steps
+    started = time.perf_counter()
+    bar = progress(
+        what=config.learner, total=total * state.batch_size, initial=state.step * state.batch_size, unit="row"
+    )
+    update = torch.compile(learner.loss) if config.compile else learner.loss
+    try:
+        for batch in batches(data, config.batch_size, config.seed, state.step):
+            if state.step >= total or state.out_of_patience:
+                break
+            learner.train()
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss, logged = update(batch)
+            state.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(learner.online.parameters(), config.optimiser.clip or math.inf)
+            _require_finite(loss, norm, state.step + 1, config)
+            state.optimiser.step()
+            state.schedule.step()
+            state.count(float(loss.detach()), float(norm), logged)
+            learner.after_step(state.step)
+            bar.update(state.batch_size)
+            if state.step % config.eval_every == 0 or state.step == total:
+                state.report(validation)
+    except KeyboardInterrupt:
+        state.save_last()
+        raise
+    finally:
+        bar.close()
+    return _finish(config, run, state, predictor, time.perf_counter() - started)
+
+
+def make_learner(config: TrainConfig, log: Log, data: Batch, profile: torch.Tensor) -> Learner:
+    """A learner with weights drawn from the config's seed, prepared on the training rows."""
+    learner = LEARNERS[config.learner](log.space, config).to(data.reward.device)
+    initialise(learner, config.network.init, torch_generator(config.seed, "weights"))
+    learner.generator = torch_generator(config.seed, "noise", device=data.reward.device.type)
+    learner.prepare(data, profile.to(data.reward.device))
+    use_generator(learner, learner.generator)
+    return learner
+
+
+def _require_finite(loss: torch.Tensor, norm: torch.Tensor, step: int, config: TrainConfig) -> None:
+    if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        raise UserError(
+            f"{config.learner}: loss {float(loss.detach()):g}, gradient norm {float(norm):g} at step {step}; expected finite numbers. "
+            "The last good checkpoint is kept; try a smaller optimiser.lr"
+        )
+
+
+def _finish(
+    config: TrainConfig, run: RunFolder, state: TrainingState, predictor: Predictor, seconds: float
+) -> tuple[Predictor, dict[str, Any]]:
+    state.restore_best()
+    predictor.save(run.path / "best.pt", gradient_payload(predictor, config))
+    learning_curve(run.path / "metrics.csv", run.path / "learning_curve.png", config.learner)
+    summary = state.summary() | {
+        "train_s": round(state.seconds_before + seconds, 3),
+        "samples_per_s": round(state.steps_here * state.batch_size / max(seconds, 1e-9), 1),
+    }
+    return predictor, summary
+
+
+if __name__ == "__main__":
+    run_cli(train, TrainConfig, default_config="configs/awrq_mixer/default.yaml", default_out="runs/awrq_mixer")

@@ -1,0 +1,166 @@
+"""Training: every learner learns, resumes bit for bit, and fails in one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import rankdata
+
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.learners import LEARNERS
+from awrq_mixer.predictor import Predictor
+from awrq_mixer.train import train
+from awrq_mixer.training_state import TrainingState
+from common.errors import UserError
+from common.run_folder import RunFolder
+
+
+def _config(small_config, **changes) -> TrainConfig:
+    return TrainConfig.model_validate({**small_config, **changes})
+
+
+def _within(q: np.ndarray, truth: np.ndarray) -> float:
+    a, b = rankdata(q, axis=1), rankdata(truth, axis=1)
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    return float(np.mean((a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1) + 1e-9)))
+
+
+@pytest.mark.parametrize("learner", ["awrq_mixer", "qmix", "dqn_reward_everywhere", "regression", "lightgbm"])
+def test_learners_find_the_order_within_states(small_world, small_config, tmp_path, learner):
+    config = _config(small_config, learner=learner, epochs=10, boost={"min_rows": 20})
+    result = train(config, tmp_path)
+    states, _, _ = result.model.spec.distinct_states(small_world.frame)
+    assert _within(result.model.values(states), small_world.truth(states)) > 0.5
+    again = Predictor.load(tmp_path / "best.pt")
+    assert np.array_equal(again.values(states), result.model.values(states))
+
+
+def test_shuffled_rewards_teach_no_order(shuffled_world, small_config, tmp_path):
+    config = _config(small_config, requests=str(shuffled_world.path), epochs=6)
+    result = train(config, tmp_path)
+    states, _, _ = result.model.spec.distinct_states(shuffled_world.frame)
+    assert abs(_within(result.model.values(states), shuffled_world.truth(states))) < 0.25
+    assert result.summary["validation_shape_gain"] < 0.02
+
+
+@pytest.mark.parametrize("learner", sorted(LEARNERS))
+def test_every_learner_trains_and_scores_finitely(small_config, tmp_path, learner):
+    result = train(_config(small_config, learner=learner, epochs=0.5), tmp_path)
+    states = pd.DataFrame({"place": ["0", "1"], "segment": ["3", "new"]})  # "new": a category never seen
+    values = result.model.values(states)
+    assert values.shape == (2, 24)
+    assert np.isfinite(values).all()
+    assert result.summary["steps"] > 0
+
+
+@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_no_aw", "rem"])
+def test_a_killed_run_goes_on_to_the_same_weights(small_config, tmp_path, monkeypatch, learner):
+    network = {**small_config["network"], "head_layers": [8], "dropout": 0.2}
+    config = _config(small_config, learner=learner, network=network)
+    whole = train(config, tmp_path / "whole")
+    report, calls = TrainingState.report, []
+
+    def killed(self, validation):
+        report(self, validation)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingState, "report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "cut")
+    monkeypatch.setattr(TrainingState, "report", report)
+    resumed = train(config, tmp_path / "cut")
+    for name, weight in whole.model.learner.state_dict().items():
+        assert torch.equal(weight, resumed.model.learner.state_dict()[name]), name
+    lines = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "cut")]
+    assert lines[0] == lines[1]
+
+
+def test_a_finished_run_is_read_back(small_config, tmp_path):
+    config = _config(small_config)
+    first = train(config, tmp_path)
+    again = train(config, tmp_path)
+    assert again.summary["steps"] == first.summary["steps"]
+    weights = zip(first.model.learner.state_dict().values(), again.model.learner.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in weights)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_its_step(small_config, tmp_path):
+    config = _config(small_config, loss={"kind": "mse"}, optimiser={"name": "sgd", "lr": 1e20, "clip": None})
+    with pytest.raises(UserError, match=r"loss .* at step \d+; expected finite numbers"):
+        train(config, tmp_path)
+
+
+def test_an_action_that_never_varies_is_refused(small_world, small_config, tmp_path):
+    frame = small_world.frame.assign(b2=1)
+    frame.to_parquet(tmp_path / "flat.parquet", index=False)
+    with pytest.raises(UserError, match=r"column 'b2': the only value .* is 1"):
+        train(_config(small_config, requests=str(tmp_path / "flat.parquet")), tmp_path / "run")
+
+
+def test_constant_rewards_are_no_problem(small_world, small_config, tmp_path):
+    small_world.frame.assign(money=0.0).to_parquet(tmp_path / "zero.parquet", index=False)
+    result = train(_config(small_config, requests=str(tmp_path / "zero.parquet"), epochs=1), tmp_path / "run")
+    assert np.isfinite(result.model.values(small_world.frame.iloc[:3])).all()
+
+
+def test_a_missing_state_column_is_named(small_config, tmp_path):
+    model = train(_config(small_config, epochs=0.5), tmp_path).model
+    with pytest.raises(UserError, match="'segment' is missing"):
+        model.values(pd.DataFrame({"place": ["0"]}))
+
+
+def test_a_checkpoint_of_another_learner_is_refused(small_config, tmp_path):
+    train(_config(small_config, learner="dqn", epochs=0.5), tmp_path)
+    with pytest.raises(UserError, match="learner 'dqn'; expected 'awrq_mixer'"):
+        Predictor.load(tmp_path / "best.pt", expect="awrq_mixer")
+
+
+def test_two_processes_cannot_write_one_run(small_config, tmp_path):
+    config = _config(small_config)
+    with RunFolder(tmp_path, config), pytest.raises(UserError, match="another process is writing"):
+        train(config, tmp_path)
+
+
+def test_more_joint_actions_than_memory_allows(small_config, tmp_path, monkeypatch):
+    model = train(_config(small_config, epochs=0.5), tmp_path).model
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": 10_000})())
+    with pytest.raises(UserError, match="joint actions need"):
+        model.values(pd.DataFrame({"place": ["0"] * 500, "segment": ["1"] * 500}))
+
+
+def test_the_paper_s_sample_format_is_read_by_configuration_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        [f"u{rng.integers(3)}", f"w{rng.integers(2)}", f"g{rng.integers(2)}", f"i{rng.integers(2)}"]
+        + [str(rng.integers(n)) for n in (4, 5, 5, 2, 5)]
+        + [f"{rng.gamma(1):.4f}"]
+        for _ in range(400)
+    ]
+    (tmp_path / "sample.csv").write_text("\n".join(",".join(row) for row in rows) + "\n")
+    spec = {
+        "state": dict.fromkeys(("uv", "w", "g", "i"), "category"),
+        "agents": {"retrieval": ["a1", "a2", "a3", "a4"], "preranking": ["a5"]},
+        "sizes": {"a1": 4, "a2": 5, "a3": 5, "a4": 2, "a5": 5},
+        "results": [],
+        "reward": "reward",
+        "timestamp": None,
+        "propensity": None,
+        "header": ["uv", "w", "g", "i", "a1", "a2", "a3", "a4", "a5", "reward"],
+    }
+    config = TrainConfig.model_validate(
+        {
+            "requests": str(tmp_path / "sample.csv"),
+            "spec": spec,
+            "network": {"embedding": 4, "hidden": 8, "heads": 2},
+            "batch_size": 64,
+            "epochs": 1,
+            "eval_every": 5,
+            "validation_rows": 40,
+        }
+    )
+    result = train(config, tmp_path / "run")
+    assert result.model.values(pd.DataFrame({"uv": ["u0"], "w": ["w1"], "g": ["g0"], "i": ["i9"]})).shape == (1, 1000)
