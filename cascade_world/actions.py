@@ -18,6 +18,8 @@ class ActionSpace:
 
     lengths: np.ndarray  # items asked of every channel, 0 = closed, int64 (R, channels)
     model: np.ndarray  # retrieval model, int64 (R,)
+    steps: np.ndarray  # the lengths that occur, rising, first 0; the same for all channels, int64 (steps,)
+    step: np.ndarray  # lengths as indices into `steps`, int64 (R, channels)
     truncations: np.ndarray  # rising, int64 (T,)
     n_rankers: int
     joint: np.ndarray  # joint action → (retrieval, truncation, ranker), int64 (A, 3)
@@ -64,8 +66,12 @@ def _factorise(
     cell = np.full((len(retrievals), len(truncations), n_rankers), -1, dtype=np.int64)
     joint = np.column_stack([r.ravel(), t.ravel(), ranker]).astype(np.int64)
     cell[joint[:, 0], joint[:, 1], joint[:, 2]] = np.arange(len(joint))
+    found = np.ascontiguousarray(retrievals[:, :-1])
+    steps = np.unique(np.append(found, 0))
     return ActionSpace(
-        lengths=np.ascontiguousarray(retrievals[:, :-1]),
+        lengths=found,
+        steps=steps,
+        step=np.searchsorted(steps, found),
         model=np.ascontiguousarray(retrievals[:, -1]),
         truncations=truncations.astype(np.int64),
         n_rankers=n_rankers,

@@ -19,6 +19,12 @@ from numba import njit
 
 from cascade_world.luck import GOLDEN, mix64, normal, uniform
 
+# Index of the lowest set bit of a 64-bit word, by a de Bruijn sequence.
+_ONE, _S58, _DE_BRUIJN = np.uint64(1), np.uint64(58), np.uint64(0x03F79D71B4CB0A89)
+_BIT = np.zeros(64, dtype=np.int64)
+for _i in range(64):
+    _BIT[((1 << _i) * 0x03F79D71B4CB0A89 >> 58) & 63] = _i
+
 # Columns of class_sums' result; cost columns (profile, service) follow.
 STATS = ("q", "q2", "p0", "clicks", "spend", "spend2", "impressions", "retrieved", "preranked")
 # Columns of serve_requests' result.
@@ -116,22 +122,39 @@ def _auction(top, size, slots, click, estimate, bid, rank_value, reserve, extra,
     return shown, predicted
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _nested_sets(score, where, steps, sets):
+    """``sets`` (steps, words): bits (at ``where``) of the best ``steps[i]`` of a channel's items."""
+    order = np.argsort(-score)
+    sets[0] = 0
+    done = 0
+    for i in range(1, len(steps)):
+        sets[i] = sets[i - 1]
+        while done < min(steps[i], len(order)):
+            bit = where[order[done]]
+            sets[i, bit >> 6] |= _ONE << np.uint64(bit & 63)
+            done += 1
+
+
 @njit(cache=True, nogil=True)
-def class_sums(seed, c, first, last, par, lengths, model, truncations, cell, fixed, queue_cost, rank_cost, sums):
+def class_sums(seed, c, first, last, par, steps, step, model, truncations, cell, fixed, queue_cost, rank_cost, sums):
     """Add draws ``first``…``last`` of class ``c`` to ``sums`` (A, stats): every joint action on common candidates.
 
-    ``fixed`` (R, profiles·services), ``queue_cost`` (models, lengths, profiles·services), ``rank_cost`` (models,
+    ``steps`` and ``step`` give the lengths (see ActionSpace). The retrieved items of a joint action are a set of bits in
+    the pre-ranker's order, so a walk visits nothing else. ``fixed`` (R, profiles·services), ``queue_cost`` (models, lengths, profiles·services), ``rank_cost`` (models,
     rankers, lengths, profiles·services) are core-ms.
     """
-    channels, n_rankers = lengths.shape[1], cell.shape[2]
+    channels, n_rankers = step.shape[1], cell.shape[2]
     most = channels * par.max_candidates
     n_models = len(par.model_noise)
     start, channel = np.empty(channels + 1, np.int64), np.empty(most, np.int64)
     score, pre = np.empty((n_models, most)), np.empty((n_models, most))
     click, bid = np.empty(most), np.empty(most)
     estimate, rank_value = np.empty((n_rankers, most)), np.empty((n_rankers, most))
-    place = np.empty((n_models, most), np.int64)  # rank within the channel
-    by_pre = np.empty((n_models, most), np.int64)
+    by_pre, where = np.empty((n_models, most), np.int64), np.empty(most, np.int64)
+    words = (most + 63) // 64
+    sets = np.zeros((n_models, channels, len(steps), words), np.uint64)  # a channel's best items, as bits
+    chosen = np.empty(words, np.uint64)
     capacity = len(par.slots) + 1
     top, size = np.empty((n_rankers, capacity), np.int64), np.empty(n_rankers, np.int64)
     chance, price = np.empty(capacity), np.empty(capacity)
@@ -142,24 +165,32 @@ def class_sums(seed, c, first, last, par, lengths, model, truncations, cell, fix
         n = _draw_candidates(luck, c, par, start, channel, score, pre, click, estimate, bid, rank_value)
         for m in range(n_models):
             by_pre[m, :n] = np.argsort(-pre[m, :n])
+            for i in range(n):
+                where[by_pre[m, i]] = i
             for ch in range(channels):
-                order = np.argsort(-score[m, start[ch] : start[ch + 1]])
-                for i in range(len(order)):
-                    place[m, start[ch] + order[i]] = i
-        for r in range(len(lengths)):
+                _nested_sets(score[m, start[ch] : start[ch + 1]], where[start[ch] : start[ch + 1]], steps, sets[m, ch])
+        for r in range(len(step)):
             m = model[r]
             retrieved = 0
+            chosen[:] = 0
             for ch in range(channels):
-                retrieved += min(lengths[r, ch], start[ch + 1] - start[ch])
+                retrieved += min(steps[step[r, ch]], start[ch + 1] - start[ch])
+                for i in range(words):
+                    chosen[i] |= sets[m, ch, step[r, ch], i]
             size[:] = 0
-            passed, position = 0, 0
+            passed, word = 0, 0
             for t in range(len(truncations)):
-                while passed < truncations[t] and position < n:
-                    one = by_pre[m, position]
-                    position += 1
-                    if place[m, one] < lengths[r, channel[one]]:
-                        passed += 1
-                        for k in range(n_rankers):
+                enough = min(truncations[t], retrieved)
+                while passed < enough:
+                    if chosen[word] == 0:
+                        word += 1
+                        continue
+                    lowest = chosen[word] & (~chosen[word] + _ONE)
+                    chosen[word] ^= lowest
+                    one = by_pre[m, word * 64 + _BIT[(lowest * _DE_BRUIJN) >> _S58]]
+                    passed += 1
+                    for k in range(n_rankers):
+                        if size[k] < capacity or rank_value[k, one] > rank_value[k, top[k, capacity - 1]]:
                             size[k] = _insert(top[k], size[k], capacity, one, rank_value[k])
                 for k in range(n_rankers):
                     a = cell[r, t, k]

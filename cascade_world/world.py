@@ -56,6 +56,15 @@ class World:
         return (by_profile * self.costs.hardware[:, None, None, None]).astype(np.float32)
 
     @cached_property
+    def outcome_tables(self) -> np.ndarray:
+        """No-click probability, clicks, spend, sd of log spend given a click, impressions: float32 (classes, A, 5)."""
+        tables = self.tables
+        some = np.maximum(1.0 - tables.p0, 1e-9)
+        mean, second = tables.spend / some, tables.spend2 / some
+        sd = np.sqrt(np.log(np.maximum(second / np.maximum(mean**2, 1e-12), 1.0)))
+        return np.stack([tables.p0, tables.clicks, tables.spend, sd, tables.impressions], axis=-1).astype(np.float32)
+
+    @cached_property
     def cores(self) -> np.ndarray:
         """Cores per data centre and service (idcs, services)."""
         machines = self.config.plant.machines
