@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,15 +14,11 @@ from tqdm.auto import tqdm
 from common.files import write_text
 
 T = TypeVar("T")
+_line = 0  # terminal line of this process' bars, when several processes share a terminal
 
 
 def progress(
-    iterable: Iterable[T] | None = None,
-    *,
-    what: str,
-    total: int | None = None,
-    unit: str = "it",
-    **options: Any,
+    iterable: Iterable[T] | None = None, *, what: str, total: int | None = None, unit: str = "it", **options: Any
 ):
     """A tqdm bar with rate and ETA on stderr (a widget in notebooks); silent until half a second has passed."""
     return tqdm(
@@ -32,10 +29,23 @@ def progress(
         file=sys.stderr,
         delay=0.5,
         mininterval=0.5,
-        leave=True,
         dynamic_ncols=True,
-        **options,
+        **{"leave": _line == 0, "position": _line or None, **options},
     )
+
+
+def share_terminal(context: BaseContext, workers: int) -> tuple[Callable[..., None], tuple[Any, ...]]:
+    """Initialiser and its arguments for a process pool whose workers show bars on lines of their own."""
+    lines = context.Queue()
+    for line in range(1, workers + 1):
+        lines.put(line)
+    return _take_line, (lines, context.RLock())
+
+
+def _take_line(lines: Any, lock: Any) -> None:
+    global _line
+    _line = lines.get()
+    tqdm.set_lock(lock)
 
 
 class MetricsLog:

@@ -3,47 +3,95 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.config import content_hash
 from common.files import read_json, write_json
+from common.progress import share_terminal
 
 log = logging.getLogger(__name__)
 
 
-class Stages:
-    """Runs named stages into sub-folders of ``root``; a finished stage with an equal key is reused.
+@dataclass(frozen=True)
+class Stage:
+    """A named piece of work: ``work(folder)`` fills its folder; picklable where it is to run beside others."""
 
-    The key covers the stage's own inputs and the keys of the stages it says it comes ``after``. A stage that was
-    interrupted keeps its folder, so that it can go on by itself; one whose key changed starts from an empty folder.
+    name: str
+    work: Callable[[Path], Any]
+    inputs: Any  # plain values that decide, with the keys of the stages before it, whether it must run again
+    after: tuple[str, ...] = ()
+
+
+class Stages:
+    """Runs stages into sub-folders of ``root``; a finished stage with an equal key is reused.
+
+    The key covers the stage's own inputs and the keys of the stages it comes ``after``. A stage that was interrupted
+    keeps its folder, so that it can go on by itself; one whose key changed starts from an empty folder.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, workers: int = 1) -> None:
+        self.root, self.workers = Path(root), workers
         self.keys: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
 
-    def run(self, name: str, work: Callable[[Path], Any], *, inputs: Any, after: tuple[str, ...] = ()) -> Path:
-        """Do ``work(folder)`` unless it is done already; return the stage's folder."""
-        folder, marker = self.root / name, self.root / name / ".stage.json"
-        key = content_hash(inputs, [self.keys[earlier] for earlier in after])
-        self.keys[name] = key
-        known = read_json(marker) if marker.exists() else {}
-        if known.get("key") == key and known.get("done"):
-            log.info("%-12s reused", name)
-            self.seconds[name] = known["seconds"]
-            return folder
-        if known.get("key") != key and folder.exists():
-            shutil.rmtree(folder)
-        write_json(marker, {"key": key, "done": False})
-        log.info("%-12s …", name)
-        started = time.perf_counter()
-        work(folder)
-        self.seconds[name] = time.perf_counter() - started
-        write_json(marker, {"key": key, "done": True, "seconds": self.seconds[name]})
-        log.info("%-12s %.1f s", name, self.seconds[name])
-        return folder
+    def run(self, *stages: Stage) -> None:
+        """Do the stages that are not done yet; several are done side by side, so none may come after another."""
+        for stage in stages:
+            self.keys[stage.name] = content_hash(stage.inputs, [self.keys[name] for name in stage.after])
+        waiting = [stage for stage in stages if not self._reused(stage)]
+        workers = min(self.workers, len(waiting))
+        if workers <= 1:
+            for stage in waiting:
+                self._finished(stage, _work(stage, self.root / stage.name, self.keys[stage.name]))
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, *share_terminal(context, workers)) as pool:
+            futures: dict[Future[float], Stage] = {
+                pool.submit(_work, stage, self.root / stage.name, self.keys[stage.name]): stage for stage in waiting
+            }
+            try:
+                for future in as_completed(futures):
+                    self._finished(futures[future], future.result())
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def folder(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.root / name
+
+    def _reused(self, stage: Stage) -> bool:
+        known = _marker(self.root / stage.name)
+        if known.get("key") != self.keys[stage.name] or not known.get("done"):
+            return False
+        self.seconds[stage.name] = known["seconds"]
+        log.info("%-24s reused", stage.name)
+        return True
+
+    def _finished(self, stage: Stage, seconds: float) -> None:
+        self.seconds[stage.name] = seconds
+        log.info("%-24s %.1f s", stage.name, seconds)
+
+
+def _marker(folder: Path) -> dict[str, Any]:
+    path = folder / ".stage.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _work(stage: Stage, folder: Path, key: str) -> float:
+    """Do one stage, in this or in another process; returns its wall seconds."""
+    if folder.exists() and _marker(folder).get("key") != key:
+        shutil.rmtree(folder)
+    write_json(folder / ".stage.json", {"key": key, "done": False})
+    started = time.perf_counter()
+    stage.work(folder)
+    seconds = time.perf_counter() - started
+    write_json(folder / ".stage.json", {"key": key, "done": True, "seconds": seconds})
+    return seconds

@@ -6,14 +6,13 @@ column ``<sub-action>=<choice>`` per choice (requests that got it), one row per 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from common.figures import new_figure, save_figure
-from report.day import LABELS, strategy_color, in_order
+from report.day import LABELS, in_order, strategy_color
 
 _TITLES = {"user_value": "user value (tiers in tenths)", "placement": "placement", "hour": "hour of day"}
 

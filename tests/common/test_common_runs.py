@@ -2,6 +2,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +14,11 @@ from common.cli import run_cli
 from common.config import Config
 from common.errors import UserError
 from common.files import read_json, write_json
+from common.memory import PeakMemory
 from common.progress import MetricsLog
 from common.run_folder import RunFolder
 from common.seeding import integer_seed, numpy_generator, torch_generator
-from common.stages import Stages
+from common.stages import Stage, Stages
 
 
 class Settings(Config):
@@ -144,19 +147,30 @@ def test_the_command_line_reports_what_the_user_can_mend(tmp_path, capsys):
     assert leave_with(["--config", str(path)], interrupted) == 130
 
 
-def test_stages_are_reused_until_an_input_changes(tmp_path):
-    done = []
+def append(path, word, folder):
+    """A picklable stage: leaves its mark outside its folder."""
+    with path.open("a") as file:
+        file.write(word + "\n")
+
+
+def stage(name, path, inputs, after=()):
+    return Stage(name, partial(append, path, name), inputs, after)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stages_are_reused_until_an_input_changes(tmp_path, workers):
+    done = tmp_path / "done"
 
     def run(inputs):
-        stages = Stages(tmp_path)
-        stages.run("one", lambda folder: (folder.mkdir(exist_ok=True), done.append("one")), inputs=inputs)
-        stages.run("two", lambda folder: done.append("two"), inputs=0, after=("one",))
+        stages = Stages(tmp_path / "run", workers)
+        stages.run(stage("one", done, inputs), stage("side", done, 5))
+        stages.run(stage("two", done, 0, after=("one",)))
 
     run(1)
     run(1)
-    assert done == ["one", "two"]
+    assert sorted(done.read_text().split()) == ["one", "side", "two"]
     run(2)
-    assert done == ["one", "two"] * 2
+    assert sorted(done.read_text().split()) == ["one", "one", "side", "two", "two"]
 
 
 def test_an_interrupted_stage_keeps_its_folder_and_a_changed_one_does_not(tmp_path):
@@ -165,12 +179,31 @@ def test_an_interrupted_stage_keeps_its_folder_and_a_changed_one_does_not(tmp_pa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Stages(tmp_path).run("s", fail, inputs=1)
+        Stages(tmp_path).run(Stage("s", fail, 1))
     assert (tmp_path / "s" / "half").exists()
-    Stages(tmp_path).run("s", lambda folder: None, inputs=1)
+    Stages(tmp_path).run(Stage("s", lambda folder: None, 1))
     assert (tmp_path / "s" / "half").exists()
-    Stages(tmp_path).run("s", lambda folder: None, inputs=2)
+    Stages(tmp_path).run(Stage("s", lambda folder: None, 2))
     assert not (tmp_path / "s" / "half").exists()
+
+
+def refuse(folder):
+    raise UserError("mend this")
+
+
+def test_what_the_user_can_mend_comes_through_from_a_worker(tmp_path):
+    stages = Stages(tmp_path, workers=2)
+    with pytest.raises(UserError, match="mend this"):
+        stages.run(Stage("a", refuse, 1), stage("b", tmp_path / "done", 1))
+
+
+def test_peak_memory_sees_what_was_freed_again():
+    with PeakMemory(interval=0.01) as memory:
+        before = memory.mb
+        block = np.ones(200 * 2**20 // 8)
+        time.sleep(0.1)
+        del block
+    assert memory.mb >= before + 150
 
 
 def test_common_alone_does_not_import_torch():
