@@ -1,1 +1,1 @@
-"""C(s, a): what each joint action costs, from action results and load tests."""
+"""C(s, a): what an action results in, and what serving that result costs in core-milliseconds (Appendix B, Eq. 26)."""

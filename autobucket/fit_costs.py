@@ -1,0 +1,205 @@
+"""Load-test rows → cost maps (Eq. 26, Appendix B): `python -m autobucket.fit_costs --config configs/autobucket/costs.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from autobucket.additive import AdditiveFit, fit_additive
+from autobucket.cost_config import ActionsConfig, FitCostsConfig
+from autobucket.cost_figures import draw_cost_maps
+from autobucket.cost_maps import CostMaps, ServiceMap, cost_per_request
+from autobucket.world_costs import write_world_costs
+from common.cli import run_cli
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.seeding import numpy_generator
+from common.tables import Column, Schema, read_table
+
+
+@dataclass
+class FitCostsResult:
+    """Fitted maps and how good they are."""
+
+    maps: CostMaps
+    rows: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def fit_costs(config: FitCostsConfig, out: str | Path) -> FitCostsResult:
+    """Fit additive, monotone cost maps per data centre and service to load-test rows.
+
+    Writes ``cost_maps.json`` (docs/autobucket.md), ``world_costs.json`` (the world's cost map), ``measured.csv`` (each row's
+    cost and fit), ``cost_curves.png`` and ``summary.json``.
+    """
+    with RunFolder(out, config) as run:
+        rows = read_loadtest(config)
+        generator = numpy_generator(config.seed, "autobucket", "fit_costs")
+        maps: dict[str, dict[str, ServiceMap]] = {}
+        measured = []
+        for (idc, service), part in rows.groupby(["idc", "service"], sort=False, observed=True):
+            one, table = fit_service(config, str(idc), str(service), part.reset_index(drop=True), generator)
+            maps.setdefault(str(idc), {})[str(service)] = one
+            measured.append(table)
+        services = tuple(dict.fromkeys(rows["service"].astype(str)))
+        _require_all(config.loadtest, maps, services)
+        fitted = CostMaps(services, tuple(maps), config.actions, maps)
+        fitted.save(run.path / "cost_maps.json")
+        write_world_costs(fitted, run.path / "world_costs.json")
+        table = pd.concat(measured, ignore_index=True)
+        table.to_csv(run.path / "measured.csv", index=False)
+        draw_cost_maps(fitted, table, run.path / "cost_curves.png")
+        summary = _summary(fitted, table)
+        run.write_summary(summary)
+        return FitCostsResult(fitted, table, summary)
+
+
+def read_loadtest(config: FitCostsConfig) -> pd.DataFrame:
+    """Load-test rows under the schema of data/README.md, impossible combinations refused."""
+    rows = read_table(config.loadtest, loadtest_schema(config.actions), rename=config.columns)
+    for name, value in (("bucket", ""), ("degradation", 0.0)):
+        if name not in rows:
+            rows[name] = value
+    if (rows["qps"] > 0).sum() == 0:
+        raise UserError(f"{config.loadtest}: column 'qps': got only 0; expected measurements under load beside the idle ones")
+    return rows
+
+
+def loadtest_schema(actions: ActionsConfig) -> Schema:
+    """Columns of the load-test table that these settings need."""
+    return [
+        Column("idc", "category"),
+        Column("service", "category"),
+        Column("round", "int", 0),
+        *([Column("channels", "category")] if actions.channels else []),
+        *(Column(name, "category") for name in actions.switches),
+        *(Column(name, low=0, nullable=True) for name in actions.elements),
+        Column("degradation", low=0, required=False),
+        Column("bucket", "category", required=False),
+        Column("qps", low=0),
+        Column("machines", "int", 1),
+        Column("cores", "int", 1),
+        Column("cpu_percent", low=0, high=100),
+    ]
+
+
+def fit_service(
+    config: FitCostsConfig, idc: str, service: str, rows: pd.DataFrame, generator: np.random.Generator
+) -> tuple[ServiceMap, pd.DataFrame]:
+    """The map of one service from its rows, and the rows with measured ``cost`` and ``fitted`` in core-ms."""
+    place = f"{config.loadtest}: {idc}.{service}"
+    idle, table = measured_costs(config, rows, place)
+    normal = table["degradation"] == 0
+    if not normal.any():
+        raise UserError(f"{place}: no usable row with degradation 0")
+    fit = fit_additive(config, table[normal].reset_index(drop=True), place)
+    load, sensitivity = load_dependence(config, fit, table[normal].reset_index(drop=True))
+    if abs(sensitivity) > config.rate_threshold_pct:
+        adjusted = table[normal].reset_index(drop=True)
+        adjusted["cost"] = adjusted["cost"] / np.interp(_expected_load(fit, adjusted), *load)
+        fit = fit_additive(config, adjusted, place)
+    else:
+        load = ([0.0], [1.0])
+    one = fit.to_map(config, generator)
+    table["fitted"] = fit.predict(table)
+    used = table[normal].reset_index(drop=True)
+    factor = np.interp(_expected_load(fit, used), *load)
+    quality = fit.quality(config, generator) | {
+        "rate_sensitivity_pct": sensitivity,
+        "round_cv_pct": round_cv(table[normal]),
+        "rows": int(normal.sum()),
+        "median_error_pct": float(100 * np.median(np.abs(used["fitted"] * factor / used["cost"] - 1))),
+    }
+    levels, prices = degradation_costs(table, list(config.actions.switches), config.actions.channels is not None)
+    one = replace(one, load=load, degradation=(levels, prices), idle_percent=idle, quality=quality)
+    return one, table
+
+
+def measured_costs(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> tuple[float, pd.DataFrame]:
+    """Idle CPU in percent (median of rows at qps 0; 0 without any) and the loaded rows with their ``cost`` (Eq. 26)."""
+    resting = rows["qps"] == 0
+    idle = float(rows.loc[resting, "cpu_percent"].median()) if resting.any() else 0.0
+    table = rows[~resting].reset_index(drop=True)
+    for name in config.actions.elements:
+        missing = table[name].isna()
+        if missing.any():
+            raise UserError(f"{place}: row {int(missing.idxmax()) + 1} under load, column {name!r}: got an empty value; expected a length")
+    table["cost"] = cost_per_request(table["cpu_percent"], table["machines"], table["cores"], table["qps"], idle)
+    strong = table["cpu_percent"] - idle > config.min_cpu_percent
+    if strong.sum() < 8:
+        raise UserError(
+            f"{place}: {int(strong.sum())} rows use more than {config.min_cpu_percent:g} % CPU above idle; expected at least 8"
+        )
+    return idle, table[strong].reset_index(drop=True)
+
+
+def load_dependence(
+    config: FitCostsConfig, fit: AdditiveFit, table: pd.DataFrame
+) -> tuple[tuple[list[float], list[float]], float]:
+    """How cost changes with load: (percent, factor) with factor 1 at the higher load, and the change in percent.
+
+    log(cost / fit) is regressed on the load expected from the fit (not on the measured one, whose noise is in the cost).
+    """
+    expected = _expected_load(fit, table)
+    low, high = np.quantile(expected, [0.1, 0.9])
+    if high - low < 1.0:
+        return ([0.0], [1.0]), 0.0
+    ratio = np.log(table["cost"].to_numpy() / fit.predict(table))
+    centred = expected - expected.mean()
+    slope = float((centred * ratio).sum() / (centred**2).sum())
+    factors = np.exp(slope * (np.array([low, high]) - high))
+    return ([float(low), float(high)], factors.tolist()), float(100 * (np.exp(slope * (high - low)) - 1))
+
+
+def degradation_costs(table: pd.DataFrame, switches: list[str], channels: bool) -> tuple[list[float], list[float]]:
+    """f(D) of Eq. 1: mean cost at level D less that at level 0, over settings measured at both; 0 at level 0."""
+    keys = [*(["channels"] if channels else []), *switches, "bucket"]
+    mean = table.groupby([*keys, "degradation"], observed=True)["cost"].mean().unstack("degradation")
+    levels, prices = [0.0], [0.0]
+    for level in sorted(value for value in mean.columns if value > 0):
+        change = (mean[level] - mean[0.0]).dropna() if 0.0 in mean else pd.Series(dtype=float)
+        if len(change):
+            levels.append(float(level))
+            prices.append(float(change.mean()))
+    return levels, prices
+
+
+def round_cv(table: pd.DataFrame) -> float:
+    """Median over buckets of the coefficient of variation between rounds, percent; NaN where nothing was repeated."""
+    settings = [name for name in table if name not in ("round", "cpu_percent", "cost", "fitted")]
+    groups = table.groupby(settings, observed=True)["cost"]
+    cv = (groups.std() / groups.mean())[groups.count() > 1]
+    return float(100 * cv.median()) if len(cv) else float("nan")
+
+
+def _expected_load(fit: AdditiveFit, table: pd.DataFrame) -> np.ndarray:
+    cores = (table["machines"] * table["cores"]).to_numpy(np.float64)
+    return fit.predict(table) * table["qps"].to_numpy() / (10 * cores)
+
+
+def _require_all(path: Path, maps: dict[str, dict[str, ServiceMap]], services: tuple[str, ...]) -> None:
+    for idc, by in maps.items():
+        missing = [name for name in services if name not in by]
+        if missing:
+            raise UserError(f"{path}: data centre {idc!r} has no rows of service {missing[0]!r}")
+
+
+def _summary(maps: CostMaps, table: pd.DataFrame) -> dict[str, Any]:
+    ones = {f"{idc}.{name}": one for idc, by in maps.maps.items() for name, one in by.items()}
+    return {
+        "rows": len(table),
+        "median_error_pct": float(np.median([one.quality["median_error_pct"] for one in ones.values()])),
+        "left_out_error_pct": float(np.median([one.quality["left_out_error_pct"] for one in ones.values()])),
+        "rate_sensitivity_pct": {name: one.quality["rate_sensitivity_pct"] for name, one in ones.items()},
+        "additivity_pct": {name: one.quality["additivity"]["worst_pct"] for name, one in ones.items()},
+        "idle_percent": {name: one.idle_percent for name, one in ones.items()},
+        "degradation": {name: dict(zip(map(str, one.degradation[0]), one.degradation[1])) for name, one in ones.items()},
+    }
+
+
+if __name__ == "__main__":
+    run_cli(fit_costs, FitCostsConfig, default_config="configs/autobucket/costs.yaml", default_out="runs/autobucket-costs")

@@ -1,0 +1,171 @@
+"""The estimator's network: MMoE (shared experts, one gate per task) over a deep & cross network (Appendix B).
+
+Every linear map of the input is applied to its state part and its action part apart and then added, so that the same
+code serves rows (M, ·) and, by broadcasting states (S, 1, ·) against actions (1, A, ·), all joint actions at once with
+the state part computed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autobucket.config import ModelConfig
+
+
+def cross_v2(x0: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x0 ⊙ (W x + b) + x, the matrix cross of DCN-v2; x (…, d), weight (d, d)."""
+    return torch.addcmul(x, x0, F.linear(x, weight, bias))
+
+
+def cross_v1(x0: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x0 (wᵀ x) + b + x, the vector cross of DCN, as in the paper's code; x (…, d), weight (1, d)."""
+    return x0 * F.linear(x, weight) + bias + x
+
+
+class DeepCross(nn.Module):
+    """Cross layers and hidden layers side by side over one input made of a state and an action part."""
+
+    def __init__(self, config: ModelConfig, state_width: int, action_width: int, dropout: float) -> None:
+        super().__init__()
+        self.kind, self.state_width = config.cross, state_width
+        width = state_width + action_width
+        layers = config.cross_layers if config.cross != "none" else 0
+        rows = width if config.cross == "v2" else 1
+        self.cross = nn.ModuleList(nn.Linear(width, rows, bias=False) for _ in range(layers))
+        self.cross_bias = nn.ParameterList(nn.Parameter(torch.zeros(width)) for _ in range(layers))
+        sizes = [width, *config.deep]
+        self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
+        self.width = (width if layers else 0) + (sizes[-1] if config.deep else 0)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        """Features (…, width) of broadcastable parts state (…, state_width) and action (…, action_width)."""
+        shape = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])
+        x0 = torch.cat([state.expand(*shape, -1), action.expand(*shape, -1)], dim=-1)  # (…, d)
+        outputs = []
+        if len(self.cross):
+            outputs.append(self._crossed(x0, state, action))
+        if len(self.deep):
+            hidden = F.relu_(self._split(self.deep[0].weight, state, action) + self.deep[0].bias)
+            for layer in self.deep[1:]:
+                hidden = F.relu_(layer(self.dropout(hidden)))
+            outputs.append(self.dropout(hidden))
+        return torch.cat(outputs, dim=-1)
+
+    def _crossed(self, x0: Tensor, state: Tensor, action: Tensor) -> Tensor:
+        first = self._split(self.cross[0].weight, state, action)  # the only product that the parts can share
+        bias = self.cross_bias[0]
+        x = torch.addcmul(x0, x0, first + bias) if self.kind == "v2" else x0 * first + bias + x0
+        step = cross_v2 if self.kind == "v2" else cross_v1
+        for layer, bias in zip(self.cross[1:], list(self.cross_bias)[1:]):
+            x = step(x0, x, layer.weight, bias)
+        return x
+
+    def _split(self, weight: Tensor, state: Tensor, action: Tensor) -> Tensor:
+        return F.linear(state, weight[:, : self.state_width]) + F.linear(action, weight[:, self.state_width :])
+
+
+class ActionResultModel(nn.Module):
+    """Predicts T results of a (state, action) on each task's own scale (see tasks.py)."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        state_columns: Sequence[str],
+        vocabulary_sizes: Sequence[int],
+        n_numeric: int,
+        action_columns: Sequence[str],
+        action_sizes: Sequence[int],
+        gates: Sequence[Sequence[str]],
+        dropout: float = 0.0,
+    ) -> None:
+        """``state_columns``: categorical ones first, then numeric; ``gates``: the columns of each task's gate."""
+        super().__init__()
+        self.ids, self.n_numeric = config.ids, n_numeric
+        plain = config.ids == "standardised"
+        state_dims = [1 if plain else config.state_dim] * len(vocabulary_sizes) + [1] * n_numeric
+        action_dims = [1 if plain else config.action_dim] * len(action_sizes)
+        self.register_buffer("state_offsets", _offsets(vocabulary_sizes))
+        self.register_buffer("action_offsets", _offsets(action_sizes))
+        self.register_buffer("state_sizes", torch.tensor(list(vocabulary_sizes), dtype=torch.float32))
+        self.register_buffer("action_sizes", torch.tensor(list(action_sizes), dtype=torch.float32))
+        if not plain:
+            self.state_embedding = nn.Embedding(max(sum(vocabulary_sizes), 1), config.state_dim)
+            self.action_embedding = nn.Embedding(sum(action_sizes), config.action_dim)
+            nn.init.normal_(self.state_embedding.weight, std=0.05)
+            nn.init.normal_(self.action_embedding.weight, std=0.3)
+        self.body = DeepCross(config, sum(state_dims), sum(action_dims), dropout)
+        self.experts = nn.Linear(self.body.width, config.experts * config.expert_units)
+        self.n_experts = config.experts
+        self.gate_parts = [
+            (_part_index(state_columns, state_dims, names), _part_index(action_columns, action_dims, names))
+            for names in gates
+        ]
+        self.gates = nn.ModuleList(nn.Linear(len(s) + len(a), config.experts) for s, a in self.gate_parts)
+        self.towers = nn.ModuleList(_tower(config.expert_units, config.tower) for _ in gates)
+
+    def embed_states(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """Codes int64 (M, categorical columns) and numbers (M, numeric columns) to the state part (M, ds)."""
+        if self.ids == "standardised":
+            values = codes.to(numbers.dtype) / self.state_sizes
+        else:
+            values = self.state_embedding(codes + self.state_offsets).flatten(1)
+        return torch.cat([values, numbers], dim=1) if self.n_numeric else values
+
+    def embed_actions(self, actions: Tensor) -> Tensor:
+        """Sub-actions int64 (M, sub-actions) to the action part (M, da)."""
+        if self.ids == "standardised":
+            return actions.to(torch.float32) / self.action_sizes
+        return self.action_embedding(actions + self.action_offsets).flatten(1)
+
+    def forward(self, state: Tensor, action: Tensor, tasks: Sequence[int] | None = None) -> list[Tensor]:
+        """One output (…) per task (or per index in ``tasks``) from broadcastable state and action parts."""
+        features = self.body(state, action)
+        experts = F.relu_(self.experts(features)).unflatten(-1, (self.n_experts, -1))  # (…, E, U)
+        outputs = []
+        for t in range(len(self.towers)) if tasks is None else tasks:
+            weights = torch.softmax(self._gate(t, state, action), dim=-1)  # (… or broadcastable, E)
+            mixed = _mix(experts, weights)  # (…, U)
+            outputs.append(self.towers[t](mixed).squeeze(-1))
+        return outputs
+
+    def _gate(self, task: int, state: Tensor, action: Tensor) -> Tensor:
+        """Gate logits; parts that the gate does not see stay unexpanded, so a gate of actions is computed A times."""
+        in_state, in_action = self.gate_parts[task]
+        weight, bias = self.gates[task].weight, self.gates[task].bias
+        logits = bias
+        if in_state:
+            logits = logits + F.linear(state[..., in_state], weight[:, : len(in_state)])
+        if in_action:
+            logits = logits + F.linear(action[..., in_action], weight[:, len(in_state) :])
+        return logits
+
+
+def _mix(experts: Tensor, weights: Tensor) -> Tensor:
+    """Σ_e weights_e · experts_e: (…, E, U), (…, E) → (…, U); a loop of fused multiply-adds beats tiny matrix products."""
+    mixed = experts[..., 0, :] * weights[..., 0, None]
+    for e in range(1, experts.shape[-2]):
+        mixed = torch.addcmul(mixed, experts[..., e, :], weights[..., e, None])
+    return mixed
+
+
+def _offsets(sizes: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *sizes[:-1]], dtype=torch.int64).cumsum(0)[: len(sizes)]
+
+
+def _part_index(columns: Sequence[str], dims: Sequence[int], wanted: Sequence[str]) -> list[int]:
+    """Positions that the wanted columns occupy in a part made of ``columns`` of widths ``dims``."""
+    starts = [sum(dims[:j]) for j in range(len(dims))]
+    return [starts[j] + k for j, name in enumerate(columns) if name in wanted for k in range(dims[j])]
+
+
+def _tower(units: int, hidden: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(units, width), nn.ReLU()]
+        units = width
+    return nn.Sequential(*layers, nn.Linear(units, 1))

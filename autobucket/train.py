@@ -1,0 +1,238 @@
+"""Train the action-result estimator: `python -m autobucket.train --config configs/autobucket/default.yaml`."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autobucket.config import TrainConfig
+from autobucket.data import Rows, encode, read_log, split
+from autobucket.estimator import KIND, Estimator, build_model
+from autobucket.evaluate import metrics_table
+from autobucket.tasks import Task
+from common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from common.cli import run_cli
+from common.compute import resolve_device, set_threads
+from common.encoding import StateEncoder
+from common.files import read_json
+from common.progress import MetricsLog, progress
+from common.run_folder import RunFolder
+from common.seeding import torch_generator
+from common.tables import write_table
+
+_RESUME = "autobucket-training"
+_EVALUATION_BATCH = 8192
+
+
+@dataclass
+class TrainResult:
+    """A finished training."""
+
+    estimator: Estimator
+    summary: dict[str, Any]
+    out: Path
+
+
+def train(config: TrainConfig, out: str | Path) -> TrainResult:
+    """Learn what actions result in from a request log (MMoE over DCN, Appendix B); each task stops by itself.
+
+    Writes ``estimator.pt``, ``metrics.csv``, ``evaluation.csv`` (test rows) and ``summary.json``; an interrupted run
+    goes on from its last evaluation, a finished one is returned as it is.
+    """
+    set_threads(config.threads)
+    with RunFolder(out, config) as run:
+        finished = run.path / "summary.json"
+        if run.resuming and finished.exists():
+            return TrainResult(Estimator.load(run.path / "estimator.pt"), read_json(finished), run.path)
+        finished.unlink(missing_ok=True)
+        training = _Training(config, run)
+        training.loop()
+        estimator = training.estimator()
+        estimator.save(run.path / "estimator.pt")
+        table = metrics_table(estimator, training.test_frame, slices=[])
+        write_table(table, run.path / "evaluation.csv")
+        summary = training.summary() | {"test": _by_task(table)}
+        run.write_summary(summary)
+        return TrainResult(estimator, summary, run.path)
+
+
+class _Training:
+    """Everything that an interrupted training must find again."""
+
+    def __init__(self, config: TrainConfig, run: RunFolder) -> None:
+        self.config, self.run = config, run
+        self.device = resolve_device(config.device)
+        frame = read_log(config.data, config.tasks)
+        train_frame, validation_frame, test_frame = split(config.data, frame)
+        self.test_frame = test_frame if len(test_frame) else validation_frame
+        spec = config.data.spec
+        self.encoder = StateEncoder.fit(train_frame, spec.state)
+        self.rows = encode(train_frame, self.encoder, spec, config.tasks).to(self.device)
+        self.validation = encode(validation_frame, self.encoder, spec, config.tasks).to(self.device)
+        labels = self.rows.labels.cpu().numpy()
+        self.tasks = [Task.fit(name, task, labels[:, t]) for t, (name, task) in enumerate(config.tasks.items())]
+        self.model = build_model(config, self.encoder, torch_generator(config.seed, "autobucket", "weights"))
+        self.model.to(self.device)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay, fused=True
+        )
+        self.order = torch_generator(config.seed, "autobucket", "order")
+        self.noise = config.seed  # dropout draws from the global torch generator; seeded per evaluation interval
+        self.evaluation = 0
+        self.best = [math.inf] * len(self.tasks)
+        self.kept = [-1] * len(self.tasks)  # evaluation whose weights a task keeps
+        self.snapshots: dict[int, dict[str, Tensor]] = {}
+        self.seconds = 0.0
+        self.rows_seen = 0
+        if run.resuming and (run.path / "last.pt").exists():
+            self._restore()
+
+    def loop(self) -> None:
+        """Passes over the rows until every task has stopped or the epochs are used up."""
+        settings = self.config.optimiser
+        columns = ["evaluation", "epoch", "lr", "rows_per_s", "train_loss", *(f"{t.name}_loss" for t in self.tasks)]
+        resume = self.evaluation if self.evaluation else None
+        log = MetricsLog(self.run.path / "metrics.csv", columns, resume)
+        total = settings.epochs * settings.evaluations_per_epoch
+        steps = len(self.rows) * (total - self.evaluation) // settings.evaluations_per_epoch
+        with progress(total=steps, what="autobucket.train", unit="rows", unit_scale=True) as bar:
+            while self.evaluation < total and self.active():
+                started = time.perf_counter()
+                loss, lr = self._interval(bar)
+                elapsed = time.perf_counter() - started
+                losses = self._validate()
+                self.evaluation += 1
+                self._keep(losses)
+                self.seconds += elapsed
+                epoch = self.evaluation / settings.evaluations_per_epoch
+                rate = len(self.rows) / settings.evaluations_per_epoch / elapsed
+                named = {f"{task.name}_loss": value for task, value in zip(self.tasks, losses)}
+                row = {"epoch": epoch, "lr": lr, "rows_per_s": rate, "train_loss": loss}
+                log.write(evaluation=self.evaluation, **row, **named)
+                self._save()
+
+    def active(self) -> list[int]:
+        """Tasks that still improve: the others' losses are left out, so they no longer move the shared experts."""
+        return [t for t, task in enumerate(self.tasks) if self.evaluation - max(self.kept[t], 0) < task.patience]
+
+    def estimator(self) -> Estimator:
+        """The tasks, each with the weights it kept."""
+        return Estimator(self.config, self.encoder, self.tasks, self.kept, self.snapshots)
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of the run."""
+        kept = {task.name: self.kept[t] / self.config.optimiser.evaluations_per_epoch for t, task in enumerate(self.tasks)}
+        return {
+            "rows": len(self.rows),
+            "seed": self.config.seed,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "kept_epoch": kept,
+            "validation_loss": {task.name: self.best[t] for t, task in enumerate(self.tasks)},
+            "train_s": self.seconds,
+            "train_rows_per_s": self.rows_seen / max(self.seconds, 1e-9),
+        }
+
+    def _interval(self, bar: Any) -> tuple[float, float]:
+        """One evaluation interval of steps; returns the mean loss and the last learning rate."""
+        settings = self.config.optimiser
+        per_epoch = settings.evaluations_per_epoch
+        part = self.evaluation % per_epoch
+        if part == 0:
+            self.permutation = torch.randperm(len(self.rows), generator=self.order).to(self.device)
+        order = self.permutation[len(self.rows) * part // per_epoch : len(self.rows) * (part + 1) // per_epoch]
+        torch.manual_seed(self.config.seed * 100_003 + self.evaluation)
+        self.model.train()
+        active, total, lr = self.active(), torch.zeros((), device=self.device), settings.lr
+        for start in range(0, len(order), settings.batch):
+            share = (self.evaluation + start / len(order)) / (settings.epochs * per_epoch)
+            lr = self._set_lr(share)
+            batch = self.rows.take(order[start : start + settings.batch])
+            loss = self._step(batch, active)
+            total += loss * len(batch)
+            bar.update(len(batch))
+        self.rows_seen += len(order)
+        return float(total) / max(len(order), 1), lr
+
+    def _step(self, batch: Rows, active: list[int]) -> Tensor:
+        state, action = self.model.embed_states(batch.codes, batch.numbers), self.model.embed_actions(batch.actions)
+        outputs = self.model(state, action, active)
+        losses = [self.tasks[t].weight * self.tasks[t].loss_of(o, batch.labels[:, t]) for t, o in zip(active, outputs)]
+        loss = torch.stack(losses).sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.config.optimiser.gradient_clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.gradient_clip)
+        self.optimiser.step()
+        return loss.detach()
+
+    def _set_lr(self, share: float) -> float:
+        settings = self.config.optimiser
+        low = settings.final_lr_share
+        factor = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)) if settings.schedule == "cosine" else 1.0
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.lr * factor
+        return settings.lr * factor
+
+    @torch.no_grad()
+    def _validate(self) -> list[float]:
+        self.model.eval()
+        sums = torch.zeros(len(self.tasks), dtype=torch.float64)
+        for batch in self.validation.batches(_EVALUATION_BATCH):
+            state = self.model.embed_states(batch.codes, batch.numbers)
+            outputs = self.model(state, self.model.embed_actions(batch.actions))
+            for t, output in enumerate(outputs):
+                sums[t] += float(self.tasks[t].loss_of(output, batch.labels[:, t])) * len(batch)
+        return (sums / len(self.validation)).tolist()
+
+    def _keep(self, losses: list[float]) -> None:
+        """Weights of this evaluation become those of every task that is better than before."""
+        better = [t for t in range(len(self.tasks)) if losses[t] < self.best[t]]
+        for t in better:
+            self.best[t], self.kept[t] = losses[t], self.evaluation
+        if better:
+            self.snapshots[self.evaluation] = copy.deepcopy(self.model.state_dict())
+        self.snapshots = {e: weights for e, weights in self.snapshots.items() if e in self.kept}
+
+    def _save(self) -> None:
+        payload = {
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "order": generator_state(self.order),
+            "permutation": self.permutation.cpu(),
+            "evaluation": self.evaluation,
+            "best": self.best,
+            "kept": self.kept,
+            "snapshots": self.snapshots,
+            "seconds": self.seconds,
+            "rows_seen": self.rows_seen,
+        }
+        save_checkpoint(self.run.path / "last.pt", _RESUME, self._columns(), payload)
+
+    def _restore(self) -> None:
+        saved = load_checkpoint(self.run.path / "last.pt", _RESUME, self._columns())
+        self.model.load_state_dict(saved["model"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        restore_generator(self.order, saved["order"])
+        self.permutation = saved["permutation"].to(self.device)
+        for name in ("evaluation", "best", "kept", "snapshots", "seconds", "rows_seen"):
+            setattr(self, name, saved[name])
+
+    def _columns(self) -> list[str]:
+        spec = self.config.data.spec
+        return [*spec.state, *spec.sub_actions, *(task.name for task in self.tasks)]
+
+
+def _by_task(table: Any) -> dict[str, dict[str, float]]:
+    wide = table[table["slice"] == "all"].pivot(index="task", columns="metric", values="value")
+    return {str(task): {str(k): float(v) for k, v in row.dropna().items()} for task, row in wide.iterrows()}
+
+
+if __name__ == "__main__":
+    run_cli(train, TrainConfig, default_config="configs/autobucket/default.yaml", default_out="runs/autobucket")
