@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from autobucket.bench.config import TestbenchConfig
 from autobucket.bench.figures import draw_bench
 from autobucket.bench.machine import generator_on, machine_facts, place
 from autobucket.bench.report import write_report
+from autobucket.bench.target import Target
 from autobucket.cost_config import FitCostsConfig
 from autobucket.cost_maps import CostMaps
 from autobucket.fit_costs import fit_costs
@@ -52,11 +54,14 @@ class TestbenchResult:
     out: Path
 
 
-def testbench(config: TestbenchConfig, out: str | Path) -> TestbenchResult:
+def testbench(
+    config: TestbenchConfig, out: str | Path, make_target: Callable[[], Target] | None = None
+) -> TestbenchResult:
     """Put a service under load bucket by bucket, account its CPU by its own clocks, fit and check cost maps (Eq. 26).
 
     Writes ``loadtest.csv`` (data/README.md), ``buckets.csv``, ``costs/`` (cost_maps.json), ``report.html``, ``report.json``,
     figures and ``summary.json``. An interrupted bench goes on with the rounds that are missing. ``--quick``: three minutes.
+    ``make_target`` takes any other service than the two kinds of the config: called once per round.
     """
     with RunFolder(out, config) as run:
         finished = run.path / "summary.json"
@@ -68,7 +73,7 @@ def testbench(config: TestbenchConfig, out: str | Path) -> TestbenchResult:
         placement = place(config.accounting, config.target.kind)
         facts = machine_facts(placement, config.target.threads, _clock_text(config))
         with generator_on(placement):
-            measured = Campaign(config, run.path, placement, resume=run.resuming).run()
+            measured = Campaign(config, run.path, placement, resume=run.resuming, make_target=make_target).run()
         if not any(one.kind == "cell" for one in measured.records):
             raise UserError(f"max_seconds: nothing was measured within {config.max_seconds:g} s; allow more")
         table = bucket_table(config, measured, placement.monitored_cores)

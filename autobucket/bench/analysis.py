@@ -23,16 +23,13 @@ _CONFIDENCE = 0.95
 
 def bucket_table(config: TestbenchConfig, measured: Measured, monitored_cores: int) -> pd.DataFrame:
     """One row per bucket, rate and degradation level, with everything that says how far to trust it."""
-    idle, machine_idle = idle_rates(measured.records), _machine_idle(measured.records)
+    idle = idle_rates(measured.records)
     by_name = {bucket.name: bucket for bucket in measured.buckets}
     groups: dict[Cell, list[Record]] = {}
     for one in measured.records:
         if one.kind == "cell" and one.cell is not None:
             groups.setdefault(one.cell, []).append(one)
-    rows = [
-        _row(config, cell, parts, by_name[cell.bucket], idle, machine_idle, monitored_cores)
-        for cell, parts in groups.items()
-    ]
+    rows = [_row(config, cell, parts, by_name[cell.bucket], idle, monitored_cores) for cell, parts in groups.items()]
     return pd.DataFrame(rows).sort_values(["bucket", "degradation", "asked_qps"], ignore_index=True)
 
 
@@ -42,14 +39,13 @@ def _row(
     parts: list[Record],
     bucket: Bucket,
     idle: dict[int, dict[str, float]],
-    machine_idle: dict[int, float],
     cores: int,
 ) -> dict[str, Any]:
     windows = [one.window for one in parts]
     answered = [one for one in parts if one.window.ok]
     by_service = pd.DataFrame([cost_ms(one, idle) for one in answered])
     costs = by_service.sum(axis=1).to_numpy() if len(answered) else np.array([np.nan])
-    machine = [_machine_cost(one, machine_idle, cores) for one in answered]
+    machine = [_machine_cost(one, cores) for one in answered]
     low, high = _interval(costs)
     lateness = np.concatenate([window.lateness_ms for window in windows])
     latency = np.concatenate([window.latency_ms for window in windows]) if answered else np.array([np.nan])
@@ -276,13 +272,7 @@ def _interval(costs: np.ndarray) -> tuple[float, float]:
     return float(costs.mean() - half), float(costs.mean() + half)
 
 
-def _machine_idle(records: Sequence[Record]) -> dict[int, float]:
-    return {one.round: one.window.machine_percent for one in records if one.kind == "idle"}
-
-
-def _machine_cost(record: Record, idle: dict[int, float], cores: int) -> float:
-    """Eq. 26 as the paper writes it, with the machine's own p% less its idle p%, core-ms per request."""
+def _machine_cost(record: Record, cores: int) -> float:
+    """Eq. 26 as the paper writes it, p% · N / QPS: whatever ran on those cores is counted, core-ms per request."""
     window = record.window
-    return (
-        1000 * (window.machine_percent - idle.get(record.round, 0.0)) / 100 * cores * window.seconds / max(window.ok, 1)
-    )
+    return 1000 * window.machine_percent / 100 * cores * window.seconds / max(window.ok, 1)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from autobucket.bench.config import BucketsConfig
 from common.errors import UserError
+from common.seeding import numpy_generator
 
 _CANDIDATE_EDGES = 64
 
@@ -124,7 +125,7 @@ def choose_buckets(buckets: Sequence[Bucket], most: int, strata: Sequence[str]) 
     """At most ``most`` buckets: each next one is that whose settings and lengths are covered least so far.
 
     Settings count singly and in pairs, so that sums over channels and the switch's difference can be told apart; lengths
-    count by the third of the range (low, middle, high) that their mean lies in.
+    count by the fifth of all buckets that their mean lies in.
     """
     if len(buckets) <= most:
         return list(buckets)
@@ -141,11 +142,19 @@ def choose_buckets(buckets: Sequence[Bucket], most: int, strata: Sequence[str]) 
     return [buckets[i] for i in sorted(chosen)]
 
 
+def replay_sample(bucket: Bucket, lengths: pd.DataFrame, most: int, seed: int) -> np.ndarray:
+    """At most ``most`` of the bucket's rows, evenly spaced by length, in random order."""
+    ordered = lengths.loc[bucket.rows].sum(axis=1).sort_values(kind="stable").index.to_numpy()
+    n = min(most, len(ordered))
+    picked = ordered[((np.arange(n) + 0.5) * len(ordered) / n).astype(np.int64)]
+    return numpy_generator(seed, "autobucket", "bench", "replay", bucket.name).permutation(picked)
+
+
 def _marks(bucket: Bucket, buckets: Sequence[Bucket]) -> list[Any]:
     single: list[Any] = [*bucket.strata.items(), ("value", bucket.value)]
     for name, mean in bucket.means.items():
-        thirds = np.quantile([one.means[name] for one in buckets], [1 / 3, 2 / 3])
-        single.append((name, int(np.searchsorted(thirds, mean))))
+        fifths = np.quantile([one.means[name] for one in buckets], [0.2, 0.4, 0.6, 0.8])
+        single.append((name, int(np.searchsorted(fifths, mean))))
     pairs = [(a, b) for i, a in enumerate(single) for b in single[i + 1 :]]
     return [mark for mark in single for _ in range(3)] + pairs
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autobucket.bench.buckets import Bucket, choose_buckets, make_buckets
+from autobucket.bench.buckets import Bucket, choose_buckets, make_buckets, replay_sample
 from autobucket.bench.callable_target import CallableTarget
 from autobucket.bench.config import TestbenchConfig
 from autobucket.bench.http_target import HttpTarget
-from autobucket.bench.load import Budget, Window, drive, rest, schedule
+from autobucket.bench.load import Budget, Window, drive, one_by_one, rest, schedule
 from autobucket.bench.machine import Placement
 from autobucket.bench.records import Cell, Record, append_journal, costs_by_cell, read_journal, standard_error_pct
 from autobucket.bench.target import Target
@@ -117,24 +117,27 @@ class Campaign:
         if path.exists():
             return pd.DataFrame(read_json(path))
         requests = make_requests(self.config.traffic, self.config.seed, "scout")
-        rate = self.config.load.rates[0]
         async with self._target() as target:
             await self._warm(target, "scout")
-            times = (np.arange(len(requests)) + 0.5) / rate
-            horizon = len(requests) / rate
-            window = await drive(target, payloads(requests), times, self.budget, horizon_s=horizon)
-        if window.ok < window.sent:
-            bad = f"{window.errors} failed and {window.lost} were lost of {window.sent}; the last: {window.detail}"
-            raise UserError(f"target: scouting at {rate:g} requests/s: {bad}")
+            replies, took = await one_by_one(target, payloads(requests), self.budget)
+        bad = [reply for reply in replies if reply.status != "ok"]
+        if bad:
+            raise UserError(
+                f"target: {len(bad)} of {len(replies)} requests failed in scouting; the last: {bad[-1].detail}"
+            )
+        if len(replies) < len(requests):
+            raise UserError(
+                f"max_seconds: {len(replies)} of {len(requests)} requests were scouted when time was up; allow more"
+            )
         names = list(self.config.buckets.lengths)
-        missing = [name for name in names if any(name not in one for one in window.results)]
+        missing = [name for name in names if any(name not in one.results for one in replies)]
         if missing:
             raise UserError(
-                f"buckets.lengths: the target's answers have no {missing[0]!r}; found {', '.join(window.results[0]) or 'nothing'}"
+                f"buckets.lengths: the target's answers have no {missing[0]!r}; found {', '.join(replies[0].results) or 'nothing'}"
             )
         for name in names:
-            requests[name] = [one[name] for one in window.results]
-        requests[SERVICE_MS] = window.latency_ms
+            requests[name] = [one.results[name] for one in replies]
+        requests[SERVICE_MS] = took
         write_json(path, requests.to_dict("records"))
         return pd.DataFrame(read_json(path))
 
@@ -165,13 +168,16 @@ class Campaign:
                 await asyncio.sleep(load.pause_s)
 
     async def _measure(self, target: Target, number: int, cell: Cell, bucket: Bucket, scouted: pd.DataFrame) -> None:
-        load = self.config.load
-        rows = bucket.rows[: self.config.buckets.replay]
-        fields = [name for name in scouted if name not in (*self.config.buckets.lengths, SERVICE_MS)]
+        """Replay the bucket's sample a whole number of times, so that every window at every rate holds the same mix."""
+        load, lengths = self.config.load, list(self.config.buckets.lengths)
+        most = min(self.config.buckets.replay, max(int(round(min(load.rates) * load.window_s)), 1))
+        rows = replay_sample(bucket, scouted[lengths], most, self.config.seed)
+        fields = [name for name in scouted if name not in (*lengths, SERVICE_MS)]
         requests = payloads(scouted.loc[rows, fields])
         if cell.degradation:
             requests = [{**request, load.degradation_field: cell.degradation} for request in requests]
-        window = await self._drive(target, requests, cell.rate, load.window_s, f"{number}/{cell}")
+        passes = max(int(round(cell.rate * load.window_s / len(rows))), 1)
+        window = await self._drive(target, requests, cell.rate, passes * len(rows) / cell.rate, f"{number}/{cell}")
         self._note(Record(number, "cell", window, cell, self._means(window)))
 
     async def _replay(self, target: Target, number: int) -> None:

@@ -102,7 +102,7 @@ class BucketsConfig(Config):
     )
     min_count: int = Field(default=4, ge=1, description="buckets with fewer scouted requests are merged or left out")
     most: int = Field(default=24, ge=1, description="buckets measured at most; a balanced choice where there are more")
-    replay: int = Field(default=64, ge=1, description="requests of a bucket that are replayed, over and over, at most")
+    replay: int = Field(default=24, ge=1, description="requests of a bucket that are replayed, over and over, at most")
 
 
 class LoadConfig(Config):

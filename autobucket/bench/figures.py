@@ -55,9 +55,21 @@ def draw_buckets(table: pd.DataFrame, path: Path) -> Path:
                 color=COLORS[0],
                 label=label,
             )
-    axis.plot(part["machine_cost_ms"], y, "|", ms=9, mew=1.8, color=COLORS[1], label="machine-wide p% (Eq. 26)")
+    axis.plot(
+        part["machine_cost_ms"],
+        y,
+        "|",
+        ms=9,
+        mew=1.8,
+        color=COLORS[1],
+        label="Eq. 26 with the core's p%, all that ran on it",
+    )
     axis.set_yticks(y, [f"{row.bucket} @ {row.asked_qps:g}/s" for row in part.itertuples()], fontsize=7)
-    axis.set(xlabel="core-ms per request", title="Cost per request of each bucket and rate", xlim=(0, None))
+    axis.set(
+        xlabel="core-ms per request",
+        title="Cost per request of each bucket and rate",
+        xlim=(0, 1.5 * part["cost_ms"].max()),
+    )
     axis.legend(loc="lower right")
     return save_figure(figure, path)
 
@@ -68,18 +80,27 @@ def draw_trust(table: pd.DataFrame, rates: pd.DataFrame, path: Path) -> Path:
     figure, axes = new_figure(1, 3, width=10.5, height=3.2)
     panels = [
         (normal["cv_pct"], "CV between rounds", "percent"),
-        (normal["machine_vs_process_pct"], "Machine-wide p% against process clocks", "percent of the process account"),
+        (
+            normal["machine_vs_process_pct"],
+            "Machine-wide p% against process clocks",
+            "percent more than by the process clocks",
+        ),
         (rates["change_pct"], "Cost at the higher against the lower rate", "percent change"),
     ]
     for axis, (values, title, label) in zip(axes, panels):
         values = values.dropna()
-        if len(values):
+        if 0 < len(values) < 8:
+            axis.plot(np.sort(values), np.arange(1, len(values) + 1), "o", color=COLORS[0])
+            axis.set_ylim(0, len(values) + 1)
+        elif len(values):
             axis.hist(values, bins=min(12, max(4, len(values))), color=COLORS[0], alpha=0.8)
-            axis.axvline(values.median(), color=COLORS[1], label=f"median {values.median():.1f} %")
-            axis.legend()
         else:
             axis.text(0.5, 0.5, "not measured", ha="center", transform=axis.transAxes)
-        axis.set(title=title, xlabel=label, ylabel="buckets")
+        if len(values):
+            axis.axvline(values.median(), color=COLORS[1], ls="--", label=f"median {values.median():.1f} %")
+            axis.legend(loc="upper right")
+            axis.margins(y=0.25)
+        axis.set(title=title, xlabel=label, ylabel="cells" if len(values) >= 8 else "cells, sorted")
         axis.title.set_fontsize(9.5)
     return save_figure(figure, path)
 

@@ -126,6 +126,25 @@ async def drive(
     return window
 
 
+async def one_by_one(
+    target: Target, requests: Sequence[Mapping[str, Any]], budget: Budget
+) -> tuple[list[Reply], list[float]]:
+    """Each request once, the next after the answer: (replies, milliseconds each took). Ends early when the time is up."""
+    budget.take(len(requests))
+    replies: list[Reply] = []
+    took: list[float] = []
+    for request in requests:
+        started = time.perf_counter()
+        reply = await target.send(request)
+        budget.note(reply)
+        replies.append(reply)
+        took.append(1000 * (reply.finished - started))
+        if budget.failures >= budget.abort_errors or (reply.status != "ok" and target.ended()) or budget.left_s() < 0:
+            break
+    _require_alive(target, replies, budget)
+    return replies, took
+
+
 async def rest(target: Target, seconds: float, cores: Sequence[int] | None = None) -> Window:
     """The idle baseline: CPU that the target uses without requests."""
     clock = target.clock()

@@ -1,0 +1,250 @@
+"""The whole bench on a target whose true cost is known, and in miniature on the real example service."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autobucket.bench.analysis import service_costs
+from autobucket.bench.config import TestbenchConfig
+from autobucket.bench.records import read_journal
+from autobucket.cost_config import FitCostsConfig
+from autobucket.fit_costs import fit_costs
+from autobucket.testbench import main
+from autobucket.testbench import testbench as run_bench
+from common.config import load_config
+from common.errors import UserError
+from tests.autobucket.bench_fakes import FakeTarget, true_cost_ms
+
+TINY = [
+    "traffic.requests=800",
+    "buckets.most=16",
+    "buckets.values=[[low,mid,high]]",
+    "load.rates=[1000,400]",
+    "load.second_rate_buckets=2",
+    "load.window_s=0.02",
+    "load.warmup_s=0",
+    "load.idle_s=0.01",
+    "load.noop_s=0.01",
+    "load.pause_s=0",
+    "load.min_rounds=2",
+    "load.max_rounds=3",
+    "load.replay_s=0.2",
+    "load.degradations=[0,1]",
+    "load.degradation_buckets=2",
+    "validity.lateness_ms=5000",
+    "validity.slow_pct=95",
+    "accounting.pin=false",
+    "accounting.idcs=[bench]",
+]
+
+
+def tiny(*more):
+    return load_config(TestbenchConfig, "configs/autobucket/testbench.yaml", [*TINY, *more])
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bench") / "run"
+    return run_bench(tiny(), out, make_target=FakeTarget)
+
+
+def test_known_costs_are_found(known):
+    summary = known.summary
+    assert set(summary) >= {
+        "cv_median",
+        "fit_error_pct",
+        "replay_error_pct",
+        "machine_vs_process_pct",
+        "rate_sensitivity_pct",
+        "buckets_valid",
+        "wall_s",
+    }
+    assert summary["lost"] == 0
+    assert summary["buckets_valid"] == summary["buckets"] == 16 + 2 + 2
+    assert summary["noop_ms"] == pytest.approx(0.02, rel=1e-6)
+    assert summary["fit_error_pct"] < 2
+    assert summary["replay_error_realised_pct"] < 4
+    assert summary["replay_error_pct"] < 7
+    table = known.buckets
+    row = table[table["degradation"] == 0].iloc[0]
+    request = {"channels": row["channels"], "model": row["model"]}
+    true = true_cost_ms(request, row["retrieved"], row["preranked"])  # linear, so the mean request costs the mean
+    assert row["cost_ms"] == pytest.approx(sum(true.values()), rel=1e-6)
+    assert row["cost_retrieval_ms"] == pytest.approx(true["retrieval"], rel=1e-6)
+    assert row["voluntary_switches"] == pytest.approx(2)
+
+
+def test_the_map_is_close_to_the_truth_between_buckets(known):
+    frame = pd.DataFrame(
+        [
+            {"channels": c, "model": m, "retrieved": r, "preranked": min(r, p)}
+            for c in ("similar+popular", "similar+popular+behaviour+graph")
+            for m in ("light", "heavy")
+            for r in (20.0, 60.0)
+            for p in (5.0, 30.0)
+        ]
+    )
+    true = [sum(true_cost_ms(row, row["retrieved"], row["preranked"]).values()) for row in frame.to_dict("records")]
+    np.testing.assert_allclose(service_costs(known.maps, frame).sum(axis=1), true, rtol=0.12)
+
+
+def test_degradation_is_priced(known):
+    level_one = known.maps.degradation_cost("bench", 1.0)
+    assert level_one[known.maps.services.index("ranking")] == pytest.approx(-0.01, abs=0.001)
+    assert level_one[known.maps.services.index("retrieval")] == pytest.approx(0, abs=0.001)
+
+
+def test_loadtest_rows_give_back_the_cost(known):
+    rows = known.loadtest
+    idle, loaded = rows[rows["qps"] == 0], rows[rows["qps"] > 0]
+    assert (idle["cpu_percent"] == 0).all()
+    cost = 10 * loaded["cpu_percent"] * loaded["machines"] * loaded["cores"] / loaded["qps"]  # Eq. 26
+    total = cost.groupby([loaded["bucket"], loaded["degradation"], loaded["round"]]).sum()
+    table = known.buckets.query("degradation == 0").groupby("bucket")["cost_ms"].first()
+    for name, value in table.items():
+        assert total[name, 0.0].mean() / value == pytest.approx(
+            known.buckets.query("bucket == @name and degradation == 0").shape[0], rel=1e-6
+        )
+
+
+def test_the_rows_can_be_fitted_again(known, tmp_path):
+    config = FitCostsConfig(loadtest=known.out / "loadtest.csv", actions=tiny().actions, bootstrap=5)
+    again = fit_costs(config, tmp_path / "fit")
+    assert again.summary["median_error_pct"] < 2
+
+
+def test_the_report_is_whole(known):
+    page = (known.out / "report.html").read_text()
+    for text in (
+        "Cost of a longer queue",
+        "Mixed-action replay",
+        "Edges of the buckets",
+        "Eq. 26",
+        "kernel",
+        known.buckets["bucket"][0],
+    ):
+        assert text in page
+    assert page.count("data:image/png;base64,") == 4
+    content = json.loads((known.out / "report.json").read_text())
+    assert len(content["buckets"]) == known.summary["buckets"]
+    assert content["machine"]["target_threads"] == 1
+    for name in (
+        "buckets.png",
+        "trust.png",
+        "curves.png",
+        "replay.png",
+        "buckets.csv",
+        "loadtest.csv",
+        "costs/cost_maps.json",
+    ):
+        assert (known.out / name).stat().st_size > 0
+
+
+def test_a_finished_bench_is_returned_as_it_is(known):
+    again = run_bench(tiny(), known.out, make_target=lambda: pytest.fail("measured again"))
+    assert again.summary["fit_error_pct"] == known.summary["fit_error_pct"]
+    assert len(again.loadtest) == len(known.loadtest)
+
+
+def test_an_interrupted_bench_goes_on(tmp_path):
+    config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0.05")
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(config, tmp_path / "run", make_target=lambda: FakeTarget(interrupt_after=500))  # while scouting
+    journal = tmp_path / "run" / "windows.jsonl"
+    assert not journal.exists()
+    targets = iter([FakeTarget(), FakeTarget(interrupt_after=100)])  # scouting again, then in the middle of round 0
+    with pytest.raises(KeyboardInterrupt):
+        run_bench(config, tmp_path / "run", make_target=lambda: next(targets))
+    early = read_journal(journal)
+    assert any(one.kind == "cell" for one in early)
+    with journal.open("a") as file:
+        file.write('{"round": 0, "kind": "ce')  # cut off in the middle of a line
+    result = run_bench(config, tmp_path / "run", make_target=FakeTarget)
+    records = read_journal(journal)
+    assert records[: len(early)] == early
+    cells = [(one.round, one.cell) for one in records if one.kind == "cell"]
+    assert len(cells) == len(set(cells)) == 2 * 16
+    assert result.summary["buckets_valid"] == 16
+    assert not (tmp_path / "run" / ".lock").read_text()
+
+
+def test_noise_between_rounds_makes_more_rounds_and_marks_what_did_not_converge(tmp_path):
+    config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0", "load.max_rounds=3")
+    FakeTarget.rounds = 0
+    result = run_bench(config, tmp_path / "run", make_target=lambda: FakeTarget(noise=0.2))
+    assert (result.buckets["rounds"] == 3).all()
+    assert result.summary["buckets_valid"] == 0
+    assert result.buckets["why_not"].str.contains("not converged: standard error").all()
+    assert result.summary["replay_error_pct"] != result.summary["replay_error_pct"]  # NaN: not measured
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["replay_error_pct"] is None
+
+
+class LosesAfterScouting(FakeTarget):
+    """Every third request under load fails."""
+
+    def send(self, request):
+        future = super().send(request)
+        if self.sent % 3 == 0 and FakeTarget.rounds > 1:
+            from dataclasses import replace
+
+            future = type(future)(loop=future.get_loop())
+            future.set_result(replace(super().send(request).result(), status="lost", results={}, detail="no answer"))
+        return future
+
+
+def test_losses_make_a_bucket_invalid_and_leave_no_rows(tmp_path):
+    FakeTarget.rounds = 0
+    config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0")
+    result = run_bench(config, tmp_path / "run", make_target=LosesAfterScouting)
+    assert result.summary["buckets_valid"] == 0
+    assert result.summary["lost"] > 0
+    assert result.buckets["why_not"].str.contains("requests lost or failed").all()
+    assert (result.loadtest["qps"] == 0).all()
+    assert result.maps is None
+    assert "got only 0" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_time_and_requests_are_bounded(tmp_path):
+    with pytest.raises(UserError, match="max_requests"):
+        run_bench(tiny("max_requests=100"), tmp_path / "a", make_target=FakeTarget)
+    with pytest.raises(UserError, match="max_seconds"):
+        run_bench(tiny("max_seconds=0.2"), tmp_path / "b", make_target=FakeTarget)
+    assert not (tmp_path / "b" / "summary.json").exists()
+
+
+def test_the_command_line_says_one_line(tmp_path, capsys):
+    command = ["--quick", "--out", str(tmp_path / "x"), "--set", "target.command=[no-such-program-here]"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert lines[-1].startswith("error: target.command: cannot start 'no-such-program-here'")
+
+
+@pytest.mark.slow
+def test_the_real_bench_in_miniature(tmp_path):
+    overrides = [
+        "traffic.requests=150",
+        "buckets.most=6",
+        "buckets.min_count=2",
+        "load.window_s=0.6",
+        "load.rates=[25]",
+        "load.min_rounds=2",
+        "load.max_rounds=2",
+        "load.replay_s=1.5",
+        "load.warmup_s=0.5",
+        "max_seconds=90",
+    ]
+    config = load_config(TestbenchConfig, "configs/autobucket/testbench_quick.yaml", overrides)
+    result = run_bench(config, tmp_path / "run")
+    assert result.summary["lost"] == 0
+    assert result.summary["buckets"] == 6
+    assert (result.buckets["cost_ms"] > 0.3).all()
+    assert (result.buckets["cost_ms"] < 200).all()
+    assert set(result.loadtest["service"]) == {"retrieval", "ranking"}
+    assert set(result.loadtest["idc"]) == {"north", "south"}
+    assert result.summary["noop_ms"] < result.summary["cost_median_ms"]

@@ -1,0 +1,231 @@
+"""Real targets: nothing is left behind, and every way to fail gives one clear line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from autobucket.bench.callable_target import CallableTarget, load_callable
+from autobucket.bench.campaign import Campaign
+from autobucket.bench.config import AccountingConfig, TargetConfig, TestbenchConfig
+from autobucket.bench.http_target import HttpTarget
+from autobucket.bench.lifecycle import Child
+from autobucket.bench.load import Budget, drive, schedule
+from autobucket.bench.machine import Placement, place
+from common.config import load_config
+from common.errors import UserError
+from tests.autobucket.bench_fakes import MISBEHAVING, burn
+
+REQUEST = {
+    "user": 7,
+    "value": "mid",
+    "channels": "similar+graph",
+    "queue_a": 20,
+    "queue_b": 10,
+    "model": "heavy",
+    "truncation": 8,
+}
+
+
+def gone(pids, seconds=10.0):
+    """Wait until none of the processes runs any more."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+        if not left:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_example_service_answers_and_accounts_two_services():
+    async def use():
+        target = HttpTarget(TargetConfig(), AccountingConfig())
+        pids = await target.start()
+        try:
+            before = target.clock().read()
+            times = schedule("constant", 40, 0.5, None)
+            window = await drive(target, [REQUEST], times, Budget(100), horizon_s=0.5)
+            bad = await target.send({**REQUEST, "model": "huge"})
+            missing = await target.send({"user": 1})
+            return pids, before, window, bad, missing
+        finally:
+            await target.stop()
+
+    pids, before, window, bad, missing = asyncio.run(use())
+    assert set(pids) == {"retrieval", "ranking"}
+    assert set(before) == set(pids)
+    assert window.ok == window.sent == 20
+    result = window.results[0]
+    assert 10 < result["retrieved"] <= 30
+    assert result["preranked"] == 8
+    assert len(result["items"]) == 8
+    assert all(0.0002 < window.cpu[name] / 20 < 0.1 for name in pids)  # a request takes some, and not 100 core-ms
+    assert window.switches[0] > 0
+    assert len(window.latency_ms) == 20
+    assert bad.status == "error"
+    assert "model 'huge'" in bad.detail
+    assert missing.status == "error"
+    assert "HTTP 400" in missing.detail
+    assert gone(pids.values())
+
+
+def misbehaving(mode, **options):
+    config = TargetConfig(command=["{python}", "-c", MISBEHAVING, mode, "{port}"], **options)
+    return HttpTarget(config, AccountingConfig())
+
+
+@pytest.mark.parametrize(
+    "mode,message",
+    [
+        ("exit", r"the target ended \(exit status 3\); its last line: no model file; expected a service on 127.0.0.1"),
+        ("silent", r"did not answer /health on 127.0.0.1:\d+ within 0.5 s"),
+        ("claims", r"must map names to process ids of the started command"),
+    ],
+)
+def test_a_target_that_does_not_start(mode, message):
+    target = misbehaving(mode, start_timeout_s=0.5 if mode == "silent" else 20)
+    with pytest.raises(UserError, match=message):
+        asyncio.run(target.start())
+    assert gone([target.child.pid])
+
+
+def test_a_command_that_does_not_exist():
+    target = HttpTarget(TargetConfig(command=["no-such-program-here"]), AccountingConfig())
+    with pytest.raises(UserError, match="cannot start 'no-such-program-here': No such file"):
+        asyncio.run(target.start())
+
+
+def test_a_port_in_use():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        target = HttpTarget(TargetConfig(port=port), AccountingConfig())
+        with pytest.raises(UserError, match=f"127.0.0.1:{port} cannot be used: Address already in use; choose another"):
+            asyncio.run(target.start())
+    assert target.child is None
+
+
+def small_config(**target):
+    return TestbenchConfig(
+        target=TargetConfig(request_timeout_s=0.4, **target),
+        traffic={"requests": 12},
+        load={"warmup_s": 0.2, "rates": [30], "idle_s": 0.05, "noop_s": 0},
+        validity={"abort_errors": 6},
+    )
+
+
+@pytest.mark.parametrize(
+    "mode,message",
+    [
+        ("errors", r"6 requests in a row failed; the last: HTTP 500: .*out of order"),
+        ("hangs", r"requests in a row failed; the last: no answer within 0.4 s"),
+        ("dies", r"the target ended \(exit status 9\)"),
+        ("text", r"requests in a row failed; the last: the answer is not JSON: b'hello'"),
+        ("partial", r"the target's answers have no 'preranked'; found retrieved"),
+    ],
+)
+def test_a_target_that_fails_under_load(mode, message, tmp_path):
+    config = small_config(command=["{python}", "-c", MISBEHAVING, mode, "{port}"])
+    campaign = Campaign(config, tmp_path, Placement(None, None, 1), resume=False)
+    with pytest.raises(UserError, match=message):
+        campaign.run()
+    assert not (tmp_path / "scouted.json").exists()
+
+
+def test_a_child_takes_its_whole_group_along(tmp_path):
+    script = "import subprocess,sys,time; p=subprocess.Popen([sys.executable,'-c','import time; time.sleep(60)']); print(p.pid,flush=True); time.sleep(60)"
+    child = Child([sys.executable, "-c", script], log=tmp_path / "log")
+    while not child.last_words():
+        time.sleep(0.02)
+    grandchild = int(child.last_words())
+    child.stop(grace_s=1.0)
+    child.stop()
+    assert gone([child.pid, grandchild, child.guard.pid])
+
+
+BENCH = """
+import sys
+from autobucket.bench.campaign import Campaign
+from autobucket.bench.config import TestbenchConfig
+from autobucket.bench.machine import Placement
+from pathlib import Path
+config = TestbenchConfig(load={"warmup_s": 30, "rates": [20]})
+Campaign(config, Path(sys.argv[1]), Placement(None, None, 1), resume=False).run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_behind_when_the_bench_is_killed(number, tmp_path):
+    bench = subprocess.Popen([sys.executable, "-c", BENCH, str(tmp_path)], stderr=subprocess.PIPE, cwd=os.getcwd())
+    family = []
+    try:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and len(family) < 3:  # front, ranking, guard
+            family = [one.pid for one in psutil.Process(bench.pid).children(recursive=True)]
+            time.sleep(0.05)
+        assert len(family) >= 3
+        bench.send_signal(number)
+        bench.communicate(timeout=15)
+        assert gone(family)
+    finally:
+        bench.kill()
+        bench.communicate()
+
+
+def test_an_in_process_target_is_accounted_by_its_thread():
+    async def use():
+        target = CallableTarget(TargetConfig(kind="callable", callable="tests.autobucket.bench_fakes:burn"), burn)
+        await target.start()
+        try:
+            small = await drive(target, [{"size": 4}], schedule("constant", 100, 0.2, None), Budget(100), horizon_s=0.2)
+            large = await drive(
+                target, [{"size": 40}], schedule("constant", 100, 0.2, None), Budget(100), horizon_s=0.2
+            )
+            unlucky = await target.send({"size": 13})
+            return small, large, unlucky
+        finally:
+            await target.stop()
+
+    small, large, unlucky = asyncio.run(use())
+    assert small.ok == large.ok == 20
+    assert large.cpu_total > 2 * small.cpu_total > 0
+    assert unlucky.status == "error"
+    assert unlucky.detail == "ValueError: unlucky"
+
+
+def test_load_callable():
+    assert load_callable("tests.autobucket.bench_fakes:burn", "here") is not None
+    for bad in ("nowhere:burn", "json:nothing", "json:__doc__"):
+        with pytest.raises(UserError, match="here"):
+            load_callable(bad, "here")
+
+
+def test_the_budget_is_kept():
+    budget = Budget(10)
+    budget.take(8)
+    with pytest.raises(UserError, match="max_requests: 5 more requests wanted, 2 left"):
+        budget.take(5)
+
+
+def test_cores_are_checked():
+    with pytest.raises(UserError, match="target_cores"):
+        place(AccountingConfig(target_cores=[4096]), "http")
+    assert place(AccountingConfig(pin=False), "http").target is None
+    assert place(AccountingConfig(), "callable").declared_cores == 1
+
+
+def test_the_shipped_configs_load():
+    for name in ("testbench", "testbench_quick"):
+        config = load_config(TestbenchConfig, f"configs/autobucket/{name}.yaml")
+        assert json.dumps(config.model_dump(mode="json"))
