@@ -197,8 +197,8 @@ class LiveControllerConfig(Config):
     target_percent: float = Field(
         default=60.0, gt=0, le=100, description="CPU to keep to, percent of the target's cores"
     )
-    kp: float = Field(default=0.15, ge=0, description="PI: change of log queue scale per 10 points of error change")
-    ki: float = Field(default=0.12, ge=0, description="PI: change of log queue scale per 10 points of error and second")
+    kp: float = Field(default=0.03, ge=0, description="PI: change of the queue scale per 10 points of error change")
+    ki: float = Field(default=0.06, ge=0, description="PI: change of the queue scale per 10 points of error and second")
     trim: float = Field(
         default=0.05, ge=0, le=1, description="feed-forward: share of the error taken into its cost factor"
     )
@@ -215,9 +215,9 @@ class LiveConfig(Config):
     traffic: TrafficConfig = TrafficConfig()
     accounting: AccountingConfig = AccountingConfig()
     controller: LiveControllerConfig = LiveControllerConfig()
-    seconds: float = Field(default=60.0, ge=3, le=3600, description="length of the run; a day is compressed into it")
-    peak_qps: float = Field(default=80.0, gt=0, le=100_000, description="traffic of the busiest moment")
-    night: float = Field(default=0.3, gt=0, le=1, description="quietest / busiest")
+    seconds: float = Field(default=60.0, ge=1, le=3600, description="length of the run; a day is compressed into it")
+    peak_qps: float = Field(default=140.0, gt=0, le=100_000, description="traffic of the busiest moment")
+    night: float = Field(default=0.65, gt=0, le=1, description="quietest / busiest")
     burst: float = Field(default=1.3, ge=1, description="factor of a sudden event at two thirds of the run; 1: none")
     interval_s: float = Field(default=1.0, gt=0, le=60, description="seconds between decisions")
     lengths: dict[str, tuple[int, int]] = Field(

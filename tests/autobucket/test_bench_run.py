@@ -52,6 +52,13 @@ def known(tmp_path_factory):
     return run_bench(tiny(), out, make_target=FakeTarget)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures are drawn once, for the known target."""
+    monkeypatch.setattr("autobucket.testbench.draw_bench", lambda *_: {})
+    monkeypatch.setattr("autobucket.fit_costs.draw_cost_maps", lambda *_: None)
+
+
 def test_known_costs_are_found(known):
     summary = known.summary
     assert set(summary) >= {
@@ -150,7 +157,7 @@ def test_a_finished_bench_is_returned_as_it_is(known):
     assert len(again.loadtest) == len(known.loadtest)
 
 
-def test_an_interrupted_bench_goes_on(tmp_path):
+def test_an_interrupted_bench_goes_on(tmp_path, no_figures):
     config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0.05")
     with pytest.raises(KeyboardInterrupt):
         run_bench(config, tmp_path / "run", make_target=lambda: FakeTarget(interrupt_after=500))  # while scouting
@@ -172,7 +179,7 @@ def test_an_interrupted_bench_goes_on(tmp_path):
     assert not (tmp_path / "run" / ".lock").read_text()
 
 
-def test_noise_between_rounds_makes_more_rounds_and_marks_what_did_not_converge(tmp_path):
+def test_noise_between_rounds_makes_more_rounds_and_marks_what_did_not_converge(tmp_path, no_figures):
     config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0", "load.max_rounds=3")
     FakeTarget.rounds = 0
     result = run_bench(config, tmp_path / "run", make_target=lambda: FakeTarget(noise=0.2))
@@ -196,7 +203,7 @@ class LosesAfterScouting(FakeTarget):
         return future
 
 
-def test_losses_make_a_bucket_invalid_and_leave_no_rows(tmp_path):
+def test_losses_make_a_bucket_invalid_and_leave_no_rows(tmp_path, no_figures):
     FakeTarget.rounds = 0
     config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0")
     result = run_bench(config, tmp_path / "run", make_target=LosesAfterScouting)

@@ -1,0 +1,137 @@
+"""Control a real service for a minute: `python -m autobucket.live --seconds 60`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from autobucket.bench.callable_target import CallableTarget
+from autobucket.bench.config import LiveConfig
+from autobucket.bench.controllers import CostCurve, LiveController, Scale, make_controller
+from autobucket.bench.http_target import HttpTarget
+from autobucket.bench.live_figures import draw_live
+from autobucket.bench.live_loop import LiveLoop, calibrate
+from autobucket.bench.load import Budget, drive, schedule
+from autobucket.bench.machine import Placement, generator_on, machine_facts, place
+from autobucket.bench.target import Target
+from autobucket.bench.traffic import make_requests, payloads
+from common.cli import run_cli
+from common.run_folder import RunFolder
+from common.seeding import numpy_generator
+from common.tables import write_table
+
+
+@dataclass
+class LiveResult:
+    """A finished live run: one row per interval, and its summary."""
+
+    rows: pd.DataFrame
+    summary: dict[str, Any]
+    out: Path
+
+
+def live(
+    config: LiveConfig,
+    out: str | Path,
+    controller: LiveController | None = None,
+    make_target: Callable[[], Target] | None = None,
+) -> LiveResult:
+    """A day of traffic in ``seconds`` on a real service while a controller sets its queue lengths every interval.
+
+    ``controller`` is any callable from an Observation to queue lengths; without one, the config's is used. Writes
+    ``live.csv``, ``live.png`` and ``summary.json``. Short of a better clock, judge on means over five seconds.
+    """
+    with RunFolder(out, config) as run:
+        (run.path / "summary.json").unlink(missing_ok=True)
+        placement = place(config.accounting, config.target.kind)
+        started = time.perf_counter()
+        with generator_on(placement), asyncio.Runner() as runner:
+            rows, curve, name = runner.run(_run(config, placement, controller, make_target))
+        summary = summarise(rows) | {
+            "controller": name,
+            "calibration": {} if curve is None else dict(zip(map(str, curve.scale.tolist()), curve.cost_ms.tolist())),
+            "machine": machine_facts(placement, config.target.threads, "CPU clocks of the target"),
+            "wall_s": time.perf_counter() - started,
+        }
+        write_table(rows, run.path / "live.csv")
+        draw_live(rows, name, run.path / "live.png")
+        run.write_summary(summary)
+        return LiveResult(rows, summary, run.path)
+
+
+async def _run(
+    config: LiveConfig,
+    placement: Placement,
+    controller: LiveController | None,
+    make_target: Callable[[], Target] | None,
+) -> tuple[pd.DataFrame, CostCurve | None, str]:
+    target = make_target() if make_target is not None else _target(config, placement)
+    try:
+        await target.start()
+        await _warm(config, target)
+        wanted = controller is None and config.controller.kind == "feed_forward"
+        curve = await calibrate(config, target, placement.target) if wanted else None
+        chosen = controller or make_controller(config, curve, placement.declared_cores)
+        first = Scale(config.lengths).lengths(config.controller.level)
+        rows = await LiveLoop(config, target, chosen, first, placement.declared_cores).run()
+        name = (
+            config.controller.kind if controller is None else getattr(controller, "__name__", type(controller).__name__)
+        )
+        return rows, curve, name
+    finally:
+        await target.stop()
+
+
+async def _warm(config: LiveConfig, target: Target) -> None:
+    if config.warmup_s > 0:
+        rate = 0.5 * config.peak_qps
+        times = schedule("poisson", rate, config.warmup_s, numpy_generator(config.seed, "autobucket", "live", "warm"))
+        requests = payloads(make_requests(config.traffic, config.seed, "live", "warm", count=len(times)))
+        await drive(target, requests, times, Budget(len(times), abort_errors=50), horizon_s=config.warmup_s)
+
+
+def _target(config: LiveConfig, placement: Placement) -> Target:
+    if config.target.kind == "callable":
+        return CallableTarget(config.target)
+    return HttpTarget(config.target, config.accounting, placement.target)
+
+
+def summarise(rows: pd.DataFrame) -> dict[str, Any]:
+    """How well the target was kept: on single intervals and on means over five, with latency and losses."""
+    error = (rows["cpu"] - rows["target"]).to_numpy()
+    smooth = np.convolve(error, np.ones(5) / 5, mode="valid") if len(error) >= 5 else error
+    return {
+        "intervals": len(rows),
+        "mean_cpu": float(rows["cpu"].mean()),
+        "target": float(rows["target"].iloc[0]),
+        "mean_error_points": float(np.abs(error).mean()),
+        "mean_error_5_points": float(np.abs(smooth).mean()),
+        "over_target_points": float(np.maximum(smooth, 0).mean()),
+        "p99_ms_median": float(rows["p99_ms"].median()),
+        "p99_ms_worst": float(rows["p99_ms"].max()),
+        "requests": float((rows["qps"] * rows["second"].diff().fillna(rows["second"].iloc[0])).sum().round()),
+        "lost": int(rows["lost"].sum()),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line; ``--seconds N`` is short for ``--set seconds=N``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--seconds" in words[:-1]:
+        at = words.index("--seconds")
+        words[at : at + 2] = ["--set", f"seconds={words[at + 1]}"]
+    run_cli(
+        live, LiveConfig, default_config="configs/autobucket/live.yaml", default_out="runs/autobucket-live", argv=words
+    )
+
+
+if __name__ == "__main__":
+    main()

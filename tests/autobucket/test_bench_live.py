@@ -1,0 +1,192 @@
+"""Controllers of the live loop on a plant with known costs, and the loop itself."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from autobucket.bench.config import LiveConfig
+from autobucket.bench.controllers import (
+    CostCurve,
+    FeedForwardController,
+    FixedController,
+    Observation,
+    PiController,
+    PricedController,
+    Scale,
+    make_controller,
+)
+from autobucket.bench.live_loop import arrival_times, planned_qps
+from autobucket.live import live, main, summarise
+from common.config import load_config
+from common.errors import UserError
+from tests.autobucket.bench_fakes import FakeTarget
+
+CURVE = CostCurve(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))
+
+
+def config(**controller):
+    return LiveConfig(controller=controller)
+
+
+def observe(lengths, cpu, qps=80.0, k=0):
+    return Observation(k, 1.0, qps, {"a": 0.25 * cpu, "b": 0.75 * cpu}, 60.0, lengths)
+
+
+def drive_plant(controller, qps_of, factor=1.0, steps=60):
+    """CPU follows traffic × true cost of the scale the controller chose; returns CPU per step."""
+    history, scale = [], 0.5
+    for k in range(steps):
+        cost = factor * float(np.interp(scale, CURVE.scale, CURVE.cost_ms))
+        cpu = min(qps_of(k) * cost / 10, 100.0)
+        history.append(cpu)
+        controller(observe({}, cpu, qps_of(k), k))
+        scale = controller.scale
+    return np.array(history)
+
+
+def test_scale_is_geometric_and_clipped():
+    scale = Scale({"a": (1, 100), "b": (4, 4)})
+    assert scale.lengths(0) == scale.lengths(-1) == {"a": 1, "b": 4}
+    assert scale.lengths(0.5) == {"a": 10, "b": 4}
+    assert scale.lengths(1) == scale.lengths(7) == {"a": 100, "b": 4}
+
+
+def test_pi_settles_on_the_target_and_does_not_wind_up():
+    controller = PiController(config(kind="pi"))
+    cpu = drive_plant(controller, lambda k: 80.0)
+    np.testing.assert_allclose(cpu[-10:], 60, atol=1.0)
+    drive_plant(controller, lambda k: 10.0, steps=100)  # unreachable: even the longest queues leave it at 12 %
+    assert controller.scale == 1.0
+    assert drive_plant(controller, lambda k: 80.0, steps=8)[-1] < 75  # back at once
+
+
+def test_feed_forward_follows_traffic_and_trims_a_wrong_curve():
+    controller = FeedForwardController(config(kind="feed_forward", smoothing=0.0), CURVE, cores=1)
+    cpu = drive_plant(controller, lambda k: 80.0 if k < 30 else 100.0)
+    np.testing.assert_allclose(cpu[1:30], 60, atol=0.1)  # exact after one step: the curve is true
+    assert cpu[31] == pytest.approx(60, abs=0.1)
+    wrong = FeedForwardController(config(kind="feed_forward", trim=0.2), CURVE, cores=1)
+    np.testing.assert_allclose(drive_plant(wrong, lambda k: 80.0, factor=1.3)[-5:], 60, atol=1.0)
+    assert wrong.factor == pytest.approx(1.3, abs=0.05)
+
+
+def test_controllers_survive_nonsense():
+    for controller in (PiController(config(kind="pi")), FeedForwardController(config(), CURVE, 1)):
+        for cpu, qps in ((float("nan"), 50.0), (50.0, 0.0), (0.0, 50.0), (1e9, 1e-9)):
+            lengths = controller(observe({}, cpu, qps))
+            assert all(1 <= lengths[name] <= 110 for name in ("queue_a", "queue_b", "truncation"))
+
+
+def test_fixed_never_moves_and_feed_forward_needs_a_curve():
+    controller = FixedController(config(kind="fixed", level=1.0))
+    assert (
+        controller(observe({}, 99)) == controller(observe({}, 1)) == {"queue_a": 100, "queue_b": 80, "truncation": 110}
+    )
+    with pytest.raises(ValueError, match="cost curve"):
+        make_controller(config(), None, 1)
+
+
+def test_a_price_controller_plugs_in():
+    class Price:
+        def step(self, measurement):
+            assert measurement.cpu.tolist() == [15.0, 45.0]
+            assert measurement.qps == 80.0
+            return measurement.lambda_ + 0.5
+
+    controller = PricedController(Price(), lambda price: {"queue_a": int(10 * price.sum())}, services=2)
+    assert controller(observe({}, 60.0)) == {"queue_a": 10}
+    assert controller(observe({}, 60.0)) == {"queue_a": 20}
+
+
+def test_traffic_of_a_day():
+    settings = LiveConfig(seconds=60, peak_qps=100, night=0.3, burst=1.5)
+    assert planned_qps(settings, np.array([0.0, 30.0])).tolist() == pytest.approx([30.0, 100.0])
+    assert planned_qps(settings, np.array([40.0])) > 1.4 * planned_qps(settings, np.array([39.99]))
+    times = arrival_times(settings, np.random.default_rng(0))
+    expected = planned_qps(settings, np.linspace(0, 60, 6000)).mean() * 60
+    assert len(times) == pytest.approx(expected, abs=4 * expected**0.5)
+    assert (np.diff(times) >= 0).all()
+
+
+@pytest.mark.parametrize("kind", ["pi", "feed_forward", "fixed"])
+def test_the_loop_records_every_interval(kind, tmp_path):
+    settings = LiveConfig(
+        controller={"kind": kind},
+        seconds=1.2,
+        interval_s=0.2,
+        peak_qps=60,
+        warmup_s=0.1,
+        calibration_s=0.2,
+        accounting={"pin": False},
+    )
+    result = live(settings, tmp_path / "run", make_target=FakeTarget)
+    assert len(result.rows) == 6
+    assert result.summary["lost"] == 0
+    assert result.summary["controller"] == kind
+    assert (result.rows[["length_queue_a", "length_queue_b", "length_truncation"]] >= 1).all().all()
+    assert (result.rows["cpu"] > 0).any()
+    assert (tmp_path / "run" / "live.png").stat().st_size > 0
+    saved = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert saved["intervals"] == 6
+    assert (len(saved["calibration"]) == 4) == (kind == "feed_forward")
+
+
+def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path):
+    seen = []
+
+    def mine(observation):
+        seen.append(observation)
+        return {"queue_a": 10_000, "queue_b": float("nan")}
+
+    settings = LiveConfig(seconds=1, interval_s=0.3, peak_qps=30, warmup_s=0, accounting={"pin": False})
+    result = live(settings, tmp_path / "run", controller=mine, make_target=FakeTarget)
+    assert len(seen) == 3
+    assert seen[1].lengths["queue_a"] == 100
+    assert seen[1].lengths["queue_b"] == seen[0].lengths["queue_b"]
+    assert result.summary["controller"] == "mine"
+    with pytest.raises(UserError, match="controller: set 'depth'"):
+        live(settings, tmp_path / "other", controller=lambda seen: {"depth": 1}, make_target=FakeTarget)
+
+
+def test_summary_by_hand():
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "second": [1.0, 2, 3, 4, 5],
+            "qps": [10.0] * 5,
+            "cpu": [50.0, 70, 50, 70, 65],
+            "target": [60.0] * 5,
+            "p99_ms": [1.0, 2, 3, 4, 5],
+            "lost": [0, 0, 1, 0, 0],
+        }
+    )
+    summary = summarise(rows)
+    assert summary["mean_error_points"] == pytest.approx(9.0)
+    assert summary["mean_error_5_points"] == pytest.approx(1.0)  # (-10 + 10 - 10 + 10 + 5) / 5
+    assert summary["requests"] == 50
+    assert summary["lost"] == 1
+
+
+def test_the_shipped_config_and_the_command_line(tmp_path, capsys):
+    assert load_config(LiveConfig, "configs/autobucket/live.yaml").seconds == 60
+    with pytest.raises(SystemExit) as ended:
+        main(["--seconds", "0.5", "--out", str(tmp_path / "x")])
+    assert ended.value.code == 2
+    assert "seconds: got 0.5" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_live_loop_on_the_real_service(tmp_path):
+    settings = load_config(
+        LiveConfig,
+        "configs/autobucket/live.yaml",
+        ["seconds=6", "peak_qps=20", "calibration_s=2", "calibration_points=2"],
+    )
+    result = live(settings, tmp_path / "run")
+    assert len(result.rows) == 6
+    assert (result.rows["cpu"] > 0).all()
+    assert {"cpu_retrieval", "cpu_ranking"} <= set(result.rows)
