@@ -25,13 +25,14 @@ def draw_live(rows: pd.DataFrame, controller: str, path: Path) -> Path:
         alpha=0.55,
     )
     axes[1].plot(
-        t, rows["cpu"].rolling(5, min_periods=1, center=True).mean(), color=COLORS[0], label="mean of 5 intervals"
+        t, rows["cpu"].rolling(5, min_periods=1, center=True).mean(), color=COLORS[0], label="5-interval mean"
     )
     axes[1].plot(t, rows["target"], color=COLORS[1], ls="--", label="target")
     axes[1].set(ylabel="CPU, percent", ylim=(0, max(105, 1.05 * rows["cpu"].max())))
     for color, name in zip(COLORS, [name for name in rows if name.startswith("length_")]):
         axes[2].step(t, rows[name], where="pre", color=color, label=name.removeprefix("length_"))
     axes[2].set(ylabel="queue length", yscale="log")
+    axes[2].yaxis.set_major_formatter("{x:g}")
     axes[3].plot(t, rows["p50_ms"], color=COLORS[0], label="p50")
     axes[3].plot(t, rows["p99_ms"], color=COLORS[1], label="p99")
     lost = rows[rows["lost"] > 0]
@@ -40,6 +41,7 @@ def draw_live(rows: pd.DataFrame, controller: str, path: Path) -> Path:
             lost["second"], lost["p99_ms"].fillna(1.0), "x", color="black", label=f"{int(lost['lost'].sum())} lost"
         )
     axes[3].set(ylabel="latency, ms", yscale="log", xlabel="seconds (one day, compressed)")
+    axes[3].yaxis.set_major_formatter("{x:g}")
     for axis in axes:
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return save_figure(figure, path)

@@ -101,7 +101,7 @@ class LiveLoop:
 
     async def _decide(self, clock: Clock, start: float) -> None:
         config = self.config
-        count = int(config.seconds // config.interval_s)
+        count = max(int(config.seconds / config.interval_s + 1e-6), 1)
         before, last = clock.read(), time.perf_counter()
         with progress(total=count, what="autobucket.live", unit="decision") as bar:
             for k in range(count):
