@@ -1,0 +1,214 @@
+"""Judge a trained learner: ``python -m awrq_mixer.evaluate --config configs/awrq_mixer/evaluate.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from awrq_mixer import metrics
+from awrq_mixer.config import EvaluateConfig, TrainConfig
+from awrq_mixer.data import logging_profile, split_by_time
+from awrq_mixer.evaluation_figures import calibration_figure, capture_figure
+from awrq_mixer.predictor import Predictor
+from awrq_mixer.validation import fit_baseline, shape_gain, shape_gini, shapes
+from common.checkpoint import load_checkpoint
+from common.cli import run_cli
+from common.compute import set_threads
+from common.errors import UserError
+from common.run_folder import RunFolder
+from common.scores import ScoreMatrix, read_scores
+from common.seeding import numpy_generator
+
+
+@dataclass
+class EvaluateResult:
+    """Metrics of one learner; ``curve`` is the capture curve where true values were given."""
+
+    summary: dict[str, Any]
+    curve: pd.DataFrame
+
+
+def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
+    """Metrics of a checkpoint on the test rows of a log; with ``truth``, also order, capture and regret against it.
+
+    The test rows and the spec are those of the checkpoint's own training config. Writes summary.json, capture.csv,
+    calibration.png and capture.png.
+    """
+    set_threads(config.threads)
+    model = Predictor.load(config.checkpoint, config.device)
+    trained = TrainConfig.model_validate(load_checkpoint(config.checkpoint, "awrq_mixer")["config"])
+    with RunFolder(out, config) as run:
+        train, test = _rows(config, trained, model)
+        states, ids, counts = model.spec.distinct_states(test)
+        sample = _sample(len(states), config)
+        q = model.values(states.iloc[sample])
+        rows, place = _rows_of(sample, ids, len(states))
+        observed = Observed.make(model, train, test.iloc[rows].reset_index(drop=True), q, place, trained)
+        summary: dict[str, Any] = {
+            "learner": trained.learner,
+            "test_rows": len(test),
+            "sampled_states": len(sample),
+            "observed": observed.metrics(config.buckets),
+            "slices": observed.slices(config.slices, config.buckets),
+            "seen_states": observed.part(observed.seen, config.buckets),
+            "unseen_states": observed.part(~observed.seen, config.buckets),
+        }
+        calibration_figure(observed.calibration(config.buckets), run.path / "calibration.png", trained.learner)
+        curve = pd.DataFrame()
+        if config.truth:
+            truth = read_truth(config.truth, states.iloc[sample], model)
+            against = evaluate_scores(
+                q[truth.rows], truth.value, truth.cost, counts[sample][truth.rows], config.budgets
+            )
+            curve = pd.DataFrame(against.pop("curve"))
+            summary["truth"] = against
+            curve.to_csv(run.path / "capture.csv", index=False)
+            capture_figure(curve, run.path / "capture.png", trained.learner)
+        run.write_summary(summary)
+    return EvaluateResult(summary, curve)
+
+
+def evaluate_scores(
+    q: np.ndarray, truth: np.ndarray, cost: np.ndarray, weight: np.ndarray, budgets: list[float]
+) -> dict[str, Any]:
+    """Scores against the truth on a sample of states: ``q``, ``truth`` (S, A), ``cost`` (S, A, services), ``weight`` (S,).
+
+    r_s over all pairs stands beside its two references, because most of it is the ranking of states; order within
+    states, capture and regret are what decisions live on. ``capture`` is the mean over the budgets.
+    """
+    total, weight = cost.sum(2), np.asarray(weight, np.float64)
+    references = metrics.reference_scores(truth, weight)
+    curve = metrics.capture_curve(q, total, truth, weight, budgets)
+    return {
+        "spearman": metrics.spearman(q.ravel(), truth.ravel()),
+        "spearman_state_value": metrics.spearman(references["state_value"].ravel(), truth.ravel()),
+        "spearman_state_times_profile": metrics.spearman(references["state_times_profile"].ravel(), truth.ravel()),
+        "within": float(np.average(metrics.within_state_spearman(q, truth), weights=weight)),
+        "within_profile": float(
+            np.average(metrics.within_state_spearman(references["state_times_profile"], truth), weights=weight)
+        ),
+        "capture": float(np.mean([row["capture"] for row in curve])),
+        "regret": float(np.mean([row["regret"] for row in curve])),
+        "least_spend": float(min(row["spend"] for row in curve)),
+        "curve": curve,
+    }
+
+
+@dataclass
+class Observed:
+    """Test rows of the sampled states with the model's view of them."""
+
+    frame: pd.DataFrame
+    predicted: np.ndarray  # (M,) Q of the logged action
+    shape: np.ndarray  # (M,) Q over the state's mean
+    reward: np.ndarray  # (M,)
+    baseline: np.ndarray  # (M,) expected reward by state, learner-free
+    seen: np.ndarray  # (M,) was the row's state in the training rows
+
+    @classmethod
+    def make(
+        cls, model: Predictor, train: pd.DataFrame, test: pd.DataFrame, q: np.ndarray, place: np.ndarray, trained: Any
+    ) -> Observed:
+        """Look the rows up in the scores ``q`` of their states ``place``."""
+        spec = model.spec
+        joint = spec.joint_index(test)
+        known = pd.MultiIndex.from_frame(train[list(spec.state)].drop_duplicates().astype(str))
+        seen = pd.MultiIndex.from_frame(test[list(spec.state)].astype(str)).isin(known)
+        shape = shapes(q, logging_profile(train, spec))[place, joint]
+        baseline = fit_baseline(train, test, spec.state, spec.reward)
+        return cls(test, q[place, joint], shape, test[spec.reward].to_numpy(np.float64), baseline, seen)
+
+    def calibration(self, buckets: int) -> dict[str, np.ndarray]:
+        """Predicted and observed means by bucket of prediction."""
+        return metrics.calibration(self.predicted, self.reward, buckets)
+
+    def metrics(self, buckets: int, keep: np.ndarray | None = None) -> dict[str, float]:
+        """What can be said without a truth."""
+        rows = np.flatnonzero(np.ones(len(self.reward), bool) if keep is None else keep)
+        curve = metrics.calibration(self.predicted[rows], self.reward[rows], buckets)
+        return {
+            "rows": len(rows),
+            "spearman_rows": metrics.spearman(self.predicted[rows], self.reward[rows]),
+            "shape_gain": shape_gain(self.shape[rows], self.reward[rows], self.baseline[rows], 1.5),
+            "shape_gini": shape_gini(self.shape[rows], self.reward[rows], self.baseline[rows]),
+            "predicted_mean": float(self.predicted[rows].mean()),
+            "observed_mean": float(self.reward[rows].mean()),
+            **metrics.bucket_errors(curve),
+        }
+
+    def part(self, keep: np.ndarray, buckets: int) -> dict[str, float]:
+        """Metrics of some rows; nothing where there are too few to fill buckets."""
+        return self.metrics(min(buckets, 10), keep) if keep.sum() >= 20 else {"rows": int(keep.sum())}
+
+    def slices(self, columns: list[str], buckets: int) -> dict[str, dict[str, dict[str, float]]]:
+        """Metrics by the values of each column, the ten most frequent ones."""
+        result: dict[str, dict[str, dict[str, float]]] = {}
+        for name in columns:
+            if name not in self.frame:
+                raise UserError(f"slices: no column {name!r} in the log; found {', '.join(self.frame.columns)}")
+            values = self.frame[name].astype(str)
+            result[name] = {
+                str(value): self.part((values == value).to_numpy(), buckets)
+                for value in values.value_counts().index[:10]
+            }
+        return result
+
+
+@dataclass
+class TruthSample:
+    """True values and costs of those sampled states that the truth file holds."""
+
+    rows: np.ndarray
+    value: np.ndarray
+    cost: np.ndarray
+
+
+def read_truth(path: str, states: pd.DataFrame, model: Predictor) -> TruthSample:
+    """Look sampled states up in a wide score file with ``value`` and ``cost_<service>`` columns."""
+    matrix: ScoreMatrix = read_scores(path, model.spec)
+    services = [name for name in matrix.scores if name.startswith("cost_")]
+    if "value" not in matrix.scores or not services:
+        found = ", ".join(pq.read_schema(path).names)
+        raise UserError(f"{path}: expected score columns value and cost_<service>; found {found}")
+    index = pd.MultiIndex.from_frame(matrix.states.astype(str))
+    place = index.get_indexer(pd.MultiIndex.from_frame(states.astype(str)))
+    rows = np.flatnonzero(place >= 0)
+    if not len(rows):
+        raise UserError(f"{path}: holds none of the {len(states)} sampled test states")
+    value, cost = matrix.scores["value"][place[rows]], [matrix.scores[name][place[rows]] for name in services]
+    return TruthSample(rows, value, np.stack(cost, axis=2))
+
+
+def _rows(config: EvaluateConfig, trained: TrainConfig, model: Predictor) -> tuple[pd.DataFrame, pd.DataFrame]:
+    frame = model.spec.read(config.requests)
+    if trained.max_rows:
+        frame = frame.iloc[-trained.max_rows :].reset_index(drop=True)
+    train, _, test = split_by_time(frame, trained.split)
+    if len(test) < 20:
+        raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
+    return train, test.reset_index(drop=True)
+
+
+def _sample(states: int, config: EvaluateConfig) -> np.ndarray:
+    if states <= config.max_states:
+        return np.arange(states)
+    return np.sort(numpy_generator(config.seed, "test_states").choice(states, config.max_states, replace=False))
+
+
+def _rows_of(sample: np.ndarray, ids: np.ndarray, states: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose state is in the sample, and the place of that state in it."""
+    place = np.full(states, -1)
+    place[sample] = np.arange(len(sample))
+    rows = np.flatnonzero(place[ids] >= 0)
+    return rows, place[ids[rows]]
+
+
+if __name__ == "__main__":
+    run_cli(
+        evaluate, EvaluateConfig, default_config="configs/awrq_mixer/evaluate.yaml", default_out="runs/awrq_evaluation"
+    )
