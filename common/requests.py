@@ -108,5 +108,5 @@ class RequestSpec(Config):
         ids, unique = pd.factorize(key)
         first = np.full(len(unique), len(frame), dtype=np.int64)
         np.minimum.at(first, ids, np.arange(len(frame)))
-        states = frame.loc[first, list(self.state)].reset_index(drop=True)
+        states = frame[list(self.state)].iloc[first].reset_index(drop=True)
         return states, ids.astype(np.int64), np.bincount(ids, minlength=len(unique))
