@@ -62,14 +62,23 @@ def clairvoyant(
     return Optimum(float(best), best_lambda)
 
 
-def static_mixture(values: np.ndarray, costs: np.ndarray, budget: np.ndarray) -> float:
-    """Value of the best mixture of fixed joint actions: ``values`` (A,), ``costs`` (A, services), money per request."""
+def mixture_weights(values: np.ndarray, costs: np.ndarray, budget: np.ndarray) -> np.ndarray:
+    """Shares (A,) of the best mixture of fixed joint actions: ``values`` (A,), ``costs`` (A, services)."""
     _require_feasible(costs[None], np.asarray(budget, dtype=float), np.ones(1))
     scale = float(np.abs(values).max()) or 1.0
     solution = linprog(
         -values / scale, A_ub=(costs / budget).T, b_ub=np.ones(len(budget)), A_eq=np.ones((1, len(values))), b_eq=[1.0]
     )
-    return float(-solution.fun * scale)
+    if solution.status == 2:
+        raise UserError(
+            f"budget: got {np.round(budget, 4)} core-ms per request; no mixture of actions meets all services"
+        )
+    return np.clip(solution.x, 0, None)
+
+
+def static_mixture(values: np.ndarray, costs: np.ndarray, budget: np.ndarray) -> float:
+    """What that mixture earns, money per request."""
+    return float(mixture_weights(values, costs, budget) @ values)
 
 
 @njit(cache=True, nogil=True)

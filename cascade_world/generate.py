@@ -17,7 +17,7 @@ from cascade_world.traffic import make_traffic
 from cascade_world.truth import save_tables, truth_key
 from cascade_world.world import Truth, World
 from common.cli import run_cli
-from common.config import content_hash
+from common.config import content_hash, to_dict
 from common.run_folder import RunFolder
 from common.scores import ScoreMatrix, write_scores
 from common.seeding import numpy_generator
@@ -54,6 +54,13 @@ def generate(config: WorldConfig, out: str | Path) -> Generated:
         summary = _summary(world, out, seconds, time.perf_counter() - started)
         folder.write_summary(summary)
     return Generated(world, out, summary)
+
+
+def world_hash(config: WorldConfig) -> str:
+    """Hash of everything that shapes the world and its logs; where and how it is computed does not count."""
+    plain = to_dict(config)
+    del plain["workers"], plain["truth"]["cache"]
+    return content_hash(plain)
 
 
 def _forget(out: Path) -> None:
@@ -100,7 +107,7 @@ def _summary(world: World, out: Path, seconds: dict[str, float], wall: float) ->
     revenue = log["revenue"].to_numpy()
     return {
         "world": world.config.name,
-        "world_hash": content_hash(world.config),
+        "world_hash": world_hash(world.config),
         "requests": len(log),
         "distinct_states": len(log[list(world.spec.state)].drop_duplicates()),
         "rewarded_share": float((revenue > 0).mean()),

@@ -121,6 +121,14 @@ def system_log(world: World, days: float | None = None, seed: int | None = None)
     return system_table(progress(steps, what="system log", total=total, unit="min"), world.services)
 
 
+def rule_prices(world: World, incumbent: Incumbent, ids: np.ndarray, qps: np.ndarray, group: int) -> np.ndarray:
+    """The incumbent's rule: the price, equal for all services, at which its own predictions meet C_m (minutes,)."""
+    plant = world.config.plant
+    rule = PriceRule(incumbent, ids.ravel()[:: max(1, ids.size // 2000)])
+    usable = (plant.budget_percent - plant.idle_percent) / 100
+    return rule.price(usable * world.cores[group] * 1000 / np.maximum(qps, 1e-9)[:, None])
+
+
 def varied_prices(
     world: World, incumbent: Incumbent, ids: np.ndarray, qps: np.ndarray, seed: int, group: str
 ) -> np.ndarray:
@@ -129,12 +137,8 @@ def varied_prices(
     A common factor and one per service jump at random times, so that a system model can tell price from traffic and
     one service from the other. The rule never falls under a tenth of its peak price: nights carry variation too.
     """
-    logs, plant = world.config.logs, world.config.plant
-    g = world.groups.index(group)
-    rule = PriceRule(incumbent, ids.ravel()[:: max(1, ids.size // 2000)])
-    usable = (plant.budget_percent - plant.idle_percent) / 100
-    budget = usable * world.cores[g] * 1000 / np.maximum(qps, 1e-9)[:, None]  # core-ms a request (minutes, services)
-    base = rule.price(budget.min(axis=1))
+    logs = world.config.logs
+    base = rule_prices(world, incumbent, ids, qps, world.groups.index(group))
     base = np.maximum(base, 0.1 * np.quantile(base, 0.98))
     rng = numpy_generator(seed, "prices", group)
     jumps = rng.random((len(qps), 1 + len(world.services))) < 1.0 / logs.lambda_hold
@@ -147,18 +151,16 @@ def varied_prices(
 
 
 class PriceRule:
-    """The price, equal for all services, at which the incumbent's own predictions meet a budget per request."""
+    """The price, equal for all services, at which the incumbent's predicted costs meet a budget per request."""
 
     def __init__(self, incumbent: Incumbent, ids: np.ndarray, points: int = 60) -> None:
         scale = float(np.median(incumbent.value) / incumbent.cost.sum(axis=1).mean())
-        self.prices = scale * np.geomspace(1e-3, 30.0, points)
         services = incumbent.cost.shape[1]
-        spent = []
-        for price in self.prices:
-            joint = incumbent.decide(ids, np.full(services, price))
-            spent.append(incumbent.cost[joint].mean(axis=0).max())
-        self.spent = np.minimum.accumulate(np.array(spent))
+        self.prices = np.append(0.0, scale * np.geomspace(1e-3, 30.0, points))
+        spent = [incumbent.cost[incumbent.decide(ids, np.full(services, one))].mean(axis=0) for one in self.prices]
+        self.spent = np.minimum.accumulate(np.array(spent), axis=0)  # (points, services)
 
     def price(self, budget: np.ndarray) -> np.ndarray:
-        """Price for a budget of core-ms per request of the dearest service, (minutes,)."""
-        return np.interp(-np.asarray(budget), -self.spent, self.prices)
+        """Price at which every service keeps to its budget of core-ms per request (minutes, services): (minutes,)."""
+        each = [np.interp(-budget[:, j], -self.spent[:, j], self.prices) for j in range(budget.shape[1])]
+        return np.max(each, axis=0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cascade_world.allocation import clairvoyant, static_mixture
+from cascade_world.allocation import clairvoyant, mixture_weights, static_mixture
 from cascade_world.luck import hash_columns
 from cascade_world.world import World
 from common.errors import UserError
@@ -42,14 +42,6 @@ def variance_shares(log_q: np.ndarray, shape: tuple[int, ...], n_first: int) -> 
     profile = within.mean(axis=0)
     shares["state_action"] = float(((within - profile) ** 2).mean()) / total
     return shares
-
-
-def uplift_at(world: World, group: int, budget: np.ndarray, states: np.ndarray) -> tuple[float, float]:
-    """Money per request of the best mixture of fixed actions and of the clairvoyant allocation at a budget."""
-    frame = world.population.frame(states)
-    values, costs = world.values(frame), world.expected_costs(frame)
-    fixed = static_mixture(values.mean(axis=0, dtype=np.float64), costs.mean(axis=0, dtype=np.float64), budget)
-    return fixed, clairvoyant(values, costs, budget).value
 
 
 def budget_curve(world: World, group: int, states: np.ndarray, factors: np.ndarray) -> pd.DataFrame:
@@ -117,19 +109,19 @@ def _grows(kind: str, low: Any, high: Any) -> bool:
     return kind in ("queue", "truncation") and low < high
 
 
-def monotone_mixing_violations(world: World) -> float:
-    """Share of classes where the best downstream choice depends on the upstream one: no monotone mixer can hold it.
+def monotone_mixing_violations(world: World, margin: float = 0.01) -> float:
+    """Share of classes in which two choices of the last agent swap order, by over ``margin`` of Q, with upstream choices.
 
-    For every upstream joint action the best last-agent choice is found; a class violates where they are not all equal
-    and the loss of taking one choice for all exceeds 1 % of Q for some upstream action.
+    No mixer that is monotone in the last agent's value can hold such a class.
     """
     agents = list(world.spec.agents.values())
-    first = int(np.prod([world.spec.sizes[name] for columns in agents[:-1] for name in columns]))
-    q = world.tables.q.reshape(len(world.tables.q), first, -1).astype(np.float64)
-    best = q.max(axis=2)
-    common = q.mean(axis=1).argmax(axis=1)
-    forced = np.take_along_axis(q, common[:, None, None], axis=2)[:, :, 0]
-    return float(((best - forced) / best > 0.01).any(axis=1).mean())
+    last = int(np.prod([world.spec.sizes[name] for name in agents[-1]]))
+    found = 0
+    for table in world.tables.q:
+        q = table.reshape(-1, last)
+        ratio = q[:, :, None] / q[:, None, :]  # (upstream, choice, other choice)
+        found += bool(((ratio > 1 + margin).any(axis=0) & (ratio < 1 - margin).any(axis=0)).any())
+    return found / len(world.tables.q)
 
 
 def additivity_residual(world: World) -> dict[str, float]:
@@ -151,3 +143,44 @@ def spectrum(log_q: np.ndarray, keep: int = 20) -> np.ndarray:
     centred = log_q - log_q.mean(axis=0) - log_q.mean(axis=1, keepdims=True) + log_q.mean()
     power = np.linalg.svd(centred, compute_uv=False) ** 2
     return power[:keep] / power.sum()
+
+
+def label_statistics(log: pd.DataFrame) -> dict[str, float]:
+    """How sparse and heavy-tailed one request's labels are."""
+    revenue, predicted = log["revenue"].to_numpy(), log["predicted_value"].to_numpy()
+    return {
+        "rewarded_share": float((revenue > 0).mean()),
+        "clicks_per_request": float(log["clicks"].mean()),
+        "revenue_mean": float(revenue.mean()),
+        "revenue_cv": float(revenue.std() / revenue.mean()),
+        "predicted_value_cv": float(predicted.std() / predicted.mean()),
+        "predicted_value_ratio": float(predicted.mean() / revenue.mean()),
+    }
+
+
+def signal_to_noise(world: World, log: pd.DataFrame) -> float:
+    """Variance of the true expected revenue of logged requests over the variance of revenue around it."""
+    codes = world.population.codes(log[list(world.spec.state)])
+    classes, scale = world.population.latent(codes)
+    joint = world.spec.joint_index(log)
+    truth = world.tables.q[classes, joint] * scale
+    factors = world.population.action_factors(codes, world.space.n_joint)
+    if factors is not None:
+        truth = truth * factors[np.arange(len(joint)), joint]
+    return float(truth.var() / np.mean((log["revenue"].to_numpy() - truth) ** 2))
+
+
+def degradation_price(world: World, states: np.ndarray) -> pd.DataFrame:
+    """Whole levels of degradation when all requests get the static mixture's actions: f(D) and the loss of revenue."""
+    frame = world.population.frame(states)
+    values = world.values(frame).mean(axis=0, dtype=np.float64)
+    costs = world.expected_costs(frame).mean(axis=0, dtype=np.float64)
+    shares = np.array(list(world.config.states.idcs.values()))
+    budget = np.average(list(world.budgets().values()), axis=0, weights=shares)
+    weights = mixture_weights(values, costs, budget)
+    rows = []
+    for level, served in enumerate(world.space.degraded):
+        change = weights @ costs[served] - weights @ costs
+        loss = 100 * (weights @ values[served] / (weights @ values) - 1)
+        rows.append({"level": level, "revenue_pct": loss} | {f"f_{n}": change[j] for j, n in enumerate(world.services)})
+    return pd.DataFrame(rows)
