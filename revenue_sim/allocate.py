@@ -32,8 +32,8 @@ __all__ = ["Allocation", "BudgetCurve", "StaticMixture", "allocate", "budget_cur
 log = logging.getLogger(__name__)
 
 SAMPLE_FROM = 4_000_000  # pairs; below, all hulls are cheaper than a sample and a second pass
-SAMPLE_ROWS = 2_000  # rows sampled to bracket the price
-SPREADS = 4.0  # half-width of the bracket in standard errors of the sampled cost
+SAMPLE_ROWS = (256, 2048)  # rows sampled to bracket the price, in two steps
+SPREADS = 3.0  # half-width of the bracket in standard errors of the sampled cost
 ATTEMPTS = 3  # brackets tried before all hulls are taken
 
 
@@ -112,38 +112,45 @@ def allocate(
 def _bracket(
     values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: float, seed: int, threads: int | None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Weights of two prices between which λ lies, almost surely, judged by a sample of rows."""
-    rows = len(values)
-    if values.size < SAMPLE_FROM or rows < 4 * SAMPLE_ROWS or counts.sum() <= 0:
-        return INFINITE, FREE
-    sample = np.sort(numpy_generator(seed, "allocate", "sample").choice(rows, SAMPLE_ROWS, replace=False))
-    part_counts = counts[sample]
-    part_costs = costs if len(costs) == 1 else costs[sample]
-    edges = hull_edges(values[sample], part_costs, part_counts, threads=threads)
-    scale = counts.sum() / max(part_counts.sum(), 1e-300)
-    order = edges.order()
-    reached = edges.base_cost + np.cumsum(edges.cost[order])
-    error = _standard_error(edges, order, reached, part_costs, part_counts, budget / scale)
-    targets = budget / scale + SPREADS * error * np.array([-1.0, 1.0])
-    first, last = np.searchsorted(reached, targets)
-    slopes = edges.slope[order]
-    high = INFINITE if targets[0] <= edges.base_cost or first >= len(slopes) else (1.0, float(slopes[first]))
-    low = FREE if last >= len(slopes) else (1.0, float(slopes[last]))
-    return (INFINITE, low) if high == low else (high, low)
+    """Weights of two prices between which λ lies, almost surely: a small sample finds the region, a larger one narrows it."""
+    rows, high, low = len(values), INFINITE, FREE
+    if values.size < SAMPLE_FROM or rows < 4 * SAMPLE_ROWS[-1] or counts.sum() <= 0:
+        return high, low
+    shuffled = numpy_generator(seed, "allocate", "sample").choice(rows, sum(SAMPLE_ROWS), replace=False)
+    for sample in np.split(shuffled, np.cumsum(SAMPLE_ROWS)[:-1]):
+        high, low = _narrowed(values, costs, counts, np.sort(sample), budget / counts.sum(), high, low, threads)
+    return high, low
 
 
-def _standard_error(
-    edges: Edges,
-    order: np.ndarray,
-    reached: np.ndarray,
+def _narrowed(
+    values: np.ndarray,
     costs: np.ndarray,
     counts: np.ndarray,
-    target: float,
-) -> float:
-    """Standard error of the sample's total cost at the price that meets ``target`` (rows as a random sample)."""
-    taken = order[: np.searchsorted(reached, target)]
-    rows = np.arange(len(counts))
-    cost = counts * costs[rows if len(costs) > 1 else 0, edges.base].astype(np.float64)
+    sample: np.ndarray,
+    per_request: float,
+    high: tuple[float, float],
+    low: tuple[float, float],
+    threads: int | None,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The bracket that a sample of rows supports, inside ``high`` … ``low``; an end that it cannot judge stays."""
+    edges = hull_edges(values, costs, counts, high, low, threads, sample)
+    order = edges.order()
+    reached = edges.base_cost + np.cumsum(edges.cost[order])
+    target = per_request * counts[sample].sum()
+    base_cost = counts[sample] * costs[sample if len(costs) > 1 else 0, edges.base].astype(np.float64)
+    error = SPREADS * _standard_error(edges, order[: np.searchsorted(reached, target)], base_cost, counts[sample])
+    first, last = np.searchsorted(reached, [target - error, target + error])
+    slopes = edges.slope[order]
+    if target - error > edges.base_cost and first < len(slopes):
+        high = (1.0, float(slopes[first]))
+    if last < len(slopes):
+        low = (1.0, float(slopes[last]))
+    return high, low
+
+
+def _standard_error(edges: Edges, taken: np.ndarray, base_cost: np.ndarray, counts: np.ndarray) -> float:
+    """Standard error of a sample's total cost at the price where the edges ``taken`` are taken, rows drawn at random."""
+    cost = base_cost.copy()
     np.add.at(cost, edges.row[taken], edges.cost[taken])
     mean = cost.sum() / max(counts.sum(), 1e-300)
     return float(np.std(cost - mean * counts) * np.sqrt(len(cost)))  # of a ratio estimate: counts are known
@@ -169,16 +176,21 @@ def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: f
     climbed = kernels.climb(edges.row, edges.before, edges.after, edges.cost, order, budget - edges.base_cost, choice)
     room, split, taken = climbed
     position = len(order) if split < 0 else int(np.nonzero(order == split)[0][0])
-    prefix = order[:position][taken[order[:position]]]
-    bound = edges.base_value + float(edges.value[prefix].sum())
+    bound = edges.base_value + float(edges.value[order[:position]][taken[order[:position]]].sum())
     fraction, lambda_ = 0.0, 0.0
     if split >= 0:
         fraction = room / edges.cost[split]
         lambda_ = float(edges.slope[split])
         bound += fraction * float(edges.value[split])
-    rows = np.arange(len(choice))
-    value = float(counts @ values[rows, choice].astype(np.float64))
-    cost = float(counts @ costs[rows if len(costs) > 1 else 0, choice].astype(np.float64))
+    cost = edges.base_cost + float(edges.cost[taken].sum())
+    if budget - cost < 1e-9 * budget:  # so tight that the order of summing may matter: sum row by row, undo if over
+        cost = _row_by_row(costs, counts, choice)
+        for edge in order[::-1][taken[order[::-1]]]:
+            if cost <= budget:
+                break
+            choice[edges.row[edge]], taken[edge] = edges.before[edge], False
+            cost = _row_by_row(costs, counts, choice)
+    value = edges.base_value + float(edges.value[taken].sum())
     return Allocation(
         choice=choice,
         lambda_=lambda_,
@@ -189,3 +201,8 @@ def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: f
         fractional_action=int(edges.after[split]) if fraction > 0 else None,
         fraction=float(fraction),
     )
+
+
+def _row_by_row(costs: np.ndarray, counts: np.ndarray, choice: np.ndarray) -> float:
+    rows = np.arange(len(choice)) if len(costs) > 1 else 0
+    return float(counts @ costs[rows, choice].astype(np.float64))

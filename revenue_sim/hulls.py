@@ -39,7 +39,11 @@ class Edges:
 
     def order(self) -> np.ndarray:
         """Falling slope; equal slopes by larger cost step, so that the order of rows does not matter."""
-        return np.lexsort((-self.cost, -self.slope))
+        order = np.argsort(-self.slope)
+        slope = self.slope[order]
+        if (slope[1:] == slope[:-1]).any():
+            return np.lexsort((-self.value, -self.cost, -self.slope))
+        return order
 
 
 def check_pair(values: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,17 +95,21 @@ def hull_edges(
     high: tuple[float, float] = INFINITE,
     low: tuple[float, float] = FREE,
     threads: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> Edges:
     """Edges between the prices ``high`` and ``low`` (weight pairs) of checked arrays, in one pass over them.
 
+    ``rows`` restricts the work to these rows; ``base`` and ``row`` of the result then count places in it.
+
     Raises UserError naming the first row with a value or cost that is not finite.
     """
-    base = np.empty(len(values), dtype=np.int64)
+    index = np.arange(len(values)) if rows is None else rows
+    base = np.empty(len(index), dtype=np.int64)
     weights, unit = np.array([high, low]), _UNIT[values.dtype]
     parts = list(
         run_chunks(
-            lambda start, stop: kernels.hull_rows(values, costs, counts, start, stop, weights, unit, base),
-            len(values),
+            lambda start, stop: kernels.hull_rows(values, costs, counts, index, start, stop, weights, unit, base),
+            len(index),
             threads,
         )
     )

@@ -12,28 +12,53 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-LANES = 32  # lane l holds actions l, l + 32, …; one lane is searched again in float64
+LANES = 32
 SUM = {"reassoc", "contract"}  # sums vectorise; NaN and infinity still show
-FMA = {"contract"}
 
 
 @intrinsic
 def _larger_intrinsic(typing_context, a, b):
-    """``a if a > b else b`` as one select: a branch here would keep the loops from vectorising."""
+    """The larger of two floats as one instruction; a branch, or a NaN rule, would keep the loops from vectorising.
+
+    With a NaN the result means nothing: the finiteness sum of the same pass is looked at first.
+    """
 
     def generate(context, builder, signature, arguments):
-        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
+        kind = arguments[0].type
+        name = "llvm.maxnum." + ("f32" if isinstance(kind, ir.FloatType) else "f64")
+        known = builder.module.globals.get(name)
+        function = known or ir.Function(builder.module, ir.FunctionType(kind, [kind, kind]), name)
+        return builder.call(function, arguments, fastmath=("nnan", "nsz"))
 
     return (a(a, b), generate) if isinstance(a, types.Float) and a == b else None
 
 
-_larger: Any = _larger_intrinsic  # its first argument is the compiler's
+@intrinsic
+def _prefetch_intrinsic(typing_context, address):
+    """Ask for the cache line at an address; rows are about a page long, where the hardware's own prefetcher stops."""
+
+    def generate(context, builder, signature, arguments):
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            builder.module, kind, "llvm.prefetch.p0"
+        )
+        target = builder.inttoptr(arguments[0], pointer)
+        builder.call(function, [target, number(0), number(3), number(1)])  # to read, keep near, data
+        return context.get_dummy_value()
+
+    return (types.void(types.uintp), generate) if isinstance(address, types.Integer) else None
 
 
-@njit(nogil=True, fastmath=FMA, inline="always")
+_larger: Any = _larger_intrinsic  # the intrinsics' first argument is the compiler's
+_prefetch: Any = _prefetch_intrinsic
+
+
+@njit(nogil=True, inline="always")
 def _lane_maxima(q, i, c, k, wq, wc, lanes):
     """``lanes[0, l]`` = the best ``wq·q − wc·c`` of lane l, in the arrays' precision."""
     actions = q.shape[1]
@@ -49,9 +74,13 @@ def _lane_maxima(q, i, c, k, wq, wc, lanes):
         lanes[0, lane] = _larger(wq * q[i, j] - wc * c[k, j], lanes[0, lane])
 
 
-@njit(nogil=True, fastmath=FMA, inline="always")
-def _first_look(q, i, c, k, wq0, wc0, wq1, wc1, lanes):
-    """Lane maxima under two weight pairs (lanes 0 and 1), largest |q| and |c| (2 and 3) and a finiteness sum (4)."""
+@njit(nogil=True, inline="always")
+def _first_look(q, i, c, k, wq0, wc0, wq1, wc1, lanes, next_q, next_c):
+    """Lane maxima under two weight pairs (lanes 0 and 1), largest |q| and |c| (2 and 3) and a finiteness sum (4).
+
+    Meanwhile the rows at the addresses ``next_q`` and ``next_c`` are asked for.
+    """
+    step = np.uintp(LANES * q.itemsize)
     actions = q.shape[1]
     whole = actions // LANES
     zero = q.dtype.type(0)
@@ -59,6 +88,9 @@ def _first_look(q, i, c, k, wq0, wc0, wq1, wc1, lanes):
         lanes[0, lane] = lanes[1, lane] = -np.inf
         lanes[2, lane] = lanes[3, lane] = lanes[4, lane] = zero
     for part in range(whole):
+        for line in range(0, step, 64):
+            _prefetch(next_q + np.uintp(part) * step + np.uintp(line))
+            _prefetch(next_c + np.uintp(part) * step + np.uintp(line))
         for lane in range(LANES):
             j = np.uintp(part * LANES + lane)
             qj, cj = q[i, j], c[k, j]
@@ -78,15 +110,15 @@ def _first_look(q, i, c, k, wq0, wc0, wq1, wc1, lanes):
 
 
 @njit(nogil=True, cache=True)
-def _settle(q, i, c, k, wq, wc, maxima, slack):
+def _settle(q, i, c, k, wq, wc, maxima, row, slack):
     """Best action in float64 among the lanes within ``slack`` of the best; ties: the lower cost, then the higher value."""
-    top = maxima[0]
+    top = maxima[row, 0]
     for lane in range(1, LANES):
-        top = max(top, maxima[lane])
+        top = _larger(top, maxima[row, lane])
     threshold = top - slack
     chosen, best = 0, -np.inf
     for lane in range(LANES):
-        if maxima[lane] < threshold:
+        if maxima[row, lane] < threshold:
             continue
         for j in range(lane, q.shape[1], LANES):
             h = wq * np.float64(q[i, j]) - wc * np.float64(c[k, j])
@@ -106,10 +138,9 @@ def _not_concave(q, i, c, k, first, second, third):
     return after >= before
 
 
-@njit(nogil=True, cache=True)
-def _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack):
+@njit(nogil=True, inline="always")
+def _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack, lanes, native):
     """Vertices of the upper hull from ``cheap`` to ``dear``, both on it, into ``vertices``; returns their number."""
-    lanes = np.empty((1, LANES), q.dtype)  # local, so that the compiler knows nothing else points at it
     count, depth = 1, 1
     vertices[0], stack[0] = cheap, dear
     while depth > 0:
@@ -120,9 +151,9 @@ def _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack):
             continue
         slope = dq / dc
         size = high_q + slope * high_c
-        weights = np.array([1.0, slope]).astype(lanes.dtype)
-        _lane_maxima(q, i, c, k, weights[0], weights[1], lanes)
-        middle = _settle(q, i, c, k, 1.0, slope, lanes[0], unit * size)
+        native[2, 0], native[2, 1] = 1.0, slope
+        _lane_maxima(q, i, c, k, native[2, 0], native[2, 1], lanes)
+        middle = _settle(q, i, c, k, 1.0, slope, lanes, 0, unit * size)
         height = (np.float64(q[i, middle]) - q[i, left]) - slope * (np.float64(c[k, middle]) - c[k, left])
         if c[k, left] < c[k, middle] < c[k, right] and height > 1e-14 * size:
             stack[depth] = middle
@@ -138,44 +169,53 @@ def _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack):
 
 
 @njit(nogil=True, cache=True)
-def hull_rows(q, c, counts, start, stop, weights, unit, base):
-    """Hull edges of rows ``start:stop`` between two prices, one read of the rows.
+def hull_rows(q, c, counts, index, start, stop, weights, unit, base):
+    """Hull edges of the rows ``index[start:stop]`` between two prices, one read of the rows.
 
     ``weights`` (2, 2) holds (wq, wc) of the high and the low price: (1, λ) for a price, (0, 1) for an infinite one,
-    (1, 0) for zero. ``base`` (rows,) receives each row's best action at the high price. ``c`` may have one row for all.
-    Returns edges ``ends`` (3, E) int32: row, from, to; ``steps`` (3, E): slope, count·Δcost, count·Δvalue; the base's
+    (1, 0) for zero. ``base`` (len(index),) receives each row's best action at the high price. ``c`` may have one row for all.
+    Returns edges ``ends`` (3, E) int32: place in ``index``, from, to; ``steps`` (3, E): slope, count·Δcost, count·Δvalue; the base's
     cost and value; and the first row that holds a number that is not finite (−1: none).
     """
     actions = q.shape[1]
     lanes = np.empty((5, LANES), q.dtype)  # local, so that the compiler knows nothing else points at it
-    native = weights.astype(q.dtype)
+    native = np.empty((3, 2), q.dtype)  # weights in the arrays' precision: high price, low price, a chord's slope
+    native[:2] = weights
     vertices, stack = np.empty(actions + 2, np.int64), np.empty(actions + 2, np.int64)
     capacity = 2 * (stop - start) + actions
     ends, steps = np.empty((3, capacity), np.int32), np.empty((3, capacity))
     used, base_cost, base_value, shared = 0, 0.0, 0.0, c.shape[0] == 1
-    for i in range(start, stop):
+    start_q, start_c, row_bytes = np.uintp(q.ctypes.data), np.uintp(c.ctypes.data), np.uintp(actions * q.itemsize)
+    for place in range(start, stop):
+        i = index[place]
         k = 0 if shared else i
-        _first_look(q, i, c, k, native[0, 0], native[0, 1], native[1, 0], native[1, 1], lanes)
-        if lanes[4].sum() != 0:
+        ahead = index[min(place + 1, stop - 1)]
+        next_q, next_c = start_q + np.uintp(ahead) * row_bytes, start_c + np.uintp(0 if shared else ahead) * row_bytes
+        _first_look(q, i, c, k, native[0, 0], native[0, 1], native[1, 0], native[1, 1], lanes, next_q, next_c)
+        top_q, top_c, check = lanes[2, 0], lanes[3, 0], lanes[4, 0]
+        for lane in range(1, LANES):
+            top_q, top_c = _larger(top_q, lanes[2, lane]), _larger(top_c, lanes[3, lane])
+            check += lanes[4, lane]
+        if check != 0:
             return ends[:, :0], steps[:, :0], base_cost, base_value, i
-        high_q, high_c = np.float64(lanes[2].max()), np.float64(lanes[3].max())
+        high_q, high_c = np.float64(top_q), np.float64(top_c)
         slack0 = unit * (weights[0, 0] * high_q + weights[0, 1] * high_c)
         slack1 = unit * (weights[1, 0] * high_q + weights[1, 1] * high_c)
-        cheap = _settle(q, i, c, k, weights[0, 0], weights[0, 1], lanes[0], slack0)
-        dear = _settle(q, i, c, k, weights[1, 0], weights[1, 1], lanes[1], slack1)
-        base[i] = cheap
+        cheap = _settle(q, i, c, k, weights[0, 0], weights[0, 1], lanes, 0, slack0)
+        dear = _settle(q, i, c, k, weights[1, 0], weights[1, 1], lanes, 1, slack1)
+        base[place] = cheap
         base_cost += counts[i] * np.float64(c[k, cheap])
         base_value += counts[i] * np.float64(q[i, cheap])
         if cheap == dear or counts[i] == 0:
             continue
-        number = _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack)
+        number = _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack, lanes, native)
         if used + number > capacity:
             capacity = 2 * capacity + number
             ends, steps = _grown_ends(ends, capacity), _grown_steps(steps, capacity)
         for v in range(number - 1):
             a, b = vertices[v], vertices[v + 1]
             dc, dq = np.float64(c[k, b]) - c[k, a], np.float64(q[i, b]) - q[i, a]
-            ends[0, used], ends[1, used], ends[2, used] = i, a, b
+            ends[0, used], ends[1, used], ends[2, used] = place, a, b
             steps[0, used], steps[1, used], steps[2, used] = dq / dc, counts[i] * dc, counts[i] * dq
             used += 1
     return ends[:, :used], steps[:, :used], base_cost, base_value, -1

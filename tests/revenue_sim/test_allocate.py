@@ -1,0 +1,254 @@
+"""Allocation under one budget: worked by hand, against brute force and HiGHS, and as properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from revenue_sim import allocate as module
+from revenue_sim.allocate import allocate, budget_curve
+from tests.reference.allocation_reference import brute_force, highs_optimum, numpy_bisection
+
+# Row 0: (cost, value) = (1, 1), (2, 4), (4, 5). Row 1: (1, 0), (3, 3). Edges by slope: 3 (Δc 1), 1.5 (Δc 2), 0.5 (Δc 2).
+VALUES = np.array([[1.0, 4.0, 5.0], [0.0, 3.0, -9.0]])
+COSTS = np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 9.0]])
+
+
+@pytest.mark.parametrize(
+    ("budget", "choice", "price", "bound"),
+    [
+        (2.0, [0, 0], 3.0, 1.0),  # exactly the cheapest
+        (3.0, [1, 0], 1.5, 4.0),
+        (4.0, [1, 0], 1.5, 5.5),  # half of row 1's upgrade
+        (5.0, [1, 1], 0.5, 7.0),
+        (6.0, [1, 1], 0.5, 7.5),
+        (7.0, [2, 1], 0.0, 8.0),
+        (99.0, [2, 1], 0.0, 8.0),  # does not bind
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_by_hand(budget, choice, price, bound, dtype):
+    solved = allocate(VALUES.astype(dtype), COSTS.astype(dtype), budget)
+    assert solved.choice.tolist() == choice
+    assert solved.lambda_ == pytest.approx(price)
+    assert solved.bound == pytest.approx(bound, abs=1e-12)
+
+
+def test_the_fractional_row_is_the_one_that_the_relaxation_splits():
+    solved = allocate(VALUES, COSTS, 4.0)
+    assert (solved.fractional_row, solved.fractional_action, solved.fraction) == (1, 1, 0.5)
+    assert solved.gap == pytest.approx(1.5)
+    assert allocate(VALUES, COSTS, 5.0).fractional_row is None
+
+
+def test_counts_stand_for_repeated_rows():
+    # Two requests in row 0: its first upgrade now costs 2 and brings 6.
+    solved = allocate(VALUES, COSTS, 5.0, counts=np.array([2, 1]))
+    assert (solved.choice.tolist(), solved.cost, solved.value) == ([1, 0], 5.0, 8.0)
+    assert solved.bound == highs_optimum(VALUES, COSTS, 5.0, [2, 1])
+
+
+def test_a_row_without_requests_changes_nothing():
+    with_zero = allocate(VALUES, COSTS, 3.0, counts=np.array([1, 0]))
+    alone = allocate(VALUES[:1], COSTS[:1], 3.0)
+    assert (with_zero.value, with_zero.cost, with_zero.bound) == (alone.value, alone.cost, alone.bound)
+
+
+def test_costs_shared_by_all_rows():
+    shared = allocate(VALUES, COSTS[0], 4.0)
+    assert shared.choice.tolist() == allocate(VALUES, np.stack([COSTS[0]] * 2), 4.0).choice.tolist()
+
+
+def test_whole_rows_are_proven_best():
+    # The relaxation's rounding takes row 0's upgrade and strands one unit; row 1's alone is worth more.
+    values, costs = np.array([[0.0, 2.0], [0.0, 5.0]]), np.array([[0.0, 1.0], [0.0, 3.0]])
+    rounded, best = allocate(values, costs, 3.0), allocate(values, costs, 3.0, integral=True)
+    assert (rounded.value, best.value, best.bound) == (2.0, 5.0, 5.0)
+
+
+@st.composite
+def problems(draw):
+    """Small problems with ties, equal costs, zero and negative values, one action, and rows of several requests."""
+    rows, actions = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    numbers = st.one_of(st.integers(-3, 4).map(float), st.floats(-4, 4, width=32))
+    costs = st.one_of(st.integers(0, 4).map(float), st.floats(0, 4, width=32))
+    values = np.array(draw(st.lists(numbers, min_size=rows * actions, max_size=rows * actions)))
+    cost = np.array(draw(st.lists(costs, min_size=rows * actions, max_size=rows * actions)))
+    counts = np.array(draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows)), dtype=float)
+    values, cost = values.reshape(rows, actions), cost.reshape(rows, actions)
+    least, most = float(counts @ cost.min(axis=1)), float(counts @ cost.max(axis=1))
+    budget = least + draw(st.floats(0, 1.2)) * (most - least) + draw(st.sampled_from([0.0, 1e-3]))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    return values.astype(dtype), cost.astype(dtype), max(budget, 1e-3), counts
+
+
+@settings(deadline=None, max_examples=300)
+@given(problems())
+def test_certificate_and_budget(problem):
+    values, costs, budget, counts = problem
+    solved = allocate(values, costs, budget, counts)
+    rows = np.arange(len(values))
+    value = float(counts @ values[rows, solved.choice].astype(float))
+    cost = float(counts @ costs[rows, solved.choice].astype(float))
+    assert cost <= budget
+    assert solved.cost == pytest.approx(cost, abs=1e-9)
+    assert solved.value == pytest.approx(value, abs=1e-9)
+    assert solved.value <= solved.bound + 1e-9
+    largest_step = float((counts * np.ptp(values.astype(float), axis=1)).max())
+    assert solved.gap <= largest_step + 1e-9
+
+
+@settings(deadline=None, max_examples=150)
+@given(problems())
+def test_equal_to_brute_force(problem):
+    values, costs, budget, counts = problem
+    best = brute_force(values.astype(float), costs.astype(float), budget, counts)
+    solved = allocate(values, costs, budget, counts, integral=True)
+    assert best is not None
+    assert solved.value == pytest.approx(best, abs=1e-6)
+    assert allocate(values, costs, budget, counts).bound >= best - 1e-9
+
+
+@settings(deadline=None, max_examples=100)
+@given(problems())
+def test_bound_is_the_lp_optimum(problem):
+    values, costs, budget, counts = problem
+    expected = highs_optimum(values, costs, budget, counts)
+    bound = allocate(values, costs, budget, counts).bound
+    assert bound == pytest.approx(expected, rel=1e-6, abs=1e-6)  # HiGHS' own feasibility tolerance
+
+
+@settings(deadline=None, max_examples=150)
+@given(problems(), st.floats(0, 10))
+def test_never_below_a_single_price(problem, price):
+    values, costs, budget, counts = problem
+    rows = np.arange(len(values))
+    chosen = (values.astype(float) - price * costs.astype(float)).argmax(axis=1)
+    if float(counts @ costs[rows, chosen].astype(float)) <= budget:
+        solved = allocate(values, costs, budget, counts, integral=True)
+        assert solved.value >= float(counts @ values[rows, chosen].astype(float)) - 1e-6
+
+
+@settings(deadline=None, max_examples=150)
+@given(problems(), st.randoms(use_true_random=False))
+def test_order_of_rows_does_not_matter(problem, random):
+    values, costs, budget, counts = problem
+    order = list(range(len(values)))
+    random.shuffle(order)
+    first = allocate(values, costs, budget, counts)
+    second = allocate(values[order], costs[order], budget, counts[order])
+    assert (second.value, second.bound) == pytest.approx((first.value, first.bound), abs=1e-9)
+    assert second.lambda_ == pytest.approx(first.lambda_, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=100)
+@given(problems())
+def test_the_curve_holds_every_bound(problem):
+    values, costs, budget, counts = problem
+    value, price = budget_curve(values, costs, counts).at(budget)
+    solved = allocate(values, costs, budget, counts)
+    assert value[0] == pytest.approx(solved.bound, abs=1e-6)
+    if solved.fraction > 1e-6:
+        assert price[0] == pytest.approx(solved.lambda_, rel=1e-6)
+
+
+@pytest.fixture
+def sampled(monkeypatch):
+    """Brackets from samples already for small problems."""
+    monkeypatch.setattr(module, "SAMPLE_FROM", 1)
+    monkeypatch.setattr(module, "SAMPLE_ROWS", (20, 60))
+
+
+def random_problem(seed, rows=3000, actions=33, dtype=np.float32):
+    generator = np.random.default_rng(seed)
+    costs = generator.uniform(0.2, 3, (rows, actions)).astype(dtype)
+    values = (generator.gamma(1.0, 1.0, (rows, 1)) * np.sqrt(costs) * generator.uniform(0.7, 1.3, costs.shape)).astype(
+        dtype
+    )
+    return values, costs
+
+
+@pytest.mark.parametrize("part", [0.001, 0.05, 0.3, 0.9, 1.1])
+def test_a_sampled_bracket_changes_nothing(sampled, part):
+    values, costs = random_problem(1)
+    least, free = costs.min(axis=1).sum(dtype=float), costs[np.arange(3000), values.argmax(axis=1)].sum(dtype=float)
+    budget = least + part * (free - least)
+    curve_value, _ = budget_curve(values, costs).at(budget)
+    for seed in range(3):
+        solved = allocate(values, costs, budget, seed=seed, threads=2)
+        assert solved.bound == pytest.approx(curve_value[0], rel=1e-12)
+        assert solved.cost <= budget
+
+
+def test_a_missed_bracket_is_widened(sampled, monkeypatch):
+    values, costs = random_problem(2)
+    budget = 1.2 * len(values)
+    right = allocate(values, costs, budget)
+    for wrong in [((1.0, 1e-3), (1.0, 1e-4)), ((1.0, 90.0), (1.0, 80.0))]:
+        monkeypatch.setattr(module, "_bracket", lambda *_, wrong=wrong: wrong)
+        again = allocate(values, costs, budget)
+        assert (again.bound, again.lambda_) == pytest.approx((right.bound, right.lambda_), rel=1e-12)
+
+
+def test_equal_to_bisection_in_numpy():
+    values, costs = random_problem(3, rows=500)
+    price, value, cost = numpy_bisection(values.astype(float), costs.astype(float), 600.0)
+    solved = allocate(values, costs, 600.0)
+    assert price == pytest.approx(solved.lambda_, rel=1e-6)
+    assert cost <= 600.0
+    assert value <= solved.value + 1e-9
+
+
+def test_large_offsets_do_not_fool_the_single_precision_search():
+    # Values of 1e6 differ by less than float32 resolves after weighting; the float64 search must still order them.
+    generator = np.random.default_rng(4)
+    values = (1e6 + generator.integers(0, 8, (200, 40))).astype(np.float32)
+    costs = generator.integers(1, 50, (200, 40)).astype(np.float32)
+    expected = highs_optimum(values - 1e6, costs, 2000.0) + 200 * 1e6
+    assert allocate(values, costs, 2000.0).bound == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_models_curve_is_counted_in_true_numbers():
+    # The model thinks row 1's dear action is worth nothing more: it never takes it up.
+    model = np.array([[1.0, 4.0, 5.0], [0.0, -1.0, -9.0]])
+    curve = budget_curve(model, COSTS, true_values=2 * VALUES, true_costs=COSTS + 1)
+    assert curve.cost.tolist() == [4.0, 5.0, 7.0]
+    assert curve.value.tolist() == [2.0, 8.0, 10.0]
+    assert np.isnan(curve.at(3.9)[0][0])
+    assert curve.at([6.0, 100.0])[0].tolist() == [9.0, 10.0]
+
+
+@pytest.mark.parametrize("budget", [0, -1.0, float("nan"), float("inf"), "3", None, True])
+def test_a_budget_is_a_positive_number(budget):
+    with pytest.raises(UserError, match="budget: got .*expected a positive number"):
+        allocate(VALUES, COSTS, budget)
+
+
+def test_an_infeasible_budget_names_the_least_cost():
+    with pytest.raises(UserError, match="the least possible cost is 2"):
+        allocate(VALUES, COSTS, 1.5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["values", "costs"])
+def test_numbers_must_be_finite(bad, name):
+    arrays = {"values": VALUES.copy(), "costs": COSTS.copy()}
+    arrays[name][1, 2] = bad
+    with pytest.raises(UserError, match=f"{name}: row 2, joint action 2"):
+        allocate(arrays["values"], arrays["costs"], 5.0)
+
+
+@pytest.mark.parametrize("counts", [[1], [1, -1], [1, np.nan]])
+def test_counts_are_checked(counts):
+    with pytest.raises(UserError, match="counts"):
+        allocate(VALUES, COSTS, 5.0, counts=np.array(counts))
+
+
+def test_shapes_are_checked():
+    with pytest.raises(UserError, match="costs: got shape"):
+        allocate(VALUES, COSTS[:, :2], 5.0)
+    with pytest.raises(UserError, match="values: got shape"):
+        allocate(VALUES[0], COSTS, 5.0)
