@@ -25,6 +25,7 @@ from autobucket.bench.analysis import (
 )
 from autobucket.bench.campaign import Campaign, Measured
 from autobucket.bench.config import TestbenchConfig
+from autobucket.bench.estimator_cost import estimator_cost
 from autobucket.bench.figures import draw_bench
 from autobucket.bench.machine import generator_on, machine_facts, place
 from autobucket.bench.report import write_report
@@ -55,7 +56,9 @@ class TestbenchResult:
 
 
 def testbench(
-    config: TestbenchConfig, out: str | Path, make_target: Callable[[], Target] | None = None
+    config: TestbenchConfig,
+    out: str | Path,
+    make_target: Callable[[], Target] | None = None,  # noqa: PT028 (a bench, no test)
 ) -> TestbenchResult:
     """Put a service under load bucket by bucket, account its CPU by its own clocks, fit and check cost maps (Eq. 26).
 
@@ -85,7 +88,14 @@ def testbench(
         errors = fit_errors(maps, table, placement.declared_cores) if maps else pd.Series(dtype=float)
         summary = summarise(config, measured, table, replay, errors)
         summary["wall_s"] = time.perf_counter() - started
-        details = {"machine": facts, "fit": fit, "replay": replay.rounds, "fit_errors_pct": errors.to_dict()}
+        own = estimator_cost(config.estimator, config.estimator_requests, config.seed) if config.estimator else {}
+        details = {
+            "machine": facts,
+            "estimator": own,
+            "fit": fit,
+            "replay": replay.rounds,
+            "fit_errors_pct": errors.to_dict(),
+        }
         _write(run, config, measured, table, maps, details, summary, placement.declared_cores)
         return TestbenchResult(table, rows, maps, summary, run.path)
 

@@ -183,6 +183,10 @@ class TestbenchConfig(Config):
         default=None,
         description="settings ↔ sub-actions of the cost map that is fitted; null: read from strata and lengths",
     )
+    estimator: Path | None = Field(
+        default=None, description="estimator.pt whose own cost per request is reported beside; null: not measured"
+    )
+    estimator_requests: int = Field(default=32, ge=1, le=10_000, description="requests scored for it")
     max_seconds: float = Field(default=900.0, gt=0, le=7200, description="the bench ends with what it has after this")
     max_requests: int = Field(default=200_000, ge=1, description="the bench never sends more than this")
     seed: int = Field(default=0, ge=0, description="seed of traffic, order of measurements and gaps")

@@ -24,9 +24,7 @@ def draw_live(rows: pd.DataFrame, controller: str, path: Path) -> Path:
         colors=COLORS[4:6],
         alpha=0.55,
     )
-    axes[1].plot(
-        t, rows["cpu"].rolling(5, min_periods=1, center=True).mean(), color=COLORS[0], label="5-interval mean"
-    )
+    axes[1].plot(t, rows["cpu"].rolling(5, min_periods=1, center=True).mean(), color=COLORS[0], label="5-interval mean")
     axes[1].plot(t, rows["target"], color=COLORS[1], ls="--", label="target")
     axes[1].set(ylabel="CPU, percent", ylim=(0, max(105, 1.05 * rows["cpu"].max())))
     for color, name in zip(COLORS, [name for name in rows if name.startswith("length_")]):

@@ -59,6 +59,7 @@ def write_report(
         edges=[(bucket.name, bucket.label(), bucket.count) for bucket in measured.buckets],
         **_fit_parts(fit, path.parent / "costs" / "cost_maps.json"),
         replay=details["replay"],
+        estimator=details["estimator"],
     )
     write_text(path, text)
 

@@ -288,3 +288,24 @@ def test_an_address_can_be_allowed_by_name():
 def test_streams_do_not_depend_on_each_other():
     a = numpy_generator(0, "autobucket", "bench", "order", 1).random()
     assert a != numpy_generator(0, "autobucket", "bench", "order", 2).random()
+
+
+def test_the_estimators_own_cost_is_measured(tmp_path):
+    from autobucket.bench.estimator_cost import estimator_cost
+    from autobucket.config import TrainConfig
+    from autobucket.estimator import Estimator, build_model
+    from autobucket.tasks import Task
+    from common.encoding import StateEncoder
+
+    config = load_config(TrainConfig, "configs/autobucket/smoke.yaml")
+    frame = pd.DataFrame(
+        {name: ["x", "y"] if kind == "category" else [0.0, 1.0] for name, kind in config.data.spec.state.items()}
+    )
+    encoder = StateEncoder.fit(frame, config.data.spec.state)
+    tasks = [Task.fit(name, task, np.array([0.0, 1.0])) for name, task in config.tasks.items()]
+    weights = build_model(config, encoder).state_dict()
+    Estimator(config, encoder, tasks, [0] * len(tasks), {0: weights}).save(tmp_path / "estimator.pt")
+    cost = estimator_cost(tmp_path / "estimator.pt", requests=4, seed=0)
+    assert cost["joint_actions"] == len(config.data.spec.joint_table())
+    assert cost["single_ms"] > 0
+    assert cost["batched_ms"] > 0
