@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autobucket.cost_config import ActionsConfig, FitCostsConfig
+from autobucket.cost_config import FitCostsConfig
 from autobucket.cost_maps import ALL, Curve, ServiceMap, channel_names
-from autobucket.isotonic import choose_knots, nonnegative_least_squares, ramp_basis
+from autobucket.isotonic import choose_knots, interpolate, nonnegative_least_squares, ramp_basis
 from common.errors import UserError
 
 _REWEIGHTINGS = 3
@@ -33,7 +33,9 @@ class Design:
 
     def __init__(self, config: FitCostsConfig, rows: pd.DataFrame, place: str) -> None:
         self.actions, self.place = config.actions, place
-        self.switches = {name: _settings(rows[name], setting.values) for name, setting in config.actions.switches.items()}
+        self.switches = {
+            name: _settings(rows[name], setting.values) for name, setting in config.actions.switches.items()
+        }
         self.blocks = [Block("base", "", ALL), *self._switch_blocks(), *self._channel_blocks(rows)]
         self.blocks += self._queue_blocks(rows, config)
         at = 0
@@ -95,7 +97,9 @@ class Design:
         missing = sorted(wanted - set(found))
         if missing:
             raise UserError(f"{self.place}: channel {missing[0]!r} was never measured; found {found}")
-        return [Block("channel", c, setting) for setting in self._by_setting(self.actions.channel_switch) for c in found]
+        return [
+            Block("channel", c, setting) for setting in self._by_setting(self.actions.channel_switch) for c in found
+        ]
 
     def _queue_blocks(self, rows: pd.DataFrame, config: FitCostsConfig) -> list[Block]:
         blocks = []
@@ -141,6 +145,7 @@ class AdditiveFit:
                 steps = np.concatenate([np.zeros((len(draws), 1)), np.cumsum(draws[:, block.columns], axis=1)], axis=1)
                 low, high = np.quantile(steps, [tail, 1 - tail], axis=0) if len(draws) else (cost, cost)
                 queues.setdefault(block.name, {})[block.setting] = Curve(block.knots, cost, low, high)
+        base, queues = _anchored_at_zero(base, queues)
         return ServiceMap(base, switches, channels, queues)
 
     def quality(self, config: FitCostsConfig, generator: np.random.Generator) -> dict[str, Any]:
@@ -198,8 +203,33 @@ class AdditiveFit:
             "holds": bool(worst <= threshold),
             "per_pair_pct": slope,
             "per_pair_z": z,
-            "sets": {str(k): {"mean_pct": r["mean"], "se_pct": r["sem"], "rows": int(r["count"])} for k, r in by_set.iterrows()},
+            "sets": {
+                str(k): {"mean_pct": r["mean"], "se_pct": r["sem"], "rows": int(r["count"])}
+                for k, r in by_set.iterrows()
+            },
         }
+
+
+def _anchored_at_zero(base: float, queues: dict[str, dict[str, Curve]]) -> tuple[float, dict[str, dict[str, Curve]]]:
+    """Curves continued to length 0 and a quarter beyond the longest one measured, for readers who do not extrapolate.
+
+    What an element's curves save between their first point and 0 moves out of the base, as far as the base reaches.
+    """
+    for by in queues.values():
+        longer = {key: _continued(curve) for key, curve in by.items()}
+        shift = min(base, max(-curve.cost[0] for curve in longer.values()))
+        base -= shift
+        for key, curve in longer.items():
+            parts = (np.maximum(part + shift, 0.0) for part in (curve.cost, curve.low, curve.high))
+            by[key] = Curve(curve.x, *parts)
+    return base, queues
+
+
+def _continued(curve: Curve) -> Curve:
+    if len(curve.x) < 2:
+        return curve
+    x = np.concatenate([[0.0] if curve.x[0] > 0 else [], curve.x, [1.25 * curve.x[-1]]])
+    return Curve(x, *(interpolate(x, curve.x, part) for part in (curve.cost, curve.low, curve.high)))
 
 
 def fit_additive(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> AdditiveFit:
@@ -219,7 +249,9 @@ def _solve(design: Design, matrix: np.ndarray, y: np.ndarray, level: np.ndarray,
     rough = design.roughness()
     n, scale = len(level), np.median(level)
     penalty = np.sqrt(smoothness * n / max(len(rough), 1)) / scale
-    tiny = 1e-5 * np.sqrt(n) / scale  # a ridge decides what the rows leave open (which of two always-open channels costs)
+    tiny = (
+        1e-5 * np.sqrt(n) / scale
+    )  # a ridge decides what the rows leave open (which of two always-open channels costs)
     stacked = np.concatenate([matrix / level[:, None], penalty * rough, tiny * np.eye(design.width)])
     targets = np.atleast_2d(y) / level
     padded = np.concatenate([targets, np.zeros((len(targets), len(stacked) - n))], axis=1)
@@ -231,7 +263,9 @@ def _settings(column: pd.Series, declared: Sequence[str]) -> list[str]:
     measured = set(column.astype(str).unique())
     missing = [value for value in declared if value not in measured]
     if missing:
-        raise UserError(f"load test: column {column.name!r}: setting {missing[0]!r} was never measured; found {sorted(measured)}")
+        raise UserError(
+            f"load test: column {column.name!r}: setting {missing[0]!r} was never measured; found {sorted(measured)}"
+        )
     return list(dict.fromkeys(declared))
 
 

@@ -21,7 +21,9 @@ class ElementConfig(Config):
     """A realised queue length whose cost curve is fitted (elastic queue)."""
 
     task: str | None = Field(default=None, description="estimator task that predicts it; null: the element's own name")
-    switch: str | None = Field(default=None, description="switch whose settings have curves of their own; null: one curve")
+    switch: str | None = Field(
+        default=None, description="switch whose settings have curves of their own; null: one curve"
+    )
 
 
 class ActionsConfig(Config):
@@ -34,7 +36,9 @@ class ActionsConfig(Config):
     channel_switch: str | None = Field(
         default=None, description="switch that channel costs depend on; null: the same under all its settings"
     )
-    switches: dict[str, SettingConfig] = Field(default={}, description="load-test column → model switch (elastic model)")
+    switches: dict[str, SettingConfig] = Field(
+        default={}, description="load-test column → model switch (elastic model)"
+    )
     elements: dict[str, ElementConfig] = Field(description="load-test column → realised queue length (elastic queue)")
 
     @model_validator(mode="after")

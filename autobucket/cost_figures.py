@@ -16,7 +16,11 @@ def draw_cost_maps(maps: CostMaps, table: pd.DataFrame, path: str | Path) -> Pat
     elements = list(maps.actions.elements)
     idc = maps.idcs[0]
     figure, axes = new_figure(
-        len(maps.services), len(elements) + 1, width=3.6 * (len(elements) + 1), height=3.1 * len(maps.services), squeeze=False
+        len(maps.services),
+        len(elements) + 1,
+        width=3.6 * (len(elements) + 1),
+        height=3.1 * len(maps.services),
+        squeeze=False,
     )
     for row, service in zip(axes, maps.services):
         one = maps.maps[idc][service]
@@ -26,7 +30,9 @@ def draw_cost_maps(maps: CostMaps, table: pd.DataFrame, path: str | Path) -> Pat
         rows = table[(table["idc"] == idc) & (table["service"] == service) & (table["degradation"] == 0)]
         _draw_fit(row[-1], rows)
         error = one.quality.get("median_error_pct", float("nan"))
-        row[-1].set(title=f"{service}: fit, median error {error:.1f} %", xlabel="measured core-ms", ylabel="fitted core-ms")
+        row[-1].set(
+            title=f"{service}: fit, median error {error:.1f} %", xlabel="measured core-ms", ylabel="fitted core-ms"
+        )
     figure.suptitle(f"Cost maps of data centre {idc}")
     return save_figure(figure, path)
 

@@ -20,7 +20,11 @@ ALL = "all"  # key of a curve or channel cost that depends on no switch
 
 
 def cost_per_request(
-    cpu_percent: np.ndarray, machines: np.ndarray, cores: np.ndarray, qps: np.ndarray, idle_percent: np.ndarray | float = 0
+    cpu_percent: np.ndarray,
+    machines: np.ndarray,
+    cores: np.ndarray,
+    qps: np.ndarray,
+    idle_percent: np.ndarray | float = 0,
 ) -> np.ndarray:
     """Eq. 26 less the idle baseline: (p% − idle%) · n · N / QPS, in core-milliseconds per request.
 
@@ -115,7 +119,11 @@ class CostMaps:
 
     def save(self, path: str | Path) -> None:
         """Write the documented JSON file."""
-        channels = sorted({c for value in self.actions.channels.values for c in channel_names(value)}) if self.actions.channels else []
+        channels = (
+            sorted({c for value in self.actions.channels.values for c in channel_names(value)})
+            if self.actions.channels
+            else []
+        )
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -126,7 +134,10 @@ class CostMaps:
             "channels": channels,
             "switches": {name: setting.values for name, setting in self.actions.switches.items()},
             "actions": to_dict(self.actions),
-            "maps": {idc: {name: _map_to_dict(one) for name, one in by.items()} for idc, by in self.maps.items()},
+            "maps": {
+                idc: {name: _map_to_dict(one, self.actions) for name, one in by.items()}
+                for idc, by in self.maps.items()
+            },
         }
         write_json(path, content)
 
@@ -155,23 +166,31 @@ def channel_names(channels: str) -> list[str]:
     return [name for name in str(channels).split("+") if name and name != "none"]
 
 
-def _map_to_dict(one: ServiceMap) -> dict[str, Any]:
+def _map_to_dict(one: ServiceMap, actions: ActionsConfig) -> dict[str, Any]:
+    """Plain values; what depends on no switch is also written under each setting of the first, for simple readers."""
+    first, settings = next(((name, setting.values) for name, setting in actions.switches.items()), ("", []))
     curves = {
         element: {
-            key: {"x": curve.x, "cost": curve.cost, "low": curve.low, "high": curve.high} for key, curve in by.items()
+            key: {"x": curve.x, "cost": curve.cost, "low": curve.low, "high": curve.high}
+            for key, curve in _spread(by, settings).items()
         }
         for element, by in one.queues.items()
     }
     return {
         "base": one.base,
         "switches": one.switches,
-        "channels": one.channels,
+        **({first: one.switches.get(first, {})} if first else {}),
+        "channels": _spread(one.channels, settings),
         "queues": curves,
         "load": {"percent": one.load[0], "factor": one.load[1]},
         "degradation": {"level": one.degradation[0], "cost": one.degradation[1]},
         "idle_percent": one.idle_percent,
         "quality": one.quality,
     }
+
+
+def _spread(by: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    return by | {setting: by[ALL] for setting in settings if setting not in by} if ALL in by else by
 
 
 def _map_from_dict(values: Mapping[str, Any], place: str) -> ServiceMap:
@@ -195,7 +214,9 @@ def _map_from_dict(values: Mapping[str, Any], place: str) -> ServiceMap:
 def _curve_from_dict(values: Mapping[str, Any], place: str) -> Curve:
     x, cost = np.array(values["x"], np.float64), np.array(values["cost"], np.float64)
     if len(x) == 0 or x.shape != cost.shape or (np.diff(x) <= 0).any() or (np.diff(cost) < 0).any():
-        raise UserError(f"{place}: expected rising x and as many costs that never fall, got {_short(x)} and {_short(cost)}")
+        raise UserError(
+            f"{place}: expected rising x and as many costs that never fall, got {_short(x)} and {_short(cost)}"
+        )
     low = np.array(values.get("low", cost), np.float64)
     high = np.array(values.get("high", cost), np.float64)
     return Curve(x, cost, low, high)

@@ -61,8 +61,8 @@ def split(config: DataConfig, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
         raise UserError(
             f"{config.requests}: got {len(frame)} rows; too few for training and validation at the given shares"
         )
-    parts = frame.iloc[:validation], frame.iloc[validation:test], frame.iloc[test:]
-    return tuple(part.reset_index(drop=True) for part in parts)  # type: ignore[return-value]
+    train, middle, last = frame.iloc[:validation], frame.iloc[validation:test], frame.iloc[test:]
+    return train.reset_index(drop=True), middle.reset_index(drop=True), last.reset_index(drop=True)
 
 
 def encode(frame: pd.DataFrame, encoder: StateEncoder, spec: RequestSpec, tasks: Mapping[str, TaskConfig]) -> Rows:

@@ -22,10 +22,12 @@ from common.requests import RequestSpec
 
 KIND = "autobucket-estimator"
 _ROWS = 8192  # rows per forward pass of predict
-_PAIRS = 4096  # state-action pairs per forward pass of results: the activations then stay in cache
+_PAIRS = 16384  # state-action pairs per forward pass of results
 
 
-def build_model(config: TrainConfig, encoder: StateEncoder, generator: torch.Generator | None = None) -> ActionResultModel:
+def build_model(
+    config: TrainConfig, encoder: StateEncoder, generator: torch.Generator | None = None
+) -> ActionResultModel:
     """The network that fits the config and the vocabularies; weights depend on the generator alone."""
     spec = config.data.spec
     default = config.model.gates or list(spec.sub_actions)
@@ -101,7 +103,7 @@ class Estimator:
     def predict(self, frame: pd.DataFrame) -> dict[str, np.ndarray]:
         """Predicted results of logged rows, float32 (M,) per task in the result's own unit (probability if binary)."""
         codes, numbers = self._encode(frame)
-        actions = torch.from_numpy(frame[list(self.spec.sub_actions)].to_numpy(np.int64)).to(self.device)
+        actions = torch.from_numpy(frame[list(self.spec.sub_actions)].to_numpy(np.int64).copy()).to(self.device)
         outputs = np.empty((len(self.tasks), len(frame)), dtype=np.float32)
         for model, tasks in self._passes:
             for start in range(0, len(frame), _ROWS):

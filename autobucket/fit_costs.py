@@ -13,12 +13,11 @@ from autobucket.additive import AdditiveFit, fit_additive
 from autobucket.cost_config import ActionsConfig, FitCostsConfig
 from autobucket.cost_figures import draw_cost_maps
 from autobucket.cost_maps import CostMaps, ServiceMap, cost_per_request
-from autobucket.world_costs import write_world_costs
 from common.cli import run_cli
 from common.errors import UserError
 from common.run_folder import RunFolder
 from common.seeding import numpy_generator
-from common.tables import Column, Schema, read_table
+from common.tables import Column, Schema, read_table, write_table
 
 
 @dataclass
@@ -33,8 +32,8 @@ class FitCostsResult:
 def fit_costs(config: FitCostsConfig, out: str | Path) -> FitCostsResult:
     """Fit additive, monotone cost maps per data centre and service to load-test rows.
 
-    Writes ``cost_maps.json`` (docs/autobucket.md), ``world_costs.json`` (the world's cost map), ``measured.csv`` (each row's
-    cost and fit), ``cost_curves.png`` and ``summary.json``.
+    Writes ``cost_maps.json`` (docs/autobucket.md), ``measured.csv`` (each row's cost and fit), ``cost_curves.png`` and
+    ``summary.json``.
     """
     with RunFolder(out, config) as run:
         rows = read_loadtest(config)
@@ -49,9 +48,8 @@ def fit_costs(config: FitCostsConfig, out: str | Path) -> FitCostsResult:
         _require_all(config.loadtest, maps, services)
         fitted = CostMaps(services, tuple(maps), config.actions, maps)
         fitted.save(run.path / "cost_maps.json")
-        write_world_costs(fitted, run.path / "world_costs.json")
         table = pd.concat(measured, ignore_index=True)
-        table.to_csv(run.path / "measured.csv", index=False)
+        write_table(table, run.path / "measured.csv")
         draw_cost_maps(fitted, table, run.path / "cost_curves.png")
         summary = _summary(fitted, table)
         run.write_summary(summary)
@@ -65,7 +63,9 @@ def read_loadtest(config: FitCostsConfig) -> pd.DataFrame:
         if name not in rows:
             rows[name] = value
     if (rows["qps"] > 0).sum() == 0:
-        raise UserError(f"{config.loadtest}: column 'qps': got only 0; expected measurements under load beside the idle ones")
+        raise UserError(
+            f"{config.loadtest}: column 'qps': got only 0; expected measurements under load beside the idle ones"
+        )
     return rows
 
 
@@ -114,7 +114,7 @@ def fit_service(
         "rows": int(normal.sum()),
         "median_error_pct": float(100 * np.median(np.abs(used["fitted"] * factor / used["cost"] - 1))),
     }
-    levels, prices = degradation_costs(table, list(config.actions.switches), config.actions.channels is not None)
+    levels, prices = degradation_costs(table, config.actions)
     one = replace(one, load=load, degradation=(levels, prices), idle_percent=idle, quality=quality)
     return one, table
 
@@ -127,7 +127,9 @@ def measured_costs(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> tu
     for name in config.actions.elements:
         missing = table[name].isna()
         if missing.any():
-            raise UserError(f"{place}: row {int(missing.idxmax()) + 1} under load, column {name!r}: got an empty value; expected a length")
+            raise UserError(
+                f"{place}: row {int(missing.idxmax()) + 1} under load, column {name!r}: got an empty value; expected a length"
+            )
     table["cost"] = cost_per_request(table["cpu_percent"], table["machines"], table["cores"], table["qps"], idle)
     strong = table["cpu_percent"] - idle > config.min_cpu_percent
     if strong.sum() < 8:
@@ -155,17 +157,19 @@ def load_dependence(
     return ([float(low), float(high)], factors.tolist()), float(100 * (np.exp(slope * (high - low)) - 1))
 
 
-def degradation_costs(table: pd.DataFrame, switches: list[str], channels: bool) -> tuple[list[float], list[float]]:
-    """f(D) of Eq. 1: mean cost at level D less that at level 0, over settings measured at both; 0 at level 0."""
-    keys = [*(["channels"] if channels else []), *switches, "bucket"]
-    mean = table.groupby([*keys, "degradation"], observed=True)["cost"].mean().unstack("degradation")
-    levels, prices = [0.0], [0.0]
-    for level in sorted(value for value in mean.columns if value > 0):
-        change = (mean[level] - mean[0.0]).dropna() if 0.0 in mean else pd.Series(dtype=float)
-        if len(change):
-            levels.append(float(level))
-            prices.append(float(change.mean()))
-    return levels, prices
+def degradation_costs(table: pd.DataFrame, actions: ActionsConfig) -> tuple[list[float], list[float]]:
+    """f(D) of Eq. 1: mean cost at level D less that at level 0, over settings measured at both; 0 at level 0.
+
+    Settings match by their asked lengths where those stand in the table at both levels, else by everything but the lengths.
+    """
+    keys = [*(["channels"] if actions.channels is not None else []), *actions.switches, "bucket"]
+    for names in ([*keys, *actions.elements], keys):
+        mean = table.groupby([*names, "degradation"], observed=True)["cost"].mean().unstack("degradation")
+        levels = [value for value in mean.columns if value > 0]
+        changes = {level: (mean[level] - mean[0.0]).dropna() for level in levels} if 0.0 in mean else {}
+        if levels and all(len(change) for change in changes.values()):
+            return [0.0, *map(float, changes)], [0.0, *(float(change.mean()) for change in changes.values())]
+    return [0.0], [0.0]
 
 
 def round_cv(table: pd.DataFrame) -> float:
@@ -197,9 +201,13 @@ def _summary(maps: CostMaps, table: pd.DataFrame) -> dict[str, Any]:
         "rate_sensitivity_pct": {name: one.quality["rate_sensitivity_pct"] for name, one in ones.items()},
         "additivity_pct": {name: one.quality["additivity"]["worst_pct"] for name, one in ones.items()},
         "idle_percent": {name: one.idle_percent for name, one in ones.items()},
-        "degradation": {name: dict(zip(map(str, one.degradation[0]), one.degradation[1])) for name, one in ones.items()},
+        "degradation": {
+            name: dict(zip(map(str, one.degradation[0]), one.degradation[1])) for name, one in ones.items()
+        },
     }
 
 
 if __name__ == "__main__":
-    run_cli(fit_costs, FitCostsConfig, default_config="configs/autobucket/costs.yaml", default_out="runs/autobucket-costs")
+    run_cli(
+        fit_costs, FitCostsConfig, default_config="configs/autobucket/costs.yaml", default_out="runs/autobucket-costs"
+    )

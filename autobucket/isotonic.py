@@ -103,7 +103,10 @@ def nonnegative_least_squares(design: np.ndarray, targets: np.ndarray) -> np.nda
     One QR factorisation shrinks every problem to p equations first.
     """
     q, r = np.linalg.qr(design)
+    out = np.empty((design.shape[1], targets.shape[1]))
     try:
-        return np.stack([nnls(r, column, maxiter=50 * design.shape[1])[0] for column in (q.T @ targets).T], axis=1)
+        for b, column in enumerate((q.T @ targets).T):
+            out[:, b] = nnls(r, column, maxiter=50 * design.shape[1])[0]
+        return out
     except RuntimeError as error:
         raise UserError(f"cost maps: the non-negative fit did not converge on {design.shape}: {error}") from None

@@ -8,6 +8,8 @@ the state part computed once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +28,15 @@ def cross_v1(x0: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x0 * F.linear(x, weight) + bias + x
 
 
+class _Cross(nn.Module):
+    """Weights of one cross layer: (d, d) for v2, (1, d) for v1, and a bias (d,)."""
+
+    def __init__(self, width: int, rows: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, width)))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+
 class DeepCross(nn.Module):
     """Cross layers and hidden layers side by side over one input made of a state and an action part."""
 
@@ -35,10 +46,9 @@ class DeepCross(nn.Module):
         width = state_width + action_width
         layers = config.cross_layers if config.cross != "none" else 0
         rows = width if config.cross == "v2" else 1
-        self.cross = nn.ModuleList(nn.Linear(width, rows, bias=False) for _ in range(layers))
-        self.cross_bias = nn.ParameterList(nn.Parameter(torch.zeros(width)) for _ in range(layers))
+        self.cross = nn.ModuleList(_Cross(width, rows) for _ in range(layers))
         sizes = [width, *config.deep]
-        self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
+        self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout = nn.Dropout(dropout)
         self.width = (width if layers else 0) + (sizes[-1] if config.deep else 0)
 
@@ -50,19 +60,23 @@ class DeepCross(nn.Module):
         if len(self.cross):
             outputs.append(self._crossed(x0, state, action))
         if len(self.deep):
-            hidden = F.relu_(self._split(self.deep[0].weight, state, action) + self.deep[0].bias)
+            first = cast(nn.Linear, self.deep[0])
+            hidden = F.relu_(self._split(first.weight, state, action) + first.bias)
             for layer in self.deep[1:]:
                 hidden = F.relu_(layer(self.dropout(hidden)))
             outputs.append(self.dropout(hidden))
         return torch.cat(outputs, dim=-1)
 
     def _crossed(self, x0: Tensor, state: Tensor, action: Tensor) -> Tensor:
-        first = self._split(self.cross[0].weight, state, action)  # the only product that the parts can share
-        bias = self.cross_bias[0]
-        x = torch.addcmul(x0, x0, first + bias) if self.kind == "v2" else x0 * first + bias + x0
+        first, *others = [cast(_Cross, layer) for layer in self.cross]
+        product = self._split(first.weight, state, action)  # the only product that the parts can share
+        if self.kind == "v2":
+            x = torch.addcmul(x0, x0, product + first.bias)
+        else:
+            x = x0 * product + first.bias + x0
         step = cross_v2 if self.kind == "v2" else cross_v1
-        for layer, bias in zip(self.cross[1:], list(self.cross_bias)[1:]):
-            x = step(x0, x, layer.weight, bias)
+        for layer in others:
+            x = step(x0, x, layer.weight, layer.bias)
         return x
 
     def _split(self, weight: Tensor, state: Tensor, action: Tensor) -> Tensor:
@@ -71,6 +85,11 @@ class DeepCross(nn.Module):
 
 class ActionResultModel(nn.Module):
     """Predicts T results of a (state, action) on each task's own scale (see tasks.py)."""
+
+    state_offsets: Tensor
+    action_offsets: Tensor
+    state_sizes: Tensor
+    action_sizes: Tensor
 
     def __init__(
         self,
@@ -136,8 +155,9 @@ class ActionResultModel(nn.Module):
     def _gate(self, task: int, state: Tensor, action: Tensor) -> Tensor:
         """Gate logits; parts that the gate does not see stay unexpanded, so a gate of actions is computed A times."""
         in_state, in_action = self.gate_parts[task]
-        weight, bias = self.gates[task].weight, self.gates[task].bias
-        logits = bias
+        gate = cast(nn.Linear, self.gates[task])
+        weight: Tensor = gate.weight
+        logits: Tensor = gate.bias
         if in_state:
             logits = logits + F.linear(state[..., in_state], weight[:, : len(in_state)])
         if in_action:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autobucket.config import TrainConfig
 from autobucket.data import Rows, encode, read_log, split
-from autobucket.estimator import KIND, Estimator, build_model
+from autobucket.estimator import Estimator, build_model
 from autobucket.evaluate import metrics_table
 from autobucket.tasks import Task
 from common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
@@ -128,7 +128,9 @@ class _Training:
 
     def summary(self) -> dict[str, Any]:
         """Numbers of the run."""
-        kept = {task.name: self.kept[t] / self.config.optimiser.evaluations_per_epoch for t, task in enumerate(self.tasks)}
+        kept = {
+            task.name: self.kept[t] / self.config.optimiser.evaluations_per_epoch for t, task in enumerate(self.tasks)
+        }
         return {
             "rows": len(self.rows),
             "seed": self.config.seed,
