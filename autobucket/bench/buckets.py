@@ -168,6 +168,11 @@ def _value_groups(config: BucketsConfig, values: pd.Series) -> pd.Series:
         raise UserError(
             f"buckets.values: request value {unknown[0]!r} is in no group; expected each of {sorted(set(values))}"
         )
+    empty = [group for group in config.values if not set(group) & set(values)]
+    if empty:
+        raise UserError(
+            f"buckets.values: group {empty[0]} has no request; the traffic's values are {sorted(set(values))}"
+        )
     return values.map(group_of)
 
 

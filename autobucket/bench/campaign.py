@@ -122,9 +122,7 @@ class Campaign:
             replies, took = await one_by_one(target, payloads(requests), self.budget)
         bad = [reply for reply in replies if reply.status != "ok"]
         if bad:
-            raise UserError(
-                f"target: {len(bad)} of {len(replies)} requests failed in scouting; the last: {bad[-1].detail}"
-            )
+            raise UserError(f"target: request {len(replies)} of {len(requests)} failed in scouting: {bad[-1].detail}")
         if len(replies) < len(requests):
             raise UserError(
                 f"max_seconds: {len(replies)} of {len(requests)} requests were scouted when time was up; allow more"
@@ -195,6 +193,11 @@ class Campaign:
         window = await drive(
             target, [{}], times, self.budget, horizon_s=load.noop_s, cores=self.placement.target, noop=True
         )
+        if window.ok < window.sent:
+            path = self.config.target.noop_path
+            raise UserError(
+                f"target.noop_path: {path} failed: {window.detail}; expected an answer without work, or null"
+            )
         self._note(Record(number, "noop", window))
 
     async def _warm(self, target: Target, name: str) -> None:

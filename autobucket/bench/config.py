@@ -78,7 +78,7 @@ class TrafficConfig(Config):
             "queue_a": [1, 3, 10, 30, 100],
             "queue_b": [1, 3, 8, 25, 80],
             "model": ["light", "heavy"],
-            "truncation": [3, 8, 20, 50, 110],
+            "truncation": [4, 10, 30, 70, 150],
         },
         description="field → its choices, drawn uniformly and independently",
     )
@@ -225,7 +225,7 @@ class LiveConfig(Config):
     burst: float = Field(default=1.3, ge=1, description="factor of a sudden event at two thirds of the run; 1: none")
     interval_s: float = Field(default=1.0, gt=0, le=60, description="seconds between decisions")
     lengths: dict[str, tuple[int, int]] = Field(
-        default={"queue_a": (1, 100), "queue_b": (1, 80), "truncation": (3, 110)},
+        default={"queue_a": (1, 100), "queue_b": (1, 80), "truncation": (4, 150)},
         min_length=1,
         description="field → shortest and longest queue that the controller may set",
     )

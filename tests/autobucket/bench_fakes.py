@@ -31,6 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         global served
         served += 1
         self.rfile.read(int(self.headers["Content-Length"]))
+        if mode == "noop" and self.path == "/noop": return self.reply({}, 404)
         if mode == "errors": return self.reply({"error": "out of order"}, 500)
         if mode == "hangs": time.sleep(60)
         if mode == "dies" and served > 5: os._exit(9)

@@ -155,6 +155,8 @@ def test_buckets_refuse_what_they_cannot_group():
         make_buckets(BucketsConfig(min_count=50), frame, "value")
     with pytest.raises(UserError, match=r"'(mid|high)' is in no group"):
         make_buckets(BucketsConfig(values=[["low"]]), frame, "value")
+    with pytest.raises(UserError, match=r"group \['huge'\] has no request"):
+        make_buckets(BucketsConfig(values=[["low", "mid", "high"], ["huge"]]), frame, "value")
 
 
 def test_traffic_is_reproducible_and_a_user_keeps_its_value(tmp_path):

@@ -120,7 +120,8 @@ def small_config(**target):
     return TestbenchConfig(
         target=TargetConfig(request_timeout_s=0.4, **target),
         traffic={"requests": 12},
-        load={"warmup_s": 0.2, "rates": [30], "idle_s": 0.05, "noop_s": 0},
+        load={"warmup_s": 0.2, "rates": [30], "idle_s": 0.05, "noop_s": 0.1, "min_rounds": 2, "max_rounds": 2},
+        buckets={"strata": ["model"], "min_count": 1},
         validity={"abort_errors": 6},
     )
 
@@ -128,6 +129,7 @@ def small_config(**target):
 @pytest.mark.parametrize(
     "mode,message",
     [
+        ("noop", r"target.noop_path: /noop failed: HTTP 404"),
         ("errors", r"6 requests in a row failed; the last: HTTP 500: .*out of order"),
         ("hangs", r"requests in a row failed; the last: no answer within 0.4 s"),
         ("dies", r"the target ended \(exit status 9\)"),
@@ -140,7 +142,18 @@ def test_a_target_that_fails_under_load(mode, message, tmp_path):
     campaign = Campaign(config, tmp_path, Placement(None, None, 1), resume=False)
     with pytest.raises(UserError, match=message):
         campaign.run()
-    assert not (tmp_path / "scouted.json").exists()
+    assert (tmp_path / "scouted.json").exists() == (mode == "noop")
+    assert not (tmp_path / "windows.jsonl").exists() or mode == "noop"
+
+
+def test_a_child_is_put_into_the_cgroup_before_it_runs(tmp_path):
+    (tmp_path / "cgroup.procs").write_text("")
+    child = Child([sys.executable, "-c", "pass"], cgroup=tmp_path)
+    child.process.wait(timeout=20)
+    child.stop()
+    assert (tmp_path / "cgroup.procs").read_text() == str(child.pid)
+    with pytest.raises(UserError, match="cannot start"):
+        Child([sys.executable, "-c", "pass"], cgroup=tmp_path / "absent")
 
 
 def test_a_child_takes_its_whole_group_along(tmp_path):
