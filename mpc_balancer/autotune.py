@@ -15,6 +15,7 @@ from mpc_balancer.table import SystemData
 OVER_PRICE = 8.0  # a point above the budget costs this many points below: E(over)/E(under) near that of ν = 0.64 %
 _ROUNDS, _PER_ROUND = 3, 20
 
+PI_KINDS = ("pi", "pi_feedforward", "pi_forecast")
 Score = Callable[[Sequence[PiGains]], np.ndarray]
 
 
@@ -37,19 +38,21 @@ def search_gains(
 def tune_on_model(
     model: SystemModel,
     data: SystemData,
-    feedforward: bool,
+    kind: str,
     target: np.ndarray,
     seed: int = 0,
     days: float = 1.0,
     delay: int = 0,
+    reading_noise: float = 0.0,
 ) -> PiGains:
-    """Gains for the last ``days`` of each group's table, simulated with the model, its noise and that traffic."""
+    """Gains of one of PI_KINDS for the last ``days`` of each group's table, simulated with the model, its noise and that
+    traffic; ``delay`` steps until a price acts, and readings noisier by ``reading_noise`` points."""
     scenes = [
-        _Scene(model, data.take(np.flatnonzero(data.group == g)), g, feedforward, target, seed, days, delay)
+        _Scene(model, data.take(np.flatnonzero(data.group == g)), g, kind, target, seed, days, delay, reading_noise)
         for g in range(len(data.groups))
         if (data.group == g).sum() > 50
     ]
-    return search_gains(lambda gains: np.mean([scene.costs(gains) for scene in scenes], axis=0), feedforward, seed)
+    return search_gains(lambda gains: np.mean([scene.costs(gains) for scene in scenes], axis=0), kind != "pi", seed)
 
 
 def _near(best: PiGains, width: float, feedforward: bool, generator: np.random.Generator) -> PiGains:
@@ -67,12 +70,14 @@ class _Scene:
         model: SystemModel,
         data: SystemData,
         group: int,
-        feedforward: bool,
+        kind: str,
         target: np.ndarray,
         seed: int,
         days: float,
         delay: int,
+        reading_noise: float,
     ) -> None:
+        feedforward = kind != "pi"
         rows = int(days * 86_400 / model.step_seconds)
         data = data.take(np.arange(max(0, len(data) - rows), len(data)))
         self.model, self.target, self.delay = model, target, delay
@@ -84,13 +89,18 @@ class _Scene:
         generator = numpy_generator(seed, "mpc_balancer", "tune", group)
         errors = np.array(model.tuned.get("observer", {}).get("errors", [[0.0] * len(target)]))
         self.noise = errors[generator.integers(0, len(errors), count)]  # (T, S)
+        self.blur = reading_noise * generator.standard_normal(self.noise.shape)
         self.curve = CostCurve.from_model(model, group) if feedforward else CostCurve.identity(model.prices.size)
-        self.push = self._pushes(data, group) if feedforward else np.zeros(count)
+        self.push = self._pushes(data, group, kind) if feedforward else np.zeros(count)
         self.feedforward = feedforward
 
-    def _pushes(self, data: SystemData, group: int) -> np.ndarray:
+    def _pushes(self, data: SystemData, group: int, kind: str) -> np.ndarray:
         known = self.model.tuned.get("forecasts", {}).get(self.model.features.groups[group])
-        fitted = TrafficForecast.from_dict(known) if known else TrafficForecast.persistence(1, self.model.step_seconds)
+        fitted = (
+            TrafficForecast.from_dict(known)
+            if known and kind == "pi_forecast"
+            else TrafficForecast.persistence(1, self.model.step_seconds)
+        )
         forecaster = Forecaster(fitted, None)
         coming = np.empty(len(data))
         for i in range(len(data)):
@@ -119,8 +129,9 @@ class _Scene:
         one = np.ones((count, 1), np.float32)
         for t in range(len(self.traffic)):
             cpu = self.model.step_rows(cpu, queue[0], one * self.inputs[t], one[:, 0] * self.traffic[t])
+            cpu = np.maximum(cpu + self.noise[t], 0.5)
             out[t] = cpu
-            error = np.log(np.maximum(np.clip(cpu + self.noise[t], 0.5, 100), 0.5) / aim)
+            error = np.log(np.maximum(np.clip(cpu + self.blur[t], 0.5, 100), 0.5) / aim)
             error = error if prices == error.shape[1] else np.repeat(error.max(axis=1, keepdims=True), prices, axis=1)
             slack = np.maximum(-error, 0) if self.feedforward else 0.0
             state = pi_step(

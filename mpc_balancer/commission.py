@@ -24,6 +24,7 @@ def excite(
     gain: float = _GAIN,
     dither: float = _DITHER,
     hold: int = _HOLD,
+    steps_per_minute: int = 1,
 ) -> list[Measurement]:
     """PI around ``target`` percent plus a random offset of the price (sd ``dither`` box units) held ``hold`` minutes.
 
@@ -32,10 +33,12 @@ def excite(
     generator = numpy_generator(seed, "mpc_balancer", "dither")
     unit, offset = np.full(scale.size, 0.5), np.zeros(scale.size)
     measurements = []
-    for minute in range(len(arrivals)):
-        if minute % hold == 0:
+    arrivals = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T, K')
+    hold, gain = hold * steps_per_minute, gain / steps_per_minute
+    for step in range(len(arrivals)):
+        if step % hold == 0:
             offset = dither * generator.standard_normal(scale.size)
-        one = plant.step(scale.from_unit(np.clip(unit + offset, 0, 1)), arrivals[minute])
+        one = plant.step(scale.from_unit(np.clip(unit + offset, 0, 1)), arrivals[step])
         measurements.append(one)
         error = np.nan_to_num((one.cpu - target) / target)
         error = error if len(error) == scale.size else np.full(scale.size, error.max())
@@ -49,11 +52,12 @@ def commission(
     seed: int,
     price_high: list[float] | None = None,
     traffic: TrafficConfig | None = None,
+    steps_per_minute: int = 1,
 ) -> pd.DataFrame:
-    """A system table of the reference plant."""
+    """A system table of the reference plant, one row per control step."""
     minutes = int(days * 1440)
     run = synthetic_traffic(traffic or TrafficConfig(sub_intervals=config.sub_intervals), seed, minutes)
     plant = ReferencePlant(config, seed, minutes)
     high = np.array(price_high) if price_high is not None else 12 * np.array(config.half_price)
     scale = PriceScale(np.zeros(len(high)), high, high / 20)
-    return system_table(excite(plant, run.arrivals, scale, seed), config.services)
+    return system_table(excite(plant, run.arrivals, scale, seed, steps_per_minute=steps_per_minute), config.services)

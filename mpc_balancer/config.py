@@ -71,6 +71,9 @@ class TrainConfig(Config):
     forecast_horizon: int = Field(10, ge=1, description="minutes ahead that traffic forecasts are fitted for")
     tune_pi: bool = Field(True, description="also tune the PI controllers on the same table")
     commission_days: float = Field(5.0, gt=0, description="days of the reference plant simulated where table is null")
+    commission_steps_per_minute: int = Field(
+        1, ge=1, description="control steps per minute of those days (1, 2, 3 or 6)"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where to train; the network is small: cpu")
     threads: int = Field(1, ge=1, description="torch threads")
     seed: int = Field(0, ge=0, description="seed of initial weights and batches")
@@ -99,7 +102,7 @@ class ObjectiveConfig(Config):
     )
     over_weight: float = Field(3.0, gt=0, description="asymmetric: weight of squared CPU points above the target")
     rise_weight: float = Field(0.0, ge=0, description="asymmetric: weight of squared upward moves of CPU above target")
-    move_weight: float = Field(1.0, ge=0, description="asymmetric: weight of squared λ moves, in units of the box")
+    move_weight: float = Field(0.1, ge=0, description="asymmetric: weight of squared moves of λ's coordinate, percent of the box")
 
 
 class SolverConfig(Config):
@@ -112,6 +115,7 @@ class SolverConfig(Config):
     constants: int = Field(12, ge=2, description="gauss_newton: constant-λ seeds")
     refine: int = Field(2, ge=1, description="gauss_newton: how many of the best seeds are refined")
     iterations: int = Field(4, ge=1, description="iterations of the iterative solvers (each has its own meaning)")
+    tolerance: float = Field(1e-4, ge=0, description="gauss_newton: relative gain in J below which it stops")
     samples: int = Field(100, ge=2, description="random_sampling, icem: plans drawn (per iteration)")
     grid_points: int = Field(9, ge=2, description="grid: values per price")
     step_size: float = Field(0.05, gt=0, description="gradient_descent: first step, units of the box")
@@ -182,9 +186,9 @@ class PiConfig(Config):
 class ControllerConfig(Config):
     """One controller of one data centre."""
 
-    name: Literal["mpc", "pi", "pi_feedforward", "bisection", "fixed", "knows_next_minute", "clairvoyant"] = Field(
-        "mpc", description="which controller"
-    )
+    name: Literal[
+        "mpc", "pi", "pi_feedforward", "pi_forecast", "bisection", "fixed", "knows_next_minute", "clairvoyant"
+    ] = Field("mpc", description="which controller")
     budget: list[float] | float = Field(
         65.0, description="C_m, percent of declared cores: one for all services or one each"
     )

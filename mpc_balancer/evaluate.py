@@ -102,7 +102,11 @@ def _data(config: EvaluateConfig, model: SystemModel) -> SystemData:
         from mpc_balancer.reference_plant import ReferenceConfig
 
         data = from_frame(
-            commission(ReferenceConfig(), config.commission_days, config.seed), columns, list(model.services)
+            commission(
+                ReferenceConfig(), config.commission_days, config.seed, steps_per_minute=60 // model.step_seconds
+            ),
+            columns,
+            list(model.services),
         )
     for name in data.groups:
         model.features.group_index(name)

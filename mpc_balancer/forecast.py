@@ -17,6 +17,7 @@ from mpc_balancer.events import Calendar
 
 _LAGS = 3  # log differences used by AR
 _EARLY = 3  # last sub-intervals used by the early signal
+_WINDOW_SECONDS = 900  # over which the local level is averaged; AR learns how fast traffic returns to it
 _CLIP = 0.3  # log changes beyond this are events, not the habits an AR learns
 _GAIN = 0.99  # a candidate must have less than this share of persistence's RMSE
 CANDIDATES = ("persistence", "seasonal_naive", "ar", "early")
@@ -59,28 +60,31 @@ class TrafficForecast:
             dict(values["rmse"]),
         )
 
+    @property
+    def window(self) -> int:
+        """Steps of history that the local level is averaged over."""
+        return max(_LAGS + 1, _WINDOW_SECONDS // self.step_seconds)
+
     def phase(self, timestamp: np.datetime64 | np.ndarray) -> np.ndarray:
         """Position in the season, an index into ``season``."""
         seconds = np.asarray(timestamp).astype("datetime64[s]").astype(np.int64)
         return (seconds // self.step_seconds) % len(self.season)
 
     def predict(self, history: np.ndarray, arrivals: np.ndarray | None, timestamp: np.datetime64) -> np.ndarray:
-        """Traffic of the next H steps (H,), from the last ``_LAGS + 1`` values (oldest first) of the step at ``timestamp``."""
+        """Traffic of the next H steps (H,), from the latest values (oldest first), the last of the step at ``timestamp``."""
         log = np.log(np.maximum(history, 1e-6))
         changes = np.clip(np.diff(log)[::-1], -_CLIP, _CLIP)
         lags = np.zeros(_LAGS)
         lags[: len(changes)] = changes[:_LAGS]
         early = _early(arrivals[None])[0] if arrivals is not None else np.zeros(_EARLY)
-        now = self.season[self.phase(timestamp)]
-        ahead = self.season[(self.phase(timestamp) + np.arange(1, len(self.chosen) + 1)) % len(self.season)]
-        features = np.column_stack(
-            [
-                np.tile(lags, (len(ahead), 1)),
-                ahead - now,
-                np.full(len(ahead), log[-1] - now),
-                np.tile(early, (len(ahead), 1)),
-            ]
-        )  # (H, D)
+        phase = int(self.phase(timestamp))
+        now = self.season[phase]
+        ahead = self.season[(phase + np.arange(1, len(self.chosen) + 1)) % len(self.season)]
+        deviation = log - self.season[(phase - np.arange(len(log))[::-1]) % len(self.season)]
+        excess = np.clip(deviation[-1] - deviation[-self.window :].mean(), -_CLIP / 2, _CLIP / 2)
+        features = np.empty((len(ahead), self.weights.shape[1]))  # (H, D)
+        features[:, :_LAGS], features[:, _LAGS] = lags, ahead - now
+        features[:, _LAGS + 1], features[:, _LAGS + 2 :] = excess, early
         weights = self.weights
         change = (features * weights).sum(axis=1)
         return history[-1] * np.exp(np.clip(change, -1.0, 1.0))
@@ -104,7 +108,7 @@ def fit_forecast(
     result.rmse = {name: [] for name in CANDIDATES if name != "early" or arrivals is not None}
     for h in range(1, horizon + 1):
         features, change = _design(result, log, timestamps, arrivals, h)
-        past = np.arange(len(change)) + _LAGS < cut - h
+        past = np.arange(len(change)) + result.window - 1 < cut - h
         tried = {name: _candidate(name, features, change, past) for name in result.rmse}
         errors = {
             name: float(np.sqrt(np.mean((features[~past] @ w - change[~past]) ** 2))) for name, w in tried.items()
@@ -123,14 +127,17 @@ def _design(
     result: TrafficForecast, log: np.ndarray, timestamps: np.ndarray, arrivals: np.ndarray | None, h: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (n, D) and log changes (n,) of horizon h, at rows _LAGS … M-h."""
-    rows = np.arange(_LAGS, len(log) - h)
+    rows = np.arange(result.window - 1, len(log) - h)
     change = np.diff(log)
     lags = np.column_stack([np.clip(change[rows - 1 - k], -_CLIP, _CLIP) for k in range(_LAGS)])
     phase = result.phase(timestamps)
     now = result.season[phase[rows]]
     ahead = result.season[(phase[rows] + h) % len(result.season)]
+    deviation = log - result.season[phase]
+    level = pd.Series(deviation).rolling(result.window).mean().to_numpy()
+    excess = np.clip(deviation - level, -_CLIP / 2, _CLIP / 2)
     early = _early(arrivals[rows]) if arrivals is not None else np.zeros((len(rows), _EARLY))
-    return np.column_stack([lags, ahead - now, log[rows] - now, early]), log[rows + h] - log[rows]
+    return np.column_stack([lags, ahead - now, excess[rows], early]), log[rows + h] - log[rows]
 
 
 def _candidate(name: str, features: np.ndarray, change: np.ndarray, past: np.ndarray) -> np.ndarray:
@@ -187,7 +194,7 @@ class Forecaster:
             return
         planned = float(self.calendar.factor(self.time, self.fitted.step_seconds))
         self._history.append(self._history[-1] if lost else qps / planned)
-        del self._history[: -(_LAGS + 1)]
+        del self._history[: -self.fitted.window]
         usable = arrivals is not None and not lost and np.all(np.isfinite(np.asarray(arrivals, np.float64)))
         self._arrivals = np.asarray(arrivals, np.float64) if usable else None
 

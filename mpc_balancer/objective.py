@@ -1,9 +1,10 @@
-"""What a plan of prices costs: Eq. 17 as printed, and the asymmetric default. Pure functions of CPU paths and plans."""
+"""What a plan of prices costs: Eq. 17 as printed, and the asymmetric default. A pure function of CPU paths and plans."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 
 from mpc_balancer.config import ObjectiveConfig
@@ -23,11 +24,24 @@ class Quadratic:
     """J around a path: its value, ∂J/∂C and the Gauss-Newton weights; J is piecewise quadratic in C and u."""
 
     value: np.ndarray  # (B,)
+    path: np.ndarray  # (B, N, S) the CPU path it was taken at
     by_cpu: np.ndarray  # (B, N, S) ∂J/∂C_i
     by_unit: np.ndarray  # (B, N, L) direct ∂J/∂u_i (damping of λ)
     level_weight: np.ndarray  # (B, N, S) weight of C_i²
     rise_weight: np.ndarray  # (B, N, S) weight of (C_i - C_{i-1})²
     move_weight: np.ndarray  # (N,) weight of (u_i - u_{i-1})²
+
+    def pick(self, rows: np.ndarray | list[int]) -> Quadratic:
+        """The same for some of the B plans."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in _BATCHED})
+
+    def join(self, other: Quadratic) -> Quadratic:
+        """The plans of both, these first."""
+        return replace(self, **{n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in _BATCHED})
+
+
+_BATCHED = ("value", "path", "by_cpu", "by_unit", "level_weight", "rise_weight")
+_PER_STEP, _WHOLE, _ASYMMETRIC = 0, 1, 2
 
 
 def objective(
@@ -35,44 +49,76 @@ def objective(
 ) -> Quadratic:
     """J of B plans (B, N, L) whose predicted CPU is ``path`` (B, N, S), for targets (S,) in percent.
 
-    Mode ``paper`` is Eq. 17 with i from 0 (the measured state, a constant) to N, summed over services.
+    Mode ``paper`` is Eq. 17 with i from 0 (the measured state, a constant) to N, summed over services. Mode ``asymmetric``
+    is Σ α^i [w(e_i)·e_i² + rise·max(ΔC_i, 0)²·1(e_i ≥ 0)] + move·Σ α^i (100·Δu_i)², w = over_weight above the target, else 1.
     """
     if path.ndim != 3 or plan.ndim != 3 or path.shape[:2] != plan.shape[:2] or path.shape[2] != len(target):
         raise ValueError(f"path {path.shape}, plan {plan.shape}, target {target.shape} do not fit together")
-    batch, steps, _ = path.shape
-    discount = config.alpha ** np.arange(1, steps + 1)  # (N,)
-    now = np.broadcast_to(start.cpu, (batch, 1, path.shape[2]))
-    rise = np.diff(np.concatenate([now, path], axis=1), axis=1)  # (B, N, S) C_i - C_{i-1}
-    error = path - target  # (B, N, S)
-    level, rising, constant = _weights(config, target, start, error, rise)
-    level, rising = level * discount[:, None], rising * discount[:, None]
-    move = np.zeros(steps) if config.mode == "paper" else config.move_weight * 1e4 * discount
-    first = np.broadcast_to(start.unit, (batch, 1, plan.shape[2]))
-    step = np.diff(np.concatenate([first, plan], axis=1), axis=1)  # (B, N, L)
-    value = (
-        (level * error**2 + rising * rise**2).sum(axis=(1, 2)) + (move[:, None] * step**2).sum(axis=(1, 2)) + constant
+    paper = config.mode == "paper"
+    kind = _ASYMMETRIC if not paper else (_PER_STEP if config.reading == "per_step" else _WHOLE)
+    discount = config.alpha ** np.arange(1, path.shape[1] + 1)  # (N,)
+    move = discount * (0.0 if paper else config.move_weight * 1e4)
+    value = np.zeros(len(path))
+    shape = path.shape
+    by_cpu, level, rise = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    by_unit = np.zeros(plan.shape)
+    before = np.where(np.isnan(start.cpu_before), start.cpu, start.cpu_before)
+    path = np.asarray(path, np.float64)
+    _evaluate(
+        kind,
+        config.beta if paper else config.rise_weight,
+        config.over_weight,
+        discount,
+        move,
+        np.asarray(target, np.float64),
+        np.asarray(start.cpu, np.float64),
+        before,
+        np.asarray(start.unit, np.float64),
+        path,
+        np.asarray(plan, np.float64),
+        value,
+        by_cpu,
+        by_unit,
+        level,
+        rise,
     )
-    by_cpu = 2 * level * error + 2 * rising * rise
-    by_cpu[:, :-1] -= 2 * (rising * rise)[:, 1:]
-    by_unit = 2 * move[:, None] * step
-    by_unit[:, :-1] -= 2 * (move[:, None] * step)[:, 1:]
-    return Quadratic(value, by_cpu, by_unit, level, rising, move)
+    return Quadratic(value, path, by_cpu, by_unit, level, rise, move)
 
 
-def _weights(
-    config: ObjectiveConfig, target: np.ndarray, start: Start, error: np.ndarray, rise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Undiscounted weights of level and rise (B, N, S) and the part of J that no plan changes (B,)."""
-    over = error >= 0
-    if config.mode == "asymmetric":
-        level = np.where(over, config.over_weight, 1.0)
-        return level, config.rise_weight * (over & (rise > 0)), np.zeros(len(error))
-    now_error = start.cpu - target  # (S,)
-    first = np.nan_to_num(start.cpu - start.cpu_before)  # (S,) ΔC at i = 0
-    if config.reading == "per_step":
-        now_over = now_error >= 0
-        constant = (now_error**2 + config.beta * now_over * first**2).sum()
-        return np.ones_like(error), config.beta * over, np.full(len(error), constant)
-    ever = over.any(axis=1) | (now_error >= 0)  # (B, S)
-    constant = (now_error**2).sum() + (config.beta * ever * first**2).sum(axis=1)  # (B,)
-    return np.ones_like(error), config.beta * np.broadcast_to(ever[:, None], error.shape), constant
+@numba.njit(cache=True)
+def _evaluate(
+    kind, beta, over_weight, discount, move, target, now, before, unit, path, plan, value, by_cpu, by_unit, level, rise
+):
+    batch, steps, size = path.shape
+    for b in range(batch):
+        for s in range(size):
+            ever = now[s] >= target[s]
+            for i in range(steps):
+                ever = ever or path[b, i, s] >= target[s]
+            if kind != _ASYMMETRIC:  # i = 0 is measured: a constant, but for the reading over the whole horizon
+                value[b] += (now[s] - target[s]) ** 2
+                counts = ever if kind == _WHOLE else now[s] >= target[s]
+                value[b] += beta * (now[s] - before[s]) ** 2 if counts else 0.0
+            last = now[s]
+            for i in range(steps):
+                error, change = path[b, i, s] - target[s], path[b, i, s] - last
+                over = error >= 0
+                if kind == _ASYMMETRIC:
+                    w = over_weight if over else 1.0
+                    damp = beta if over and change > 0 else 0.0
+                else:
+                    w = 1.0
+                    damp = beta if (ever if kind == _WHOLE else over) else 0.0
+                level[b, i, s], rise[b, i, s] = w * discount[i], damp * discount[i]
+                value[b] += level[b, i, s] * error**2 + rise[b, i, s] * change**2
+                by_cpu[b, i, s] += 2 * level[b, i, s] * error + 2 * rise[b, i, s] * change
+                if i:
+                    by_cpu[b, i - 1, s] -= 2 * rise[b, i, s] * change
+                last = path[b, i, s]
+        for j in range(plan.shape[2]):
+            for i in range(steps):
+                step = plan[b, i, j] - (plan[b, i - 1, j] if i else unit[j])
+                value[b] += move[i] * step**2
+                by_unit[b, i, j] += 2 * move[i] * step
+                if i:
+                    by_unit[b, i - 1, j] -= 2 * move[i] * step

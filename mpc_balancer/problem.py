@@ -59,6 +59,13 @@ class Problem:
             out[i] += by_price[0, i].T @ adjoint
         return float(quadratic.value[0]), out
 
+    def below_budget(self, q: Quadratic, gap: float) -> Quadratic:
+        """Eq. 17 with CPU held ``gap`` points under the budget, where ΔC costs nothing: a smooth stand-in for the jump at C_m."""
+        error = q.path - (self.target - gap)
+        return Quadratic(
+            q.value, q.path, 2 * q.level_weight * error, q.by_unit, q.level_weight, 0 * q.rise_weight, q.move_weight
+        )
+
     def clip(self, plans: np.ndarray) -> np.ndarray:
         """Plans moved into the box."""
         return np.clip(plans, self.low, self.high)

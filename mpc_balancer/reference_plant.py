@@ -45,7 +45,7 @@ class ReferenceConfig(Config):
         0.02, ge=0, description="standard deviation of slow log noise of the cost (time constant 2 h)"
     )
     fast_noise: float = Field(0.02, ge=0, description="standard deviation of log noise of the cost per sub-interval")
-    reading_noise: float = Field(0.5, ge=0, description="standard deviation of CPU readings, points")
+    reading_noise: float = Field(0.5, ge=0, description="standard deviation of CPU readings over a minute, points")
     degrade_above: float = Field(92.0, gt=0, description="CPU above which elastic degradation sets in, percent")
     degrade_relief: float = Field(0.12, ge=0, lt=1, description="share of the cost that full degradation (1) removes")
     delay_minutes: int = Field(0, ge=0, description="minutes until a commanded λ is in force")
@@ -176,7 +176,8 @@ class ReferencePlant:
 
     def _report(self, minute: int, cpu: np.ndarray, relief: np.ndarray, arrivals: np.ndarray) -> Measurement:
         own = self.config
-        reading = np.clip(cpu + self._reading_noise[self._position % len(self._cost)], 0, 100)
+        shorter = np.sqrt(own.sub_intervals / len(arrivals))  # a reading over less time is noisier
+        reading = np.clip(cpu + shorter * self._reading_noise[self._position % len(self._cost)], 0, 100)
         qps = float(arrivals.sum() / (len(arrivals) * 60 / own.sub_intervals))
         if self._hit("frozen", minute) and np.isfinite(self._reported).all():
             reading = self._reported

@@ -105,7 +105,8 @@ def simulate(
         plant: Any = ModelPlant(model, group, config.seed, drawn.traffic.timestamps[0])
     else:
         plant = drawn.plant(delay_minutes=0 if own.name == "clairvoyant" else None)
-    loop = closed_loop(plant, controller, drawn.arrivals, what=own.name if progress else None)
+    parts = 60 // model.step_seconds
+    loop = closed_loop(plant, controller, drawn.arrivals, steps_per_minute=parts, what=own.name if progress else None)
     return controller, loop, np.array(plant.truth)
 
 

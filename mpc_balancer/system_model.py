@@ -12,6 +12,7 @@ import torch
 
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.errors import UserError
+from mpc_balancer import kernels
 from mpc_balancer.config import ColumnsConfig
 from mpc_balancer.features import CPU_CENTRE, CPU_SPREAD, Features
 from mpc_balancer.network import SystemNetwork
@@ -91,47 +92,42 @@ class SystemModel:
 
         ``gain`` κ (S,) corrects g multiplicatively: C' = κ·g(C/κ), exact where g is linear in C and in cost.
         """
-        return self._forward(cpu, unit, exogenous, traffic, gain, None)
+        return self._forward(cpu, unit, exogenous, traffic, gain)[0]
 
     def _forward(
-        self,
-        cpu: np.ndarray,
-        unit: np.ndarray,
-        exogenous: np.ndarray,
-        traffic: np.ndarray,
-        gain: np.ndarray | float,
-        tape: list[list[np.ndarray]] | None,
-    ) -> np.ndarray:
-        batch, steps, _ = unit.shape
-        size, prices = len(self.services), unit.shape[2]
+        self, cpu: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: np.ndarray, gain: np.ndarray | float
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        batch, steps, prices = unit.shape
+        size = len(self.services)
         first = self.weights[0]
-        kappa = np.broadcast_to(np.asarray(gain, np.float32), (size,))
-        c = np.broadcast_to(cpu, (batch, size)).astype(np.float32) / kappa  # (B, S)
-        drive = unit.astype(np.float32) @ first[size : size + prices]  # (B, N, H)
-        drive += (
-            exogenous @ first[size + prices :] + self.biases[0] - (CPU_CENTRE / CPU_SPREAD) * first[:size].sum(axis=0)
-        )
-        into = first[:size] / np.float32(CPU_SPREAD)  # (S, H)
+        kappa = np.empty(size, np.float32)
+        kappa[:] = gain
+        start = np.empty((batch, size), np.float32)
+        start[:] = cpu / kappa
+        known = exogenous @ first[size + prices :]  # (N, H)
+        known += self.biases[0] - (CPU_CENTRE / CPU_SPREAD) * first[:size].sum(axis=0)
+        drive = unit.transpose(1, 0, 2).astype(np.float32) @ first[size : size + prices]  # (N, B, H)
+        drive += known[:, None]
+        tape = tuple(np.empty((steps, batch, weight.shape[1]), np.float32) for weight in self.weights[:-1])
+        loads = np.empty((steps, batch, size), np.float32)
         path = np.empty((batch, steps, size), np.float32)
-        for i in range(steps):
-            h = np.tanh(drive[:, i] + c @ into)  # (B, H)
-            saved = [h]
-            for weight, bias in zip(self.weights[1:-1], self.biases[1:-1]):
-                h = h @ weight
-                h += bias
-                np.tanh(h, out=h)
-                saved.append(h)
-            out = h @ self.weights[-1] + self.biases[-1]  # (B, S)
-            if self.head == "plain":
-                c = self.level + np.float32(CPU_SPREAD) * out
-            else:
-                load = np.exp(np.minimum(out + self.level, 8.0)) * np.float32(traffic[i])  # (B, S)
-                c = self.carry * c + (1 - self.carry) * (self.idle + load)
-                saved.append(load)
-            path[:, i] = c
-            if tape is not None:
-                tape.append(saved)
-        return path * kappa
+        kernels.rollout(
+            start,
+            drive,
+            first[:size] / np.float32(CPU_SPREAD),
+            tuple(self.weights[1:]),
+            tuple(self.biases[1:]),
+            self.head != "plain",
+            self.carry,
+            self.idle,
+            self.level,
+            np.float32(CPU_SPREAD),
+            traffic.astype(np.float32),
+            tape,
+            loads,
+            path,
+        )
+        return path * kappa, [*tape, loads]
 
     def rollout_with_tape(
         self,
@@ -141,41 +137,38 @@ class SystemModel:
         traffic: np.ndarray,
         gain: np.ndarray | float = 1.0,
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """As rollout, with the activations that ``jacobians`` needs: each layer's (B, N, width)."""
-        tape: list[list[np.ndarray]] = []
-        path = self._forward(cpu, unit, exogenous, traffic, gain, tape)
-        return path, [np.stack(layer, axis=1) for layer in zip(*tape)]
+        """As rollout, with the activations that ``jacobians`` needs: each layer's (N, B, width), and the loads."""
+        return self._forward(cpu, unit, exogenous, traffic, gain)
 
     def jacobians(self, tape: list[np.ndarray], gain: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """∂C_{i+1}/∂C_i (B, N, S, S) and ∂C_{i+1}/∂u_i (B, N, S, L), all steps in one backward pass."""
-        size = len(self.services)
-        kappa = np.broadcast_to(np.asarray(gain, np.float32), (size,))
-        layers = len(self.weights) - 1
-        grad = np.broadcast_to(self.weights[-1].T, (*tape[0].shape[:2], *self.weights[-1].T.shape))  # (B, N, S, H)
-        for k in range(layers - 1, -1, -1):
-            grad = grad * (1 - tape[k] ** 2)[:, :, None, :]
-            if k:
-                grad = grad @ self.weights[k].T
-        prices = self.prices.size
-        wide = grad @ np.ascontiguousarray(self.weights[0][: size + prices].T)  # (B, N, S, S+L)
+        size, prices = len(self.services), self.prices.size
+        kappa = np.empty(size, np.float32)
+        kappa[:] = gain
+        steps, batch, _ = tape[0].shape
+        hidden = len(self.weights) - 1
+        grad = self.weights[-1].T  # (S, H), the same for all steps
+        for k in range(hidden - 1, -1, -1):
+            slope = 1 - tape[k] * tape[k]
+            grad = grad * slope[:, :, None, :]  # (N, B, S, H)
+            width = grad.shape[-1]
+            behind = self.weights[k] if k else self.weights[0][: size + prices]
+            grad = (grad.reshape(-1, width) @ behind.T).reshape(steps, batch, size, len(behind))
+        by_cpu, by_price = grad[..., :size], grad[..., size:]
         if self.head == "plain":
-            scale = np.float32(CPU_SPREAD)
-            by_cpu, by_price = wide[..., :size] / np.float32(CPU_SPREAD) * scale, wide[..., size:] * scale
+            by_price = by_price * np.float32(CPU_SPREAD)
         else:
-            slope = ((1 - self.carry) * tape[layers])[..., None]  # (B, N, S, 1)
-            by_cpu = wide[..., :size] / np.float32(CPU_SPREAD) * slope + np.diag(self.carry)
-            by_price = wide[..., size:] * slope
-        return by_cpu * (kappa[:, None] / kappa[None, :]), by_price * kappa[:, None]
+            scale = ((1 - self.carry) * tape[hidden])[..., None]  # (N, B, S, 1)
+            by_cpu = by_cpu * (scale / np.float32(CPU_SPREAD)) + np.diag(self.carry)
+            by_price = by_price * scale
+        by_cpu = by_cpu * (kappa[:, None] / kappa[None, :])
+        return by_cpu.transpose(1, 0, 2, 3), (by_price * kappa[:, None]).transpose(1, 0, 2, 3)
 
     def sensitivities(self, by_cpu: np.ndarray, by_price: np.ndarray) -> np.ndarray:
         """∂C_i/∂u_j for all steps (B, N, S, N, L), the chain rule through the rollout."""
         batch, steps, size, prices = by_price.shape
-        out = np.zeros((batch, steps, size, steps, prices), np.float32)
-        for i in range(steps):
-            if i:
-                before = out[:, i - 1, :, :i].reshape(batch, size, i * prices)
-                out[:, i, :, :i] = (by_cpu[:, i] @ before).reshape(batch, size, i, prices)
-            out[:, i, :, i] = by_price[:, i]
+        out = np.zeros((batch, steps, size, steps, prices))
+        kernels.chain_rule(np.ascontiguousarray(by_cpu), np.ascontiguousarray(by_price), out)
         return out
 
     def step_rows(self, cpu: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from common.compute import resolve_device, set_threads
 from common.figures import new_figure, save_figure
 from common.progress import MetricsLog, progress
 from common.run_folder import RunFolder
-from mpc_balancer.autotune import tune_on_model
+from mpc_balancer.autotune import PI_KINDS, tune_on_model
 from mpc_balancer.config import GainConfig, TrainConfig
 from mpc_balancer.evaluate import error_table
 from mpc_balancer.features import Features
@@ -73,8 +73,10 @@ def load_data(config: TrainConfig) -> SystemData:
     from mpc_balancer.reference_plant import ReferenceConfig
 
     reference = ReferenceConfig()
-    frame = commission(reference, config.commission_days, config.seed)
-    columns = config.columns.model_copy(update={"arrivals": [f"arrivals_{i}" for i in range(reference.sub_intervals)]})
+    parts = config.commission_steps_per_minute
+    frame = commission(reference, config.commission_days, config.seed, steps_per_minute=parts)
+    names = [f"arrivals_{i}" for i in range(reference.sub_intervals // parts)]
+    columns = config.columns.model_copy(update={"arrivals": names})
     return from_frame(frame, columns, list(reference.services), "reference plant")
 
 
@@ -100,8 +102,7 @@ def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tupl
     if config.tune_pi:
         target = np.nanquantile(data.cpu, 0.75, axis=0)
         model.tuned["pi_gains"] = {
-            name: tune_on_model(model, data, name == "pi_feedforward", target, config.seed).to_dict()
-            for name in ("pi", "pi_feedforward")
+            name: tune_on_model(model, data, name, target, config.seed).to_dict() for name in PI_KINDS
         }
     return model, _summary(model, data, best, errors, windows)
 

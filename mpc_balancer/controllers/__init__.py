@@ -16,6 +16,7 @@ from mpc_balancer.controllers.knows_next_minute import KnowsNextMinuteController
 from mpc_balancer.controllers.mpc import MpcController
 from mpc_balancer.controllers.pi import PiController
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
+from mpc_balancer.controllers.pi_forecast import PiForecastController
 from mpc_balancer.events import Calendar
 from mpc_balancer.pricing import PriceScale
 from mpc_balancer.system_model import SystemModel
@@ -24,6 +25,7 @@ CONTROLLERS: dict[str, type[PriceController]] = {
     "mpc": MpcController,
     "pi": PiController,
     "pi_feedforward": PiFeedforwardController,
+    "pi_forecast": PiForecastController,
     "bisection": BisectionController,
     "fixed": FixedController,
     "knows_next_minute": KnowsNextMinuteController,

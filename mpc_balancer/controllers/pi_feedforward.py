@@ -14,7 +14,7 @@ from mpc_balancer.reading import Reading
 
 
 class PiFeedforwardController(PiController):
-    """Works in log cost relief (gain schedule), adds the forecast log change of traffic, knows planned events."""
+    """Works in log cost relief (gain schedule), adds the log change of measured traffic, knows planned events."""
 
     tuned_as = "pi_feedforward"
 
@@ -48,8 +48,6 @@ class PiFeedforwardController(PiController):
         return CostCurve(curve.unit, np.maximum.accumulate(relief.T, axis=1) + 1e-6 * curve.unit)
 
     def _forecast(self) -> TrafficForecast:
+        """Traffic as measured (and the calendar)."""
         assert self.model is not None
-        known = self.model.tuned.get("forecasts", {}).get(self.group)
-        if known is None or self.config.mpc.forecast == "persistence":
-            return TrafficForecast.persistence(1, self.model.step_seconds)
-        return TrafficForecast.from_dict(known)
+        return TrafficForecast.persistence(1, self.model.step_seconds)

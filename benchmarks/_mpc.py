@@ -1,0 +1,79 @@
+"""What the balancer's benchmarks share: commissioned models, start states, stamps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from common.config import content_hash
+from common.run_folder import versions
+from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, TrainConfig
+from mpc_balancer.controllers.mpc import MpcController
+from mpc_balancer.pricing import PriceScale
+from mpc_balancer.problem import Problem
+from mpc_balancer.reference_plant import ReferenceConfig
+from mpc_balancer.scenarios import Scenario, start_scenario
+from mpc_balancer.system_model import SystemModel
+from mpc_balancer.traffic import Surge
+from mpc_balancer.train import fit_model, load_data
+
+RESULTS = Path(__file__).parent / "results"
+CACHE = Path("runs/benchmarks")
+
+
+def stamp(seed: int | str) -> dict[str, object]:
+    """Seed, versions and machine for a results table."""
+    known = versions()
+    return {
+        "seed": seed,
+        "python": known["python"],
+        "numpy": known["numpy"],
+        "torch": known["torch"],
+        "machine": f"{known['machine']} x{known['cpus']}",
+    }
+
+
+def commissioned_model(hidden: list[int], days: float = 7, seed: int = 0, **options: object) -> SystemModel:
+    """A model trained on days of the reference plant (development seed), kept in runs/ for the next benchmark."""
+    config = TrainConfig(hidden=hidden, commission_days=days, seed=seed, **options)  # type: ignore[arg-type]
+    path = CACHE / f"system_model_{content_hash(config, ReferenceConfig())}.pt"
+    if not path.exists():
+        model, summary = fit_model(load_data(config), config)
+        print("trained:", {k: v for k, v in summary.items() if "rmse" in k})
+        model.save(path)
+    return SystemModel.load(path)
+
+
+def start_problems(
+    model: SystemModel, objective: ObjectiveConfig, count: int, seed: int
+) -> tuple[list[Problem], list[np.ndarray | None]]:
+    """Control problems and warm starts met in closed loop: a day with surges whose price is thrown about at random,
+    so that many start far from the budget, above and below; every third has no warm start."""
+    surges = [
+        Surge(minute=m, factor=f, decay_minutes=40) for m, f in ((200, 1.6), (500, 2.5), (800, 0.45), (1100, 4.0))
+    ]
+    drawn = start_scenario(Scenario(surges=surges), seed)
+    controller = MpcController(
+        ControllerConfig(mpc=MpcConfig(objective=objective, backoff_quantile=None)),
+        model.features.groups[0],
+        model.services,
+        model.prices,
+        model,
+        drawn.calendar,
+    )
+    plant = drawn.plant()
+    generator = np.random.default_rng(seed)
+    picks = set(generator.choice(np.arange(30, len(drawn.arrivals)), count, replace=False).tolist())
+    problems, warm = [], []
+    scale: PriceScale = model.prices
+    price = controller.lambda_
+    for minute in range(len(drawn.arrivals)):
+        if minute % 7 == 0 and minute in range(20, 10**6):
+            price = scale.from_unit(generator.random(scale.size))
+        measurement = plant.step(price, drawn.arrivals[minute])
+        price = controller.step(measurement)
+        if minute in picks:
+            problems.append(controller.problem()[0])
+            warm.append(None if len(problems) % 3 == 0 else controller._warm)
+    return problems, warm

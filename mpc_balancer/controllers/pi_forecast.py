@@ -1,0 +1,17 @@
+"""PI + feed-forward plus the very traffic forecasts that MPC uses: separates what forecasts bring from what MPC brings."""
+
+from __future__ import annotations
+
+from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
+from mpc_balancer.forecast import TrafficForecast
+
+
+class PiForecastController(PiFeedforwardController):
+    """Identical to pi_feedforward but for the forecast."""
+
+    tuned_as = "pi_forecast"
+
+    def _forecast(self) -> TrafficForecast:
+        assert self.model is not None
+        known = self.model.tuned.get("forecasts", {}).get(self.group)
+        return super()._forecast() if known is None else TrafficForecast.from_dict(known)
