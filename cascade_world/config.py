@@ -116,6 +116,8 @@ class CascadeConfig(Config):
         missing = [channel for channel in self.channels if channel not in queued]
         if missing:
             raise ValueError(f"no sub-action of kind 'queue' sets the length of channel {missing[0]!r}")
+        if len(self.models) > 2 or len(self.rankers) > 3:
+            raise ValueError("at most two retrieval models and three rankers are possible")
         if any(not 0 <= slot <= 1 for slot in self.slots):
             raise ValueError("slots are discounts from 0 to 1")
         if min([*self.models.values(), *self.rankers.values()]) < 0:

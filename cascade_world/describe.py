@@ -42,6 +42,7 @@ def describe(config: WorldConfig, out: str | Path) -> Description:
     out = Path(out)
     with RunFolder(out, config) as folder:
         world = World(config)
+        world.require_budget()
         states = properties.sample_states(world, _STATES)
         curves = {}
         for g, group in enumerate(progress(world.groups, what="budget curves")):

@@ -44,6 +44,7 @@ def generate(config: WorldConfig, out: str | Path) -> Generated:
         if not folder.resuming:
             _forget(out)
         world = World(config)
+        world.require_budget()
         seconds: dict[str, float] = {}
         _timed(seconds, "truth", out / "truth/tables.npz", lambda path: _write_truth(world, path))
         _timed(seconds, "requests", out / "logs/requests.parquet", lambda path: write_table(request_log(world), path))

@@ -59,7 +59,7 @@ def serve(
         space.truncations, space.joint, results,
     )  # fmt: skip
     frame = pd.DataFrame(results, columns=list(RESULTS))
-    factors = _factors(world, codes, joint)
+    factors = world.chosen_factors(codes, joint)
     for name in ("gmv", "spend", "predicted_value"):
         frame[name] *= scale * factors
     frame["predicted_value"] *= world.prediction_bias[codes[:, 1]]
@@ -67,14 +67,6 @@ def serve(
     counts = ["retrieved", "preranked", "impressions", "clicks"]
     frame[counts] = frame[counts].astype(np.int64)
     return frame
-
-
-def _factors(world: World, codes: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    if world.config.states.action_noise == 0:
-        return np.ones(len(codes))
-    factors = world.population.action_factors(codes, world.space.n_joint)
-    assert factors is not None
-    return factors[np.arange(len(codes)), joint].astype(np.float64)
 
 
 def _request_rows(world: World, policy: LoggingPolicy, seed: int, first: int, seconds: np.ndarray) -> pd.DataFrame:

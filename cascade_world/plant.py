@@ -48,7 +48,7 @@ class WorldPlant:
         self.luck = _MinuteLuck(world, traffic, integer_seed(seed, "plant", group))
         self.sensor = _Sensor(world, self.luck)
         self.tables, self.cost = world.outcome_tables, world.cost_tables[self.index]
-        factors = world.population.action_factors(self.catalogue.codes, world.space.n_joint)
+        factors = world.action_factors(self.catalogue.codes)
         self.factors = np.ones((1, 1), np.float32) if factors is None else factors
         seconds = 60.0 / world.config.traffic.sub_intervals
         self.capacity = 100.0 / (world.cores[self.index] * 1000.0 * seconds)

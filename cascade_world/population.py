@@ -99,19 +99,17 @@ class Population:
         scale = np.exp(self.tier_scale[tier] + self.segment_scale[segment] + own)
         return classes, scale
 
-    def action_factors(self, codes: np.ndarray, n_joint: int) -> np.ndarray | None:
-        """Perturbation of Q per (state, joint action), float32 (M, A) around 1; None where the world has none.
+    def action_factors(self, codes: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Perturbation of Q around 1, float32, for codes (M, 4): of ``actions`` (A,) for every state (M, A), or, where
+        ``actions`` is (M, 1), of one action per state (M, 1).
 
         Half of the variance is shared by all states of a segment, the other half is the state's own.
         """
-        sd = self.config.states.action_noise
-        if sd == 0:
-            return None
-        seed = integer_seed(self.config.seed, "action_noise")
-        action = hash_columns(seed, np.arange(n_joint))
-        by_segment = hash_columns(seed + 1, codes[:, 2])
-        by_state = hash_columns(seed + 2, *codes.T)
-        noise = _pair_normals(by_segment, action) + _pair_normals(by_state, action)
+        sd, seed = self.config.states.action_noise, integer_seed(self.config.seed, "action_noise")
+        by_action = hash_columns(seed, np.atleast_1d(actions).ravel()).reshape(np.shape(actions))
+        by_segment = hash_columns(seed + 1, codes[:, 2])[:, None]
+        by_state = hash_columns(seed + 2, *codes.T)[:, None]
+        noise = _pair_normals(by_segment, by_action) + _pair_normals(by_state, by_action)
         return np.exp(sd * np.sqrt(0.5) * noise - 0.5 * sd * sd).astype(np.float32)
 
     def _segment_shares(self, day: float) -> np.ndarray:
@@ -125,8 +123,8 @@ class Population:
 
 
 def _pair_normals(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """A standard normal per pair of hashed rows and columns, float32 (rows, columns)."""
-    mixed = (rows[:, None] ^ columns[None, :]) * np.uint64(0x9E3779B97F4A7C15)
+    """A standard normal per pair of hashed rows and columns (broadcast), float32."""
+    mixed = (rows ^ columns) * np.uint64(0x9E3779B97F4A7C15)
     return normals(mixed >> np.uint64(40))
 
 

@@ -161,12 +161,7 @@ def label_statistics(log: pd.DataFrame) -> dict[str, float]:
 def signal_to_noise(world: World, log: pd.DataFrame) -> float:
     """Variance of the true expected revenue of logged requests over the variance of revenue around it."""
     codes = world.population.codes(log[list(world.spec.state)])
-    classes, scale = world.population.latent(codes)
-    joint = world.spec.joint_index(log)
-    truth = world.tables.q[classes, joint] * scale
-    factors = world.population.action_factors(codes, world.space.n_joint)
-    if factors is not None:
-        truth = truth * factors[np.arange(len(joint)), joint]
+    truth = world.expected_values(codes, world.spec.joint_index(log))
     return float(truth.var() / np.mean((log["revenue"].to_numpy() - truth) ** 2))
 
 

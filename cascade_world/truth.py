@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -20,8 +20,6 @@ from common.errors import UserError
 from common.files import atomic_path, read_json
 from common.progress import progress
 from common.seeding import integer_seed
-
-_DRAWS_PER_TASK = 100
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,6 @@ def compute_truth(
     started = time.perf_counter()
     arrays = _kernel_arrays(space, costs)
     n_classes, draws = len(parameters.log_click), config.truth.draws
-    tasks = [(c, first) for c in range(n_classes) for first in range(0, draws, _DRAWS_PER_TASK)]
     n_stats = len(STATS) + arrays[0].shape[1]
     sums = np.zeros((n_classes, space.n_joint, n_stats))
 
@@ -84,7 +81,6 @@ def compute_truth(
     with ThreadPoolExecutor(config.workers) as pool:
         for _ in progress(pool.map(one_class, range(n_classes)), what="truth", total=n_classes, unit="class"):
             pass
-    del tasks
     return _tables(sums / draws, costs, draws, time.perf_counter() - started)
 
 
@@ -124,7 +120,7 @@ def load_tables(path: str | Path, key: str) -> TruthTables:
             )
         draws, seconds = int(values.pop("draws")), float(values.pop("seconds"))
         return TruthTables(**values, draws=draws, seconds=seconds)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not a readable truth file: {error}") from None
 
 
@@ -154,8 +150,3 @@ def _tables(means: np.ndarray, costs: CostTables, draws: int, seconds: float) ->
         seconds=seconds,
         **{name: np.ascontiguousarray(values).astype(np.float32) for name, values in named.items()},
     )
-
-
-def default_workers() -> int:
-    """Usable cores of this machine."""
-    return len(os.sched_getaffinity(0))

@@ -75,8 +75,26 @@ class World:
         codes = self.population.codes(states[list(COLUMNS)])
         classes, scale = self.population.latent(codes)
         found = self.tables.q[classes] * scale[:, None].astype(np.float32)
-        factors = self.population.action_factors(codes, self.space.n_joint)
+        factors = self.action_factors(codes)
         return found if factors is None else found * factors
+
+    def action_factors(self, codes: np.ndarray) -> np.ndarray | None:
+        """Perturbation of Q per (state, joint action), float32 (S, A); None where the world has none."""
+        if self.config.states.action_noise == 0:
+            return None
+        return self.population.action_factors(codes, np.arange(self.space.n_joint))
+
+    def expected_values(self, codes: np.ndarray, joint: np.ndarray) -> np.ndarray:
+        """True expected revenue of one joint action per state, float64 (M,)."""
+        classes, scale = self.population.latent(codes)
+        found = self.tables.q[classes, joint] * scale
+        return found * self.chosen_factors(codes, joint)
+
+    def chosen_factors(self, codes: np.ndarray, joint: np.ndarray) -> np.ndarray:
+        """Perturbation of Q of one joint action per state, 1 where the world has none, (M,)."""
+        if self.config.states.action_noise == 0:
+            return np.ones(len(codes))
+        return self.population.action_factors(codes, joint[:, None])[:, 0].astype(np.float64)
 
     def expected_costs(self, states: pd.DataFrame) -> np.ndarray:
         """True expected cost of every joint action, core-ms per request and service, float32 (S, A, services)."""
@@ -91,6 +109,16 @@ class World:
     def budget_percent(self) -> float:
         """C_m, percent of a data centre's declared cores (the same for every service)."""
         return self.config.plant.budget_percent
+
+    def require_budget(self) -> None:
+        """A UserError where even the cheapest actions need more than C_m at the ordinary peak."""
+        least = self.cost_tables.min(axis=2).mean(axis=1)  # (idcs, services)
+        for g, (group, budget) in enumerate(self.budgets().items()):
+            if (budget < least[g]).any():
+                raise UserError(
+                    f"plant.machines.{group}: they allow {np.round(budget, 3)} core-ms per request at the peak; "
+                    f"expected at least {np.round(least[g], 3)}, what the cheapest actions need: add machines or lower traffic.peak_qps"
+                )
 
     def budgets(self, peak_qps: float | None = None) -> dict[str, np.ndarray]:
         """Core-ms per request that C_m allows at the ordinary peak, per data centre (services,)."""
