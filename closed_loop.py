@@ -25,10 +25,11 @@ from cascade_world.traffic import Traffic, make_traffic
 from cascade_world.world import World, load_truth
 from common.compute import set_threads
 from common.config import Config, replaced
-from common.progress import progress
+from common.progress import progress, share_terminal
 from common.protocols import Controller, Policy
 from common.seeding import numpy_generator
 from common.system import system_table
+from common.tables import write_table
 from mpc_balancer.commission import excite
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers import make_controller
@@ -82,7 +83,7 @@ class Parts:
     values: Path  # checkpoint of awrq_mixer.train
     results: Path  # estimator of autobucket.train
     cost_maps: Path  # cost_maps.json of autobucket.fit_costs
-    system_model: Path | None = None  # checkpoint of mpc_balancer.train
+    system_model: Path  # checkpoint of mpc_balancer.train
 
 
 @dataclass
@@ -135,8 +136,8 @@ def _price_of(spent: Callable[[float], float], target: float) -> float:
     return high
 
 
-def commission(config: DayConfig, parts: Parts) -> pd.DataFrame:
-    """A system table: the learned policy under a feedback rule whose λ is dithered, on days before the evaluation's."""
+def commission(config: DayConfig, parts: Parts, folder: Path) -> None:
+    """Write system.parquet: the learned policy under a feedback rule with a dithered λ, on days before the evaluation's."""
     scene = make_scene(parts, config.commission_seed, config.start_day - config.commission_days, config.commission_days)
     world = scene.world
     ids = numpy_generator(config.commission_seed, "price_scale").choice(len(scene.catalogue.states), 2000)
@@ -145,22 +146,20 @@ def commission(config: DayConfig, parts: Parts) -> pd.DataFrame:
     for g, group in enumerate(progress(world.groups, what="commissioning", unit="idc")):
         plant = scene.plant(group, scene.policy)
         rows += excite(plant, scene.traffic.arrivals[g], scale, config.commission_seed, target=world.budget_percent())
-    return system_table(rows, world.services)
+    write_table(system_table(rows, world.services), folder / "system.parquet")
 
 
-def simulate(
-    config: DayConfig, parts: Parts, levels: dict[str, list[StaticMixture]]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All strategies on all seeds: the minute table and the breakdown table (columns as in ``report``)."""
+def simulate(config: DayConfig, parts: Parts, levels: dict[str, list[StaticMixture]], folder: Path) -> None:
+    """Write minutes.parquet and who_gets_what.csv: all strategies on all seeds (columns as in ``report``)."""
     work = partial(_simulate_seed, config, parts, levels)
-    with ProcessPoolExecutor(min(config.workers, len(config.seeds)), get_context("spawn")) as pool:
-        found = list(
-            progress(pool.map(work, config.seeds), what="simulated days", total=len(config.seeds), unit="seed")
-        )
-    minutes = pd.concat([one[0] for one in found], ignore_index=True)
+    context = get_context("spawn")
+    workers = min(config.workers, len(config.seeds))
+    with ProcessPoolExecutor(workers, context, *share_terminal(context, workers)) as pool:
+        found = list(progress(pool.map(work, config.seeds), what="days", total=len(config.seeds), unit="seed"))
     breakdown = pd.concat([one[1] for one in found])
     keys = ["strategy", "dimension", "value"]
-    return minutes, breakdown.groupby(keys, sort=False).sum().reset_index()
+    write_table(breakdown.groupby(keys, sort=False).sum().reset_index(), folder / "who_gets_what.csv")
+    write_table(pd.concat([one[0] for one in found], ignore_index=True), folder / "minutes.parquet")
 
 
 def static_levels(
@@ -178,9 +177,9 @@ def static_levels(
     levels = {}
     for g, group in enumerate(world.groups):
         allowed = usable / 100 * world.cores[g] * 1000 / peak_qps[group]  # core-ms per request (services,)
-        least = costs[group].min(axis=0) * 1.02
+        least = float((costs[group] / allowed).max(axis=1).min())  # share at which one fixed action still fits
         levels[group] = [
-            static_mixture(values[group], costs[group], np.maximum(allowed * share, least))
+            static_mixture(values[group], costs[group], allowed * max(share, 1.001 * least))
             for share in config.static_levels
         ]
     return levels
@@ -211,7 +210,9 @@ def _simulate_seed(
     minutes, breakdowns = [], []
     for strategy, group, policy, controller in _strategies(config, parts, scene, levels):
         plant = scene.plant(group, policy)
-        loop = run_loop(plant, controller, scene.traffic.arrivals[scene.world.groups.index(group)])
+        loop = run_loop(
+            plant, controller, scene.traffic.arrivals[scene.world.groups.index(group)], what=f"{strategy} {group}"
+        )
         minutes.append(_minutes(plant, loop).assign(strategy=strategy, seed=seed, group=group))
         breakdowns.append(plant.breakdown.table().assign(strategy=strategy))
     return pd.concat(minutes), pd.concat(breakdowns)

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ from closed_loop import DayConfig, Parts, commission, simulate, static_levels, s
 from common.cli import run_cli
 from common.config import Config, replaced, to_dict
 from common.files import read_json
+from common.memory import PeakMemory
 from common.run_folder import RunFolder
 from common.scores import ScoreMatrix, read_scores, write_scores
 from common.seeding import numpy_generator
-from common.stages import Stages
-from common.tables import write_table
+from common.stages import Stage, Stages
 from report.run_page import write_run_page
+from revenue_sim.static import StaticMixture
 
 
 class Orchestration(Config):
@@ -57,6 +59,7 @@ class Orchestration(Config):
     offline: revenue_sim.config.RunConfig = Field(description="revenue_sim.run")
     balancer: mpc_balancer.config.TrainConfig = Field(description="mpc_balancer.train")
     day: DayConfig = Field(description="the simulated days")
+    workers: int = Field(default=2, ge=1, description="processes that learn or judge side by side, one thread each")
     sample_states: int = Field(default=2000, ge=10, description="states of the log's last part, scored for comparison")
 
     @model_validator(mode="after")
@@ -77,92 +80,93 @@ class OrchestrationResult:
 def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
     """Run the whole loop into ``out``: one folder per stage, report.html, summary.json. Finished stages are reused."""
     started, out = time.perf_counter(), Path(out)
-    with RunFolder(out, config) as run:
-        stages = Stages(out)
+    with RunFolder(out, config) as run, PeakMemory() as memory:
+        stages = Stages(out, config.workers)
+        stages.run(Stage("world", partial(generate, config.world), to_dict(config.world)))
         parts = _learn(config, stages)
         _compare(config, stages, parts)
         _simulate(config, stages, parts)
         summary = _summary(config, out) | {
+            "seed": config.seed,
             "wall_s": time.perf_counter() - started,
             "stage_s": stages.seconds,
-            "peak_rss_mb": _peak_rss_mb(),
-            "seed": config.seed,
+            "peak_rss_mb": memory.mb,
         }
-        summary["artifacts"] = [str(path.relative_to(out)) for path in write_run_page(out, summary)]
+        artifacts = write_run_page(out, summary)
+        summary["artifacts"] = [str(path.relative_to(out)) for path in artifacts]
         run.write_summary(summary)
     return OrchestrationResult(out, summary)
 
 
 def _learn(config: Orchestration, stages: Stages) -> Parts:
-    """Logs, Q of every learner, C: the stages before any simulation."""
-    world = stages.run("world", lambda folder: generate(config.world, folder), inputs=to_dict(config.world))
-    log, spec = str(world / "logs/requests.parquet"), config.world.request_spec
-    for name, learner in config.learners.items():
-        settings = replaced(learner, {"requests": log, "spec": spec})
-        stages.run(
-            f"values/{name}",
-            lambda f, s=settings: awrq_mixer.train.train(s, f),
-            inputs=to_dict(learner),
-            after=("world",),
-        )
+    """Q of every learner, C, and the ground-truth ensemble: whatever needs the logs only, side by side."""
+    world, spec = stages.folder("world"), config.world.request_spec
+    log = str(world / "logs/requests.parquet")
+    learners = {name: replaced(one, {"requests": log, "spec": spec}) for name, one in config.learners.items()}
     results = replaced(config.results, {"data.requests": log, "data.spec": spec})
-    stages.run(
-        "costs/results", lambda f: autobucket.train.train(results, f), inputs=to_dict(config.results), after=("world",)
-    )
     maps = replaced(config.costs, {"loadtest": str(world / "logs/loadtest.csv")})
+    ensemble = replaced(config.ground_truth, {"logs": [log], "requests": spec})
     stages.run(
-        "costs/maps", lambda f: autobucket.fit_costs.fit_costs(maps, f), inputs=to_dict(config.costs), after=("world",)
+        *(_stage(f"values/{name}", awrq_mixer.train.train, one, "world") for name, one in learners.items()),
+        _stage("costs/results", autobucket.train.train, results, "world"),
+        _stage("costs/maps", autobucket.fit_costs.fit_costs, maps, "world"),
+        _stage("ground_truth", revenue_sim.train.train, ensemble, "world"),
     )
     return Parts(
         world=world,
-        values=stages.root / "values" / config.day.policy / "best.pt",
-        results=stages.root / "costs/results/estimator.pt",
-        cost_maps=stages.root / "costs/maps/cost_maps.json",
+        values=stages.folder(f"values/{config.day.policy}") / "best.pt",
+        results=stages.folder("costs/results") / "estimator.pt",
+        cost_maps=stages.folder("costs/maps") / "cost_maps.json",
+        system_model=stages.folder("balancer") / "system_model.pt",
     )
 
 
 def _compare(config: Orchestration, stages: Stages, parts: Parts) -> None:
     """Every learner on the same sample of states: against the log, against the truth, and by Return%."""
-    log, spec = str(parts.world / "logs/requests.parquet"), config.world.request_spec
-    learned = tuple(f"values/{name}" for name in config.learners)
-    scores = stages.run(
-        "scores",
-        lambda f: _score(config, parts, f),
-        inputs=[config.seed, config.sample_states],
-        after=(*learned, "costs/results", "costs/maps"),
-    )
-    for name in config.learners:
-        settings = replaced(
+    log, spec, scores = str(parts.world / "logs/requests.parquet"), config.world.request_spec, stages.folder("scores")
+    learned = [f"values/{name}" for name in config.learners]
+    sample = [config.seed, config.sample_states]
+    stages.run(Stage("scores", partial(_score, config, parts), sample, (*learned, "costs/results", "costs/maps")))
+    judged = {
+        name: replaced(
             config.judge,
-            {
-                "checkpoint": str(stages.root / f"values/{name}/best.pt"),
-                "requests": log,
-                "truth": str(scores / "truth.parquet"),
-            },
+            {"checkpoint": str(stages.folder(f"values/{name}") / "best.pt"), "requests": log}
+            | {"truth": str(scores / "truth.parquet")},
         )
-        stages.run(
-            f"judged/{name}",
-            lambda f, s=settings: awrq_mixer.evaluate.evaluate(s, f),
-            inputs=to_dict(config.judge),
-            after=("scores",),
-        )
-    ground = replaced(config.ground_truth, {"logs": [log], "requests": spec})
-    stages.run(
-        "ground_truth",
-        lambda f: revenue_sim.train.train(ground, f),
-        inputs=to_dict(config.ground_truth),
-        after=("world",),
-    )
-    settings = {
-        "log": log,
-        "requests": spec,
-        "truth": {"files": [str(scores / "truth.parquet")], "column": "value"},
-        "models": {name: {"files": [str(scores / f"{name}.parquet")]} for name in config.learners},
-        "costs": str(scores / "costs.parquet"),
-        "model_costs": str(scores / "predicted_costs.parquet"),
+        for name in config.learners
     }
-    offline = replaced(config.offline, settings)
-    stages.run("offline", lambda f: revenue_sim.run.run(offline, f), inputs=to_dict(config.offline), after=("scores",))
+    offline = replaced(
+        config.offline,
+        {
+            "log": log,
+            "requests": spec,
+            "truth": {"files": [str(scores / "truth.parquet")], "column": "value"},
+            "models": {name: {"files": [str(scores / f"{name}.parquet")]} for name in config.learners},
+            "costs": str(scores / "costs.parquet"),
+            "model_costs": str(scores / "predicted_costs.parquet"),
+        },
+    )
+    stages.run(
+        *(_stage(f"judged/{name}", awrq_mixer.evaluate.evaluate, one, "scores") for name, one in judged.items()),
+        _stage("offline", revenue_sim.run.run, offline, "scores"),
+    )
+
+
+def _simulate(config: Orchestration, stages: Stages, parts: Parts) -> None:
+    """Commissioning, the system model, and the evaluation days of all strategies."""
+    learned = (f"values/{config.day.policy}", "costs/results", "costs/maps")
+    dithered = {"seed": config.day.commission_seed, "days": config.day.commission_days, "start": config.day.start_day}
+    stages.run(Stage("commission", partial(commission, config.day, parts), dithered, learned))
+    table = str(stages.folder("commission") / "system.parquet")
+    balancer = replaced(config.balancer, {"table": table, "services": list(config.world.services)})
+    stages.run(_stage("balancer", mpc_balancer.train.train, balancer, "commission"))
+    days = partial(simulate, config.day, parts, _levels(config, stages, parts))
+    stages.run(Stage("day", days, to_dict(config.day), ("balancer", "scores")))
+
+
+def _stage(name: str, work: Callable[[Any, Path], Any], config: Config, *after: str) -> Stage:
+    """A stage that is one program on its own config; paths to earlier stages' files are part of that config."""
+    return Stage(name, partial(work, config), to_dict(config), after)
 
 
 def _score(config: Orchestration, parts: Parts, folder: Path) -> None:
@@ -173,57 +177,29 @@ def _score(config: Orchestration, parts: Parts, folder: Path) -> None:
     size = min(config.sample_states, len(states))
     chosen = numpy_generator(config.seed, "sample").choice(len(states), size, replace=False, p=counts / counts.sum())
     states = states.iloc[np.sort(chosen)].reset_index(drop=True)
+    true_costs = _by_service(truth.costs(states), truth.services)
+    predicted_costs = CostModel.load(parts.results, parts.cost_maps).costs(states)
+    files = {
+        "costs": true_costs,
+        "predicted_costs": _by_service(predicted_costs, truth.services),
+        "truth": {"value": truth.values(states)} | {f"cost_{name}": one for name, one in true_costs.items()},
+    }
     for name in config.learners:
-        values = Predictor.load(parts.values.parents[1] / name / "best.pt").values(states)
-        write_scores(ScoreMatrix(states, {"q": values}), folder / f"{name}.parquet")
-    for name, costs in {
-        "costs": truth.costs(states),
-        "predicted_costs": CostModel.load(parts.results, parts.cost_maps).costs(states),
-    }.items():
-        by_service = {service: costs[..., j] for j, service in enumerate(truth.services)}
-        write_scores(ScoreMatrix(states, by_service), folder / f"{name}.parquet")
-    true = {"value": truth.values(states)} | {
-        f"cost_{s}": truth.costs(states)[..., j] for j, s in enumerate(truth.services)
-    }
-    write_scores(ScoreMatrix(states, true), folder / "truth.parquet")
+        files[name] = {"q": Predictor.load(parts.values.parents[1] / name / "best.pt").values(states)}
+    for name, scores in files.items():
+        write_scores(ScoreMatrix(states, scores), folder / f"{name}.parquet")
 
 
-def _simulate(config: Orchestration, stages: Stages, parts: Parts) -> None:
-    """Commissioning, the system model, and the evaluation days of all strategies."""
-    learned = (f"values/{config.day.policy}", "costs/results", "costs/maps")
-    commissioning = {
-        key: value for key, value in to_dict(config.day).items() if key.startswith(("commission", "start", "policy"))
-    }
-    table = stages.run(
-        "commission",
-        lambda f: write_table(commission(config.day, parts), f / "system.parquet"),
-        inputs=commissioning,
-        after=learned,
-    )
-    balancer = replaced(
-        config.balancer, {"table": str(table / "system.parquet"), "services": list(config.world.services)}
-    )
-    model = stages.run(
-        "balancer",
-        lambda f: mpc_balancer.train.train(balancer, f),
-        inputs=to_dict(config.balancer),
-        after=("commission",),
-    )
-    parts = Parts(parts.world, parts.values, parts.results, parts.cost_maps, model / "system_model.pt")
-
-    def days(folder: Path) -> None:
-        minutes, breakdown = simulate(config.day, parts, _levels(config, stages.root, parts))
-        write_table(breakdown, folder / "who_gets_what.csv")
-        write_table(minutes, folder / "minutes.csv")
-
-    stages.run("day", days, inputs=to_dict(config.day), after=("balancer", "scores"))
+def _by_service(costs: np.ndarray, services: tuple[str, ...]) -> dict[str, np.ndarray]:
+    return {name: costs[..., j] for j, name in enumerate(services)}
 
 
-def _levels(config: Orchestration, root: Path, parts: Parts) -> dict:
-    """The static strategy's mixtures, chosen on logs: predicted Q and C of logged states, peak traffic of the system log."""
+def _levels(config: Orchestration, stages: Stages, parts: Parts) -> dict[str, list[StaticMixture]]:
+    """The static mixtures, chosen on logs: predicted Q and C of logged states, peak traffic of the system log."""
     spec, world = config.world.request_spec, load_truth(parts.world).world
-    values = read_scores(root / "scores" / f"{config.day.policy}.parquet", spec)
-    costs = np.stack(list(read_scores(root / "scores/predicted_costs.parquet", spec).scores.values()), axis=-1)
+    values = read_scores(stages.folder("scores") / f"{config.day.policy}.parquet", spec)
+    by_service = read_scores(stages.folder("scores") / "predicted_costs.parquet", spec).scores
+    costs = np.stack([by_service[name] for name in world.services], axis=-1)  # (S, A, services)
     system = pd.read_parquet(parts.world / "logs/system.parquet", columns=["idc", "qps"])
     peak, mean_q, mean_c = {}, {}, {}
     for group in world.groups:
@@ -235,7 +211,7 @@ def _levels(config: Orchestration, root: Path, parts: Parts) -> dict:
 
 def _summary(config: Orchestration, out: Path) -> dict[str, Any]:
     offline = read_json(out / "offline/summary.json")
-    minutes = pd.read_csv(out / "day/minutes.csv")
+    minutes = pd.read_parquet(out / "day/minutes.parquet")
     return {
         "spearman": offline["spearman"],
         "spearman_within": offline["spearman_within"],
@@ -244,11 +220,6 @@ def _summary(config: Orchestration, out: Path) -> dict[str, Any]:
         "ground_truth_spearman": read_json(out / "ground_truth/summary.json")["truth_spearman"],
         "strategies": summarise(minutes, config.world.services, config.world.plant.budget_percent),
     }
-
-
-def _peak_rss_mb() -> float:
-    """Largest resident memory of this process and of any child it waited for, MB."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 
 if __name__ == "__main__":

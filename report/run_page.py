@@ -18,7 +18,7 @@ def write_run_page(out: Path, summary: dict[str, Any]) -> list[Path]:
     config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
     services = list(config["world"]["cost"]["services"])
     strategies = list(config["day"]["controllers"])
-    minutes = pd.read_csv(out / "day/minutes.csv", parse_dates=["timestamp"])
+    minutes = pd.read_parquet(out / "day/minutes.parquet")
     breakdown = pd.read_csv(out / "day/who_gets_what.csv", dtype={"value": str})
     sections = [
         _result(out, minutes, services, summary),

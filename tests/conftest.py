@@ -1,0 +1,26 @@
+"""What tests of several rooms share: one small world, generated once per test run."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory, worker_id) -> Path:
+    """Run folder of ``configs/cascade_world/small.yaml``; parallel test workers share it."""
+    from cascade_world.config import WorldConfig
+    from cascade_world.generate import generate
+    from common.config import load_config
+
+    root = tmp_path_factory.getbasetemp()
+    root = root if worker_id == "master" else root.parent
+    config = load_config(WorldConfig, REPOSITORY / "configs/cascade_world/small.yaml", ["truth.cache=null"])
+    with (root / "small_world.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second worker waits, then finds everything done
+        generate(config, root / "small_world")
+    return root / "small_world"

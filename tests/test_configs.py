@@ -1,0 +1,63 @@
+"""Every shipped config loads as the type of its program, and nothing in it is unknown or missing."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from common.config import _inner_model, load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# folder or file → (module, class); a file's own entry beats its folder's
+TYPES = {
+    "demo.yaml": ("orchestrate", "Orchestration"),
+    "paper.yaml": ("orchestrate", "Orchestration"),
+    "smoke.yaml": ("orchestrate", "Orchestration"),
+    "cascade_world": ("cascade_world.config", "WorldConfig"),
+    "awrq_mixer": ("awrq_mixer.config", "TrainConfig"),
+    "awrq_mixer/predict.yaml": ("awrq_mixer.config", "PredictConfig"),
+    "awrq_mixer/evaluate.yaml": ("awrq_mixer.config", "EvaluateConfig"),
+    "autobucket": ("autobucket.config", "TrainConfig"),
+    "autobucket/predict.yaml": ("autobucket.config", "PredictConfig"),
+    "autobucket/evaluate.yaml": ("autobucket.config", "EvaluateConfig"),
+    "autobucket/costs.yaml": ("autobucket.cost_config", "FitCostsConfig"),
+    "autobucket/testbench.yaml": ("autobucket.bench.config", "TestbenchConfig"),
+    "autobucket/testbench_quick.yaml": ("autobucket.bench.config", "TestbenchConfig"),
+    "autobucket/live.yaml": ("autobucket.bench.config", "LiveConfig"),
+    "mpc_balancer/train.yaml": ("mpc_balancer.config", "TrainConfig"),
+    "mpc_balancer/evaluate.yaml": ("mpc_balancer.config", "EvaluateConfig"),
+    "mpc_balancer/run.yaml": ("mpc_balancer.run", "RunConfig"),
+    "revenue_sim/train.yaml": ("revenue_sim.train", "TrainConfig"),
+    "revenue_sim/run.yaml": ("revenue_sim.config", "RunConfig"),
+    "revenue_sim/evaluate.yaml": ("revenue_sim.config", "EvaluateConfig"),
+}
+# a table of scenarios, each with a type of its own; tests/mpc_balancer reads it
+TABLES = {"mpc_balancer/scenarios.yaml"}
+SHIPPED = sorted({str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - TABLES)
+
+
+def config_class(name: str):
+    module, cls = TYPES.get(name) or TYPES[name.split("/")[0]]
+    return getattr(importlib.import_module(module), cls)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_config_loads(name):
+    load_config(config_class(name), CONFIGS / name)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_key_is_described_in_its_type(name):
+    undescribed = [key for key in _keys(config_class(name)) if not key[1]]
+    assert not undescribed
+
+
+def _keys(cls, seen=()):
+    """(key, description) of all fields of a config class and of the config classes inside it."""
+    for key, field in cls.model_fields.items():
+        inner = _inner_model(field.annotation)
+        yield f"{cls.__name__}.{key}", field.description or (inner is not None and inner.__doc__)
+        if inner is not None and inner not in seen:
+            yield from _keys(inner, (*seen, inner))
