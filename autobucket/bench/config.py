@@ -74,6 +74,8 @@ class TrafficConfig(Config):
                 "similar+popular+behaviour",
                 "similar+popular+graph",
                 "similar+popular+behaviour+graph",
+                "similar",
+                "behaviour+graph",
             ],
             "queue_a": [1, 3, 10, 30, 100],
             "queue_b": [1, 3, 8, 25, 80],

@@ -55,22 +55,21 @@ def draw_buckets(table: pd.DataFrame, path: Path) -> Path:
                 color=COLORS[0],
                 label=label,
             )
-    axis.plot(
-        part["machine_cost_ms"],
-        y,
-        "|",
-        ms=9,
-        mew=1.8,
-        color=COLORS[1],
-        label="Eq. 26 with the core's p%, all that ran on it",
-    )
+    top = 1.3 * float(part["cost_ms"].max())
+    inside = part["machine_cost_ms"].to_numpy() <= top
+    label = "Eq. 26 with the core's p%: all that ran on it"
+    if inside.any():
+        axis.plot(part["machine_cost_ms"][inside], y[inside], "|", ms=9, mew=1.8, color=COLORS[1], label=label)
+    if not inside.all():
+        edge = np.full((~inside).sum(), 0.985 * top)
+        axis.plot(edge, y[~inside], ">", ms=5, color=COLORS[1], label=f"{label} (further right)")
     axis.set_yticks(y, [f"{row.bucket} @ {row.asked_qps:g}/s" for row in part.itertuples()], fontsize=7)
     axis.set(
         xlabel="core-ms per request",
         title="Cost per request of each bucket and rate",
-        xlim=(0, 1.5 * part["cost_ms"].max()),
+        xlim=(0, top),
     )
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncol=2)
     return save_figure(figure, path)
 
 
