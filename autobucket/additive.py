@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from autobucket.isotonic import choose_knots, interpolate, nonnegative_least_squ
 from common.errors import UserError
 
 _REWEIGHTINGS = 3
+_LEAST = 1e-3  # core-ms; a smaller fitted cost has no meaningful ratio
 
 
 @dataclass
@@ -48,19 +50,20 @@ class Design:
     def matrix(self, rows: pd.DataFrame) -> np.ndarray:
         """(rows, width)."""
         out = np.zeros((len(rows), self.width))
+        on = {name: _indicators(rows[name]) for name in self.switches}
+        sets = _indicators(rows["channels"], channel_names) if self.actions.channels is not None else {}
         for block in self.blocks:
             if block.kind == "base":
                 out[:, block.columns] = 1.0
-            elif block.kind == "switch":  # a difference may have either sign: one column for each
-                on = self._on(rows, block.name, block.setting)
-                out[:, block.columns] = np.stack([on, -on], axis=1)
+                continue
+            shown = self._shown(block, on, len(rows))
+            if block.kind == "switch":  # a difference may have either sign: one column for each
+                out[:, block.columns] = np.stack([shown, -shown], axis=1)
             elif block.kind == "channel":
-                on = self._on(rows, self.actions.channel_switch, block.setting)
-                out[:, block.columns] = (on * _contains(rows["channels"], block.name))[:, None]
+                out[:, block.columns] = (shown * sets.get(block.name, 0.0))[:, None]
             else:
                 assert block.knots is not None
-                on = self._on(rows, self.actions.elements[block.name].switch, block.setting)
-                out[:, block.columns] = on[:, None] * ramp_basis(rows[block.name].to_numpy(), block.knots)
+                out[:, block.columns] = shown[:, None] * ramp_basis(rows[block.name].to_numpy(), block.knots)
         return out
 
     def roughness(self) -> np.ndarray:
@@ -78,10 +81,13 @@ class Design:
             parts.append(part)
         return np.concatenate(parts) if parts else np.zeros((0, self.width))
 
-    def _on(self, rows: pd.DataFrame, switch: str | None, setting: str) -> np.ndarray:
-        if switch is None or setting == ALL:
-            return np.ones(len(rows))
-        return (rows[switch].astype(str) == setting).to_numpy(np.float64)
+    def _shown(self, block: Block, on: Mapping[str, dict[str, np.ndarray]], size: int) -> np.ndarray:
+        """1 where the block's setting is in force, (rows,)."""
+        by_kind = {"switch": block.name, "channel": self.actions.channel_switch}
+        switch = by_kind[block.kind] if block.kind in by_kind else self.actions.elements[block.name].switch
+        if switch is None or block.setting == ALL:
+            return np.ones(size)
+        return on[switch].get(block.setting, np.zeros(size))
 
     def _by_setting(self, switch: str | None) -> Sequence[str]:
         return [ALL] if switch is None else self.switches[switch]
@@ -105,7 +111,10 @@ class Design:
         blocks = []
         for name, element in self.actions.elements.items():
             for setting in self._by_setting(element.switch):
-                lengths = rows.loc[self._on(rows, element.switch, setting) > 0, name].to_numpy()
+                shown = (
+                    slice(None) if element.switch is None else (rows[element.switch].astype(str) == setting).to_numpy()
+                )
+                lengths = rows[name].to_numpy()[shown]
                 blocks.append(Block("queue", name, setting, choose_knots(lengths, config.max_knots, config.merge_pct)))
         return blocks
 
@@ -117,11 +126,17 @@ class AdditiveFit:
     design: Design
     coefficients: np.ndarray  # (width,), all ≥ 0
     rows: pd.DataFrame
+    matrix: np.ndarray  # of the rows, (rows, width)
     smoothness: float
 
+    @cached_property
+    def fitted(self) -> np.ndarray:
+        """Cost in core-ms of its own rows (rows,)."""
+        return np.maximum(self.matrix @ self.coefficients, _LEAST)
+
     def predict(self, rows: pd.DataFrame) -> np.ndarray:
-        """Cost in core-ms of rows (M,); at least a thousandth of a core-ms, so that ratios exist."""
-        return np.maximum(self.design.matrix(rows) @ self.coefficients, 1e-3)
+        """Cost in core-ms of any rows (M,)."""
+        return np.maximum(self.design.matrix(rows) @ self.coefficients, _LEAST)
 
     def to_map(self, config: FitCostsConfig, generator: np.random.Generator) -> ServiceMap:
         """The coefficients as a map, curves with a bootstrap band (wild, on relative residuals)."""
@@ -150,7 +165,7 @@ class AdditiveFit:
 
     def quality(self, config: FitCostsConfig, generator: np.random.Generator) -> dict[str, Any]:
         """Fit of the rows, error on settings left out of the fit, additivity of the channels."""
-        y, fitted = self.rows["cost"].to_numpy(), self.predict(self.rows)
+        y, fitted = self.rows["cost"].to_numpy(), self.fitted
         return {
             "r2": float(1 - ((y - fitted) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12)),
             "left_out_error_pct": self._left_out_error(config, generator),
@@ -158,18 +173,18 @@ class AdditiveFit:
         }
 
     def _bootstrap(self, draws: int, generator: np.random.Generator) -> np.ndarray:
-        matrix, fitted = self.design.matrix(self.rows), self.predict(self.rows)
-        residual = self.rows["cost"].to_numpy() - fitted
-        signs = generator.choice([-1.0, 1.0], (draws, len(fitted)))
-        return _solve(self.design, matrix, fitted + residual * signs, fitted, self.smoothness)  # (draws, width)
+        residual = self.rows["cost"].to_numpy() - self.fitted
+        signs = generator.choice([-1.0, 1.0], (draws, len(residual)))
+        targets = self.fitted + residual * signs
+        return _solve(self.design, self.matrix, targets, self.fitted, self.smoothness)  # (draws, width)
 
     def _left_out_error(self, config: FitCostsConfig, generator: np.random.Generator) -> float:
         """Median relative error, percent, on buckets (all their rounds and rates) that the fit has not seen."""
         settings = [*self.design.switches, *self.actions_columns(), *self.design.actions.elements]
         bucket = self.rows.groupby(settings, observed=True, sort=False).ngroup().to_numpy()
         fold = generator.permutation(bucket.max() + 1)[bucket] % config.folds
-        matrix, y, errors = self.design.matrix(self.rows), self.rows["cost"].to_numpy(), []
-        weight = self.predict(self.rows)
+        matrix, y, weight = self.matrix, self.rows["cost"].to_numpy(), self.fitted
+        errors = []
         for k in range(config.folds):
             out = fold == k
             if out.any() and (~out).sum() >= 8:
@@ -241,7 +256,7 @@ def fit_additive(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> Addi
     for _ in range(_REWEIGHTINGS):
         coefficients = _solve(design, matrix, y, level, config.smoothness)
         level = np.maximum(matrix @ coefficients, 0.05 * float(np.median(y)))
-    return AdditiveFit(design, coefficients, rows, config.smoothness)
+    return AdditiveFit(design, coefficients, rows, matrix, config.smoothness)
 
 
 def _solve(design: Design, matrix: np.ndarray, y: np.ndarray, level: np.ndarray, smoothness: float) -> np.ndarray:
@@ -269,9 +284,12 @@ def _settings(column: pd.Series, declared: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(declared))
 
 
-def _contains(sets: pd.Series, channel: str) -> np.ndarray:
-    known = {value: float(channel in channel_names(value)) for value in sets.astype(str).unique()}
-    return sets.astype(str).map(known).to_numpy(np.float64)
+def _indicators(column: pd.Series, parts: Callable[[str], list[str]] = lambda value: [value]) -> dict[str, np.ndarray]:
+    """Part → 1.0 in the rows (rows,) whose value contains it; by default the value itself is its only part."""
+    codes, found = pd.factorize(column)
+    names = [parts(str(value)) for value in found]
+    wanted = {name for part in names for name in part}
+    return {name: np.array([float(name in part) for part in names])[codes] for name in wanted}
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -81,10 +81,14 @@ class Estimator:
     def load(cls, path: str | Path, device: str = "cpu") -> Estimator:
         """Read ``estimator.pt``; a checkpoint of another program or a broken one is a UserError."""
         payload = load_checkpoint(path, KIND)
-        config = TrainConfig.model_validate(payload["config"])
-        tasks = [Task(**values) for values in payload["tasks"]]
-        encoder = StateEncoder.from_dict(payload["encoder"])
-        return cls(config, encoder, tasks, payload["kept"], payload["snapshots"], device)
+        try:
+            config = TrainConfig.model_validate(payload["config"])
+            tasks = [Task(**values) for values in payload["tasks"]]
+            encoder = StateEncoder.from_dict(payload["encoder"])
+            return cls(config, encoder, tasks, payload["kept"], payload["snapshots"], device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0][:160]
+            raise UserError(f"{path}: an estimator of another version or a damaged one: {reason}") from None
 
     def save(self, path: str | Path) -> None:
         """Write one checkpoint: config, vocabularies, scales and the kept weights."""

@@ -96,27 +96,24 @@ def fit_service(
     normal = table["degradation"] == 0
     if not normal.any():
         raise UserError(f"{place}: no usable row with degradation 0")
-    fit = fit_additive(config, table[normal].reset_index(drop=True), place)
-    load, sensitivity = load_dependence(config, fit, table[normal].reset_index(drop=True))
+    rows = table[normal].reset_index(drop=True)
+    fit = fit_additive(config, rows, place)
+    load, sensitivity = load_dependence(fit)
     if abs(sensitivity) > config.rate_threshold_pct:
-        adjusted = table[normal].reset_index(drop=True)
-        adjusted["cost"] = adjusted["cost"] / np.interp(_expected_load(fit, adjusted), *load)
-        fit = fit_additive(config, adjusted, place)
+        factor = np.interp(_expected_load(fit), *load)
+        fit = fit_additive(config, rows.assign(cost=rows["cost"] / factor), place)
     else:
-        load = ([0.0], [1.0])
-    one = fit.to_map(config, generator)
+        load, factor = ([0.0], [1.0]), np.ones(len(rows))
     table["fitted"] = fit.predict(table)
-    used = table[normal].reset_index(drop=True)
-    factor = np.interp(_expected_load(fit, used), *load)
     quality = fit.quality(config, generator) | {
         "rate_sensitivity_pct": sensitivity,
-        "round_cv_pct": round_cv(table[normal]),
-        "rows": int(normal.sum()),
-        "median_error_pct": float(100 * np.median(np.abs(used["fitted"] * factor / used["cost"] - 1))),
+        "round_cv_pct": round_cv(rows),
+        "rows": len(rows),
+        "median_error_pct": float(100 * np.median(np.abs(fit.fitted * factor / rows["cost"] - 1))),
     }
-    levels, prices = degradation_costs(table, config.actions)
-    one = replace(one, load=load, degradation=(levels, prices), idle_percent=idle, quality=quality)
-    return one, table
+    degradation = degradation_costs(table, config.actions)
+    one = fit.to_map(config, generator)
+    return replace(one, load=load, degradation=degradation, idle_percent=idle, quality=quality), table
 
 
 def measured_costs(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> tuple[float, pd.DataFrame]:
@@ -139,18 +136,16 @@ def measured_costs(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> tu
     return idle, table[strong].reset_index(drop=True)
 
 
-def load_dependence(
-    config: FitCostsConfig, fit: AdditiveFit, table: pd.DataFrame
-) -> tuple[tuple[list[float], list[float]], float]:
+def load_dependence(fit: AdditiveFit) -> tuple[tuple[list[float], list[float]], float]:
     """How cost changes with load: (percent, factor) with factor 1 at the higher load, and the change in percent.
 
     log(cost / fit) is regressed on the load expected from the fit (not on the measured one, whose noise is in the cost).
     """
-    expected = _expected_load(fit, table)
+    expected = _expected_load(fit)
     low, high = np.quantile(expected, [0.1, 0.9])
     if high - low < 1.0:
         return ([0.0], [1.0]), 0.0
-    ratio = np.log(table["cost"].to_numpy() / fit.predict(table))
+    ratio = np.log(fit.rows["cost"].to_numpy() / fit.fitted)
     centred = expected - expected.mean()
     slope = float((centred * ratio).sum() / (centred**2).sum())
     factors = np.exp(slope * (np.array([low, high]) - high))
@@ -180,9 +175,10 @@ def round_cv(table: pd.DataFrame) -> float:
     return float(100 * cv.median()) if len(cv) else float("nan")
 
 
-def _expected_load(fit: AdditiveFit, table: pd.DataFrame) -> np.ndarray:
-    cores = (table["machines"] * table["cores"]).to_numpy(np.float64)
-    return fit.predict(table) * table["qps"].to_numpy() / (10 * cores)
+def _expected_load(fit: AdditiveFit) -> np.ndarray:
+    """Utilisation in percent that the fitted costs of its rows make, (rows,)."""
+    cores = (fit.rows["machines"] * fit.rows["cores"]).to_numpy(np.float64)
+    return fit.fitted * fit.rows["qps"].to_numpy() / (10 * cores)
 
 
 def _require_all(path: Path, maps: dict[str, dict[str, ServiceMap]], services: tuple[str, ...]) -> None:
