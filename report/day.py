@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from common.figures import COLORS, new_figure, save_figure
 
 LABELS = {"static": "static mixture", "marca_feedback": "MaRCA, feedback (PI)", "marca_mpc": "MaRCA, MPC"}
-_TICKS = np.arange(0, 25, 4)
 
 
 def draw_revenue(minutes: pd.DataFrame, path: Path, baseline: str = "static") -> Path:
     """Revenue rate over the day, and what each strategy has earned more than the baseline so far."""
-    rate = minutes.groupby(["strategy", "minute"])["revenue"].sum().unstack(0) / minutes["seed"].nunique()
+    minutes = with_hour(minutes)
+    rate = minutes.groupby(["strategy", "hour"])["revenue"].sum().unstack(0) / minutes["seed"].nunique()
     figure, (top, bottom) = new_figure(2, 1, height=5.2, sharex=True)
-    hours = rate.index.to_numpy() / 60
+    hours = rate.index.to_numpy()
     for strategy in in_order(rate.columns):
         smooth = rate[strategy].rolling(15, center=True, min_periods=1).mean()
         top.plot(hours, smooth, color=strategy_color(strategy), label=LABELS.get(strategy, strategy), lw=1.4)
@@ -32,11 +33,11 @@ def draw_revenue(minutes: pd.DataFrame, path: Path, baseline: str = "static") ->
     top.set(title="Revenue over the day (15-minute mean)", ylabel="money per minute")
     bottom.axhline(0, color="0.3", lw=0.8)
     bottom.set(
-        title=f"Earned since midnight, against the {LABELS.get(baseline, baseline)}",
+        title=f"Earned since the start, against the {LABELS.get(baseline, baseline)}",
         ylabel="uplift in %",
         xlabel="hour of day",
     )
-    bottom.set_xticks(_TICKS)
+    _hours(bottom)
     top.legend(loc="upper left")
     return save_figure(figure, path)
 
@@ -55,7 +56,7 @@ def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path) -> Path
             for strategy in in_order(part["strategy"].unique()):
                 one = part[part["strategy"] == strategy]
                 axis.plot(
-                    one["minute"] / 60,
+                    one["hour"],
                     one[f"cpu_{service}"],
                     color=strategy_color(strategy),
                     lw=0.7,
@@ -64,7 +65,7 @@ def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path) -> Path
                 )
             axis.axhline(part[f"budget_{service}"].iloc[0], color="0.2", lw=1.0, ls="--", label="budget")
             axis.set_title(f"{group} · {service}")
-            axis.set_xticks(_TICKS)
+            _hours(axis)
             if column == 0:
                 axis.set_ylabel("CPU in %")
             if row == len(services) - 1:
@@ -90,13 +91,13 @@ def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, stra
     for column, group in enumerate(groups):
         part = day[day["group"] == group]
         first = part[part["strategy"] == strategies[0]]
-        axes[0][column].plot(first["minute"] / 60, first["qps"], color="0.35", lw=0.8)
+        axes[0][column].plot(first["hour"], first["qps"], color="0.35", lw=0.8)
         axes[0][column].set_title(f"{group} · traffic")
         for row, service in enumerate(services, start=1):
             for strategy in strategies:
                 one = part[part["strategy"] == strategy]
                 axes[row][column].plot(
-                    one["minute"] / 60,
+                    one["hour"],
                     1e3 * one[f"lambda_{service}"],
                     color=strategy_color(strategy),
                     lw=0.8,
@@ -104,7 +105,7 @@ def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, stra
                 )
             axes[row][column].set_title(f"{group} · price of {service}")
         axes[-1][column].set_xlabel("hour of day")
-        axes[-1][column].set_xticks(_TICKS)
+        _hours(axes[-1][column])
     axes[0][0].set_ylabel("requests/s")
     for row in range(1, len(services) + 1):
         axes[row][0].set_ylabel("λ, money per\ncore-second")
@@ -131,18 +132,27 @@ def draw_result(minutes: pd.DataFrame, services: Sequence[str], path: Path, base
     for strategy in in_order(part["strategy"].unique()):
         one = part[part["strategy"] == strategy]
         smooth = one[f"cpu_{busiest}"].rolling(5, center=True, min_periods=1).mean()
-        right.plot(
-            one["minute"] / 60, smooth, color=strategy_color(strategy), lw=1.0, label=LABELS.get(strategy, strategy)
-        )
+        right.plot(one["hour"], smooth, color=strategy_color(strategy), lw=1.0, label=LABELS.get(strategy, strategy))
     right.axhline(part[f"budget_{busiest}"].iloc[0], color="0.2", lw=1.0, ls="--", label="budget")
     right.set(title=f"CPU of {busiest} in {group} over a day (5-minute mean)", xlabel="hour of day", ylabel="CPU in %")
-    right.set_xticks(_TICKS)
+    _hours(right)
     right.legend(loc="lower right")
     return save_figure(figure, path)
 
 
+def with_hour(minutes: pd.DataFrame) -> pd.DataFrame:
+    """The table with ``hour``: hours since midnight before its first minute."""
+    first = pd.Timestamp(minutes["timestamp"].min())
+    return minutes.assign(hour=(minutes["timestamp"] - first.normalize()).dt.total_seconds() / 3600)
+
+
 def _one_seed(minutes: pd.DataFrame) -> pd.DataFrame:
-    return minutes[minutes["seed"] == minutes["seed"].min()]
+    return with_hour(minutes[minutes["seed"] == minutes["seed"].min()])
+
+
+def _hours(axis: Axes) -> None:
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 3, 4, 6, 10]))
+    axis.margins(x=0.01)
 
 
 def in_order(strategies: Sequence[str]) -> list[str]:

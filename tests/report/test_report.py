@@ -7,6 +7,7 @@ from report.page import Section, write_page
 from report.who_gets_what import draw_action_mix, draw_computation, grouped
 
 SERVICES = ["retrieval", "ranking"]
+START = pd.Timestamp("2026-02-02 06:00")
 SIZES = {"a1": 4, "a2": 5}
 
 
@@ -19,7 +20,14 @@ def minutes():
             for group in ("idc0", "idc1"):
                 for minute in range(0, 1440, 10):
                     load = 1 - np.cos(minute / 1440 * 2 * np.pi)
-                    row = {"strategy": strategy, "seed": seed, "group": group, "minute": minute, "qps": 50 * load + 10}
+                    row = {
+                        "strategy": strategy,
+                        "seed": seed,
+                        "group": group,
+                        "minute": minute,
+                        "timestamp": START + pd.Timedelta(minutes=minute),
+                        "qps": 50 * load + 10,
+                    }
                     row |= {
                         "revenue": gain * load + rng.random() * 0.1,
                         "requests": 100,
