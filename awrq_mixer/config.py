@@ -25,6 +25,7 @@ LearnerName = Literal[
     "awrq_no_vgca",
     "regression",
     "lightgbm",
+    "awrq_plus",
 ]
 
 
@@ -124,14 +125,16 @@ class OptimiserConfig(Config):
 class PlusConfig(Config):
     """Our own learner, awrq_plus, and its ablations."""
 
-    members: int = Field(default=4, ge=1, description="models averaged in the log domain")
-    rank: int = Field(default=16, ge=1, description="rank of the action surfaces")
-    classes: int = Field(default=0, ge=0, description="latent classes that share a surface; 0: surfaces of the state")
+    members: int = Field(default=2, ge=1, description="models averaged in the log domain")
+    rank: int = Field(default=8, ge=1, description="rank of the state-specific action surfaces")
+    pairs: bool = Field(default=True, description="tables for pairs of sub-actions beside those for single ones")
     surrogate: str | None = Field(
         default=None, description="observed column that is less noisy than revenue and teaches the shape; null: none"
     )
-    surrogate_weight: float = Field(default=1.0, ge=0, description="weight of the surrogate's loss")
-    shape_penalty: float = Field(default=0.0, ge=0, description="shrinkage of state-specific shapes to the global one")
+    surrogate_weight: float = Field(default=10.0, ge=0, description="weight of the surrogate's loss beside revenue's")
+    shared_profile: bool = Field(
+        default=True, description="revenue takes the surrogate's global action profile, corrected per sub-action"
+    )
 
 
 class BoostConfig(Config):
@@ -158,10 +161,6 @@ class TrainConfig(Config):
     optimiser: OptimiserConfig = Field(default=OptimiserConfig())
     plus: PlusConfig = Field(default=PlusConfig())
     boost: BoostConfig = Field(default=BoostConfig())
-    classes: str | None = Field(
-        default=None,
-        description="told_classes only: table of the state columns and `latent_class`; null for the others",
-    )
     max_rows: int | None = Field(default=None, ge=1, description="use only the latest rows; null: all")
     batch_size: int = Field(default=1024, ge=1, description="rows per update")
     epochs: float = Field(default=6, gt=0, description="passes over the training rows")

@@ -32,6 +32,14 @@ class Space:
         return math.prod(self.sizes)
 
 
+class OwnInit(nn.Module):
+    """A module that draws its own bare parameters; its layers are drawn by ``initialise`` as any other."""
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw them."""
+        raise NotImplementedError
+
+
 class SeededDropout(nn.Module):
     """Dropout from a named generator, so that a resumed run draws the same masks."""
 
@@ -109,7 +117,7 @@ class StateHeads(nn.Module):
         return list(q.split(self.sizes, dim=2))
 
 
-class RecurrentAgent(nn.Module):
+class RecurrentAgent(OwnInit):
     """One agent: a GRU over its sub-steps (Eq. 7), K heads a sub-step.
 
     The input of a sub-step is the state and, by their embedding, the earlier sub-actions that it may see. The
@@ -135,6 +143,11 @@ class RecurrentAgent(nn.Module):
         bodies = [mlp(hidden, config.head_layers, config.dropout) for _ in sizes]
         self.bodies = nn.ModuleList([body for body, _ in bodies])
         self.out = nn.ModuleList([nn.Linear(width, self.heads * n) for (_, width), n in zip(bodies, sizes)])
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Small tables of sub-actions."""
+        for table in self.action_tables:
+            nn.init.normal_(table, std=0.1, generator=generator)
 
     def forward(self, codes: Tensor, numbers: Tensor, earlier: Tensor, actions: Tensor) -> list[Tensor]:
         """Q of every sub-step along the logged sub-actions.
@@ -232,7 +245,9 @@ def gru_cell(x: Tensor, g: Tensor, h: Tensor, candidate_bias: Tensor) -> Tensor:
 def initialise(module: nn.Module, kind: str, generator: torch.Generator) -> None:
     """Draw all weights from ``generator``: Glorot uniform (Table 6) or torch's own bounds; biases zero, tables small."""
     for child in module.modules():
-        if isinstance(child, nn.Linear):
+        if isinstance(child, OwnInit):
+            child.reset(generator)
+        elif isinstance(child, nn.Linear):
             fan_out, fan_in = child.weight.shape
             bound = math.sqrt(6 / (fan_in + fan_out)) if kind == "glorot_uniform" else 1 / math.sqrt(fan_in)
             nn.init.uniform_(child.weight, -bound, bound, generator=generator)
@@ -240,13 +255,10 @@ def initialise(module: nn.Module, kind: str, generator: torch.Generator) -> None
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
             nn.init.normal_(child.weight, std=0.1, generator=generator)
-        elif isinstance(child, nn.ParameterList):
-            for table in child:
-                nn.init.normal_(table, std=0.1, generator=generator)
 
 
 def use_generator(module: nn.Module, generator: torch.Generator) -> None:
     """Let every source of noise inside ``module`` draw from ``generator``."""
     for child in module.modules():
-        if isinstance(child, (SeededDropout, StateEmbedding)):
-            child.generator = generator
+        if hasattr(child, "generator"):
+            setattr(child, "generator", generator)  # noqa: B010 - modules type their attributes as tensors

@@ -7,6 +7,7 @@ from awrq_mixer.learners.awrq_mixer import AWRQMixer
 from awrq_mixer.learners.awrq_no_aw import AWRQNoAW
 from awrq_mixer.learners.awrq_no_smc import AWRQNoSMC
 from awrq_mixer.learners.awrq_no_vgca import AWRQNoVGCA
+from awrq_mixer.learners.awrq_plus import AWRQPlus
 from awrq_mixer.learners.base import Learner
 from awrq_mixer.learners.ddqn import DoubleDQN
 from awrq_mixer.learners.dqn import DQN
@@ -33,4 +34,5 @@ LEARNERS: dict[str, type[Learner]] = {
     "awrq_no_smc": AWRQNoSMC,
     "awrq_no_vgca": AWRQNoVGCA,
     "regression": Regression,
+    "awrq_plus": AWRQPlus,
 }

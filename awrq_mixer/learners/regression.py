@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from awrq_mixer.data import Batch
 from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks import SeededDropout, Space, StateNet
+from awrq_mixer.networks import OwnInit, SeededDropout, Space, StateNet
 
 
 class Regression(Learner):
@@ -30,7 +30,7 @@ class Regression(Learner):
         return self.online.table(codes, numbers, self.joint)
 
 
-class JointNet(nn.Module):
+class JointNet(OwnInit):
     """Two hidden layers; the first is a state part plus one table row per sub-action (and per pair of them)."""
 
     def __init__(self, space: Space, learner: Learner) -> None:
@@ -46,6 +46,11 @@ class JointNet(nn.Module):
             parts += [nn.Linear(width, size), nn.ReLU(), SeededDropout(config.dropout)]
             width = size
         self.rest = nn.Sequential(*parts, nn.Linear(width, 1))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Small tables of sub-actions."""
+        for table in self.tables:
+            nn.init.normal_(table, std=0.1, generator=generator)
 
     def forward(self, codes: Tensor, numbers: Tensor, actions: Tensor) -> Tensor:
         """Raw value of the logged joint actions, (B,)."""
