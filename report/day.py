@@ -22,15 +22,16 @@ def draw_revenue(minutes: pd.DataFrame, path: Path, baseline: str = "static") ->
     """Revenue rate over the day, and what each strategy has earned more than the baseline so far."""
     minutes = with_hour(minutes)
     rate = minutes.groupby(["strategy", "hour"])["revenue"].sum().unstack(0) / minutes["seed"].nunique()
+    unit, name = (1e6, "million money") if rate.max().max() > 1e6 else (1.0, "money")
     figure, (top, bottom) = new_figure(2, 1, height=5.2, sharex=True)
     hours = rate.index.to_numpy()
     for strategy in in_order(rate.columns):
-        smooth = rate[strategy].rolling(15, center=True, min_periods=1).mean()
+        smooth = rate[strategy].rolling(15, center=True, min_periods=1).mean() / unit
         top.plot(hours, smooth, color=strategy_color(strategy), label=LABELS.get(strategy, strategy), lw=1.4)
         if strategy != baseline:
             uplift = 100 * (rate[strategy].cumsum() / rate[baseline].cumsum() - 1)
             bottom.plot(hours[30:], uplift.iloc[30:], color=strategy_color(strategy), lw=1.4)
-    top.set(title="Revenue over the day (15-minute mean)", ylabel="money per minute")
+    top.set(title="Revenue over the day (15-minute mean)", ylabel=f"{name} per minute")
     bottom.axhline(0, color="0.3", lw=0.8)
     bottom.set(
         title=f"Earned since the start, against the {LABELS.get(baseline, baseline)}",
@@ -151,7 +152,7 @@ def _one_seed(minutes: pd.DataFrame) -> pd.DataFrame:
 
 
 def _hours(axis: Axes) -> None:
-    axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 3, 4, 6, 10]))
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 3, 4, 6, 10], integer=True))
     axis.margins(x=0.01)
 
 

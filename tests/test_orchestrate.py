@@ -1,0 +1,128 @@
+"""The whole loop on the small world: what it leaves behind, what it reuses, and how it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from common.config import load_config
+from common.errors import UserError
+from common.files import read_json
+from orchestrate import Orchestration
+
+REPOSITORY = Path(__file__).parents[1]
+SMOKE = REPOSITORY / "configs/smoke.yaml"
+
+
+def command(out: Path, *overrides: str) -> list[str]:
+    sets = [part for override in overrides for part in ("--set", override)]
+    return [sys.executable, "orchestrate.py", "--config", str(SMOKE), "--out", str(out), *sets]
+
+
+def run(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(out, *overrides), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = run(out, "world.truth.cache=null")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def test_a_policy_that_is_not_trained_is_refused():
+    with pytest.raises(UserError, match="expected one of"):
+        load_config(Orchestration, SMOKE, ["day.policy=qmix"])
+
+
+def test_evaluation_and_commissioning_never_share_a_seed():
+    with pytest.raises(UserError, match="commission_seed is among the evaluation seeds"):
+        load_config(Orchestration, SMOKE, ["day.seeds=[50]"])
+
+
+@pytest.mark.slow
+def test_it_leaves_a_report_a_summary_and_its_figures(finished):
+    summary = read_json(finished / "summary.json")
+    assert {"wall_s", "peak_rss_mb", "seed", "spearman", "return_pct", "strategies", "artifacts"} <= set(summary)
+    assert set(summary["spearman"]) == set(summary["return_pct"]) == {"awrq_mixer", "dqn"}
+    assert set(summary["strategies"]) == {"static", "marca_feedback", "marca_mpc"}
+    for numbers in summary["strategies"].values():
+        assert {"revenue", "uplift_pct", "mu", "nu"} <= set(numbers)
+        assert 0 < numbers["mu"] <= 1
+        assert 0 <= numbers["nu"] < 1
+    assert summary["strategies"]["static"]["uplift_pct"] == 0
+    assert all((finished / name).stat().st_size > 1000 for name in summary["artifacts"])
+    assert (finished / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 8
+
+
+@pytest.mark.slow
+def test_every_strategy_meets_the_same_requests(finished):
+    minutes = pd.read_parquet(finished / "day/minutes.parquet")
+    seen = minutes.pivot_table(index=["seed", "group", "minute"], columns="strategy", values=["qps", "requests"])
+    for name in ("qps", "requests"):
+        assert (seen[name].nunique(axis=1) == 1).all()
+    assert np.isfinite(minutes.select_dtypes("number").to_numpy()).all()
+    breakdown = pd.read_csv(finished / "day/who_gets_what.csv")
+    totals = breakdown.groupby(["strategy", "dimension"])["requests"].sum().unstack()
+    np.testing.assert_allclose(totals, totals.iloc[0, 0])
+    choices = breakdown[[f"a1={choice}" for choice in range(4)]].sum(axis=1)
+    np.testing.assert_allclose(choices, breakdown["requests"])
+
+
+@pytest.mark.slow
+def test_finished_stages_are_reused_and_only_what_depends_on_a_change_runs_again(finished):
+    before = read_json(finished / "summary.json")
+    again = run(finished, "world.truth.cache=null")
+    assert again.returncode == 0
+    assert again.stderr.count("reused") == len(before["stage_s"])
+    assert read_json(finished / "summary.json")["strategies"] == before["strategies"]
+    shorter = run(finished, "world.truth.cache=null", "day.static_patience=3")
+    assert shorter.returncode == 0
+    assert shorter.stderr.count("reused") == len(before["stage_s"]) - 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_and_ends_the_same(finished, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        command(out, "world.truth.cache=null"),
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not (out / "values").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does: the whole foreground group
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert not (out / "summary.json").exists()
+    assert run(out, "world.truth.cache=null").returncode == 0
+    one, other = read_json(out / "summary.json"), read_json(finished / "summary.json")
+    assert one["spearman"] == other["spearman"]
+    assert one["return_pct"] == other["return_pct"]
+
+
+@pytest.mark.slow
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    refused = run(blocker / "run")
+    assert refused.returncode == 2
+    assert "cannot write" in refused.stderr
+    assert "Traceback" not in refused.stderr

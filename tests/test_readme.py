@@ -1,0 +1,78 @@
+"""The README's commands run as they stand there, in order, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python .+$", README, flags=re.MULTILINE)
+PROGRAMS = sorted(
+    {
+        (folder, program if program.startswith(folder) else f"{folder}.{program.lstrip('.')}")
+        for folder, row in re.findall(r"^\| \[`(\w+)`\].*\|(.+)\|$", README, flags=re.MULTILINE)
+        for program in re.findall(r"`([\w.]+)`", row)
+    }
+)
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_table_lists_every_entry_point():
+    """Every module with a ``__main__`` guard is in the table of programs, and the other way round."""
+    listed = {program for _, program in PROGRAMS}
+    found = {
+        f"{path.parent.name}.{path.stem}"
+        for folder in ("cascade_world", "awrq_mixer", "autobucket", "mpc_balancer", "revenue_sim")
+        for path in (REPOSITORY / folder).glob("*.py")
+        if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    assert listed == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [program for _, program in PROGRAMS])
+def test_every_program_explains_itself_and_refuses_an_unknown_key(program, tmp_path):
+    helped = run(["-m", program, "--help"], REPOSITORY)
+    assert helped.returncode == 0
+    assert "--config" in helped.stdout
+    refused = run(["-m", program, "--set", "no_such_key=1", "--out", str(tmp_path / "run")], REPOSITORY)
+    assert refused.returncode == 2, refused.stderr
+    assert "no_such_key: unknown key" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_tour_runs_as_written(tmp_path):
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    assert len(COMMANDS) >= 9
+    for command in COMMANDS:
+        done = run(shlex.split(command)[1:], tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+
+
+def test_the_first_screen_shows_a_picture_and_two_commands():
+    top = README[: README.index("## What is inside")]
+    picture = re.search(r"!\[.+\]\((.+)\)", top)
+    assert picture is not None
+    assert (REPOSITORY / picture.group(1)).is_file()
+    assert "make demo" in top
+    assert "make test" in top
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
