@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autobucket.bench.analysis import service_costs
+from autobucket.bench.analysis import service_costs, why_not
 from autobucket.bench.config import TestbenchConfig
 from autobucket.bench.records import read_journal
 from autobucket.cost_config import FitCostsConfig
@@ -255,3 +255,50 @@ def test_the_real_bench_in_miniature(tmp_path):
     assert set(result.loadtest["service"]) == {"retrieval", "ranking"}
     assert set(result.loadtest["idc"]) == {"north", "south"}
     assert result.summary["noop_ms"] < result.summary["cost_median_ms"]
+
+
+def test_a_function_of_ones_own_is_measured(tmp_path, no_figures):
+    config = TestbenchConfig(
+        target={"kind": "callable", "callable": "tests.autobucket.bench_fakes:burn", "service": "mine"},
+        traffic={"requests": 60, "fields": {"size": [40, 80, 200, 400]}},
+        buckets={"strata": [], "lengths": {"length": 4}, "values": [["low", "mid", "high"]], "min_count": 2},
+        load={
+            "rates": [60],
+            "window_s": 0.2,
+            "warmup_s": 0,
+            "idle_s": 0.05,
+            "pause_s": 0,
+            "min_rounds": 3,
+            "max_rounds": 3,
+            "replay_s": 0.3,
+        },
+    )
+    result = run_bench(config, tmp_path / "run")
+    assert result.summary["lost"] == 0
+    assert result.summary["buckets"] == 4
+    cost = result.buckets.sort_values("length")["cost_ms"].to_numpy()
+    assert cost[-1] > 3 * cost[0]  # ten times the work, and some of each request is not work
+    assert result.maps.cost("bench", "mine", {"length": np.array([40.0, 400.0])})[1] > cost[0]
+    assert np.isnan(result.summary["noop_ms"])
+    assert result.maps.actions.channels is None
+
+
+def test_why_not_names_every_reason():
+    config = tiny("validity.slow_pct=5", "validity.lateness_ms=25")
+    good = {
+        "lost": 0,
+        "errors": 0,
+        "requests": 100,
+        "served_qps": 49.0,
+        "asked_qps": 50.0,
+        "lateness_p99_ms": 3.0,
+        "rounds": 3,
+        "se_pct": 2.0,
+    }
+    assert why_not(config, good) == ""
+    assert why_not(config, good | {"served_qps": 30.0}) == "served 30 of 50 requests/s asked"
+    assert why_not(config, good | {"lost": 2, "errors": 1}) == "3 % of requests lost or failed"
+    assert why_not(config, good | {"lateness_p99_ms": 40.0}) == "generator 40 ms late (p99)"
+    assert why_not(config, good | {"rounds": 1}) == "1 of 2 rounds"
+    both = why_not(config, good | {"se_pct": 4.0, "served_qps": 10.0})
+    assert both == "served 10 of 50 requests/s asked; not converged: standard error 4 %"
