@@ -120,10 +120,11 @@ def loadtest_rows(config: TestbenchConfig, measured: Measured, cores: int) -> pd
             continue
         bucket = by_name[one.cell.bucket] if one.cell else measured.buckets[0]
         level = one.cell.degradation if one.cell else 0.0
+        strata = bucket.strata if one.cell else {n: "none" if n == "channels" else v for n, v in bucket.strata.items()}
         for service, cpu in window.cpu.items():
             percent = min(max(100 * cpu / (window.seconds * cores), 0.0), 100.0)
             lengths = {name: one.lengths.get(name) for name in config.buckets.lengths}
-            row = {"service": service, "round": one.round, **bucket.strata, **lengths, "degradation": level}
+            row = {"service": service, "round": one.round, **strata, **lengths, "degradation": level}
             row |= {
                 "bucket": bucket.name if one.cell else "idle",
                 "qps": window.ok / window.seconds if one.cell else 0.0,

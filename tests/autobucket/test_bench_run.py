@@ -109,6 +109,7 @@ def test_loadtest_rows_give_back_the_cost(known):
     rows = known.loadtest
     idle, loaded = rows[rows["qps"] == 0], rows[rows["qps"] > 0]
     assert (idle["cpu_percent"] == 0).all()
+    assert (idle["channels"] == "none").all()
     cost = 10 * loaded["cpu_percent"] * loaded["machines"] * loaded["cores"] / loaded["qps"]  # Eq. 26
     total = cost.groupby([loaded["bucket"], loaded["degradation"], loaded["round"]]).sum()
     table = known.buckets.query("degradation == 0").groupby("bucket")["cost_ms"].first()
