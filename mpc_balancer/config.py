@@ -102,7 +102,9 @@ class ObjectiveConfig(Config):
     )
     over_weight: float = Field(3.0, gt=0, description="asymmetric: weight of squared CPU points above the target")
     rise_weight: float = Field(0.0, ge=0, description="asymmetric: weight of squared upward moves of CPU above target")
-    move_weight: float = Field(0.1, ge=0, description="asymmetric: weight of squared moves of λ's coordinate, percent of the box")
+    move_weight: float = Field(
+        0.1, ge=0, description="asymmetric: weight of squared moves of λ's coordinate, percent of the box"
+    )
 
 
 class SolverConfig(Config):

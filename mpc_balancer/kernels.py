@@ -1,7 +1,7 @@
 """Compiled inner loops of the system model: one core, no temporary arrays, small batches.
 
 BLAS packs its operands, which costs more than the product itself where a batch has few rows; these loops keep a row of
-the output in cache and read the weights once per four rows.
+the output in cache and read the weights once per two rows. They may assume finite numbers: the caller sees to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 _F = np.float32
 
 
-@numba.njit(inline="always", fastmath=True)
+@numba.njit(inline="always", fastmath=True, error_model="numpy")
 def _tanh(x):
     """tanh as a ratio of polynomials (error 2e-7 over the whole range), which compilers can vectorise."""
     x = min(max(x, _F(-7.9053111)), _F(7.9053111))
@@ -33,7 +33,7 @@ def _tanh(x):
     return x * p / q
 
 
-@numba.njit(fastmath=True, cache=True)
+@numba.njit(fastmath=True, cache=True, error_model="numpy")
 def _affine(h, weight, bias, out):
     """out (B, M) = h (B, K) @ weight (K, M) + bias; two rows and four inputs at a time keep the products in registers."""
     rows, inputs = h.shape
@@ -63,7 +63,7 @@ def _affine(h, weight, bias, out):
                 out[r, j] += a * weight[k, j]
 
 
-@numba.njit(fastmath=True, cache=True)
+@numba.njit(fastmath=True, cache=True, error_model="numpy")
 def _dense(h, weight, bias, out):
     """As _affine; large batches go to BLAS."""
     if h.shape[0] > 8 and h.shape[1] > 8:
@@ -75,7 +75,7 @@ def _dense(h, weight, bias, out):
         _affine(h, weight, bias, out)
 
 
-@numba.njit(fastmath=True, cache=True)
+@numba.njit(fastmath=True, cache=True, error_model="numpy")
 def rollout(start, drive, into, weights, biases, law, carry, idle, level, spread, traffic, tape, loads, path):
     """CPU paths (B, N, S) of B plans: fills ``path``, and ``tape`` (one (N, B, H) per hidden layer) and ``loads`` (N, B, S).
 
@@ -121,7 +121,7 @@ def rollout(start, drive, into, weights, biases, law, carry, idle, level, spread
                 path[r, i, s] = c[r, s]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def chain_rule(by_cpu, by_price, out):
     """∂C_i/∂u_j (B, N, S, N, L) from the Jacobians of single steps (B, N, S, S) and (B, N, S, L): fills ``out``."""
     batch, steps, size, prices = by_price.shape

@@ -18,6 +18,7 @@ class LoopResult(list[Measurement]):
         super().__init__()
         self.step_seconds: list[float] = []  # wall seconds of each controller step
         self.commands: list[np.ndarray] = []  # prices sent to the plant in each interval
+        self.forecasts: list[float] = []  # traffic each controller step expected of the coming interval, NaN where none
         self.rungs: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
 
@@ -54,6 +55,7 @@ def closed_loop(
         started = time.perf_counter()
         price = controller.step(measurement)
         result.step_seconds.append(time.perf_counter() - started)
+        result.forecasts.append(float(getattr(controller, "expected_qps", float("nan"))))
     result.rungs = Counter(getattr(controller, "rungs", {}))
     result.refused = Counter(getattr(getattr(controller, "checks", None), "refused", {}))
     return result

@@ -85,7 +85,7 @@ def objective(
     return Quadratic(value, path, by_cpu, by_unit, level, rise, move)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _evaluate(
     kind, beta, over_weight, discount, move, target, now, before, unit, path, plan, value, by_cpu, by_unit, level, rise
 ):

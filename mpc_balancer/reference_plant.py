@@ -64,7 +64,7 @@ class Disturbances:
     garbage: np.ndarray | None = None  # (M,) CPU reading replaced by this where not NaN
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _advance(cpu, queue, degradation, relief, work, idle, capacity_keep, queue_limit, degrade_above, degrade_relief):
     """Sub-intervals of one step in place: cpu (S,), queue (S,) in percent·sub-intervals; work (K, S). Returns the mean CPU."""
     steps, size = work.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,12 +112,13 @@ def simulate(
 
 def broken(model: SystemModel) -> SystemModel:
     """The model as a damaged file would leave it: NaN weights."""
-    return SystemModel(**{**model.__dict__, "weights": [np.full_like(w, np.nan) for w in model.weights]})
+    return replace(model, weights=[np.full_like(w, np.nan) for w in model.weights])
 
 
 def run_frame(loop: LoopResult, truth: np.ndarray, controller: PriceController) -> pd.DataFrame:
     """One row per control interval."""
     frame = pd.DataFrame({"timestamp": [one.timestamp for one in loop], "qps": [one.qps for one in loop]})
+    frame["forecast_qps"] = [float("nan"), *loop.forecasts[:-1]]
     for j, name in enumerate(controller.services):
         frame[f"cpu_{name}"] = truth[:, j]
         frame[f"measured_cpu_{name}"] = loop.measured_cpu[:, j]

@@ -44,6 +44,11 @@ class SystemModel:
     residuals: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
     tuned: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.sound = all(
+            np.isfinite(part).all() for part in [*self.weights, *self.biases, self.carry, self.idle, self.level]
+        )
+
     @classmethod
     def from_network(
         cls,
@@ -111,6 +116,9 @@ class SystemModel:
         tape = tuple(np.empty((steps, batch, weight.shape[1]), np.float32) for weight in self.weights[:-1])
         loads = np.empty((steps, batch, size), np.float32)
         path = np.empty((batch, steps, size), np.float32)
+        if not (self.sound and np.isfinite(start).all() and np.isfinite(drive).all()):
+            path[:] = np.nan  # compiled loops don't carry NaN reliably
+            return path, [*(np.full_like(layer, np.nan) for layer in tape), loads]
         kernels.rollout(
             start,
             drive,

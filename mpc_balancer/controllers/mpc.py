@@ -49,6 +49,7 @@ class MpcController(PriceController):
         self._qps = float("nan")
         self._last_cpu = np.full(len(self.services), np.nan)
         self.last_error: str | None = None
+        self.expected_qps = float("nan")
 
     def decide(self, reading: Reading) -> np.ndarray:
         """Climb down the ladder until a rung answers with finite prices."""
@@ -149,6 +150,7 @@ class MpcController(PriceController):
         pending = self._pending()
         steps = self.config.mpc.objective.horizon + len(pending)
         ahead = self.forecast(steps)
+        self.expected_qps = float(ahead[0])
         before = np.concatenate([[self._qps], ahead[:-1]])
         times = self.forecaster.time + np.timedelta64(model.step_seconds, "s") * np.arange(steps)
         low = np.tile(self._unit(self.scale.low), (steps, 1))

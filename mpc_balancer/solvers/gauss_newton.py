@@ -111,7 +111,7 @@ def _solve_all(problem: Problem, plans: np.ndarray, chain: np.ndarray, q: Quadra
     return out
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _normal_steps(chain, by_cpu, by_unit, level, rise, move, plans, low, high, damping, out):
     """Solve (H + damping) x = -∇J/2 per plan, H from first derivatives, on free variables only; fills ``out`` (B, N, L)."""
     batch, steps, size = by_cpu.shape

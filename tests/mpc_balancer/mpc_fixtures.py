@@ -1,0 +1,74 @@
+"""Small models and tables that several test files share."""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mpc_balancer.config import ColumnsConfig, ObjectiveConfig, TrainConfig
+from mpc_balancer.features import Features
+from mpc_balancer.network import SystemNetwork
+from mpc_balancer.objective import Start
+from mpc_balancer.pricing import PriceScale
+from mpc_balancer.problem import Problem
+from mpc_balancer.system_model import SystemModel
+from mpc_balancer.train import fit_model, load_data
+
+
+def reference_module(name):
+    """A module of tests/reference (the test tree is no package)."""
+    path = Path(__file__).parents[1] / "reference" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def trained_model():
+    """A system model of the reference plant, trained for a few seconds."""
+    config = TrainConfig(
+        hidden=[24, 24],
+        commission_days=2.2,
+        epochs=30,
+        patience=30,
+        rollout_steps=2,
+        learning_rate=6e-3,
+        forecast_horizon=6,
+    )
+    return fit_model(load_data(config), config)[0]
+
+
+def random_model(head="utilisation_law", seed=0, hidden=(9, 7)):
+    """An untrained model with lively weights: two services, two prices, one group, no extras."""
+    features = Features(
+        ("a",), np.array([300.0]), np.zeros(0), np.zeros(0), True, False, np.full(10, -9.0), np.full(10, 9.0)
+    )
+    torch.manual_seed(seed)
+    net = SystemNetwork(2, 2, features.size, list(hidden), head)
+    with torch.no_grad():
+        for part in net.layers.parameters():
+            part.mul_(1.0).add_(0.15 * torch.randn(part.shape))
+        net.layers[-1].weight.mul_(0.3)
+    scale = PriceScale(np.zeros(2), np.array([2e-3, 1e-3]), np.array([1e-4, 1e-4]))
+    return SystemModel.from_network(net, ("x", "y"), features, scale, ColumnsConfig())
+
+
+def random_problem(seed=0, head="utilisation_law", steps=5, hidden=(9, 7), **objective):
+    """A control problem with a random model, state and inputs."""
+    generator = np.random.default_rng(seed)
+    model = random_model(head, seed, hidden)
+    start = Start(generator.uniform(45, 85, 2), generator.uniform(45, 85, 2), generator.random(2))
+    return Problem(
+        model,
+        ObjectiveConfig(horizon=steps, **objective),
+        np.array([55.0, 60.0]),
+        start,
+        generator.standard_normal((steps, model.features.size)).astype(np.float32),
+        generator.uniform(0.6, 1.6, steps),
+        np.zeros((steps, 2)),
+        np.ones((steps, 2)),
+        np.array([1.1, 0.9]),
+    )

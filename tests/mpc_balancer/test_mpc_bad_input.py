@@ -1,0 +1,225 @@
+"""Bad tables, calendars, traces and configs: one line that names the place; and the paper's table by configuration alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from mpc_fixtures import random_model
+
+from common.config import load_config
+from common.errors import UserError
+from mpc_balancer.config import ColumnsConfig, ControllerConfig, EvaluateConfig, TrainConfig
+from mpc_balancer.controllers import make_controller
+from mpc_balancer.evaluate import evaluate
+from mpc_balancer.events import Calendar
+from mpc_balancer.scenarios import load_scenarios
+from mpc_balancer.table import from_frame, read_system
+from mpc_balancer.traffic import trace_traffic
+from mpc_balancer.train import fit_model
+
+SERVICES = ["retrieval", "ranking"]
+
+
+def table(rows=6, group="a"):
+    frame = pd.DataFrame(
+        {"timestamp": pd.date_range("2026-03-02", periods=rows, freq="min"), "idc": group, "qps": 100.0}
+    )
+    for name in SERVICES:
+        frame[f"cpu_{name}"] = 50.0 + np.arange(rows)
+        frame[f"lambda_{name}"] = 1e-4
+        frame[f"next_cpu_{name}"] = 51.0 + np.arange(rows)
+        frame[f"c_{name}_sum"] = frame[f"c_{name}_mean"] = 1.0
+    return frame.assign(degradation=0.0, q_sum=1.0, q_mean=1.0, next_qps=100.0)
+
+
+def drop(frame):
+    return frame.drop(columns="cpu_ranking")
+
+
+def missing(frame):
+    return frame.drop(index=3)
+
+
+def duplicated(frame):
+    return frame.assign(timestamp=frame["timestamp"].where(frame.index != 3, frame["timestamp"][2]))
+
+
+def unordered(frame):
+    return frame.iloc[[0, 1, 3, 2, 4, 5]]
+
+
+def too_busy(frame):
+    return frame.assign(cpu_ranking=[50, 50, 101, 50, 50, 50])
+
+
+def no_number(frame):
+    return frame.assign(qps=["1", "2", "x", "4", "5", "6"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (drop, "'cpu_ranking' is missing"),
+        (missing, "row 4: minutes are missing in group 'a'"),
+        (duplicated, "row 4: .* duplicated"),
+        (unordered, "row 4: .* ascending"),
+        (too_busy, "row 3, column 'cpu_ranking': got 101"),
+        (no_number, "row 3, column 'qps': got 'x'"),
+    ],
+)
+def test_bad_tables(spoil, expected, tmp_path):
+    path = tmp_path / "system.csv"
+    spoil(table()).to_csv(path, index=False)
+    with pytest.raises(UserError, match=expected) as error:
+        read_system(path, ColumnsConfig(), SERVICES)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_gaps_can_be_learned_around():
+    data = from_frame(table().drop(index=3), ColumnsConfig(gaps="split"), SERVICES)
+    assert data.follows.tolist() == [True, True, False, True, False]
+
+
+def test_two_groups_interleaved_are_fine():
+    frame = pd.concat([table(), table(group="b")]).sort_values("timestamp", kind="stable", ignore_index=True)
+    data = from_frame(frame, ColumnsConfig(), SERVICES)
+    assert data.groups == ("a", "b")
+    assert data.follows.sum() == 10
+    assert np.array_equal(data.cpu[:6], data.cpu[6:])
+
+
+def test_the_papers_48_columns_by_configuration_alone(tmp_path):
+    """idc, group, dt, tm, nsum, …, cpu1, cpu2, …, lambda_value1, lambda_value2, cpu1_, cpu2_: λ acts in the next minute."""
+    generator = np.random.default_rng(0)
+    count = 700
+    price = generator.uniform(0, 20, (count, 2))
+    load = 3000 + 800 * np.sin(np.arange(count) / 80) + 30 * generator.standard_normal(count)
+    cpu = np.empty((count + 1, 2))
+    cpu[0] = 50
+    cpu[1:] = 10 + load[:, None] / 3000 * 60 / (1 + price / 8)
+    days = pd.date_range("2025-05-01", periods=count, freq="min")
+    frame = pd.DataFrame(
+        {
+            "idc": "lf",
+            "group": "g1",
+            "dt": days.strftime("%Y%m%d"),
+            "tm": days.strftime("%H%M"),
+            "nsum": load,
+            "downgrade_tp90": 0.0,
+            "downgrade_avg": 0.0,
+            "cpu1": cpu[:-1, 0],
+            "cpu2": cpu[:-1, 1],
+        }
+    )
+    for i in range(33):
+        frame[f"unused{i}"] = 1.0
+    for j in range(2):
+        frame[f"lambda_value{j + 1}"] = price[:, j]
+    for j in range(2):
+        frame[f"cpu{j + 1}_"] = cpu[1:, j]
+    frame = frame.assign(nsum_=np.append(load[1:], load[-1]), downgrade_avg_=0.0)
+    assert frame.shape[1] == 48
+    frame.to_csv(tmp_path / "minutes.csv", index=False, header=False)
+    (tmp_path / "train.yaml").write_text(f"""
+services: [cpu1, cpu2]
+hidden: [16]
+epochs: 40
+tune_pi: false
+forecast_horizon: 3
+rollout_steps: 2
+columns:
+  header: [{", ".join(frame.columns)}]
+  timestamp: [dt, tm]
+  timestamp_format: "%Y%m%d %H%M"
+  group: [idc, group]
+  qps: nsum
+  qps_divisor: 60
+  cpu: [cpu1, cpu2]
+  price: [lambda_value1, lambda_value2]
+  price_in_force: next_minute
+  next_cpu: [cpu1_, cpu2_]
+  next_qps: nsum_
+  extras: [downgrade_tp90, downgrade_avg]
+""")
+    config = load_config(TrainConfig, tmp_path / "train.yaml")
+    data = read_system(tmp_path / "minutes.csv", config.columns, config.services)
+    assert data.groups == ("lf/g1",)
+    model, summary = fit_model(data, config)
+    assert model.prices.high == pytest.approx(price.max(axis=0))
+    assert summary["rollout_rmse_points"] < 5.0  # CPU's own standard deviation is 13
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([("2026-01-02", 2, 30), ("2026-01-01", 2, 30)], "row 2, column 'start': .* not after"),
+        ([("2026-01-01 10:00:00", 2, 30), ("2026-01-01 10:10:00", 2, 30)], "row 2, column 'start': .* overlaps"),
+        ([("2026-01-01", 0, 30)], "expected both above 0"),
+        ([("soon", 2, 30)], "row 1, column 'start': got 'soon'"),
+    ],
+)
+def test_bad_calendars(rows, expected, tmp_path):
+    pd.DataFrame(rows, columns=["start", "factor", "decay_minutes"]).to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(UserError, match=expected):
+        Calendar.read(tmp_path / "c.csv")
+
+
+def test_calendar_factor_by_hand(tmp_path):
+    (tmp_path / "c.csv").write_text("start,factor,decay_minutes\n2026-01-01 10:00:00,3,20\n")
+    calendar = Calendar.read(tmp_path / "c.csv")
+    at = calendar.factor(
+        np.array(["2026-01-01T09:59:00", "2026-01-01T10:00:00", "2026-01-01T10:20:00"], "datetime64[s]")
+    )
+    minute = 20 * (1 - np.exp(-1 / 20))  # mean of exp(-t/20) over a minute
+    assert at == pytest.approx([1.0, 1 + 2 * minute, 1 + 2 * minute * np.exp(-1)])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("timestamp,value\n2026-01-01 00:00:00,5\n2026-01-01 00:00:00,6\n", "row 2, column 'timestamp': .* duplicated"),
+        ("timestamp,value\n2026-01-01 00:05:00,5\n2026-01-01 00:00:00,6\n", "row 2, .* later one"),
+        ("timestamp,value\n2026-01-01 00:00:00,5\n", "expected at least 2"),
+        ("timestamp,value\n2026-01-01 00:00:00,0\n2026-01-01 00:05:00,0\n", "expected traffic"),
+        ("timestamp,value\n2026-01-01 00:00:00,-1\n2026-01-01 00:05:00,0\n", "column 'value': got -1"),
+    ],
+)
+def test_bad_traces(text, expected, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=expected):
+        trace_traffic(tmp_path / "t.csv", 400, 6, 0)
+
+
+def test_bad_controllers():
+    model = random_model()
+    with pytest.raises(UserError, match="idle load"):
+        make_controller(ControllerConfig(name="pi", budget=1.5), "a", model)
+    with pytest.raises(UserError, match="not among those of the system model"):
+        make_controller(ControllerConfig(name="mpc"), "b", model)
+    with pytest.raises(UserError, match="expected 1 or 2"):
+        make_controller(ControllerConfig(name="pi", budget=[60.0, 60.0, 60.0]), "a", model)
+    with pytest.raises(UserError, match="needs a system model"):
+        make_controller(ControllerConfig(name="mpc", price_high=[1.0, 1.0]), "a", services=SERVICES)
+    with pytest.raises(UserError, match="λ's box is unknown"):
+        make_controller(ControllerConfig(name="pi"), "a", services=SERVICES)
+    with pytest.raises(UserError, match="budget"):
+        load_config(ControllerConfig, None, ["budget=120"])
+
+
+def test_a_group_seen_only_at_prediction(tmp_path):
+    model = random_model()
+    model.save(tmp_path / "m.pt")
+    frame = table(40, "new").rename(columns=lambda n: n.replace("retrieval", "x").replace("ranking", "y"))
+    frame.to_csv(tmp_path / "s.csv", index=False)
+    config = EvaluateConfig(
+        model=str(tmp_path / "m.pt"), table=str(tmp_path / "s.csv"), columns=ColumnsConfig(extras=[]), steps=2
+    )
+    with pytest.raises(UserError, match="group 'new': not among"):
+        evaluate(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "summary.json").exists()
+
+
+def test_unknown_scenario_key(tmp_path):
+    (tmp_path / "s.yaml").write_text("nominal:\n  sugres: []\n")
+    with pytest.raises(UserError, match="did you mean 'surges'"):
+        load_scenarios(tmp_path / "s.yaml")

@@ -1,0 +1,274 @@
+"""Controllers in closed loop: known optimum, placebo, faults, delay, ladder."""
+
+import numpy as np
+import pytest
+from mpc_fixtures import random_model, trained_model
+
+from common.protocols import Measurement
+from mpc_balancer.config import ControllerConfig, GainConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig
+from mpc_balancer.controllers import CONTROLLERS, make_controller
+from mpc_balancer.delay import DelayDetector
+from mpc_balancer.loop import closed_loop
+from mpc_balancer.metrics import over_utilisation, recoveries, run_metrics, utilisation
+from mpc_balancer.model_plant import ModelPlant
+from mpc_balancer.observer import gain_step
+from mpc_balancer.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
+from mpc_balancer.run import broken
+from mpc_balancer.traffic import TrafficConfig, synthetic_traffic
+
+QUICK = MpcConfig(
+    objective=ObjectiveConfig(horizon=4), solver=SolverConfig(iterations=2, constants=5, refine=1, deadline_ms=None)
+)
+PI = PiConfig(kp=0.15, ki=0.15, down_factor=0.7, feedforward=0.6)
+GROUP = "reference"
+
+
+def controller(name, **options):
+    return make_controller(ControllerConfig(name=name, mpc=QUICK, pi=PI, **options), GROUP, trained_model())
+
+
+def measured(minute, cpu, qps=400.0, lambda_=(1e-4, 1e-4)):
+    return Measurement(
+        minute,
+        np.datetime64("2026-03-09") + np.timedelta64(minute, "m"),
+        GROUP,
+        qps,
+        np.array(cpu, float),
+        0.0,
+        np.array(lambda_),
+    )
+
+
+def test_mu_and_nu_by_hand():
+    cpu = np.array([[60.0, 40.0], [66.0, 50.0], [72.0, np.nan]])
+    assert utilisation(cpu, np.array([60.0, 50.0])) == pytest.approx([1.0, 0.9])
+    assert over_utilisation(cpu, np.array([60.0, 50.0])) == pytest.approx([0.1, 0.0])
+    assert utilisation(np.array([30.0, 90.0]), 60.0) == pytest.approx(0.75)
+
+
+def test_recovery_by_hand():
+    cpu = np.array([[60], [90], [80], [67], [60], [89], [61]], float)
+    assert recoveries(cpu, np.array([65.0])) == [2, 1]
+    assert recoveries(cpu[:3], np.array([65.0])) == [2]
+
+
+@pytest.mark.parametrize("name", ["mpc", "pi", "pi_feedforward", "pi_forecast", "knows_next_minute"])
+def test_a_plant_with_a_known_optimum(name):
+    """Constant traffic, no noise: CPU ends on the target (for MPC after its back-off), at the one price that gives it."""
+    reference = ReferenceConfig(mix_amplitude=0, slow_noise=0, fast_noise=0, reading_noise=0)
+    plant = ReferencePlant(reference, 0, 120)
+    arrivals = np.full((120, 6), 4000.0)
+    steered = controller(name)
+    closed_loop(plant, steered, arrivals)
+    np.testing.assert_allclose(np.array(plant.truth)[-20:].mean(axis=0), steered.target, atol=0.8)
+
+
+def test_placebo_perfect_model_constant_traffic():
+    """Without model error and with constant traffic MPC has nothing to foresee: it and PI use the CPUs equally well."""
+    model, results = trained_model(), {}
+    for name in ("mpc", "pi"):
+        plant = ModelPlant(model, GROUP, 0, np.datetime64("2026-03-09T12:00"), noise=0.0)
+        config = ControllerConfig(name=name, pi=PI, mpc=QUICK.model_copy(update={"backoff_quantile": None}))
+        loop = closed_loop(plant, make_controller(config, GROUP, model), np.full((150, 6), 4400.0))
+        results[name] = run_metrics(np.array(plant.truth)[40:], loop.prices[40:], np.array([65.0, 65.0]))
+    assert results["mpc"]["mu"] == pytest.approx(results["pi"]["mu"], abs=0.004)
+    assert results["mpc"]["nu"] == pytest.approx(results["pi"]["nu"], abs=0.004)
+
+
+def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it():
+    run = synthetic_traffic(TrafficConfig(), 3, 200)
+    mu = {}
+    for name in ("fixed", "bisection", "mpc", "clairvoyant"):
+        plant = ReferencePlant(ReferenceConfig(), 3, 200)
+        loop = closed_loop(plant, controller(name), run.arrivals)
+        out = run_metrics(np.array(plant.truth)[20:], loop.prices, np.array([65.0, 65.0]))
+        mu[name] = out["mu"] - 3 * out["nu"]
+    assert mu["fixed"] < mu["mpc"] < mu["clairvoyant"] + 1e-9
+    assert mu["clairvoyant"] > 0.99
+
+
+@pytest.mark.parametrize("name", list(CONTROLLERS))
+def test_same_seed_same_prices_and_always_in_the_box(name):
+    run = synthetic_traffic(TrafficConfig(), 5, 25)
+    first, second = (
+        closed_loop(ReferencePlant(ReferenceConfig(), 5, 25), controller(name), run.arrivals).prices for _ in range(2)
+    )
+    np.testing.assert_array_equal(first, second)
+    scale = trained_model().prices
+    assert ((first >= scale.low) & (first <= scale.high)).all()
+
+
+def test_delay_is_found_and_used():
+    scale = trained_model().prices
+    for delay in (0, 1, 3):
+        detector = DelayDetector(scale, 5)
+        generator = np.random.default_rng(0)
+        given = [scale.from_unit(generator.random(2)) for _ in range(40)]
+        for t, price in enumerate(given):
+            detector.command(price)
+            detector.observe(given[max(0, t - delay)])
+        assert detector.delay == delay
+        assert len(detector.pending()) == delay
+
+
+def test_gain_step_by_hand():
+    config = GainConfig(low=0.5, high=2.0, freeze_log_error=0.7, saturated_cpu=99)
+    one = np.zeros(1)
+    assert gain_step(one, np.array([66.0]), np.array([60.0]), 0.5, config) == pytest.approx(0.5 * np.log(1.1))
+    assert gain_step(one, np.array([np.nan]), np.array([60.0]), 0.5, config) == 0  # lost
+    assert gain_step(one, np.array([99.5]), np.array([60.0]), 0.5, config) == 0  # saturated
+    assert gain_step(one, np.array([10.0]), np.array([60.0]), 0.5, config) == 0  # too far off to be a gain
+    assert gain_step(np.array([0.69]), np.array([90.0]), np.array([60.0]), 1.0, config) == pytest.approx(
+        np.log(2.0)
+    )  # clipped
+
+
+def test_gain_correction_removes_a_mismatch():
+    run = synthetic_traffic(TrafficConfig(), 6, 240)
+    over = {}
+    for rate in (0.0, 0.2):
+        mpc = QUICK.model_copy(update={"gain": GainConfig(rate=rate), "backoff_quantile": None})
+        plant = ReferencePlant(ReferenceConfig(), 6, 240, disturbances=Disturbances(cost=np.full(240, 1.2)))
+        closed_loop(plant, make_controller(ControllerConfig(name="mpc", mpc=mpc), GROUP, trained_model()), run.arrivals)
+        over[rate] = over_utilisation(np.array(plant.truth)[60:], 65.0).mean()
+    assert over[0.2] < 0.6 * over[0.0]
+
+
+class TestLadder:
+    def test_a_broken_model_ends_on_pi(self):
+        mpc = make_controller(ControllerConfig(name="mpc", mpc=QUICK, pi=PI), GROUP, broken(trained_model()))
+        for minute in range(6):
+            price = mpc.step(measured(minute, [80.0 - minute, 80.0 - minute]))
+            assert np.isfinite(price).all()
+        assert mpc.rungs["pi"] == 6
+        assert mpc.rungs["solver_failed"] == mpc.rungs["grid_failed"] == 6
+
+    def test_lost_readings_are_bridged_then_held(self):
+        mpc = controller("mpc")
+        for minute in range(5):
+            mpc.step(measured(minute, [60.0 + minute, 60.0]))
+        for minute in range(5, 12):
+            price = mpc.step(measured(minute, [np.nan, np.nan]))
+        assert mpc.rungs["solver"] == 5 + 3
+        assert mpc.rungs["hold"] == 4
+        assert np.array_equal(price, mpc.lambda_)
+
+    def test_blind_and_hot_goes_to_the_maximum(self):
+        mpc = controller("mpc")
+        for minute, cpu in enumerate([70.0, 80.0, 93.0]):
+            mpc.step(measured(minute, [cpu, cpu]))
+        for minute in range(3, 9):
+            price = mpc.step(measured(minute, [np.nan, np.nan]))
+        assert mpc.rungs["max"] >= 2
+        assert np.array_equal(price, mpc.scale.high)
+
+    def test_a_failing_solver_leaves_the_grid_and_resets_the_plan(self, monkeypatch):
+        import mpc_balancer.controllers.mpc as module
+
+        real = module.solve
+
+        def failing(problem, config, *rest):
+            if config.name != "grid":
+                raise FloatingPointError("on purpose")
+            return real(problem, config, *rest)
+
+        monkeypatch.setattr(module, "solve", failing)
+        mpc = controller("mpc")
+        mpc._warm = np.zeros((4, 2))
+        assert np.isfinite(mpc.step(measured(0, [70.0, 72.0]))).all()
+        assert mpc.rungs["grid"] == mpc.rungs["solver_failed"] == 1
+        assert "on purpose" in mpc.last_error
+
+    def test_frozen_sensors_are_noticed(self):
+        mpc = controller("mpc")
+        for minute in range(10):
+            mpc.step(measured(minute, [64.25, 63.5]))
+        assert mpc.checks.refused["frozen"] == 10 - 3
+
+
+def random_faults(minutes, seed):
+    generator = np.random.default_rng(seed)
+
+    def spells(share, length):
+        out = np.zeros(minutes, bool)
+        for start in generator.choice(minutes, int(share * minutes / length), replace=False):
+            out[start : start + generator.integers(1, 2 * length)] = True
+        return out
+
+    garbage = np.where(
+        generator.random(minutes) < 0.01, generator.choice([-5.0, 0.0, 100.0, 250.0, 1e9], minutes), np.nan
+    )
+    cost = np.exp(np.cumsum(0.004 * generator.standard_normal(minutes)))
+    return Disturbances(
+        cost=np.clip(cost, 0.75, 1.3),
+        lost=spells(0.03, 3),
+        blind=spells(0.02, 4),
+        frozen=spells(0.02, 6),
+        stuck=spells(0.02, 5),
+        garbage=garbage,
+    )
+
+
+def fuzz(minutes, seed):
+    """A run with every fault at random; each 500 minutes the solver or the model breaks for a while."""
+    from mpc_balancer.traffic import Surge
+
+    generator = np.random.default_rng(seed)
+    surges = [
+        Surge(minute=int(m), factor=float(generator.uniform(1.7, 2.6)), decay_minutes=20)
+        for m in range(150, minutes, 250)
+    ]
+    run = synthetic_traffic(TrafficConfig(), seed, minutes, surges=surges)
+    faults = random_faults(minutes, seed)
+    plant = ReferencePlant(ReferenceConfig(reading_noise=1.0), seed, minutes, disturbances=faults)
+    mpc = controller("mpc")
+    whole, bad = mpc.model, broken(mpc.model)
+    price, prices = mpc.lambda_, []
+    for minute in range(minutes):
+        one = plant.step(price, run.arrivals[minute])
+        sick = minute % 500 > 470
+        mpc.model = mpc.observer.model = bad if sick and minute % 1000 > 500 else whole
+        if minute % 777 == 5:
+            one = Measurement(
+                one.minute, np.datetime64("NaT"), GROUP, -1.0, np.array([np.nan]), 0.0, np.array([np.inf, 0.0])
+            )
+        price = mpc.step(one)
+        prices.append(price)
+    return mpc, plant, faults, np.array(prices)
+
+
+def check_fuzz(minutes, seed):
+    mpc, plant, faults, prices = fuzz(minutes, seed)
+    assert np.isfinite(prices).all()
+    assert ((prices >= mpc.scale.low) & (prices <= mpc.scale.high)).all()
+    cpu = np.array(plant.truth).max(axis=1)
+    healthy = ~(faults.lost | faults.blind | faults.frozen | faults.stuck | np.isfinite(faults.garbage))
+    alarms = [t for t in range(30, minutes - 5) if cpu[t] >= 88 and cpu[t - 1] < 88 and healthy[t - 1 : t + 4].all()]
+    assert len(alarms) >= minutes // 1000
+    slow = [t for t in alarms if cpu[t + 1 : t + 4].min() > 68]
+    assert not slow, f"no recovery within 3 minutes at {slow}"
+    assert {"solver", "hold", "pi"} <= {k for k, v in mpc.rungs.items() if v}
+    return len(alarms)
+
+
+def test_faults_for_a_day():
+    check_fuzz(1000, 11)
+
+
+@pytest.mark.slow
+def test_faults_for_ten_thousand_minutes():
+    check_fuzz(10_000, 12)
+
+
+def test_without_a_model_pi_works_from_a_box_alone():
+    pi = make_controller(ControllerConfig(name="pi", price_high=[1e-3, 1e-3]), "anywhere", services=["x", "y"])
+    before = pi.lambda_.copy()
+    assert (pi.step(measured(0, [90.0, 90.0])) > before).all()
+
+
+def test_one_price_for_two_services_follows_the_busier():
+    scale = random_model().prices
+    pi = make_controller(ControllerConfig(name="pi", price_high=[1e-3]), "anywhere", services=["x", "y"])
+    assert scale.size == 2
+    before = pi.lambda_.copy()
+    assert (pi.step(measured(0, [90.0, 10.0], lambda_=(1e-4,))) > before).all()

@@ -1,0 +1,101 @@
+"""All solvers on the same problems: the box, agreement with an exhaustive answer, deadlines, NaN."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpc_fixtures import random_problem, reference_module
+from scipy.optimize import differential_evolution
+
+from mpc_balancer.config import SolverConfig
+from mpc_balancer.run import broken
+from mpc_balancer.solvers import SOLVERS, solve
+
+OPTIONS = {
+    "gauss_newton": {"iterations": 12},
+    "grid": {},
+    "random_sampling": {"samples": 300, "iterations": 3},
+    "slsqp": {"iterations": 60},
+    "lbfgsb": {"iterations": 80},
+    "gradient_descent": {"iterations": 80},
+    "icem": {"iterations": 8, "samples": 120},
+}
+
+
+def config(name, **more):
+    return SolverConfig(name=name, deadline_ms=None, **{**OPTIONS[name], **more})
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+@given(seed=st.integers(0, 10_000), low=st.floats(0, 0.45), high=st.floats(0.5, 1))
+@settings(max_examples=12, deadline=None)
+def test_plans_stay_in_the_box_and_report_their_value(name, seed, low, high):
+    problem = random_problem(seed, steps=4)
+    problem.low[:], problem.high[:] = low, high
+    problem.low[0] = problem.high[0] = (low + high) / 2  # a pending command
+    solution = solve(problem, config(name, **({"iterations": 3} if "iterations" in OPTIONS[name] else {})))
+    assert (solution.plan >= problem.low).all()
+    assert (solution.plan <= problem.high).all()
+    assert problem.values(solution.plan[None])[0] == pytest.approx(solution.value, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mode", [{"mode": "paper", "alpha": 0.4, "beta": 8.0}, {"mode": "asymmetric", "move_weight": 0.02}]
+)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_good_solvers_match_an_independent_global_search(mode, seed):
+    problem = random_problem(seed, steps=2, **mode)
+    slow = reference_module("slow_rollout")
+
+    def cost(flat):
+        plan = flat.reshape(problem.shape)
+        if mode["mode"] == "asymmetric":
+            return problem.values(plan[None])[0]
+        path = slow.slow_rollout(
+            problem.model, problem.start.cpu, plan, problem.exogenous, problem.traffic, problem.gain
+        )
+        return slow.slow_eq17(0.4, 8.0, "per_step", problem.target, problem.start.cpu, problem.start.cpu_before, path)
+
+    best = differential_evolution(cost, [(0, 1)] * 4, seed=0, maxiter=25, popsize=8, tol=1e-6, polish=False).fun
+    for name in ("gauss_newton", "icem"):
+        assert solve(problem, config(name)).value <= best * 1.01 + 0.05
+
+
+@pytest.mark.parametrize("reading", ["per_step", "whole_horizon"])
+def test_eq17_matches_the_slow_version(reading):
+    slow = reference_module("slow_rollout")
+    for seed in range(6):
+        problem = random_problem(seed, mode="paper", alpha=0.6, beta=2.0, reading=reading)
+        plan = np.random.default_rng(seed).random(problem.shape)
+        expected = slow.slow_eq17(
+            0.6, 2.0, reading, problem.target, problem.start.cpu, problem.start.cpu_before, problem.path(plan)
+        )
+        assert problem.values(plan[None])[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_a_passed_deadline_still_gives_a_plan(name):
+    problem = random_problem(4)
+    solution = solve(problem, config(name).model_copy(update={"deadline_ms": 1e-6, "iterations": 10_000}))
+    assert solution.timed_out
+    assert np.isfinite(solution.plan).all()
+    assert ((solution.plan >= problem.low) & (solution.plan <= problem.high)).all()
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_a_model_of_nan_gives_no_value(name):
+    problem = random_problem(4)
+    problem.model = broken(problem.model)
+    try:
+        value = solve(problem, config(name, iterations=2)).value
+    except (ValueError, ArithmeticError):  # SciPy may refuse; the ladder catches it
+        return
+    assert not np.isfinite(value)
+
+
+def test_a_warm_start_is_never_made_worse():
+    for seed in range(8):
+        problem = random_problem(seed, mode="paper", beta=8.0, alpha=0.4)
+        warm = solve(problem, config("gauss_newton")).plan
+        again = solve(problem, config("gauss_newton", iterations=1, constants=2), warm)
+        assert again.value <= problem.values(warm[None])[0] + 1e-6
