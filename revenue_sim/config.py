@@ -40,7 +40,9 @@ class RunConfig(Config):
     )
     sample_states: int | None = Field(default=2000, ge=1, description="states drawn from the truth's; null: all")
     budget: float | None = Field(
-        default=None, gt=0, description="core-ms per request, all services together; null: the log's own mean cost"
+        default=None,
+        gt=0,
+        description="core-ms per request, all services together; null: a third of the way from least to where λ is 0",
     )
     curve_budgets: int = Field(default=25, ge=2, description="budgets on the curve, from least to enough")
     bootstrap_draws: int = Field(default=1000, ge=10, description="draws of states and seeds for the intervals")

@@ -253,14 +253,14 @@ def _mix(config: RunConfig, inputs: Inputs, truth: Judged, judged: dict[str, Jud
 
 
 def reference_budget(config: RunConfig, inputs: Inputs) -> float:
-    """Core-ms per request: the configured budget, or what the log's own actions cost."""
+    """Core-ms per request: the configured budget, or a third of the way from the least cost to where λ reaches 0."""
     if config.budget is not None:
         return check_budget(config.budget)
     assert inputs.costs is not None
-    if inputs.logged is not None:
-        return float(inputs.costs[inputs.logged["row"], inputs.logged["joint"]].mean(dtype=np.float64))
-    spread = inputs.demand.actions / inputs.demand.actions.sum()
-    return float(inputs.demand.states @ (inputs.costs @ spread) / inputs.demand.states.sum())
+    rows, weight = np.arange(len(inputs.truth)), inputs.demand.states / inputs.demand.states.sum()
+    least = float(weight @ inputs.costs.min(axis=1))
+    free = float(weight @ inputs.costs[rows, inputs.truth.argmax(axis=1)])
+    return least + (free - least) / 3.0
 
 
 def matrix(inputs: Inputs) -> ScoreMatrix:

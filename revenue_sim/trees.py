@@ -19,7 +19,7 @@ from pydantic import Field
 
 from common.config import Config
 from common.requests import RequestSpec
-from common.seeding import integer_seed
+from common.seeding import integer_seed, numpy_generator
 
 
 class TreesConfig(Config):
@@ -31,6 +31,7 @@ class TreesConfig(Config):
     min_rows: int = Field(default=100, ge=1, description="least rows in a leaf")
     tweedie_power: float = Field(default=1.5, gt=1, lt=2, description="variance power of the Tweedie loss")
     smoothing: float = Field(default=200.0, gt=0, description="rows of prior behind each category's target mean")
+    mean_folds: int = Field(default=4, ge=2, description="parts whose target means come from the other parts")
     pairs: bool = Field(default=True, description="also encode pairs of state columns")
 
 
@@ -79,7 +80,7 @@ class StateMeans:
 
 def _codes(frame: pd.DataFrame, group: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
     """Code of each row's joined categories and the joined text of each code."""
-    parts = [pd.factorize(frame[name].astype(str)) for name in group]
+    parts = [_column_codes(frame[name]) for name in group]
     joint = parts[0][0].astype(np.int64)
     for codes, values in parts[1:]:
         joint = joint * len(values) + codes
@@ -88,6 +89,13 @@ def _codes(frame: pd.DataFrame, group: tuple[str, ...]) -> tuple[np.ndarray, lis
     np.minimum.at(first, codes, np.arange(len(frame)))
     texts = [np.asarray(values, dtype=object)[part[first]] for part, values in parts]
     return codes, ["\x1f".join(map(str, row)) for row in zip(*texts)]
+
+
+def _column_codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy(np.int64), column.cat.categories.astype(str).to_numpy(dtype=object)
+    codes, values = pd.factorize(column.astype(str))
+    return codes, np.asarray(values, dtype=object)
 
 
 @dataclass
@@ -133,7 +141,8 @@ def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed:
     import lightgbm
 
     means = StateMeans.fit(frame, spec, config.smoothing, config.pairs)
-    features = np.concatenate([means.transform(frame), frame[list(spec.sub_actions)].to_numpy(np.float64)], axis=1)
+    encoded = _held_out_means(frame, spec, config, seed)
+    features = np.concatenate([encoded, frame[list(spec.sub_actions)].to_numpy(np.float64)], axis=1)
     data = lightgbm.Dataset(features, frame[spec.reward].to_numpy(np.float64))
     parameters = {
         "objective": "tweedie",
@@ -149,6 +158,19 @@ def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed:
     }
     booster = lightgbm.train(parameters, data, num_boost_round=config.trees)
     return TreeModel(means, spec.shape, *_flat(booster.dump_model()))
+
+
+def _held_out_means(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed: int) -> np.ndarray:
+    """Features of the training rows, each from means that the row itself was not part of: else trees trust them too much."""
+    part = numpy_generator(seed, "trees", "means").permutation(len(frame)) % config.mean_folds
+    pieces = []
+    for k in range(config.mean_folds):
+        means = StateMeans.fit(frame[part != k], spec, config.smoothing, config.pairs)
+        pieces.append(means.transform(frame[part == k]))
+    features = np.empty((len(frame), pieces[0].shape[1]))
+    for k, piece in enumerate(pieces):
+        features[part == k] = piece
+    return features
 
 
 def _flat(dump: dict[str, Any]) -> tuple[np.ndarray, ...]:

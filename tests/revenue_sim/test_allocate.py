@@ -223,7 +223,7 @@ def test_a_models_curve_is_counted_in_true_numbers():
 
 @pytest.mark.parametrize("budget", [0, -1.0, float("nan"), float("inf"), "3", None, True])
 def test_a_budget_is_a_positive_number(budget):
-    with pytest.raises(UserError, match="budget: got .*expected a positive number"):
+    with pytest.raises(UserError, match=r"budget: got .*expected a positive number"):
         allocate(VALUES, COSTS, budget)
 
 
