@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from autobucket.bench.live_figures import draw_live
 from autobucket.bench.live_loop import LiveLoop, calibrate
 from autobucket.bench.load import Budget, drive, schedule
 from autobucket.bench.machine import Placement, generator_on, machine_facts, place
+from autobucket.bench.run_async import run_async
 from autobucket.bench.target import Target
 from autobucket.bench.traffic import make_requests, payloads
 from common.cli import run_cli
@@ -53,8 +53,8 @@ def live(
         (run.path / "summary.json").unlink(missing_ok=True)
         placement = place(config.accounting, config.target.kind)
         started = time.perf_counter()
-        with generator_on(placement), asyncio.Runner() as runner:
-            rows, curve, name = runner.run(_run(config, placement, controller, make_target))
+        with generator_on(placement):
+            rows, curve, name = run_async(lambda: _run(config, placement, controller, make_target))
         summary = summarise(rows) | {
             "controller": name,
             "calibration": {} if curve is None else dict(zip(map(str, curve.scale.tolist()), curve.cost_ms.tolist())),

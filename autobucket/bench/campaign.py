@@ -21,6 +21,7 @@ from autobucket.bench.http_target import HttpTarget
 from autobucket.bench.load import Budget, Window, drive, one_by_one, rest, schedule
 from autobucket.bench.machine import Placement
 from autobucket.bench.records import Cell, Record, append_journal, costs_by_cell, read_journal, standard_error_pct
+from autobucket.bench.run_async import run_async
 from autobucket.bench.target import Target
 from autobucket.bench.traffic import make_requests, payloads
 from common.errors import UserError
@@ -69,8 +70,7 @@ class Campaign:
 
     def run(self) -> Measured:
         """Scout, measure, and return what was found; stops the target whatever happens."""
-        with asyncio.Runner() as runner:
-            return runner.run(self._run())
+        return run_async(self._run)
 
     async def _run(self) -> Measured:
         load, buckets = self.config.load, self.config.buckets

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from autobucket.bench.controllers import (
     make_controller,
 )
 from autobucket.bench.live_loop import arrival_times, planned_qps
+from autobucket.bench.run_async import run_async
 from autobucket.live import live, main, summarise
 from common.config import load_config
 from common.errors import UserError
@@ -193,3 +197,39 @@ def test_the_live_loop_on_the_real_service(tmp_path):
     assert len(result.rows) == 6
     assert (result.rows["cpu"] > 0).all()
     assert {"cpu_retrieval", "cpu_ranking"} <= set(result.rows)
+
+
+def test_it_runs_inside_a_running_loop_as_in_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
+    settings = LiveConfig(
+        seconds=1, interval_s=0.5, peak_qps=30, warmup_s=0, calibration_s=0.1, accounting={"pin": False}
+    )
+
+    async def cell():
+        return live(settings, tmp_path / "run", make_target=FakeTarget)
+
+    assert len(asyncio.run(cell()).rows) == 2
+
+
+def test_an_interrupt_in_a_notebook_stops_the_work_first():
+    cleaned = []
+
+    async def work():
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cleaned.append("cancelled")
+            raise
+
+    async def cell():
+        timer = threading.Timer(0.3, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+        timer.start()
+        run_async(work)
+
+    loop = asyncio.new_event_loop()  # as a notebook's kernel runs it: Ctrl-C is an exception in the cell
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell())
+    finally:
+        loop.close()
+    assert cleaned == ["cancelled"]

@@ -1,0 +1,45 @@
+"""Run a coroutine from ordinary code, in a notebook (where a loop is running already) as well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run_async(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """The result of ``make()``; where this thread has a running loop, it runs in a thread of its own meanwhile.
+
+    Ctrl-C cancels the coroutine, waits for its clean-up, and goes on as KeyboardInterrupt.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        with asyncio.Runner() as runner:
+            return runner.run(make())
+    return _in_thread(make)
+
+
+def _in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+    async def work() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        started.append((asyncio.get_running_loop(), task))
+        return await make()
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(lambda: asyncio.run(work()))
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            for loop, task in started:
+                loop.call_soon_threadsafe(task.cancel)
+            with suppress(BaseException):
+                future.result()
+            raise
