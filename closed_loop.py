@@ -79,7 +79,7 @@ class DayConfig(Config):
 class Parts:
     """Where the learned parts lie: folders and files of earlier stages."""
 
-    world: Path  # folder of cascade_world.generate
+    world: Path | None  # folder of cascade_world.generate; None with own logs
     values: Path  # checkpoint of awrq_mixer.train
     results: Path  # estimator of autobucket.train
     cost_maps: Path  # cost_maps.json of autobucket.fit_costs
@@ -105,6 +105,7 @@ class Scene:
 
 def make_scene(parts: Parts, seed: int, start_day: float, days: float) -> Scene:
     """Draw traffic and states of a seed and score them with the learned Q and C."""
+    assert parts.world is not None
     world = load_truth(parts.world).world
     values, costs = Predictor.load(parts.values), CostModel.load(parts.results, parts.cost_maps)
     traffic = make_traffic(world.config, seed, days, start_day=start_day)

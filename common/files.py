@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -55,6 +56,15 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
+
+
+def file_hash(path: str | Path) -> str:
+    """32 hex digits of a file's content; a missing file is a UserError."""
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -14,27 +14,34 @@ from report.who_gets_what import draw_action_mix, draw_computation
 
 
 def write_run_page(out: Path, summary: dict[str, Any]) -> list[Path]:
-    """Draw the day's figures into ``out/figures``, write ``report.html``; returns the files that are worth opening."""
+    """Draw the days' figures into ``out/figures``, write ``report.html``; returns the files that are worth opening."""
     config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    simulated = config["world"] is not None
+    sections = _simulated(out, config, summary) if simulated else []
+    sections += [_values(out, config, summary), _costs(out), _balancer(out)]
+    name = config["world"]["name"] if simulated else Path(config["logs"]["requests"]).stem
+    page = write_page(out / "report.html", f"MaRCA · {name}", _lead(config), _facts(summary), sections)
+    return [page, out / "summary.json", *sorted((out / "figures").glob("*.png"))]
+
+
+def _simulated(out: Path, config: dict[str, Any], summary: dict[str, Any]) -> list[Section]:
     services = list(config["world"]["cost"]["services"])
     strategies = list(config["day"]["controllers"])
     minutes = pd.read_parquet(out / "day/minutes.parquet")
     breakdown = pd.read_csv(out / "day/who_gets_what.csv", dtype={"value": str})
-    sections = [
+    return [
         _result(out, minutes, services, summary),
         _price(out, minutes, services, strategies),
         _who_gets_what(out, breakdown, config, strategies),
-        _values(out, config, summary),
-        _costs(out),
-        _balancer(out),
     ]
-    page = write_page(
-        out / "report.html", f"MaRCA · {config['world']['name']}", _lead(summary, config), _facts(summary), sections
-    )
-    return [page, out / "summary.json", *sorted((out / "figures").glob("*.png"))]
 
 
-def _lead(summary: dict[str, Any], config: dict[str, Any]) -> str:
+def _lead(config: dict[str, Any]) -> str:
+    if config["world"] is None:
+        return (
+            "Values, costs and a system model were learned from your logs. Where a true value is spoken of below, it is the "
+            "estimate of an ensemble that was fitted on the same log."
+        )
     days = len(config["day"]["seeds"])
     return (
         f"Values, costs and the price of computation were learned from logs; then {days} day{'s' * (days > 1)} "
@@ -44,18 +51,17 @@ def _lead(summary: dict[str, Any], config: dict[str, Any]) -> str:
 
 
 def _facts(summary: dict[str, Any]) -> dict[str, str]:
-    best = (
-        summary["strategies"]["marca_mpc"]
-        if "marca_mpc" in summary["strategies"]
-        else list(summary["strategies"].values())[-1]
-    )
+    run = {"wall time": f"{summary['wall_s']:.0f} s", "peak memory": f"{summary['peak_rss_mb']:.0f} MB"}
+    strategies = summary.get("strategies")
+    if not strategies:
+        return run
+    last = list(strategies.values())[-1]
     return {
-        "revenue against static": f"{best['uplift_pct']:+.1f} %",
-        "budget used (μ)": f"{100 * best['mu']:.1f} %",
-        "over budget (ν)": f"{100 * best['nu']:.2f} %",
-        "mean CPU": f"{best['cpu_mean']:.1f} %",
-        "wall time": f"{summary['wall_s']:.0f} s",
-        "peak memory": f"{summary['peak_rss_mb']:.0f} MB",
+        "revenue against static": f"{last['uplift_pct']:+.1f} %",
+        "budget used (μ)": f"{100 * last['mu']:.1f} %",
+        "over budget (ν)": f"{100 * last['nu']:.2f} %",
+        "mean CPU": f"{last['cpu_mean']:.1f} %",
+        **run,
     }
 
 
