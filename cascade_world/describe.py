@@ -15,7 +15,7 @@ from cascade_world import figures, properties
 from cascade_world.behaviour import Incumbent
 from cascade_world.config import WorldConfig
 from cascade_world.generate import world_hash
-from cascade_world.logs import request_log, rule_prices
+from cascade_world.logs import arrival_times, request_log, request_luck, rule_prices
 from cascade_world.plant import WorldPlant
 from cascade_world.traffic import make_traffic
 from cascade_world.world import World
@@ -119,10 +119,18 @@ def _summary(world: World, states: np.ndarray, curves: dict[str, pd.DataFrame], 
         "truth_seconds": world.tables.seconds,
         "snr": properties.signal_to_noise(world, sample),
         **properties.label_statistics(sample),
-        "distinct_states": len(sample[list(world.spec.state)].drop_duplicates()),
-        "distinct_states_of_requests": len(sample),
+        "distinct_states": _distinct_states(world),
         "degradation_price": price.to_dict("list"),
     }
+
+
+def _distinct_states(world: World) -> int:
+    """Distinct states among the requests of the log (their states are drawn again; nothing is served)."""
+    seed, rows = world.config.seed, world.config.logs.requests
+    hours = arrival_times(world, rows, seed) / 3600.0
+    codes = world.population.sample(request_luck(seed, np.arange(rows)), hours)
+    sizes = [len(values) for values in world.population.values.values()]
+    return len(np.unique(np.ravel_multi_index(list(codes.T), sizes)))
 
 
 def _week(world: World) -> pd.DataFrame:

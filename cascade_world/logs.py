@@ -47,6 +47,11 @@ def arrival_times(world: World, rows: int, seed: int) -> np.ndarray:
     return np.sort(found * 60 + rng.integers(60, size=rows))
 
 
+def request_luck(seed: int, number: np.ndarray) -> np.ndarray:
+    """64 bits per request, by its number in the log: they decide its state and its logged action."""
+    return hash_columns(integer_seed(seed, "requests"), number)
+
+
 def serve(
     world: World, seed: int, first: int, codes: np.ndarray, joint: np.ndarray, stream: str = "serve"
 ) -> pd.DataFrame:
@@ -71,7 +76,7 @@ def serve(
 
 def _request_rows(world: World, policy: LoggingPolicy, seed: int, first: int, seconds: np.ndarray) -> pd.DataFrame:
     number = np.arange(first, first + len(seconds))
-    luck = hash_columns(integer_seed(seed, "requests"), number)
+    luck = request_luck(seed, number)
     codes = world.population.sample(luck, seconds / 3600.0)
     joint, propensity = policy.act(codes, luck)
     served = serve(world, seed, first, codes, joint)
