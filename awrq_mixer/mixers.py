@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from awrq_mixer.config import MixerConfig, NetworkConfig
+from awrq_mixer.mixing import EXP_RANGE, mix_elu, mix_relu
 from awrq_mixer.networks import Space, StateNet, mlp
 
 
@@ -73,10 +74,27 @@ class MonotonicMixer(nn.Module):
         if self.sees_action:
             return self._table_with_actions(q, codes, numbers, sub_actions)
         w1, b1, w2, b2 = self.weights(codes, numbers, None)
-        hidden = q[0].flatten(1)[..., None] * w1[:, None, 0] + b1[:, None]  # (S, N_0, E)
-        for g, one in enumerate(q[1:], start=1):
-            hidden = _outer_sum(hidden, one[..., None] * w1[:, None, None, g])  # (S, N_0 … N_g, E)
+        parts = [one[..., None] * w1[:, None, None, g] for g, one in enumerate(q)]  # each (S, P_g, N_g, E)
+        hidden = parts[0].flatten(1, 2) + b1[:, None]  # (S, N_0, E)
+        for part in parts[1:-1]:
+            hidden = _outer_sum(hidden, part)  # (S, N_0 … N_g, E)
+        if len(parts) > 1 and parts[-1].shape[1] == 1 and not (torch.is_grad_enabled() or hidden.is_cuda):
+            compiled = self._compiled_table(hidden, parts[-1][:, 0], w2, b2)
+            if compiled is not None:
+                return compiled
+        hidden = _outer_sum(hidden, parts[-1]) if len(parts) > 1 else hidden  # (S, A, E)
         return torch.bmm(self._activate(hidden), w2[..., None])[..., 0] + b2[:, None]
+
+    def _compiled_table(self, left: Tensor, right: Tensor, w2: Tensor, b2: Tensor) -> Tensor | None:
+        """The same in one compiled pass; None where its split of the exponential would lose precision."""
+        parts = [one.float().contiguous() for one in (left, right)]
+        arrays = [one.numpy() for one in (*parts, w2.contiguous(), b2.contiguous())]
+        if self.activation == "relu":
+            return torch.from_numpy(mix_relu(*arrays))
+        if max(float(one.abs().max()) for one in parts) > EXP_RANGE:
+            return None
+        exponentials = [one.exp().numpy() for one in parts]
+        return torch.from_numpy(mix_elu(*arrays[:2], *exponentials, *arrays[2:]))
 
     def _table_with_actions(self, q: list[Tensor], codes: Tensor, numbers: Tensor, sub_actions: Tensor) -> Tensor:
         size, joint = len(codes), len(sub_actions)

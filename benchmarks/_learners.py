@@ -1,0 +1,162 @@
+"""What the learner tables compare: each learner's settings, the paper's own figures, and one run of one learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.evaluate import evaluate_scores
+from awrq_mixer.train import train
+from cascade_world.config import WorldConfig
+from cascade_world.generate import generate
+from cascade_world.world import Truth, load_truth
+from common.config import load_config
+from common.requests import RequestSpec
+from common.seeding import numpy_generator
+from common.tables import write_table
+from revenue_sim import quota
+from revenue_sim.returns import return_pct
+
+BUDGETS = [0.04, 0.08, 0.12, 0.2, 0.3]  # shares of the way from the cheapest to the clairvoyant's largest useful spend
+CONFIGS = Path("configs/awrq_mixer")
+
+# Row name → (config file, overrides). Every learner was given the same number of tuning runs, on development seeds.
+LEARNERS: dict[str, tuple[str, list[str]]] = {
+    "dqn": ("demo.yaml", ["learner=dqn"]),
+    "dqn_reward_everywhere": ("demo.yaml", ["learner=dqn_reward_everywhere"]),
+    "ddqn": ("demo.yaml", ["learner=ddqn"]),
+    "drqn": ("demo.yaml", ["learner=drqn"]),
+    "drqn_sees_actions": ("demo.yaml", ["learner=drqn", "network.drqn_observe=own"]),
+    "averaged_dqn": ("demo.yaml", ["learner=averaged_dqn"]),
+    "rem": ("demo.yaml", ["learner=rem"]),
+    "vdn": ("demo.yaml", ["learner=vdn"]),
+    "wqmix": ("demo.yaml", ["learner=wqmix"]),
+    "qmix": ("demo.yaml", ["learner=qmix"]),
+    "awrq_mixer": ("demo.yaml", []),
+    "regression": ("demo.yaml", ["learner=regression"]),
+    "regression_mse": ("demo.yaml", ["learner=regression", "loss.kind=mse"]),
+    "lightgbm": ("demo.yaml", ["learner=lightgbm"]),
+    "lightgbm_mse": ("demo.yaml", ["learner=lightgbm", "loss.kind=mse"]),
+    "awrq_plus": ("awrq_plus.yaml", []),
+    "awrq_plus_no_surrogate": ("awrq_plus.yaml", ["plus.surrogate=null"]),
+    "awrq_plus_own_profile": ("awrq_plus.yaml", ["plus.shared_profile=false"]),
+    "awrq_plus_no_pairs": ("awrq_plus.yaml", ["plus.pairs=false"]),
+    "told_classes": ("awrq_plus.yaml", []),
+    "no_aw": ("demo.yaml", ["learner=awrq_no_aw"]),
+    "no_smc": ("demo.yaml", ["learner=awrq_no_smc"]),
+    "no_vgca": ("demo.yaml", ["learner=awrq_no_vgca"]),
+    **{f"gamma_{g}": ("demo.yaml", [f"td.gamma={g}"]) for g in ("0.70", "0.80", "0.90", "0.99")},
+    **{f"heads_{k}": ("demo.yaml", [f"network.heads={k}"]) for k in (1, 5, 20, 100, 200)},
+}
+TABLES: dict[str, list[str]] = {
+    "1": [
+        "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "regression", "lightgbm",
+        "awrq_plus", "told_classes", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse", "lightgbm_mse",
+        "awrq_plus_no_surrogate", "awrq_plus_own_profile", "awrq_plus_no_pairs",
+    ],
+    "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca"],
+    "gamma": [name for name in LEARNERS if name.startswith("gamma_")],
+    "heads": [name for name in LEARNERS if name.startswith("heads_")],
+}  # fmt: skip
+# The paper's Spearman r_s and Return% (Tables 1 and 2, §4), on its own private logs.
+PAPER: dict[str, tuple[float, float | None]] = {
+    "dqn": (0.859, 82.59), "ddqn": (0.860, 85.46), "drqn": (0.862, 86.82), "averaged_dqn": (0.870, 87.48),
+    "rem": (0.881, 89.47), "vdn": (0.896, 95.10), "wqmix": (0.900, 95.65), "qmix": (0.902, 96.00),
+    "awrq_mixer": (0.911, 97.26), "no_aw": (0.910, 97.17), "no_smc": (0.908, 96.92), "no_vgca": (0.906, 96.71),
+    "gamma_0.70": (0.9096, None), "gamma_0.80": (0.9107, None), "gamma_0.90": (0.9112, None),
+    "gamma_0.99": (0.9105, None), "heads_1": (0.9065, None), "heads_5": (0.9081, None), "heads_20": (0.9112, None),
+    "heads_100": (0.9118, None), "heads_200": (0.9120, None),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One learner on one world and seed."""
+
+    learner: str
+    world: str  # config of the world
+    seed: int
+    rows: int
+    epochs: float | None  # None: the learner's own
+    folder: Path  # worlds and runs
+
+
+def world_folder(job: Job) -> Path:
+    """Where the job's world stands."""
+    return job.folder / f"{Path(job.world).stem}_{job.seed}_{job.rows}"
+
+
+def make_world(job: Job) -> None:
+    """Generate the job's world unless it stands there already."""
+    if not (world_folder(job) / "summary.json").exists():
+        overrides = [f"seed={job.seed}", f"logs.requests={job.rows}", "logs.system_days=1", "workers=1"]
+        generate(load_config(WorldConfig, job.world, overrides), world_folder(job))
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train, score a seeded sample of test states, judge; one row of the runs table."""
+    make_world(job)
+    folder = world_folder(job)
+    truth = load_truth(folder)
+    spec = truth.request_spec()
+    requests, told = folder / "logs/requests.parquet", job.learner == "told_classes"
+    if told:
+        requests, spec = _told_log(truth, folder, spec)
+    name, overrides = LEARNERS[job.learner]
+    extra = [f"requests={requests}", f"seed={job.seed}"] + ([f"epochs={job.epochs}"] if job.epochs else [])
+    config = load_config(TrainConfig, CONFIGS / name, [*overrides, *extra])
+    config = config.model_copy(update={"spec": spec})
+    result = train(config, job.folder / "runs" / f"{folder.name}_{job.learner}_{job.epochs or 'own'}")
+    states, counts, joint = sample_states(spec, config, job.seed)
+    scored = result.model.values(states)
+    value, cost = truth.values(states), truth.costs(states)
+    judged = evaluate_scores(scored, value, cost, counts, BUDGETS)
+    curve = judged.pop("curve")
+    judged |= {f"capture_{share}": row["capture"] for share, row in zip(BUDGETS, curve)}
+    returns = _returns(scored, value, counts, joint)
+    kept = ("samples_to_95_percent", "gradient_variance", "train_s", "samples", "validation_shape_gain")
+    training = {key: result.summary.get(key) for key in kept}
+    return (
+        {"learner": job.learner, "world": Path(job.world).stem, "seed": job.seed, "rows": job.rows}
+        | judged
+        | returns
+        | training
+    )
+
+
+def sample_states(
+    spec: RequestSpec, config: TrainConfig, seed: int, size: int = 1000
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """A seeded sample of distinct test states: states, requests of each, and their rows' joint actions."""
+    frame = spec.read(config.requests)
+    test = frame.iloc[round(len(frame) * (config.split.train + config.split.validation)) :].reset_index(drop=True)
+    states, ids, counts = spec.distinct_states(test)
+    keep = np.sort(numpy_generator(seed, "table_states").choice(len(states), min(size, len(states)), replace=False))
+    rows = np.flatnonzero(np.isin(ids, keep))
+    return states.iloc[keep].reset_index(drop=True), counts[keep], spec.joint_index(test.iloc[rows])
+
+
+def _returns(scores: np.ndarray, truth: np.ndarray, counts: np.ndarray, joint: np.ndarray) -> dict[str, float]:
+    """Return% (Eq. 20) under the test log's own action quotas, with the paper's greedy rule and the optimal transport."""
+    quotas = np.bincount(joint, minlength=truth.shape[1])
+    found = {}
+    for name, method in (("greedy", quota.greedy), ("optimal", quota.optimal)):
+        model, own = method(scores, counts, quotas), method(truth, counts, quotas)
+        found[f"return_pct_{name}"] = return_pct(model.by_state(truth), own.by_state(truth))
+    return found
+
+
+def _told_log(truth: Truth, folder: Path, spec: RequestSpec) -> tuple[Path, RequestSpec]:
+    """The log with the latent class of every request as one more state column: what a learner cannot know."""
+    path = folder / "told.parquet"
+    if not path.exists():
+        frame = pd.read_parquet(folder / "logs/requests.parquet")
+        states, ids, _ = spec.distinct_states(frame)
+        frame["latent_class"] = truth.latent(states)["class"].to_numpy()[ids].astype(str)
+        write_table(frame, path)
+    return path, spec.model_copy(update={"state": {**spec.state, "latent_class": "category"}})

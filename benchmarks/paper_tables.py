@@ -1,0 +1,142 @@
+"""The paper's learner tables on the open world: `python -m benchmarks.paper_tables --table 1|2|gamma|heads`.
+
+Every learner × seed is one row of `results/learner_runs.csv`, written when it ends; a stopped command goes on from there.
+`--quick`: the small world and two seeds, minutes. Default (the *reduced* configuration): base world, 300,000 requests, seeds
+100–104. `--rows 1000000` is the full one. Tables are mean ± sd over seeds; the paper's figures stand beside, as the paper's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks._learners import PAPER, TABLES, Job, make_world, run_job
+from common.compute import set_threads
+from common.files import write_text
+from common.run_folder import versions
+from common.tables import write_table
+
+RESULTS = Path(__file__).parent / "results"
+RUNS = RESULTS / "learner_runs.csv"
+KEYS = ["learner", "world", "seed", "rows", "epochs"]
+COLUMNS = {
+    "spearman": "spearman",
+    "within": "within",
+    "capture": "capture",
+    "return_pct": "return_pct_greedy",
+    "return_pct_optimal": "return_pct_optimal",
+    "regret": "regret",
+    "samples_to_95": "samples_to_95_percent",
+    "gradient_variance": "gradient_variance",
+    "train_s": "train_s",
+}
+
+
+def main() -> None:
+    """Run what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=list(TABLES), default="1")
+    parser.add_argument("--seeds", type=int, default=5, help="evaluation seeds 100, 101, …")
+    parser.add_argument("--world", default="configs/cascade_world/base.yaml", help="config of the world")
+    parser.add_argument("--rows", type=int, default=300_000, help="requests in the log")
+    parser.add_argument("--epochs", type=float, default=None, help="passes over the rows; default: each learner's own")
+    parser.add_argument("--learners", nargs="*", help="only these rows")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    parser.add_argument("--quick", action="store_true", help="small world, two seeds, a pass over 20,000 rows")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.world, arguments.rows, arguments.seeds = "configs/cascade_world/small.yaml", 20_000, 2
+    learners = arguments.learners or TABLES[arguments.table]
+    folder = Path("runs/benchmarks/learners")
+    jobs = [
+        Job(learner, arguments.world, 100 + s, arguments.rows, arguments.epochs, folder)
+        for s in range(arguments.seeds)
+        for learner in learners
+    ]
+    run_missing(jobs, arguments.workers)
+    stem = Path(arguments.world).stem
+    suffix = "" if (stem, arguments.rows) == ("base", 300_000) else f"_{stem}_{arguments.rows}"
+    write_tables(jobs, f"table{arguments.table}{suffix}")
+
+
+def run_missing(jobs: list[Job], workers: int) -> None:
+    """Run the jobs that have no row yet; each row is written as soon as it is there."""
+    done = {_key(row) for row in known_runs().to_dict("records")}
+    missing = [job for job in jobs if _job_key(job) not in done]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there already")
+    with ProcessPoolExecutor(workers, initializer=_one_thread) as pool:
+        worlds = {(job.world, job.seed, job.rows): job for job in missing}
+        list(pool.map(make_world, worlds.values()))
+        waiting = {pool.submit(run_job, job): job for job in missing}
+        for number, future in enumerate(as_completed(waiting), start=1):
+            row = future.result() | {"epochs": waiting[future].epochs or "own", "torch": versions()["torch"]}
+            runs = pd.concat([known_runs(), pd.DataFrame([row])], ignore_index=True)
+            write_table(runs, RUNS)
+            print(
+                f"{number}/{len(missing)} {row['learner']} seed {row['seed']}: within {row['within']:.3f}", flush=True
+            )
+
+
+def known_runs() -> pd.DataFrame:
+    """Rows written so far."""
+    return pd.read_csv(RUNS, dtype={"epochs": str}) if RUNS.exists() else pd.DataFrame(columns=KEYS)
+
+
+def write_tables(jobs: list[Job], name: str) -> None:
+    """Mean and sd over seeds of every learner, as CSV and markdown, in the table's order."""
+    wanted = {_job_key(job) for job in jobs}
+    runs = known_runs()
+    runs = runs[[_key(row) in wanted for row in runs.to_dict("records")]]
+    rows = []
+    for learner in dict.fromkeys(job.learner for job in jobs):
+        mine = runs[runs["learner"] == learner]
+        row: dict[str, object] = {"learner": learner, "seeds": len(mine)}
+        for column, source in COLUMNS.items():
+            row[f"{column}_mean"], row[f"{column}_sd"] = mine[source].mean(), mine[source].std()
+        row["paper_spearman"], row["paper_return_pct"] = PAPER.get(learner, (None, None))
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table["machine"] = f"{os.cpu_count()} cores"
+    write_table(table, RESULTS / f"{name}.csv")
+    write_text(RESULTS / f"{name}.md", _markdown(table, jobs[0]))
+    print((RESULTS / f"{name}.md").read_text())
+
+
+def _markdown(table: pd.DataFrame, job: Job) -> str:
+    lines = [
+        f"World `{Path(job.world).stem}`, {job.rows:,} requests, mean ± sd over {table['seeds'].max()} seeds. The last two columns "
+        "are the paper's own figures, on its private logs.\n",
+        "| learner | r_s all pairs | r_s within | capture | Return% greedy | Return% optimal | train s | paper r_s | paper Return% |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table.to_dict("records"):
+        cells = [
+            f"{row[f'{name}_mean']:.{digits}f} ± {row[f'{name}_sd']:.{digits}f}"
+            for name, digits in (
+                ("spearman", 3), ("within", 3), ("capture", 3), ("return_pct", 2), ("return_pct_optimal", 2), ("train_s", 0)
+            )
+        ]  # fmt: skip
+        paper = ["" if pd.isna(row[name]) else f"{row[name]:g}" for name in ("paper_spearman", "paper_return_pct")]
+        lines.append("| " + " | ".join([row["learner"], *cells, *paper]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _key(row: dict) -> tuple:
+    return tuple(str(row[name]) for name in KEYS)
+
+
+def _job_key(job: Job) -> tuple:
+    return (job.learner, Path(job.world).stem, str(job.seed), str(job.rows), str(job.epochs or "own"))
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    set_threads(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""How fast decisions are made, per core: `python -m benchmarks.serving [--quick]`.
+
+`cached`: HullPolicy.decide over known states, one or two prices. `scored`: Q of all 1,000 joint actions of unseen states
+(`share_of_bound` against the tree's own matrix products, timed in the same run). `uncached`: scoring plus the scan. Times are
+process CPU seconds, so that other work on the machine counts less; weights are random, as speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.hulls import scan
+from awrq_mixer.learners import LEARNERS
+from awrq_mixer.networks import Space, initialise
+from awrq_mixer.policy import HullPolicy
+from awrq_mixer.predictor import Predictor
+from common.compute import set_threads
+from common.encoding import StateEncoder
+from common.requests import RequestSpec
+from common.run_folder import versions
+from common.seeding import numpy_generator, torch_generator
+from common.tables import write_table
+
+RESULTS = Path(__file__).parent / "results"
+VOCABULARY = {"user_value": 100, "placement": 6, "segment": 400, "idc": 2}
+
+
+def main() -> None:
+    """Time every path and write serving.csv."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer states and shorter timings")
+    arguments = parser.parse_args()
+    set_threads(1)
+    seconds, states = (0.5, 500) if arguments.quick else (3.0, 4000)
+    rows = [row for lambdas in (1, 2) for row in cached(lambdas, states, seconds)]
+    for learner, hidden in (("awrq_mixer", 64), ("awrq_mixer", 256), ("awrq_plus", 64)):
+        rows += uncached(learner, hidden, seconds)
+    table = pd.DataFrame(rows).assign(torch=versions()["torch"], cpus=versions()["cpus"], seed=0)
+    write_table(table, RESULTS / "serving.csv")
+    print(table.to_string(index=False))
+
+
+def rate(work: Callable[[], object], items: int, seconds: float) -> float:
+    """Items per CPU second of this process, after one warm call."""
+    work()
+    start, done = time.process_time(), 0
+    while time.process_time() - start < seconds:
+        work()
+        done += items
+    return done / (time.process_time() - start)
+
+
+def cached(lambdas: int, states: int, seconds: float) -> list[dict]:
+    """Decisions of known states: surfaces with diminishing returns and noise, costs of one or two services."""
+    rng = numpy_generator(0, "serving", lambdas)
+    joint = RequestSpec().joint_table()
+    steps = np.sqrt(joint + 1.0)  # (A, T)
+    q = np.exp(0.3 * rng.normal(0, 1, (states, 5)) @ steps.T / 2 + 0.05 * rng.normal(size=(states, len(joint))))
+    c = np.stack([1 + joint[:, :4].sum(1) * 0.5, 0.5 + joint[:, 4] * 1.0], 1) + 0.05 * rng.random(
+        (states, len(joint), 2)
+    )
+    frame = pd.DataFrame({"state": np.arange(states).astype(str)})
+    costs = c[:, :, :lambdas]
+    policy = HullPolicy.build(frame, lambda f: q[f.index], lambda f: costs[f.index], quiet=True)
+    price = np.full(lambdas, 0.05)
+    many, few = rng.integers(0, states, 1_000_000), rng.integers(0, states, states // 2)
+    rows = []
+    for path, ids in (("cached", few), ("cached_many_rows", many)):
+        per_s = rate(lambda ids=ids: policy.decide(ids, price), len(ids), seconds)  # type: ignore[misc]
+        rows.append({"path": path, "lambdas": lambdas, "per_s": per_s, "candidates": len(policy.joint) / states})
+    return rows
+
+
+def uncached(learner: str, hidden: int, seconds: float) -> list[dict]:
+    """Scoring of all joint actions and one decision after it."""
+    spec = RequestSpec()
+    encoder = StateEncoder({name: [str(i) for i in range(n)] for name, n in VOCABULARY.items()}, {}, {})
+    space = Space(tuple(encoder.sizes), 0, ((4, 5, 5, 2), (5,)))
+    config = TrainConfig.model_validate({"learner": learner, "network": {"hidden": hidden, "heads": 20}})
+    model = LEARNERS[learner](space, config)
+    initialise(model, "glorot_uniform", torch_generator(0, "serving"))
+    predictor = Predictor(model.eval(), spec, encoder)
+    rng = numpy_generator(0, "serving_states")
+    states = pd.DataFrame({name: rng.integers(0, n, 256).astype(str) for name, n in VOCABULARY.items()})
+    cost = rng.random((256, spec.n_joint, 2)).astype(np.float32)
+    price = np.array([0.1, 0.1])
+    scored = rate(lambda: predictor.values(states), 256, seconds)
+    decided = rate(lambda: scan(predictor.values(states), cost, price), 256, seconds)
+    one = states.iloc[:1]
+    times = []
+    for _ in range(int(100 * seconds)):
+        start = time.process_time()
+        scan(predictor.values(one), cost[:1], price)
+        times.append(time.process_time() - start)
+    bound = product_bound(hidden, seconds) if learner == "awrq_mixer" else None
+    shared = {"learner": learner, "hidden": hidden, "lambdas": 2}
+    return [
+        {
+            "path": "scored",
+            "per_s": scored,
+            "share_of_bound": scored / bound if bound else None,
+            "bound_per_s": bound,
+            **shared,
+        },
+        {"path": "uncached", "per_s": decided, "p99_ms": 1e3 * float(np.quantile(times, 0.99)), **shared},
+    ]
+
+
+def product_bound(hidden: int, seconds: float, states: int = 64) -> float:
+    """States per second if only the tree's matrix products were done.
+
+    Input products of both agents, recurrent products of 1 + 4 + 20 parents, heads of 100 leaves and of a5.
+    """
+
+    def product(rows: int, inner: int, outer: int) -> Callable[[], torch.Tensor]:
+        left, right = torch.randn(rows * states, inner), torch.randn(outer, inner)
+        return lambda: left @ right.T
+
+    products = [
+        *[product(1, 64, 3 * hidden)] * 2,
+        product(1, hidden, 3 * hidden), product(4, hidden, 3 * hidden), product(20, hidden, 3 * hidden),
+        product(100, hidden, 2), product(1, hidden, 5),
+    ]  # fmt: skip
+    return rate(lambda: [one() for one in products], states, seconds)
+
+
+if __name__ == "__main__":
+    main()
