@@ -22,7 +22,9 @@ class Point:
     runs: int
 
 
-def at_nu(run: Run, start: float = 0.0, low: float = -25.0, high: float = 12.0, tries: int = 6) -> Point:
+def at_nu(
+    run: Run, start: float = 0.0, low: float = -25.0, high: float = 12.0, tries: int = 6, step: float = 2.0
+) -> Point:
     """Secant search on the offset (ν rises with it); ends on two runs that enclose NU closely, and interpolates."""
     seen: dict[float, tuple[float, float]] = {}
 
@@ -32,8 +34,7 @@ def at_nu(run: Run, start: float = 0.0, low: float = -25.0, high: float = 12.0, 
             seen[offset] = run(offset)
         return seen[offset]
 
-    offset, step = start, 2.0
-    go(offset)
+    go(start)
     for _ in range(tries):
         under = [o for o, (_, nu) in seen.items() if nu <= NU]
         over = [o for o, (_, nu) in seen.items() if nu > NU]

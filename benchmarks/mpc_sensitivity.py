@@ -1,0 +1,107 @@
+"""The paper's Figure 4: sweeps of α, β and N of Eq. 17, with the time per solve; and of the default objective's weights.
+
+``python -m benchmarks.mpc_sensitivity [--quick]``. One parameter moves, the others stay at the paper's choice (α .4, β 8,
+N 10). Development seeds 30 and 31: a sweep is a choice of settings, so evaluation seeds stay out of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from benchmarks._mpc import RESULTS, stamp
+from benchmarks.controllers import BUDGET, system_model
+from common.figures import COLORS, new_figure, save_figure
+from common.progress import progress
+from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig
+from mpc_balancer.metrics import run_metrics
+from mpc_balancer.run import RunConfig, simulate
+from mpc_balancer.scenarios import load_scenarios, start_scenario
+
+PAPER = {"mode": "paper", "alpha": 0.4, "beta": 8.0, "horizon": 10, "reading": "per_step"}
+OWN: dict[str, object] = {"mode": "asymmetric"}
+SWEEPS = {
+    ("paper", "alpha"): [0.1, 0.2, 0.4, 0.6, 0.8, 1.0],
+    ("paper", "beta"): [0.0, 1.0, 2.0, 4.0, 8.0, 16.0],
+    ("paper", "horizon"): [1, 3, 5, 10, 15, 20],
+    ("asymmetric", "over_weight"): [1.0, 3.0, 10.0],
+    ("asymmetric", "move_weight"): [0.0, 0.02, 0.1, 0.5],
+    ("asymmetric", "horizon"): [1, 3, 5, 10],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="one hour, one seed and two values each, beside the real results"
+    )
+    quick = parser.parse_args().quick
+    script = load_scenarios("configs/mpc_balancer/scenarios.yaml")["failover"]
+    script = script.model_copy(update={"days": 1 / 24 if quick else 0.75})
+    rows = []
+    runs = [
+        (mode, name, v, seed)
+        for (mode, name), values in SWEEPS.items()
+        for v in (values[::3] if quick else values)
+        for seed in ([30] if quick else [30, 31])
+    ]
+    for mode, name, value, seed in progress(runs, what="runs"):
+        objective = ObjectiveConfig(**{**(PAPER if mode == "paper" else OWN), name: value})  # type: ignore[arg-type]
+        mpc = MpcConfig(objective=objective, backoff_quantile=None if mode == "paper" else 0.7)
+        drawn = start_scenario(script, seed)
+        config = RunConfig(controller=ControllerConfig(name="mpc", budget=BUDGET, mpc=mpc))
+        _, loop, cpu = simulate(config, drawn, system_model(1), drawn.calendar, progress=False)
+        out = run_metrics(cpu, loop.prices, np.full(2, BUDGET), np.array(loop.step_seconds))
+        rows.append(
+            {
+                "objective": mode,
+                "parameter": name,
+                "value": value,
+                "seed": seed,
+                "mu": 100 * out["mu"],
+                "nu": 100 * out["nu"],
+                "ms_per_solve": out["solve_ms_p50"],
+            }
+        )
+    table = (
+        pd.DataFrame(rows)
+        .groupby(["objective", "parameter", "value"], sort=False)
+        .agg(mu=("mu", "mean"), nu=("nu", "mean"), ms_per_solve=("ms_per_solve", "median"), seeds=("seed", "size"))
+        .reset_index()
+    )
+    suffix = "_quick" if quick else ""
+    table.assign(**stamp("30+")).to_csv(
+        RESULTS / f"mpc_sensitivity{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n"
+    )
+    _figure(table, RESULTS / f"mpc_sensitivity{suffix}.png")
+    print(table.to_string(index=False))
+
+
+def _figure(table: pd.DataFrame, path) -> None:
+    figure, axes = new_figure(2, 3, width=10.0, height=5.6)
+    for axis, ((mode, name), part) in zip(axes.flat, table.groupby(["objective", "parameter"], sort=False)):
+        axis.plot(part["value"], part["mu"], "o-", color=COLORS[0])
+        axis.set(title=f"{'Eq. 17' if mode == 'paper' else 'default objective'}: {name}", xlabel=name)
+        axis.set_ylabel("μ (percent)", color=COLORS[0])
+        right = axis.twinx()
+        right.plot(part["value"], part["nu"], "s--", color=COLORS[1])
+        right.set_ylabel("ν (percent)", color=COLORS[1])
+        right.set_ylim(0, None)
+        right.grid(False)
+        for row in part.itertuples():
+            axis.annotate(
+                f"{row.ms_per_solve:.1f} ms",
+                (row.value, row.mu),
+                xytext=(0, 7),
+                textcoords="offset points",
+                fontsize=7,
+                ha="center",
+            )
+        axis.margins(y=0.25)
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    main()
