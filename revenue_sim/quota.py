@@ -7,6 +7,7 @@ still allow. ``optimal`` solves the transport problem that the rule approximates
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,10 @@ from numba import njit
 
 from common.errors import UserError
 from revenue_sim import transport
+
+
+SHIFT = 20  # bits of a score's code below those that choose its bucket
+GROUP = 65_536  # pairs sorted at a time, about
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,12 @@ def greedy(scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndarr
     scores that are not finite.
     """
     scores, supply, demand = _checked(scores, state_counts, action_quotas)
-    order = _falling(scores.ravel())
-    filled = _fill(order, scores.shape[1], supply.copy(), demand.copy())
-    return QuotaAllocation(*filled)
+    left_supply, left_demand = supply.copy(), demand.copy()
+    parts = [
+        _fill(keys, scores.shape[1], left_supply, left_demand)
+        for keys in _falling(scores.ravel(), scores.shape[1], left_supply, left_demand)
+    ]
+    return QuotaAllocation(*(np.concatenate(part) for part in zip(*parts)))
 
 
 def optimal(scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndarray) -> QuotaAllocation:
@@ -96,31 +104,80 @@ def _whole(numbers, size: int, name: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def _falling(flat: np.ndarray) -> np.ndarray:
-    """Indices by falling score, ties by rising index: for float32 one sort of packed 64-bit keys."""
+def _falling(flat: np.ndarray, actions: int, supply: np.ndarray, demand: np.ndarray) -> Iterator[np.ndarray]:
+    """Pair indices by falling score, ties by rising index, some at a time, in the low 32 bits of each key.
+
+    float32 scores become packed 64-bit keys, thrown into buckets by their leading bits. A bucket is sorted when its turn
+    comes, without the pairs whose state or action has nothing left by then, most of the later ones.
+    """
     if flat.dtype != np.float32 or len(flat) >= 2**32:
-        return np.argsort(-flat, kind="stable").astype(np.uint64)
-    keys = _pack(flat.view(np.uint32))
-    keys.sort()
+        yield np.argsort(-flat, kind="stable").astype(np.uint64)
+        return
+    bits = flat.view(np.uint32)
+    sizes = _bucket_sizes(bits)
+    ends = np.cumsum(sizes)
+    keys = _scatter(bits, ends - sizes)
+    start = 0
+    for end in ends[_group_ends(ends)]:
+        alive = _keep_alive(keys[start:end], actions, supply, demand)
+        part = keys[start : start + alive]
+        part.sort()
+        yield part
+        start = end
+        if not supply.any():
+            return
+
+
+def _group_ends(ends: np.ndarray) -> np.ndarray:
+    """Last bucket of each group of buckets that are sorted together, about GROUP pairs each."""
+    return np.unique(np.searchsorted(ends, np.append(np.arange(GROUP, ends[-1], GROUP), ends[-1])))
+
+
+@njit(nogil=True, cache=True)
+def _falling_code(bits):
+    """Bits of a float32 turned so that larger scores have smaller codes; −0 and 0 have the same."""
+    if bits == np.uint32(0x80000000):
+        bits = np.uint32(0)
+    return bits if bits & np.uint32(0x80000000) else np.uint32(bits ^ np.uint32(0x7FFFFFFF))
+
+
+@njit(nogil=True, cache=True)
+def _bucket_sizes(bits):
+    sizes = np.zeros(1 << (32 - SHIFT), np.int64)
+    for i in range(len(bits)):
+        sizes[_falling_code(bits[i]) >> np.uint32(SHIFT)] += 1
+    return sizes
+
+
+@njit(nogil=True, cache=True)
+def _scatter(bits, begins):
+    """Keys ``code · 2³² + index`` by bucket, inside a bucket by index."""
+    keys = np.empty(len(bits), np.uint64)
+    place = begins.copy()
+    for i in range(len(bits)):
+        code = _falling_code(bits[i])
+        bucket = code >> np.uint32(SHIFT)
+        keys[place[bucket]] = (np.uint64(code) << np.uint64(32)) | np.uint64(i)
+        place[bucket] += 1
     return keys
 
 
 @njit(nogil=True, cache=True)
-def _pack(bits):
-    """Key = (bits of the score, turned so that larger scores come first) · 2³² + index; −0 and 0 tie."""
-    keys = np.empty(len(bits), np.uint64)
-    for i in range(len(bits)):
-        b = bits[i]
-        if b == np.uint32(0x80000000):
-            b = np.uint32(0)
-        rising = ~b if b & np.uint32(0x80000000) else b | np.uint32(0x80000000)
-        keys[i] = (np.uint64(~np.uint32(rising)) << np.uint64(32)) | np.uint64(i)
-    return keys
+def _keep_alive(keys, actions, supply, demand):
+    """Move the keys whose state and action have something left to the front; returns their number."""
+    kept, wide = 0, np.uint32(actions)
+    for key in keys:
+        index = np.uint32(key & np.uint64(0xFFFFFFFF))
+        state = np.uint32(index // wide)
+        if supply[state] > 0 and demand[np.uint32(index - np.uint32(state * wide))] > 0:
+            keys[kept] = key
+            kept += 1
+    return kept
 
 
 @njit(nogil=True, cache=True)
 def _fill(order, actions, supply, demand):
-    """Give each pair, in order, as many requests as its state and its action have left."""
+    """Give each pair, in order, as many requests as its state and its action have left; takes them off both."""
     left = supply.sum()
     size = len(supply) + len(demand)
     state, action, count = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from revenue_sim import transport
+from revenue_sim import quota, transport
 from revenue_sim.quota import greedy, optimal
 from tests.reference.allocation_reference import sort_and_fill, transport_optimum
 
@@ -125,3 +125,15 @@ def test_scores_must_be_finite(bad):
     scores[1, 0] = bad
     with pytest.raises(UserError, match="scores: row 2, joint action 0"):
         greedy(scores, [1, 1], [1, 1])
+
+
+@pytest.mark.parametrize("group", [1, 500, 10**6])
+def test_sorting_in_parts_changes_nothing(monkeypatch, group):
+    monkeypatch.setattr(quota, "GROUP", group)
+    generator = np.random.default_rng(2)
+    scores = (generator.normal(size=(80, 60)) * generator.lognormal(0, 3, (80, 1))).astype(np.float32)
+    scores[generator.random(scores.shape) < 0.3] = 0.0  # many ties
+    counts = generator.geometric(0.2, 80)
+    quotas = generator.multinomial(counts.sum(), np.full(60, 1 / 60))
+    expected = sort_and_fill(scores.tolist(), counts.tolist(), quotas.tolist())
+    assert as_pairs(greedy(scores, counts, quotas)) == expected
