@@ -16,7 +16,6 @@ from numba import njit
 from common.errors import UserError
 from revenue_sim import transport
 
-
 SHIFT = 20  # bits of a score's code below those that choose its bucket
 GROUP = 65_536  # pairs sorted at a time, about
 
@@ -57,7 +56,8 @@ def greedy(scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndarr
         _fill(keys, scores.shape[1], left_supply, left_demand)
         for keys in _falling(scores.ravel(), scores.shape[1], left_supply, left_demand)
     ]
-    return QuotaAllocation(*(np.concatenate(part) for part in zip(*parts)))
+    state, action, count = (np.concatenate(part) for part in zip(*parts))
+    return QuotaAllocation(state, action, count)
 
 
 def optimal(scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndarray) -> QuotaAllocation:

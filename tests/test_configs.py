@@ -32,6 +32,7 @@ TYPES = {
     "revenue_sim/train.yaml": ("revenue_sim.train", "TrainConfig"),
     "revenue_sim/run.yaml": ("revenue_sim.config", "RunConfig"),
     "revenue_sim/evaluate.yaml": ("revenue_sim.config", "EvaluateConfig"),
+    "revenue_sim/ope.yaml": ("revenue_sim.ope", "OpeConfig"),
 }
 # a table of scenarios, each with a type of its own; tests/mpc_balancer reads it
 TABLES = {"mpc_balancer/scenarios.yaml"}
