@@ -89,7 +89,7 @@ class _Training:
         self.best = [math.inf] * len(self.tasks)
         self.kept = [-1] * len(self.tasks)  # evaluation whose weights a task keeps
         self.snapshots: dict[int, dict[str, Tensor]] = {}
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0  # in training steps: wall time, and this process's CPU time
         self.rows_seen = 0
         if run.resuming and (run.path / "last.pt").exists():
             self._restore()
@@ -104,13 +104,14 @@ class _Training:
         steps = len(self.rows) * (total - self.evaluation) // settings.evaluations_per_epoch
         with progress(total=steps, what="autobucket.train", unit="rows", unit_scale=True) as bar:
             while self.evaluation < total and self.active():
-                started = time.perf_counter()
+                started, cpu = time.perf_counter(), time.process_time()
                 loss, lr = self._interval(bar)
-                elapsed = time.perf_counter() - started
+                elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
                 losses = self._validate()
                 self.evaluation += 1
                 self._keep(losses)
                 self.seconds += elapsed
+                self.cpu_seconds += cpu
                 epoch = self.evaluation / settings.evaluations_per_epoch
                 rate = len(self.rows) / settings.evaluations_per_epoch / elapsed
                 named = {f"{task.name}_loss": value for task, value in zip(self.tasks, losses)}
@@ -138,7 +139,9 @@ class _Training:
             "kept_epoch": kept,
             "validation_loss": {task.name: self.best[t] for t, task in enumerate(self.tasks)},
             "train_s": self.seconds,
+            "train_cpu_s": self.cpu_seconds,
             "train_rows_per_s": self.rows_seen / max(self.seconds, 1e-9),
+            "train_rows_per_cpu_s": self.rows_seen / max(self.cpu_seconds, 1e-9),
         }
 
     def _interval(self, bar: Any) -> tuple[float, float]:
@@ -213,6 +216,7 @@ class _Training:
             "kept": self.kept,
             "snapshots": self.snapshots,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "rows_seen": self.rows_seen,
         }
         save_checkpoint(self.run.path / "last.pt", _RESUME, self._columns(), payload)
@@ -223,7 +227,7 @@ class _Training:
         self.optimiser.load_state_dict(saved["optimiser"])
         restore_generator(self.order, saved["order"])
         self.permutation = saved["permutation"].to(self.device)
-        for name in ("evaluation", "best", "kept", "snapshots", "seconds", "rows_seen"):
+        for name in ("evaluation", "best", "kept", "snapshots", "seconds", "cpu_seconds", "rows_seen"):
             setattr(self, name, saved[name])
 
     def _columns(self) -> list[str]:
