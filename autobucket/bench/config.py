@@ -211,6 +211,17 @@ class LiveControllerConfig(Config):
     smoothing: float = Field(
         default=0.5, ge=0, lt=1, description="feed-forward: weight of the past in the traffic estimate"
     )
+    latency_limit_ms: float = Field(
+        default=1000.0,
+        gt=0,
+        description="p99 above this brakes, whatever the CPU says: the machine gives less than its cores",
+    )
+    brake: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="queue scale taken off per braked interval; a fifth of it comes back per calm one",
+    )
     level: float = Field(default=0.5, ge=0, le=1, description="first queue scale, 0 shortest, 1 longest; fixed: always")
 
 

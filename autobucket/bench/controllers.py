@@ -72,6 +72,25 @@ class Scale:
         return {name: round(low * (high / low) ** s) for name, (low, high) in self.ranges.items()}
 
 
+class Brake:
+    """A cap on the queue scale for a service that falls behind although its CPU is low.
+
+    On a machine that gives less than its declared cores, CPU stays below the target while requests pile up; a controller that
+    only sees CPU would lengthen the queues.
+    """
+
+    def __init__(self, config: LiveConfig) -> None:
+        self.settings, self.cap = config.controller, 1.0
+
+    def __call__(self, seen: Observation) -> float:
+        """The cap for the next interval."""
+        unanswered = seen.qps > 0 and seen.answered_qps == 0
+        late = seen.p99_ms > self.settings.latency_limit_ms
+        change = -self.settings.brake if late or unanswered else self.settings.brake / 5
+        self.cap = float(np.clip(self.cap + change, 0.0, 1.0))
+        return self.cap
+
+
 class FixedController:
     """The same queue lengths, always."""
 
@@ -89,6 +108,7 @@ class PiController:
     def __init__(self, config: LiveConfig, curve: CostCurve | None = None) -> None:
         self.settings, self.scale_of_lengths = config.controller, Scale(config.lengths)
         self.scale, self.last_error = config.controller.level, 0.0
+        self.brake = Brake(config)
 
     def __call__(self, seen: Observation) -> Lengths:
         """Queue lengths of the next interval."""
@@ -97,6 +117,7 @@ class PiController:
             change = self.settings.kp * (error - self.last_error) + self.settings.ki * error * seen.seconds
             self.scale = float(np.clip(self.scale + change, 0.0, 1.0))
             self.last_error = error
+        self.scale = min(self.scale, self.brake(seen))
         return self.scale_of_lengths.lengths(self.scale)
 
 
@@ -112,6 +133,7 @@ class FeedForwardController:
         self.qps: float | None = None
         self.factor = 1.0  # measured over expected cost
         self.scale = config.controller.level
+        self.brake = Brake(config)
 
     def __call__(self, seen: Observation) -> Lengths:
         """Queue lengths of the next interval."""
@@ -119,14 +141,15 @@ class FeedForwardController:
         self.qps = keep * (self.qps or 0.0) + (1 - keep) * seen.qps
         self._trim(seen)
         allowed_ms = 10 * seen.target_percent * self.cores / max(self.qps, 1e-6)
-        self.scale = self.curve.scale_of(allowed_ms / self.factor)
+        self.scale = min(self.curve.scale_of(allowed_ms / self.factor), self.brake(seen))
         return self.scale_of_lengths.lengths(self.scale)
 
     def _trim(self, seen: Observation) -> None:
         """Take a share of the relative error of the last interval's cost into the factor."""
-        if seen.qps <= 0 or not np.isfinite(seen.cpu_percent):
+        served = seen.qps if not np.isfinite(seen.answered_qps) else seen.answered_qps
+        if served <= 0 or not np.isfinite(seen.cpu_percent):
             return
-        spent_ms = 10 * seen.cpu_percent * self.cores / seen.qps
+        spent_ms = 10 * seen.cpu_percent * self.cores / served
         expected = self.factor * float(np.interp(self.scale, self.curve.scale, self.curve.cost_ms))
         ratio = float(np.clip(spent_ms / expected, 0.5, 2.0))
         self.factor = float(np.clip(self.factor * ratio**self.settings.trim, 0.2, 5.0))

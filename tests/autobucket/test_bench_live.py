@@ -77,6 +77,18 @@ def test_feed_forward_follows_traffic_and_trims_a_wrong_curve():
     assert wrong.factor == pytest.approx(1.3, abs=0.05)
 
 
+@pytest.mark.parametrize("make", [lambda c: PiController(c), lambda c: FeedForwardController(c, CURVE, 1)])
+def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low(make):
+    controller = make(config(brake=0.2, latency_limit_ms=500))
+    for k in range(6):
+        seen = Observation(k, 1.0, 80.0, {"a": 20.0}, 60.0, {}, answered_qps=15.0, p99_ms=3000.0)
+        lengths = controller(seen)
+    assert lengths == {"queue_a": 1, "queue_b": 1, "truncation": 4}
+    for k in range(40):
+        lengths = controller(Observation(k, 1.0, 20.0, {"a": 5.0}, 60.0, {}, answered_qps=20.0, p99_ms=20.0))
+    assert lengths == {"queue_a": 100, "queue_b": 80, "truncation": 150}
+
+
 def test_controllers_survive_nonsense():
     for controller in (PiController(config(kind="pi")), FeedForwardController(config(), CURVE, 1)):
         for cpu, qps in ((float("nan"), 50.0), (50.0, 0.0), (0.0, 50.0), (1e9, 1e-9)):
