@@ -308,23 +308,24 @@ def test_shipped_configs_load(name):
 
 
 def test_the_papers_sample_format_needs_only_a_config(tmp_path):
-    """Header-less uv,w,g,i,a1…a5 and two labels, as in the public code's second module."""
-    rng = np.random.default_rng(0)
-    rows = np.column_stack(
-        [
-            rng.integers(0, 9, (300, 4)),
-            *(rng.integers(0, k, 300) for k in (4, 5, 5, 2, 5)),
-            rng.integers(0, 90, (300, 2)),
-        ]
-    )
-    path = tmp_path / "sample.csv"
-    pd.DataFrame(rows).to_csv(path, index=False, header=False)
-    names = ["uv", "w", "g", "i"]
-    spec = {
-        "state": dict.fromkeys(names, "category"), "header": [*names, *(f"a{j}" for j in range(1, 6)), "q1", "q2"],
-        "results": ["q1", "q2"], "timestamp": None, "propensity": None,
-    }  # fmt: skip
-    changes = {"data": {"requests": str(path), "spec": spec}, "tasks": {"q1": {}, "q2": {"loss": "bce", "above": 45}}}
-    result = training.train(config(str(path), **changes), tmp_path / "run")
-    assert set(result.summary["test"]) == {"q1", "q2"}
-    assert result.estimator.results(pd.DataFrame([dict(zip(names, "1234"))]))["q2"].shape == (1, 1000)
+    sample = load_config(TrainConfig, "configs/autobucket/paper_sample.yaml")
+    result = training.train(sample, tmp_path / "run")
+    assert set(result.summary["test"]) == {"retrieved", "preranked"}
+    state = pd.DataFrame([{"uv": "v10", "w": "feed", "g": "s01", "i": "north"}])
+    assert result.estimator.results(state)["preranked"].shape == (1, 1000)
+    wrong = load_config(TrainConfig, "configs/autobucket/paper_sample.yaml", ["data.spec.sizes.a1=2"])
+    with pytest.raises(UserError, match="column 'a1': got [23]; expected a whole number from 0 to 1"):
+        training.train(wrong, tmp_path / "wrong")
+
+
+def test_the_shipped_sample_goes_from_logs_to_costs(tmp_path):
+    sample = load_config(TrainConfig, "configs/autobucket/smoke.yaml")
+    training.train(sample, tmp_path / "results")
+    costs = load_config(FitCostsConfig, "configs/autobucket/costs.yaml", ["bootstrap=5"])
+    fit_costs(costs, tmp_path / "costs")
+    made = [f"checkpoint={tmp_path}/results/estimator.pt", f"cost_maps={tmp_path}/costs/cost_maps.json"]
+    result = predict(load_config(PredictConfig, "configs/autobucket/predict.yaml", made), tmp_path / "scores")
+    assert set(result.scores.scores) == {"c_retrieval", "c_ranking"}
+    assert result.summary["mean.c_ranking"] > 0
+    judged = evaluate(load_config(EvaluateConfig, "configs/autobucket/evaluate.yaml", made[:1]), tmp_path / "judged")
+    assert judged.summary["rows"] == 40
