@@ -76,3 +76,9 @@ def test_the_first_screen_shows_a_picture_and_two_commands():
 def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (REPOSITORY / target).exists(), target
+
+
+def test_links_of_the_docs_lead_somewhere():
+    for page in sorted((REPOSITORY / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
