@@ -194,8 +194,8 @@ class EvaluateConfig(Config):
         default=None, description="wide Parquet of true `value` and `cost_<service>` per joint action; null: none"
     )
     budgets: list[float] = Field(
-        default=[0.1, 0.25, 0.4, 0.6, 0.8],
-        description="budgets of the capture curve, as shares of the way from the cheapest to the most valuable spend",
+        default=[0.04, 0.08, 0.12, 0.2, 0.3],
+        description="budgets of the capture curve, as shares of the way from the cheapest to the clairvoyant's spend",
     )
     slices: list[str] = Field(default=["user_value", "placement"], description="columns by which metrics are split")
     buckets: int = Field(default=50, ge=2, description="quantile buckets of calibration")
