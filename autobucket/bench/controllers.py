@@ -45,6 +45,7 @@ class Observation:
         )
 
 
+_BEHIND = 0.8  # answering less than this share of what came in is falling behind, not the luck of an interval's border
 LiveController = Callable[[Observation], Mapping[str, int]]
 
 
@@ -84,9 +85,9 @@ class Brake:
 
     def __call__(self, seen: Observation) -> float:
         """The cap for the next interval."""
-        unanswered = seen.qps > 0 and seen.answered_qps == 0
+        behind = seen.answered_qps < _BEHIND * seen.qps
         late = seen.p99_ms > self.settings.latency_limit_ms
-        change = -self.settings.brake if late or unanswered else self.settings.brake / 5
+        change = -self.settings.brake if late or behind else self.settings.brake / 5
         self.cap = float(np.clip(self.cap + change, 0.0, 1.0))
         return self.cap
 

@@ -76,8 +76,9 @@ class RankingClient:
 class Service:
     """HTTP front and retrieval."""
 
-    def __init__(self, ranking: RankingClient) -> None:
+    def __init__(self, ranking: RankingClient, most_waiting: int) -> None:
         self.retrieval, self.ranking = Retrieval(), ranking
+        self.waiting, self.most_waiting = 0, most_waiting
 
     async def answer(self, method: str, path: str, body: bytes) -> tuple[int, Mapping[str, Any]]:
         """(status, content) of one request."""
@@ -87,12 +88,17 @@ class Service:
             return 200, {}
         if path != "/serve" or method != "POST":
             return 404, {"error": f"no such page: {method} {path}"}
+        if self.waiting >= self.most_waiting:  # better a quick no than an answer that nobody waits for any more
+            return 503, {"error": f"busy: {self.waiting} requests are waiting"}
+        self.waiting += 1
         try:
             return 200, await self.serve(json.loads(body))
         except (BadRequest, ValueError, TypeError, KeyError) as error:
             return 400, {"error": f"{type(error).__name__}: {error}"}
         except ConnectionError as error:
             return 503, {"error": str(error)}
+        finally:
+            self.waiting -= 1
 
     async def serve(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Run the cascade for one request."""
@@ -149,14 +155,14 @@ def _response(status: int, content: Mapping[str, Any]) -> bytes:
     return head.encode() + body
 
 
-async def serve_http(address: str, port: int) -> None:
+async def serve_http(address: str, port: int, most_waiting: int) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ranking = RankingClient()
     try:
-        service = Service(ranking)
+        service = Service(ranking, most_waiting)
         await ranking.open()
         server = await asyncio.start_server(service.connection, address, port)
         async with server:
@@ -185,13 +191,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument(
+        "--most-waiting", type=int, default=48, help="requests in work before new ones are refused (503)"
+    )
     parser.add_argument("--ranking-fd", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ranking_fd is not None:
         serve_ranking(arguments.ranking_fd)
         return
     try:
-        asyncio.run(serve_http(arguments.address, arguments.port))
+        asyncio.run(serve_http(arguments.address, arguments.port, arguments.most_waiting))
     except OSError as error:
         sys.exit(f"cannot listen on {arguments.address}:{arguments.port}: {error.strerror}")
 

@@ -35,11 +35,12 @@ def draw_live(rows: pd.DataFrame, controller: str, path: Path) -> Path:
     axes[3].plot(t, rows["p99_ms"], color=COLORS[1], label="p99")
     lost = rows[rows["lost"] > 0]
     if len(lost):
-        axes[3].plot(
-            lost["second"], lost["p99_ms"].fillna(1.0), "x", color="black", label=f"{int(lost['lost'].sum())} lost"
-        )
+        beside = axes[3].twinx()
+        beside.bar(lost["second"], lost["lost"], width=0.6, color="0.5", alpha=0.5)
+        beside.set(ylabel=f"lost ({int(lost['lost'].sum())} in all)")
+        beside.grid(False)
     axes[3].set(ylabel="latency, ms", yscale="log", xlabel="seconds (one day, compressed)")
     axes[3].yaxis.set_major_formatter("{x:g}")
     for axis in axes:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axis.legend(loc="upper left", bbox_to_anchor=(1.08, 1.0))
     return save_figure(figure, path)

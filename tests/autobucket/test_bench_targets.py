@@ -79,6 +79,22 @@ def test_the_example_service_answers_and_accounts_two_services():
     assert gone(pids.values())
 
 
+def test_the_example_service_refuses_what_it_cannot_serve():
+    command = [*TargetConfig().command, "--most-waiting", "3"]
+
+    async def use():
+        target = HttpTarget(TargetConfig(command=command), AccountingConfig())
+        await target.start()
+        try:
+            return await asyncio.gather(*(target.send(REQUEST) for _ in range(40)))
+        finally:
+            await target.stop()
+
+    replies = asyncio.run(use())
+    assert {reply.status for reply in replies} == {"ok", "error"}
+    assert all("503" in reply.detail and "busy" in reply.detail for reply in replies if reply.status == "error")
+
+
 def misbehaving(mode, **options):
     config = TargetConfig(command=["{python}", "-c", MISBEHAVING, mode, "{port}"], **options)
     return HttpTarget(config, AccountingConfig())
