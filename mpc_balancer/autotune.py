@@ -44,6 +44,7 @@ def tune_on_model(
     days: float = 1.0,
     delay: int = 0,
     reading_noise: float = 0.0,
+    candidates: int = _PER_ROUND,
 ) -> PiGains:
     """Gains of one of PI_KINDS for the last ``days`` of each group's table, simulated with the model, its noise and that
     traffic; ``delay`` steps until a price acts, and readings noisier by ``reading_noise`` points."""
@@ -52,7 +53,12 @@ def tune_on_model(
         for g in range(len(data.groups))
         if (data.group == g).sum() > 50
     ]
-    return search_gains(lambda gains: np.mean([scene.costs(gains) for scene in scenes], axis=0), kind != "pi", seed)
+    return search_gains(
+        lambda gains: np.mean([scene.costs(gains) for scene in scenes], axis=0),
+        kind != "pi",
+        seed,
+        per_round=candidates,
+    )
 
 
 def _near(best: PiGains, width: float, feedforward: bool, generator: np.random.Generator) -> PiGains:

@@ -30,7 +30,9 @@ class ColumnsConfig(Config):
     extras: list[str] | None = Field(
         None, description="further inputs (degradation, Q and C aggregates); null = the house table's columns"
     )
-    arrivals: list[str] = Field([], description="requests per sub-minute interval, in order; may be empty")
+    arrivals: list[str] | None = Field(
+        None, description="requests per sub-minute interval, in order; null = arrivals_0, arrivals_1, … where present"
+    )
     gaps: Literal["error", "split"] = Field(
         "error", description="a missing minute: refuse the table, or learn around it"
     )
@@ -52,8 +54,8 @@ class TrainConfig(Config):
     )
     hidden: list[int] = Field([64, 64], description="widths of the hidden layers", min_length=1)
     rollout_steps: int = Field(5, ge=1, description="minutes rolled out in the training loss")
-    epochs: int = Field(60, ge=1, description="most passes over the training rows")
-    patience: int = Field(10, ge=1, description="passes without a better validation loss before stopping")
+    epochs: int = Field(45, ge=1, description="most passes over the training rows")
+    patience: int = Field(8, ge=1, description="passes without a better validation loss before stopping")
     batch_size: int = Field(256, ge=1, description="windows per update")
     learning_rate: float = Field(3e-3, gt=0, description="Adam's step, decayed by a cosine to a tenth")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
@@ -69,7 +71,9 @@ class TrainConfig(Config):
     box_margin: float = Field(1.0, ge=1, description="how far beyond the largest λ seen the box may reach")
     max_minutes: float = Field(2.0, gt=0, description="wall-clock limit of the training loop, minutes")
     forecast_horizon: int = Field(10, ge=1, description="minutes ahead that traffic forecasts are fitted for")
-    tune_pi: bool = Field(True, description="also tune the PI controllers on the same table")
+    tune_pi: bool = Field(True, description="also tune pi and pi_feedforward on the same table")
+    tune_days: float = Field(0.75, gt=0, description="last days of each group's table that gains are tuned on")
+    tune_candidates: int = Field(14, ge=2, description="gains tried per round, three rounds")
     commission_days: float = Field(5.0, gt=0, description="days of the reference plant simulated where table is null")
     commission_steps_per_minute: int = Field(
         1, ge=1, description="control steps per minute of those days (1, 2, 3 or 6)"

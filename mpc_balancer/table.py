@@ -38,6 +38,12 @@ class Layout:
         used_extras = columns.extras if columns.extras is not None else extras
         return cls(tuple(services), tuple(cpu), tuple(price), tuple(next_cpu), tuple(used_extras), columns)
 
+    @property
+    def arrivals(self) -> list[str]:
+        """Names under which sub-minute arrivals may stand."""
+        own = self.columns.arrivals
+        return own if own is not None else [f"arrivals_{i}" for i in range(60)]
+
     def schema(self) -> list[Column]:
         """What a table of this layout must hold."""
         own = self.columns
@@ -56,7 +62,7 @@ class Layout:
             *(Column(name, low=0, high=100, nullable=True) for name in self.next_cpu),
             *optional,
             *(Column(name) for name in self.extras),
-            *(Column(name, low=0) for name in own.arrivals),
+            *(Column(name, low=0, required=own.arrivals is not None) for name in self.arrivals),
         ]
 
 
@@ -139,7 +145,8 @@ def from_frame(
     next_qps = np.where(follows, np.append(qps[1:], np.nan), np.nan)
     if columns.next_qps and columns.next_qps in frame:
         next_qps = frame[columns.next_qps].to_numpy(np.float64) / columns.qps_divisor
-    arrivals = frame[columns.arrivals].to_numpy(np.float64) if columns.arrivals else None
+    names = [name for name in layout.arrivals if name in frame]
+    arrivals = frame[names].to_numpy(np.float64) if names else None
     return SystemData(
         layout=layout,
         groups=groups,

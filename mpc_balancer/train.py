@@ -75,9 +75,7 @@ def load_data(config: TrainConfig) -> SystemData:
     reference = ReferenceConfig()
     parts = config.commission_steps_per_minute
     frame = commission(reference, config.commission_days, config.seed, steps_per_minute=parts)
-    names = [f"arrivals_{i}" for i in range(reference.sub_intervals // parts)]
-    columns = config.columns.model_copy(update={"arrivals": names})
-    return from_frame(frame, columns, list(reference.services), "reference plant")
+    return from_frame(frame, config.columns, list(reference.services), "reference plant")
 
 
 def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tuple[SystemModel, dict[str, Any]]:
@@ -102,7 +100,10 @@ def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tupl
     if config.tune_pi:
         target = np.nanquantile(data.cpu, 0.75, axis=0)
         model.tuned["pi_gains"] = {
-            name: tune_on_model(model, data, name, target, config.seed).to_dict() for name in PI_KINDS
+            name: tune_on_model(
+                model, data, name, target, config.seed, days=config.tune_days, candidates=config.tune_candidates
+            ).to_dict()
+            for name in PI_KINDS[:2]
         }
     return model, _summary(model, data, best, errors, windows)
 
