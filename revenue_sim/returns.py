@@ -49,16 +49,32 @@ def spearman_within(first: np.ndarray, second: np.ndarray) -> float:
 
     States whose second array (the truth) is constant say nothing and are left out; a constant first array counts as 0.
     """
-    a, b = rankdata(first, axis=1), rankdata(second, axis=1)
-    a -= a.mean(axis=1, keepdims=True)
-    b -= b.mean(axis=1, keepdims=True)
-    spread_a, spread_b = np.sqrt((a**2).sum(axis=1)), np.sqrt((b**2).sum(axis=1))
-    informative = spread_b > 0
-    if not informative.any():
-        return 0.0
-    product = (a * b).sum(axis=1)[informative]
-    scale = (spread_a * spread_b)[informative]
-    return float(np.mean(np.where(scale > 0, product / np.where(scale > 0, scale, 1.0), 0.0)))
+    return TruthRanks(second).spearman_within(first)
+
+
+class TruthRanks:
+    """Ranks of one truth (S, A), kept so that many models can be correlated with it; as the two functions above."""
+
+    def __init__(self, truth: np.ndarray) -> None:
+        self._overall = rankdata(truth.ravel())
+        within = rankdata(truth, axis=1)
+        self._within = within - within.mean(axis=1, keepdims=True)
+        self._spread = np.sqrt((self._within**2).sum(axis=1))
+
+    def spearman(self, scores: np.ndarray) -> float:
+        """Rank correlation over all entries."""
+        return _pearson(rankdata(scores.ravel()), self._overall)
+
+    def spearman_within(self, scores: np.ndarray) -> float:
+        """Mean rank correlation across a state's actions."""
+        ranks = rankdata(scores, axis=1)
+        ranks -= ranks.mean(axis=1, keepdims=True)
+        informative = self._spread > 0
+        if not informative.any():
+            return 0.0
+        product = (ranks * self._within).sum(axis=1)[informative]
+        scale = (np.sqrt((ranks**2).sum(axis=1)) * self._spread)[informative]
+        return float(np.mean(np.where(scale > 0, product / np.where(scale > 0, scale, 1.0), 0.0)))
 
 
 def pearson(first: Sequence[float], second: Sequence[float]) -> float:

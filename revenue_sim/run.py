@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from common.errors import UserError
 from common.progress import progress
 from common.requests import RequestSpec
 from common.run_folder import RunFolder
-from common.scores import ScoreMatrix
 from common.seeding import numpy_generator
 from common.tables import write_table
 from revenue_sim import figures, quota, returns
@@ -46,6 +46,11 @@ class Inputs:
     costs: np.ndarray | None  # (S, A) true core-ms per request, all services together
     model_costs: np.ndarray | None  # (S, A) the costs that decisions are made with
     logged: pd.DataFrame | None  # requests of these states: row, joint action, reward
+
+    @cached_property
+    def ranks(self) -> returns.TruthRanks:
+        """The truth's ranks, made once for all models."""
+        return returns.TruthRanks(self.truth)
 
 
 @dataclass
@@ -159,8 +164,8 @@ def judge(seeds: list[np.ndarray], inputs: Inputs, truth: Judged | None = None) 
         base = truth or judged
         judged.greedy_pct.append(returns.return_pct(judged.greedy_by_state[-1], base.greedy_by_state[0]))
         judged.optimal_pct.append(returns.return_pct(judged.optimal_by_state[-1], base.optimal_by_state[0]))
-        judged.spearman.append(returns.spearman(scores, inputs.truth))
-        judged.spearman_within.append(returns.spearman_within(scores, inputs.truth))
+        judged.spearman.append(inputs.ranks.spearman(scores))
+        judged.spearman_within.append(inputs.ranks.spearman_within(scores))
     return judged
 
 
@@ -261,11 +266,6 @@ def reference_budget(config: RunConfig, inputs: Inputs) -> float:
     least = float(weight @ inputs.costs.min(axis=1))
     free = float(weight @ inputs.costs[rows, inputs.truth.argmax(axis=1)])
     return least + (free - least) / 3.0
-
-
-def matrix(inputs: Inputs) -> ScoreMatrix:
-    """The truth over the sampled states, as a score matrix."""
-    return ScoreMatrix(inputs.states, {"truth": inputs.truth})
 
 
 if __name__ == "__main__":
