@@ -285,7 +285,9 @@ class TruthConfig(Config):
     """How precisely Q and C are known."""
 
     draws: int = Field(default=1000, ge=2, description="candidate draws per class, common to all joint actions")
-    reference_states: int = Field(default=2000, ge=1, description="logged states in truth/references.parquet")
+    reference_states: int = Field(
+        default=2000, ge=1, description="logged states in truth/references.parquet; describe samples twice as many"
+    )
     cache: str | None = Field(default="runs/cascade_world/cache", description="folder of finished truths; null: none")
 
 

@@ -24,7 +24,6 @@ from common.progress import progress
 from common.run_folder import RunFolder
 from common.tables import write_table
 
-_STATES = 4000  # sampled for shares, curves and spectra
 _FACTORS = np.array([0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0])
 
 
@@ -43,10 +42,11 @@ def describe(config: WorldConfig, out: str | Path) -> Description:
     with RunFolder(out, config) as folder:
         world = World(config)
         world.require_budget()
-        states = properties.sample_states(world, _STATES)
+        count = max(500, 2 * config.truth.reference_states)
+        states = properties.sample_states(world, count)
         curves = {}
         for g, group in enumerate(progress(world.groups, what="budget curves")):
-            own = properties.sample_states(world, _STATES, group=g)
+            own = properties.sample_states(world, count, group=g)
             curves[group] = properties.budget_curve(world, g, own, _FACTORS)
             write_table(curves[group], out / f"budget_curve_{group}.csv")
         week = _week(world)
