@@ -110,6 +110,8 @@ def network(setting: Setting, name: str, seed: int) -> dict[str, Any]:
     results = estimator.results(setting.states, ["retrieved", "preranked"])
     pair_rate = results["retrieved"].size / (time.process_time() - started)
     rates = {
+        "lr": setting.config.optimiser.lr,
+        "batch": setting.config.optimiser.batch,
         "train_rows_per_s": result.summary["train_rows_per_cpu_s"],
         "score_rows_per_s": row_rate,
         "score_pairs_per_s": pair_rate,
