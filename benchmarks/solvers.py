@@ -1,8 +1,9 @@
 """Solvers of the same Eq. 17 problems: time per solve and objective, side by side.
 
 ``python -m benchmarks.solvers [--quick]`` trains a 3×256 system model on the commissioned reference plant, collects start
-states from closed loops at several operating points and times every solver on all of them, interleaved, on one core.
-Settings of each solver were chosen on other start states (``--tune`` prints that search).
+states from closed loops at several operating points and times every solver on all of them on one core, in CPU time of the
+process: what else runs on the machine is not the solver's. J is Eq. 17 as printed; its terms of i = 0 are measured, the same
+for every plan, so ``steerable`` leaves them out. ``--tune`` prints a search over settings on other start states.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mpc_balancer.problem import Problem
 from mpc_balancer.solvers import solve
 
 OBJECTIVE = ObjectiveConfig(mode="paper", alpha=0.4, beta=8.0, horizon=10, reading="per_step")
-# The best setting of each solver found on tuning states: the least mean J whose time is not out of all proportion.
+# Chosen by hand so that more work brings little; --tune searches around them.
 SETTINGS: dict[str, dict] = {
     "gauss_newton": {},
     "lbfgsb": {"iterations": 60},
