@@ -97,9 +97,10 @@ class Scene:
 
     def plant(self, group: str, policy: Policy) -> WorldPlant:
         """A fresh data centre under ``policy``; the luck of its requests depends on the traffic's seed only."""
+        expected = policy.expected if isinstance(policy, HullPolicy) else None  # static predicts nothing
         return WorldPlant(
             self.world, group, self.traffic, policy.decide, self.traffic.seed,
-            catalogue=self.catalogue, expected=self.policy.expected,
+            catalogue=self.catalogue, expected=expected,
         )  # fmt: skip
 
 

@@ -197,6 +197,18 @@ def decide_rows(ids: np.ndarray, first: np.ndarray, q: np.ndarray, c: np.ndarray
     return out
 
 
+@numba.njit(cache=True, nogil=True)
+def positions(ids: np.ndarray, joint: np.ndarray, first: np.ndarray, cached: np.ndarray) -> np.ndarray:
+    """Position of each (state, joint action) in the cache of joint actions ``cached`` (V,), −1 where it is none, (M,)."""
+    out = np.full(len(ids), -1, np.int64)
+    for i in range(len(ids)):
+        for k in range(first[ids[i]], first[ids[i] + 1]):
+            if cached[k] == joint[i]:
+                out[i] = k
+                break
+    return out
+
+
 @numba.njit(inline="always", cache=True, nogil=True)
 def _best(start: int, stop: int, q: np.ndarray, c: np.ndarray, lambda_: np.ndarray) -> int:
     best, where = -np.inf, start

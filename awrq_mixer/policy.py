@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.hulls import candidates, decide_rows, decide_states, scan
+from awrq_mixer.hulls import candidates, decide_rows, decide_states, positions, scan
 from awrq_mixer.predictor import require_memory
 from common.errors import UserError
 from common.files import atomic_path
@@ -87,7 +87,7 @@ class HullPolicy:
         ids, joint = np.asarray(ids, dtype=np.int64), np.asarray(joint, dtype=np.int64)
         pairs, back = np.unique(ids * (1 << 32) + joint, return_inverse=True)
         rows, actions = pairs >> 32, pairs & ((1 << 32) - 1)
-        place = self._position(rows, actions)
+        place = positions(rows, actions, self.first, self.joint)
         q, c = self.q[place], self.c[place]
         unknown = np.flatnonzero(place < 0)
         if len(unknown):
@@ -136,16 +136,6 @@ class HullPolicy:
             rows = states.loc[new].iloc[once]
             chosen[new] = scan(*_scored(rows, values_fn, costs_fn), price)[groups]
         return chosen
-
-    def _position(self, ids: np.ndarray, joint: np.ndarray) -> np.ndarray:
-        """Place of (state, joint action) among the candidates, −1 where it is none, (M,)."""
-        owner = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
-        keys = owner * (1 << 32) + self.joint
-        order = np.argsort(keys)
-        wanted = ids * (1 << 32) + joint
-        spot = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-        place = order[spot]
-        return np.where(keys[place] == wanted, place, -1)
 
     def _expected_uncached(self, ids: np.ndarray, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values_fn, costs_fn = self._functions()

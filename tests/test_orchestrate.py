@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from awrq_mixer.policy import HullPolicy
 from common.config import load_config
 from common.errors import UserError
 from common.files import read_json
@@ -126,3 +127,27 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     assert refused.returncode == 2
     assert "cannot write" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_own_logs_give_values_costs_a_policy_and_a_system_model(small_world, tmp_path):
+    own = {
+        "requests": "logs/requests.parquet",
+        "loadtest": "logs/loadtest.csv",
+        "system": "logs/system.parquet",
+    }
+    done = run(tmp_path / "run", "world=null", *(f"logs.{name}={small_world / path}" for name, path in own.items()))
+    assert done.returncode == 0, done.stderr[-3000:]
+    policy = HullPolicy.load(tmp_path / "run/policy/policy.npz")
+    free, dear = (policy.decide(np.arange(50), np.full(2, price)) for price in (0.0, 1e6))
+    assert policy.expected(np.arange(50), dear)[1].sum() < policy.expected(np.arange(50), free)[1].sum()
+    assert (tmp_path / "run/balancer/system_model.pt").is_file()
+    assert (tmp_path / "run/costs/maps/cost_maps.json").is_file()
+    summary = read_json(tmp_path / "run/summary.json")
+    assert "strategies" not in summary
+    assert (tmp_path / "run/report.html").is_file()
+
+
+def test_a_run_needs_the_world_or_own_logs():
+    with pytest.raises(UserError, match="give either world or logs"):
+        load_config(Orchestration, SMOKE, ["world=null"])
