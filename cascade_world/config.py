@@ -77,7 +77,9 @@ class ActionConfig(Config):
 class CascadeConfig(Config):
     """Channels, stages and what each of them knows."""
 
-    channels: list[str] = Field(default=["similar", "popular", "behaviour", "graph"], min_length=1)
+    channels: list[str] = Field(
+        default=["similar", "popular", "behaviour", "graph"], min_length=1, description="retrieval channels"
+    )
     max_candidates: int = Field(default=120, ge=1, le=1024, description="most candidates of one channel")
     models: dict[str, float] = Field(
         default={"light": 1.7, "heavy": 0.5},

@@ -27,6 +27,7 @@ TYPES = {
     "autobucket/testbench_quick.yaml": ("autobucket.bench.config", "TestbenchConfig"),
     "autobucket/live.yaml": ("autobucket.bench.config", "LiveConfig"),
     "mpc_balancer/train.yaml": ("mpc_balancer.config", "TrainConfig"),
+    "mpc_balancer/paper_table.yaml": ("mpc_balancer.config", "TrainConfig"),
     "mpc_balancer/evaluate.yaml": ("mpc_balancer.config", "EvaluateConfig"),
     "mpc_balancer/run.yaml": ("mpc_balancer.run", "RunConfig"),
     "revenue_sim/train.yaml": ("revenue_sim.train", "TrainConfig"),

@@ -80,5 +80,5 @@ def test_links_of_the_readme_lead_somewhere():
 
 def test_links_of_the_docs_lead_somewhere():
     for page in sorted((REPOSITORY / "docs").glob("*.md")):
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"\]\((?!http)([\w./-]+\.\w+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
