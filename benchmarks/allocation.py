@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     quick = parser.parse_args(argv).quick
     repeats, suffix = (3, "_quick") if quick else (7, "")
     rows = allocation_rows(20_000 if quick else 100_000, 1_000, repeats)
-    rows += highs_rows([(200, 50)] if quick else [(200, 50), (1_000, 100), (2_000, 200)])
+    rows += highs_rows([(200, 50)] if quick else [(200, 50), (500, 100), (1_000, 100)])
     rows += several_rows(5_000 if quick else 20_000, 1_000, 1 if quick else 5)
     table, quotas = stamped(rows), stamped(quota_rows(500 if quick else 2_000, 1_000, repeats))
     write_table(table, RESULTS / f"allocation{suffix}.csv")
