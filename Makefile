@@ -10,7 +10,7 @@ demo: .venv/.ready        ## the main job: logs in, decisions and a report out (
 
 test: .venv/.ready lint   ## lint, then the fast and the slow tests
 	$(PY) -m pytest -q -n 2 -m "not slow"
-	$(PY) -m pytest -q -m slow --durations=10
+	$(PY) -m pytest -q -n 2 --dist loadfile -m slow --durations=10
 
 test-fast: .venv/.ready   ## only the fast tests
 	$(PY) -m pytest -q -n 2 -m "not slow"
