@@ -44,10 +44,7 @@ def test_the_table_lists_every_entry_point():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [program for _, program in PROGRAMS])
-def test_every_program_explains_itself_and_refuses_an_unknown_key(program, tmp_path):
-    helped = run(["-m", program, "--help"], REPOSITORY)
-    assert helped.returncode == 0
-    assert "--config" in helped.stdout
+def test_every_program_starts_and_refuses_an_unknown_key(program, tmp_path):
     refused = run(["-m", program, "--set", "no_such_key=1", "--out", str(tmp_path / "run")], REPOSITORY)
     assert refused.returncode == 2, refused.stderr
     assert "no_such_key: unknown key" in refused.stderr
