@@ -36,6 +36,7 @@ from cascade_world.generate import generate
 from cascade_world.world import load_truth
 from closed_loop import DayConfig, Parts, commission, simulate, static_levels, summarise
 from common.cli import run_cli
+from common.compute import set_threads
 from common.config import Config, replaced, to_dict
 from common.files import file_hash, read_json, write_json
 from common.memory import PeakMemory
@@ -113,6 +114,7 @@ def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
     model and policy learned from them, and the offline comparison.
     """
     started, out = time.perf_counter(), Path(out)
+    set_threads(1)  # workers use the other cores; two threads on a busy core are far slower than one
     with RunFolder(out, config) as run, PeakMemory() as memory:
         stages = Stages(out, config.workers)
         source = _read(config, stages)
