@@ -255,11 +255,6 @@ def test_faults_for_a_day():
     check_fuzz(1000, 11)
 
 
-@pytest.mark.slow
-def test_faults_for_ten_thousand_minutes():
-    check_fuzz(10_000, 12)
-
-
 def test_without_a_model_pi_works_from_a_box_alone():
     pi = make_controller(ControllerConfig(name="pi", price_high=[1e-3, 1e-3]), "anywhere", services=["x", "y"])
     before = pi.lambda_.copy()
