@@ -314,7 +314,7 @@ def test_the_papers_sample_format_needs_only_a_config(tmp_path):
     state = pd.DataFrame([{"uv": "v10", "w": "feed", "g": "s01", "i": "north"}])
     assert result.estimator.results(state)["preranked"].shape == (1, 1000)
     wrong = load_config(TrainConfig, "configs/autobucket/paper_sample.yaml", ["data.spec.sizes.a1=2"])
-    with pytest.raises(UserError, match="column 'a1': got [23]; expected a whole number from 0 to 1"):
+    with pytest.raises(UserError, match=r"column 'a1': got [23]; expected a whole number from 0 to 1"):
         training.train(wrong, tmp_path / "wrong")
 
 
