@@ -5,7 +5,11 @@ from __future__ import annotations
 import fcntl
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable")  # the same examples on every machine; `--hypothesis-profile=default` explores
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -36,7 +36,8 @@ def test_plans_stay_in_the_box_and_report_their_value(name, seed, low, high):
     solution = solve(problem, config(name, **({"iterations": 3} if "iterations" in OPTIONS[name] else {})))
     assert (solution.plan >= problem.low).all()
     assert (solution.plan <= problem.high).all()
-    assert problem.values(solution.plan[None])[0] == pytest.approx(solution.value, rel=1e-6)
+    # single precision: a plan alone and the same plan inside a batch round differently
+    assert problem.values(solution.plan[None])[0] == pytest.approx(solution.value, rel=2e-5)
 
 
 @pytest.mark.parametrize(
