@@ -8,11 +8,11 @@ from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # two workers share two cores; programs inherit it
 
-import hypothesis  # noqa: E402
-import pytest  # noqa: E402
+import hypothesis
+import pytest
 
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
-hypothesis.settings.load_profile("repeatable")  # the same examples on every machine; `--hypothesis-profile=default` explores
+hypothesis.settings.load_profile("repeatable")  # `--hypothesis-profile=default` explores
 
 REPOSITORY = Path(__file__).parents[1]
 
