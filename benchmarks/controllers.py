@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.controllers [--quick] [--only S,S] [--controllers C,C] [--seeds N] [--part i/n] [--trace F.csv]``.
 Everything is tuned on development days: g and the PI gains (per delay and reading noise of the scenario) on commissioned
-days of seeds 0 and 3, defaults on seed 20. Evaluation seeds are 100 and up. Rows are kept in runs/benchmarks and resumed.
+days of seeds 0 and 3, defaults on seed 20. Evaluation seeds are 100 and up. Rows are kept in
+results/controllers_rows.csv (and, while a process runs, in runs/benchmarks) and resumed.
 
 ``mpc`` steers once a minute; ``mpc_20s`` is the same controller with control steps of 20 seconds; ``pi_forecast`` and
 ``pi_feedforward_20s`` give the rival MPC's forecasts and MPC's shorter steps. All are judged on minute means of true CPU.
@@ -126,7 +127,8 @@ def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[
 
 def rows_of(path: Path) -> pd.DataFrame:
     """All rows measured so far."""
-    found = [pd.read_csv(p) for p in sorted(path.parent.glob(path.name.replace("_part", "_*")))]
+    kept = RESULTS / path.name.replace("_part", "")
+    found = [pd.read_csv(p) for p in [kept, *sorted(path.parent.glob(path.name.replace("_part", "_*")))] if p.exists()]
     return (
         pd.concat(found, ignore_index=True).drop_duplicates(["scenario", "controller", "seed"])
         if found
@@ -229,7 +231,9 @@ def main() -> None:
             names, seeds = [n for n in names if n not in EXTRA], seeds[:1]
         store = shared.with_name(shared.name.replace("_part", f"_{index}of{count}"))
         measure(chosen, names, seeds, store, shared, arguments.trace)
-    table = collect(rows_of(shared), list(scenarios)).assign(**stamp("100+"))
+    rows = rows_of(shared)
+    rows.to_csv(RESULTS / shared.name.replace("_part", ""), index=False, float_format="%.6g", lineterminator="\n")
+    table = collect(rows, list(scenarios)).assign(**stamp("100+"))
     table.to_csv(RESULTS / f"controllers{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n")
     figure(table, RESULTS / f"controllers{suffix}.png")
     print(table[["scenario", "controller", "mu_at_nu_064", "nu", "seeds", "mu_sd", "reached"]].to_string(index=False))

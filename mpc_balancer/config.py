@@ -134,6 +134,10 @@ class GainConfig(Config):
     rate: float | None = Field(
         None, ge=0, le=1, description="share of each log error absorbed; 0 = off; null = back-tested"
     )
+    fast_rate: float = Field(
+        0.2, ge=0, le=1, description="share absorbed while errors keep one sign (tracking signal 1); 0 = always `rate`"
+    )
+    tracking_memory: float = Field(0.3, gt=0, le=1, description="smoothing of the tracking signal, per interval")
     low: float = Field(0.6, gt=0, le=1, description="lower clip of the correction")
     high: float = Field(1.7, ge=1, description="upper clip")
     freeze_log_error: float = Field(

@@ -18,7 +18,7 @@ from mpc_balancer.events import Calendar
 _LAGS = 3  # log differences used by AR
 _EARLY = 3  # last sub-intervals used by the early signal
 _WINDOW_SECONDS = 900  # over which the local level is averaged; AR learns how fast traffic returns to it
-_CLIP = 0.3  # log changes beyond this are events, not the habits an AR learns
+_CLIP = 0.3  # log changes beyond this are events, not the habits an AR learns; the local level starts anew after one
 _GAIN = 0.99  # a candidate must have less than this share of persistence's RMSE
 CANDIDATES = ("persistence", "seasonal_naive", "ar", "early")
 
@@ -73,15 +73,17 @@ class TrafficForecast:
     def predict(self, history: np.ndarray, arrivals: np.ndarray | None, timestamp: np.datetime64) -> np.ndarray:
         """Traffic of the next H steps (H,), from the latest values (oldest first), the last of the step at ``timestamp``."""
         log = np.log(np.maximum(history, 1e-6))
-        changes = np.clip(np.diff(log)[::-1], -_CLIP, _CLIP)
+        changes = np.diff(log)[::-1]
         lags = np.zeros(_LAGS)
-        lags[: len(changes)] = changes[:_LAGS]
+        lags[: len(changes)] = _habit(changes[:_LAGS])
+        events = np.flatnonzero(np.abs(changes[: self.window - 1]) > _CLIP)
+        since = int(events[0]) + 1 if len(events) else self.window
         early = _early(arrivals[None])[0] if arrivals is not None else np.zeros(_EARLY)
         phase = int(self.phase(timestamp))
         now = self.season[phase]
         ahead = self.season[(phase + np.arange(1, len(self.chosen) + 1)) % len(self.season)]
         deviation = log - self.season[(phase - np.arange(len(log))[::-1]) % len(self.season)]
-        excess = np.clip(deviation[-1] - deviation[-self.window :].mean(), -_CLIP / 2, _CLIP / 2)
+        excess = np.clip(deviation[-1] - deviation[-since:].mean(), -_CLIP / 2, _CLIP / 2)
         features = np.empty((len(ahead), self.weights.shape[1]))  # (H, D)
         features[:, :_LAGS], features[:, _LAGS] = lags, ahead - now
         features[:, _LAGS + 1], features[:, _LAGS + 2 :] = excess, early
@@ -129,7 +131,7 @@ def _design(
     """Features (n, D) and log changes (n,) of horizon h, at rows _LAGS … M-h."""
     rows = np.arange(result.window - 1, len(log) - h)
     change = np.diff(log)
-    lags = np.column_stack([np.clip(change[rows - 1 - k], -_CLIP, _CLIP) for k in range(_LAGS)])
+    lags = np.column_stack([_habit(change[rows - 1 - k]) for k in range(_LAGS)])
     phase = result.phase(timestamps)
     now = result.season[phase[rows]]
     ahead = result.season[(phase[rows] + h) % len(result.season)]
@@ -138,6 +140,11 @@ def _design(
     excess = np.clip(deviation - level, -_CLIP / 2, _CLIP / 2)
     early = _early(arrivals[rows]) if arrivals is not None else np.zeros((len(rows), _EARLY))
     return np.column_stack([lags, ahead - now, excess[rows], early]), log[rows + h] - log[rows]
+
+
+def _habit(change: np.ndarray) -> np.ndarray:
+    """Log changes, events left out."""
+    return np.where(np.abs(change) <= _CLIP, change, 0.0)
 
 
 def _candidate(name: str, features: np.ndarray, change: np.ndarray, past: np.ndarray) -> np.ndarray:

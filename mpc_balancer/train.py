@@ -93,10 +93,15 @@ def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tupl
     )
     model.tuned["extras"] = list(data.layout.extras)
     model.tuned["forecasts"] = _forecasts(data, model, config)
-    rate, trust, errors = tune_observer(model, late, GainConfig())
-    model.tuned["observer"] = {"rate": rate, "trust": trust, "errors": _sample(errors)}
+    tuned = tune_observer(model, late, GainConfig())
+    model.tuned["observer"] = {
+        "rate": tuned.rate,
+        "trust": tuned.trust,
+        "scores": np.round(tuned.scores, 5).tolist(),
+        "errors": _sample(tuned.errors),
+    }
     model.quantiles = _QUANTILES
-    model.residuals = _operational_quantiles(model, late, rate, trust)
+    model.residuals = _operational_quantiles(model, late, tuned.rate, tuned.trust)
     if config.tune_pi:
         target = np.nanquantile(data.cpu, 0.75, axis=0)
         model.tuned["pi_gains"] = {
@@ -105,7 +110,7 @@ def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tupl
             ).to_dict()
             for name in PI_KINDS[:2]
         }
-    return model, _summary(model, data, best, errors, windows)
+    return model, _summary(model, data, best, tuned.errors, windows)
 
 
 def _network(config: TrainConfig, windows: Windows, data: SystemData) -> SystemNetwork:

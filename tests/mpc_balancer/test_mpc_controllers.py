@@ -1,5 +1,7 @@
 """Controllers in closed loop: known optimum, placebo, faults, delay, ladder."""
 
+import copy
+
 import numpy as np
 import pytest
 from mpc_fixtures import random_model, trained_model
@@ -11,7 +13,7 @@ from mpc_balancer.delay import DelayDetector
 from mpc_balancer.loop import closed_loop
 from mpc_balancer.metrics import over_utilisation, recoveries, run_metrics, utilisation
 from mpc_balancer.model_plant import ModelPlant
-from mpc_balancer.observer import gain_step
+from mpc_balancer.observer import GainTracker, Observer
 from mpc_balancer.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
 from mpc_balancer.run import broken
 from mpc_balancer.traffic import TrafficConfig, synthetic_traffic
@@ -111,16 +113,55 @@ def test_delay_is_found_and_used():
         assert len(detector.pending()) == delay
 
 
-def test_gain_step_by_hand():
-    config = GainConfig(low=0.5, high=2.0, freeze_log_error=0.7, saturated_cpu=99)
-    one = np.zeros(1)
-    assert gain_step(one, np.array([66.0]), np.array([60.0]), 0.5, config) == pytest.approx(0.5 * np.log(1.1))
-    assert gain_step(one, np.array([np.nan]), np.array([60.0]), 0.5, config) == 0  # lost
-    assert gain_step(one, np.array([99.5]), np.array([60.0]), 0.5, config) == 0  # saturated
-    assert gain_step(one, np.array([10.0]), np.array([60.0]), 0.5, config) == 0  # too far off to be a gain
-    assert gain_step(np.array([0.69]), np.array([90.0]), np.array([60.0]), 1.0, config) == pytest.approx(
-        np.log(2.0)
-    )  # clipped
+class TestGain:
+    config = GainConfig(low=0.5, high=2.0, freeze_log_error=0.7, saturated_cpu=99, fast_rate=0.0)
+
+    def moved(self, measured, predicted, rate=0.5, **more):
+        tracker = GainTracker((1,), rate, self.config.model_copy(update=more))
+        tracker.update(np.array([measured]), np.array([predicted]))
+        return tracker.log_gain[0]
+
+    def test_by_hand(self):
+        assert self.moved(66.0, 60.0) == pytest.approx(0.5 * np.log(1.1))
+        assert self.moved(np.nan, 60.0) == 0  # lost
+        assert self.moved(99.5, 60.0) == 0  # saturated
+        assert self.moved(10.0, 60.0) == 0  # too far off to be a gain
+        assert self.moved(90.0, 60.0, rate=1.0, high=1.4) == pytest.approx(np.log(1.4))  # clipped
+
+    def test_errors_of_one_sign_are_believed_faster_than_errors_that_alternate(self):
+        def after(readings):
+            tracker = GainTracker((1,), 0.02, self.config.model_copy(update={"fast_rate": 0.3}))
+            for reading in readings:
+                tracker.update(np.array([reading]), np.array([60.0]))
+            return tracker.log_gain[0]
+
+        assert after([66.0] * 8) > 5 * 8 * 0.02 * np.log(1.1)
+        assert abs(after([66.0, 60.0 / 1.1] * 4)) < 0.02
+
+
+def test_the_bank_believes_noisy_readings_less():
+    """One truth, two sensors: the pair in use trusts the noisy one less, and its state is nearer the truth than readings."""
+    model = trained_model()
+    generator = np.random.default_rng(0)
+    inputs = model.features.rows(
+        np.zeros(600, int), np.full(600, 400.0), np.full(600, 400.0), np.full(600, np.datetime64("2026-03-02T12:00")),
+        np.tile(model.features.extras_mean, (600, 1)), np.zeros(600),
+    )  # fmt: skip
+    traffic = float(model.relative_traffic(np.array([400.0]), 0)[0])
+    trusts = []
+    for noise in (0.05, 3.0):
+        observer = Observer(model, GainConfig(fast_rate=0.0))
+        truth, error = np.array([60.0, 60.0]), []
+        for t in range(600):
+            unit = np.full(2, 0.4 + 0.2 * (t // 10 % 2))
+            drift = np.exp(0.02 * generator.standard_normal(2))
+            truth = model.step_rows(truth[None], unit[None], inputs[t : t + 1], np.array([traffic]))[0] * drift
+            observer.update(truth + noise * generator.standard_normal(2), unit, inputs[t], traffic)
+            error.append(observer.cpu - truth)
+        trusts.append(observer.trust)
+        if noise == 3.0:
+            assert np.std(error[200:]) < 0.7 * noise
+    assert trusts[1] < trusts[0]
 
 
 def test_gain_correction_removes_a_mismatch():
@@ -223,9 +264,12 @@ def fuzz(minutes, seed):
     plant = ReferencePlant(ReferenceConfig(reading_noise=1.0), seed, minutes, disturbances=faults)
     mpc = controller("mpc")
     whole, bad = mpc.model, broken(mpc.model)
-    price, prices = mpc.lambda_, []
+    price, prices, best = mpc.lambda_, [], {}
     for minute in range(minutes):
         one = plant.step(price, run.arrivals[minute])
+        hot = [max(cpu) >= 88 for cpu in plant.truth[-2:]]
+        if minute < minutes - 5 and hot[-1] and not hot[0]:
+            best[minute] = reachable(plant, mpc.scale.high, run.arrivals[minute + 1 : minute + 4])
         sick = minute % 500 > 470
         mpc.model = mpc.observer.model = bad if sick and minute % 1000 > 500 else whole
         if minute % 777 == 5:
@@ -234,25 +278,40 @@ def fuzz(minutes, seed):
             )
         price = mpc.step(one)
         prices.append(price)
-    return mpc, plant, faults, np.array(prices)
+    return mpc, plant, faults, np.array(prices), best
 
 
 def check_fuzz(minutes, seed):
-    mpc, plant, faults, prices = fuzz(minutes, seed)
+    """Prices stay finite and in the box; from 88 % with working sensors CPU is back within 3 points of the budget after 3
+    minutes wherever the highest price would have brought it back too."""
+    mpc, plant, faults, prices, best = fuzz(minutes, seed)
     assert np.isfinite(prices).all()
     assert ((prices >= mpc.scale.low) & (prices <= mpc.scale.high)).all()
     cpu = np.array(plant.truth).max(axis=1)
     healthy = ~(faults.lost | faults.blind | faults.frozen | faults.stuck | np.isfinite(faults.garbage))
-    alarms = [t for t in range(30, minutes - 5) if cpu[t] >= 88 and cpu[t - 1] < 88 and healthy[t - 1 : t + 4].all()]
+    alarms = [t for t in best if 30 <= t < minutes - 5 and healthy[t - 1 : t + 4].all()]
     assert len(alarms) >= minutes // 1000
-    slow = [t for t in alarms if cpu[t + 1 : t + 4].min() > 68]
+    slow = [t for t in alarms if cpu[t + 1 : t + 4].min() > 68 >= best[t]]
     assert not slow, f"no recovery within 3 minutes at {slow}"
     assert {"solver", "hold", "pi"} <= {k for k, v in mpc.rungs.items() if v}
     return len(alarms)
 
 
+def reachable(plant, price, arrivals):
+    """Least CPU of the busier service in the coming three minutes under one price."""
+    trial = copy.deepcopy(plant)
+    for minute in arrivals:
+        trial.step(price, minute)
+    return np.array(trial.truth[-3:]).max(axis=1).min()
+
+
 def test_faults_for_a_day():
     check_fuzz(1000, 11)
+
+
+@pytest.mark.slow
+def test_faults_for_ten_thousand_minutes():
+    assert check_fuzz(10_000, 12) >= 20
 
 
 def test_without_a_model_pi_works_from_a_box_alone():
