@@ -6,10 +6,8 @@ Beside ``orchestrate.py`` the only place that joins the packages; benchmarks tak
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,8 @@ from cascade_world.traffic import Traffic, make_traffic
 from cascade_world.world import World, load_truth
 from common.compute import set_threads
 from common.config import Config, replaced
-from common.progress import progress, share_terminal
+from common.processes import process_pool
+from common.progress import progress
 from common.protocols import Controller, Policy
 from common.seeding import numpy_generator
 from common.system import system_table
@@ -154,9 +153,7 @@ def commission(config: DayConfig, parts: Parts, folder: Path) -> None:
 def simulate(config: DayConfig, parts: Parts, levels: dict[str, list[StaticMixture]], folder: Path) -> None:
     """Write minutes.parquet and who_gets_what.csv: all strategies on all seeds (columns as in ``report``)."""
     work = partial(_simulate_seed, config, parts, levels)
-    context = get_context("spawn")
-    workers = min(config.workers, len(config.seeds))
-    with ProcessPoolExecutor(workers, context, *share_terminal(context, workers)) as pool:
+    with process_pool(min(config.workers, len(config.seeds))) as pool:
         found = list(progress(pool.map(work, config.seeds), what="days", total=len(config.seeds), unit="seed"))
     breakdown = pd.concat([one[1] for one in found])
     keys = ["strategy", "dimension", "value"]

@@ -116,7 +116,7 @@ def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
     started, out = time.perf_counter(), Path(out)
     set_threads(1)  # workers use the other cores; two threads on a busy core are far slower than one
     with RunFolder(out, config) as run, PeakMemory() as memory:
-        stages = Stages(out, config.workers)
+        stages = Stages(out, config.workers, program="orchestrate")
         source = _read(config, stages)
         parts = _learn(config, stages, source)
         _compare(config, stages, source, parts)

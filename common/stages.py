@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.config import content_hash
 from common.files import read_json, write_json
-from common.progress import share_terminal
+from common.processes import process_pool, start_server
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +32,12 @@ class Stages:
     """Runs stages into sub-folders of ``root``; a finished stage with an equal key is reused.
 
     The key covers the stage's own inputs and the keys of the stages it comes ``after``. A stage that was interrupted
-    keeps its folder, so that it can go on by itself; one whose key changed starts from an empty folder.
+    keeps its folder, so that it can go on by itself; one whose key changed starts from an empty folder. ``program`` is
+    the module that worker processes find imported; it is imported while the first stage runs.
     """
 
-    def __init__(self, root: str | Path, workers: int = 1) -> None:
-        self.root, self.workers = Path(root), workers
+    def __init__(self, root: str | Path, workers: int = 1, program: str | None = None) -> None:
+        self.root, self.workers, self.program = Path(root), workers, program
         self.keys: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
 
@@ -46,13 +46,14 @@ class Stages:
         for stage in stages:
             self.keys[stage.name] = content_hash(stage.inputs, [self.keys[name] for name in stage.after])
         waiting = [stage for stage in stages if not self._reused(stage)]
+        if waiting and self.program:
+            start_server(self.program)
         workers = min(self.workers, len(waiting))
         if workers <= 1:
             for stage in waiting:
                 self._finished(stage, _work(stage, self.root / stage.name, self.keys[stage.name]))
             return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, *share_terminal(context, workers)) as pool:
+        with process_pool(workers) as pool:
             futures: dict[Future[float], Stage] = {
                 pool.submit(_work, stage, self.root / stage.name, self.keys[stage.name]): stage for stage in waiting
             }
