@@ -11,7 +11,6 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # two workers 
 import hypothesis
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported: two threads for tiny tensors take far longer
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")  # `--hypothesis-profile=default` explores
 
