@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +33,12 @@ class Space:
         return math.prod(self.sizes)
 
 
-class OwnInit(nn.Module):
+class OwnInit(nn.Module, ABC):
     """A module that draws its own bare parameters; its layers are drawn by ``initialise`` as any other."""
 
+    @abstractmethod
     def reset(self, generator: torch.Generator) -> None:
         """Draw them."""
-        raise NotImplementedError
 
 
 class SeededDropout(nn.Module):

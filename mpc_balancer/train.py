@@ -114,10 +114,11 @@ def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tupl
 
 
 def _network(config: TrainConfig, windows: Windows, data: SystemData) -> SystemNetwork:
-    torch.manual_seed(config.seed)  # initial weights only; batches have their own generator
-    net = SystemNetwork(
-        windows.cpu.shape[1], windows.unit.shape[2], windows.exogenous.shape[2], config.hidden, config.head
-    )
+    with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global generator
+        torch.manual_seed(config.seed)
+        net = SystemNetwork(
+            windows.cpu.shape[1], windows.unit.shape[2], windows.exogenous.shape[2], config.hidden, config.head
+        )
     if config.head == "utilisation_law":
         typical = np.nanmean(data.cpu, axis=0)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from awrq_mixer.equations import elementwise_loss, link
 from awrq_mixer.networks import Space
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, ABC):
     """Base of the gradient learners. A subclass builds ``self.online`` and defines ``loss`` and ``raw_table``.
 
     ``self.online`` holds what is trained; learners that bootstrap keep a frozen copy in ``self.target``.
@@ -38,9 +39,9 @@ class Learner(nn.Module):
         self.online = self.build()
         self.target = None
 
+    @abstractmethod
     def build(self) -> nn.Module:
         """The networks that are trained."""
-        raise NotImplementedError
 
     def prepare(self, train: Batch, profile: Tensor) -> None:
         """Take what the learner needs from the training rows as a whole: scale of the reward, logging profile."""
@@ -51,13 +52,13 @@ class Learner(nn.Module):
         if self.bootstraps:
             self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
 
+    @abstractmethod
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss to minimise on one batch (reward already scaled), and numbers worth logging."""
-        raise NotImplementedError
 
+    @abstractmethod
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Network output (before the link) of all joint actions, (S, A)."""
-        raise NotImplementedError
 
     def values(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Q(s, a) of all joint actions in money, float32 (S, A)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from mpc_balancer.reading import Checks, Reading
 from mpc_balancer.system_model import SystemModel
 
 
-class PriceController:
+class PriceController(ABC):
     """Turns measurements into prices; subclasses implement ``decide``."""
 
     def __init__(
@@ -63,9 +64,9 @@ class PriceController:
         self.lambda_ = self.scale.clip(self.decide(reading))
         return self.lambda_
 
+    @abstractmethod
     def decide(self, reading: Reading) -> np.ndarray:
         """Prices (L,) for the next interval; may be NaN or outside the box, ``step`` sees to that."""
-        raise NotImplementedError
 
     def price_errors(self, per_service: np.ndarray) -> np.ndarray:
         """Errors per service (S,) → per price (L,): one to one where the numbers agree, else the largest steers all."""
