@@ -132,7 +132,7 @@ class GainConfig(Config):
     """Online multiplicative correction of the system model."""
 
     rate: float | None = Field(
-        None, ge=0, le=1, description="share of each log error absorbed; 0 = off; null = back-tested"
+        None, ge=0, le=1, description="share of each log error absorbed; 0 = off; null = picked online"
     )
     fast_rate: float = Field(
         0.2, ge=0, le=1, description="share absorbed while errors keep one sign (tracking signal 1); 0 = always `rate`"
