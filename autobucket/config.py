@@ -10,14 +10,15 @@ from pydantic import Field, model_validator
 from common.config import Config
 from common.requests import RequestSpec
 
-Loss = Literal["mse", "mae", "huber", "poisson", "bce"]
+Loss = Literal["mse", "mae", "huber", "poisson", "share", "bce"]
 
 
 class TaskConfig(Config):
     """One result to predict: a column of the log, how it is modelled and when its training stops."""
 
     loss: Loss = Field(
-        default="mse", description="mse | mae | huber | poisson (log link) for numbers, bce for a 0/1 column"
+        default="mse",
+        description="mse | mae | huber | poisson (log link) | share (of what the action allows) for numbers, bce for 0/1",
     )
     weight: float = Field(default=1.0, gt=0, description="factor of this task's loss in the sum")
     patience: int = Field(default=2, ge=1, description="evaluations without a better one before this task stops")
@@ -92,7 +93,8 @@ class TrainConfig(Config):
 
     data: DataConfig = Field(description="the log and its split")
     tasks: dict[str, TaskConfig] = Field(
-        default={"retrieved": TaskConfig(), "preranked": TaskConfig()}, description="result column → how to learn it"
+        default={"retrieved": TaskConfig(loss="share"), "preranked": TaskConfig(loss="share")},
+        description="result column → how to learn it",
     )
     model: ModelConfig = Field(default=ModelConfig(), description="the network")
     optimiser: OptimiserConfig = Field(default=OptimiserConfig(), description="the optimiser")

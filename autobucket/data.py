@@ -25,6 +25,7 @@ class Rows:
     codes: Tensor  # int64 (M, categorical state columns)
     numbers: Tensor  # float32 (M, numeric state columns)
     actions: Tensor  # int64 (M, sub-actions)
+    joint: Tensor  # int64 (M,) joint actions
     labels: Tensor  # float32 (M, tasks), in each result's own unit
 
     def __len__(self) -> int:
@@ -32,11 +33,14 @@ class Rows:
 
     def take(self, index: Tensor | slice) -> Rows:
         """The rows of ``index``."""
-        return Rows(self.codes[index], self.numbers[index], self.actions[index], self.labels[index])
+        return Rows(*(part[index] for part in self._parts()))
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on ``device``."""
-        return Rows(*(part.to(device) for part in (self.codes, self.numbers, self.actions, self.labels)))
+        return Rows(*(part.to(device) for part in self._parts()))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.codes, self.numbers, self.actions, self.joint, self.labels
 
     def batches(self, size: int) -> Iterator[Rows]:
         """Consecutive slices of ``size`` rows."""
@@ -74,5 +78,6 @@ def encode(frame: pd.DataFrame, encoder: StateEncoder, spec: RequestSpec, tasks:
         torch.from_numpy(codes),
         torch.from_numpy(numbers),
         torch.from_numpy(actions),
+        torch.from_numpy(spec.joint_index(frame)),
         torch.from_numpy(np.stack(labels, axis=1)),
     )

@@ -108,13 +108,14 @@ class Estimator:
         """Predicted results of logged rows, float32 (M,) per task in the result's own unit (probability if binary)."""
         codes, numbers = self._encode(frame)
         actions = torch.from_numpy(frame[list(self.spec.sub_actions)].to_numpy(np.int64).copy()).to(self.device)
+        joint = torch.from_numpy(self.spec.joint_index(frame)).to(self.device)
         outputs = np.empty((len(self.tasks), len(frame)), dtype=np.float32)
         for model, tasks in self._passes:
             for start in range(0, len(frame), _ROWS):
                 rows = slice(start, start + _ROWS)
                 state = model.embed_states(codes[rows], numbers[rows])
                 for t, out in zip(tasks, model(state, model.embed_actions(actions[rows]), tasks)):
-                    outputs[t, rows] = self.tasks[t].prediction(out).cpu().numpy()
+                    outputs[t, rows] = self.tasks[t].prediction(out, joint[rows]).cpu().numpy()
         return dict(zip(self.names, outputs))
 
     @torch.no_grad()
@@ -122,19 +123,20 @@ class Estimator:
         """Predicted results of every joint action, float32 (S, A) per task; the state part is computed once a state."""
         wanted = self._wanted(names)
         codes, numbers = self._encode(states)
-        joint = torch.from_numpy(self.spec.joint_table()).to(self.device)
+        table = torch.from_numpy(self.spec.joint_table()).to(self.device)
+        joint = torch.arange(len(table), device=self.device)
         outputs = {t: np.empty((len(states), len(joint)), dtype=np.float32) for t in wanted}
         chunk = max(1, _PAIRS // len(joint))
         for model, kept in self._passes:
             tasks = [t for t in kept if t in wanted]
             if not tasks:
                 continue
-            action = model.embed_actions(joint)[None]  # (1, A, da)
+            action = model.embed_actions(table)[None]  # (1, A, da)
             for start in range(0, len(states), chunk):
                 rows = slice(start, start + chunk)
                 state = model.embed_states(codes[rows], numbers[rows])[:, None]  # (S, 1, ds)
                 for t, out in zip(tasks, model(state, action, tasks)):
-                    outputs[t][rows] = self.tasks[t].prediction(out).cpu().numpy()
+                    outputs[t][rows] = self.tasks[t].prediction(out, joint).cpu().numpy()
         return {self.tasks[t].name: values for t, values in outputs.items()}
 
     def _wanted(self, names: Sequence[str] | None) -> list[int]:

@@ -76,8 +76,11 @@ class _Training:
         self.encoder = StateEncoder.fit(train_frame, spec.state)
         self.rows = encode(train_frame, self.encoder, spec, config.tasks).to(self.device)
         self.validation = encode(validation_frame, self.encoder, spec, config.tasks).to(self.device)
-        labels = self.rows.labels.cpu().numpy()
-        self.tasks = [Task.fit(name, task, labels[:, t]) for t, (name, task) in enumerate(config.tasks.items())]
+        labels, joint = self.rows.labels.cpu().numpy(), self.rows.joint.cpu().numpy()
+        self.tasks = [
+            Task.fit(name, task, labels[:, t], joint, spec.n_joint)
+            for t, (name, task) in enumerate(config.tasks.items())
+        ]
         self.model = build_model(config, self.encoder, torch_generator(config.seed, "autobucket", "weights"))
         self.model.to(self.device)
         self.optimiser = torch.optim.AdamW(
@@ -168,7 +171,10 @@ class _Training:
     def _step(self, batch: Rows, active: list[int]) -> Tensor:
         state, action = self.model.embed_states(batch.codes, batch.numbers), self.model.embed_actions(batch.actions)
         outputs = self.model(state, action, active)
-        losses = [self.tasks[t].weight * self.tasks[t].loss_of(o, batch.labels[:, t]) for t, o in zip(active, outputs)]
+        losses = [
+            self.tasks[t].weight * self.tasks[t].loss_of(o, batch.labels[:, t], batch.joint)
+            for t, o in zip(active, outputs)
+        ]
         loss = torch.stack(losses).sum()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -193,7 +199,7 @@ class _Training:
             state = self.model.embed_states(batch.codes, batch.numbers)
             outputs = self.model(state, self.model.embed_actions(batch.actions))
             for t, output in enumerate(outputs):
-                sums[t] += float(self.tasks[t].loss_of(output, batch.labels[:, t])) * len(batch)
+                sums[t] += float(self.tasks[t].loss_of(output, batch.labels[:, t], batch.joint)) * len(batch)
         return (sums / len(self.validation)).tolist()
 
     def _keep(self, losses: list[float]) -> None:

@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from autobucket.config import TrainConfig
+from autobucket.config import TaskConfig, TrainConfig
 from autobucket.cost_config import FitCostsConfig
 from autobucket.cost_model import CostModel
 from autobucket.data import read_log, split
 from autobucket.estimator import Estimator
 from autobucket.evaluate import binary_metrics, regression_metrics
 from autobucket.fit_costs import fit_costs
+from autobucket.tasks import Task
 from autobucket.train import train
 from cascade_world.allocation import clairvoyant
 from cascade_world.config import WorldConfig
@@ -41,8 +42,8 @@ from common.tables import write_table
 
 RESULTS, ROOT = Path("benchmarks/results"), Path("runs/benchmarks/cost_estimators")
 TASKS: dict[str, dict[str, Any]] = {
-    "retrieved": {"loss": "mse"},
-    "preranked": {"loss": "mse"},
+    "retrieved": {"loss": "share"},
+    "preranked": {"loss": "share"},
     "clicks": {"loss": "bce", "above": 0.0},
 }
 OWN_METRIC = {"retrieved": "mae", "preranked": "mae", "clicks": "auc"}
@@ -53,6 +54,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "MLP+embeddings": {"cross": "none", "deep": [256, 128], "experts": 1, "expert_units": 64},
     "public code's way": {"cross": "v1", "deep": [64, 32], "tower": [], "ids": "standardised"},
 }
+PLAIN = "public code's way"  # learns results in items with squared error, as that code does; all others learn shares
 LIGHTGBM_GRID = [{"num_leaves": leaves, "min_data_per_group": 20, "cat_smooth": 5} for leaves in (63, 255)]
 _STATES = 300  # states whose 1,000 joint actions are scored against the truth
 
@@ -99,6 +101,11 @@ def network(setting: Setting, name: str, seed: int) -> dict[str, Any]:
     """Train one of the networks and judge it."""
     values = to_dict(setting.config)
     values["model"] |= NETWORKS[name]
+    if name == PLAIN:
+        values["tasks"] = {
+            task: {**options, "loss": "mse"} if options["loss"] == "share" else options
+            for task, options in TASKS.items()
+        }
     values["seed"] = seed
     out = setting.folder / f"{name.split()[0]}-{seed}"
     result = train(TrainConfig.model_validate(values), out)
@@ -120,8 +127,11 @@ def network(setting: Setting, name: str, seed: int) -> dict[str, Any]:
     return judge(setting, predicted, results) | rates
 
 
-def boosted_trees(setting: Setting, seed: int, rounds: int) -> dict[str, Any]:
-    """LightGBM with native categories, one model per task, the best of a grid by validation loss."""
+def boosted_trees(setting: Setting, seed: int, rounds: int, shares: bool = False) -> dict[str, Any]:
+    """LightGBM with native categories, one model per task, the best of a grid by validation loss.
+
+    ``shares``: it learns the share of the action's largest result with a logistic loss, as the networks do.
+    """
     spec = setting.config.data.spec
     features = [_features(part, spec, setting.parts[0]) for part in setting.parts]
     joint = setting.states.loc[setting.states.index.repeat(spec.n_joint)].reset_index(drop=True)
@@ -132,20 +142,28 @@ def boosted_trees(setting: Setting, seed: int, rounds: int) -> dict[str, Any]:
         labels = [part[task].to_numpy(np.float64) for part in setting.parts]
         labels = [(y > 0).astype(float) for y in labels] if options["loss"] == "bce" else labels
         objective = "binary" if options["loss"] == "bce" else "regression"
+        caps = [np.ones(1)] * 4
+        if shares and options["loss"] == "share":
+            learnt = Task.fit(
+                task, TaskConfig(loss="share"), labels[0], spec.joint_index(setting.parts[0]), spec.n_joint
+            )
+            assert learnt.caps is not None
+            caps = [learnt.caps.double().numpy()[spec.joint_index(rows)] for rows in (*setting.parts, joint)]
+            labels, objective = [np.minimum(y / cap, 1) for y, cap in zip(labels, caps)], "cross_entropy"
         best: lightgbm.Booster | None = None
         for grid in LIGHTGBM_GRID:
             started = time.process_time()
-            model = _boost(features, labels, objective, grid, seed, rounds)
+            model = _boost(features, labels, objective, grid, seed, rounds, caps)
             seconds += time.process_time() - started
             rows += len(labels[0]) * model.best_iteration
             if best is None or _validation(model) < _validation(best):
                 best = model
         assert best is not None
         started = time.process_time()
-        predicted[task] = np.maximum(best.predict(features[2], num_threads=1), 0)
+        predicted[task] = np.maximum(best.predict(features[2], num_threads=1), 0) * caps[2]
         score_s += time.process_time() - started
         if options["loss"] != "bce":
-            values = np.maximum(best.predict(pairs, num_threads=1), 0)
+            values = np.maximum(best.predict(pairs, num_threads=1), 0) * caps[3]
             results[task] = values.reshape(len(setting.states), -1).astype(np.float32)
     rates = {
         "train_rows_per_s": len(TASKS) * len(LIGHTGBM_GRID) * len(setting.parts[0]) / seconds,
@@ -242,9 +260,10 @@ def _features(frame: pd.DataFrame, spec, reference: pd.DataFrame) -> pd.DataFram
     return pd.DataFrame(states | {name: frame[name].to_numpy() for name in spec.sub_actions})
 
 
-def _boost(features, labels, objective: str, grid: dict[str, Any], seed: int, rounds: int) -> lightgbm.Booster:
-    sets = [lightgbm.Dataset(features[0], labels[0])]
-    sets.append(lightgbm.Dataset(features[1], labels[1], reference=sets[0]))
+def _boost(features, labels, objective: str, grid: dict[str, Any], seed: int, rounds: int, weights) -> lightgbm.Booster:
+    weights = [None if len(weight) == 1 else weight / weights[0].mean() for weight in weights]
+    sets = [lightgbm.Dataset(features[0], labels[0], weight=weights[0])]
+    sets.append(lightgbm.Dataset(features[1], labels[1], weight=weights[1], reference=sets[0]))
     fixed = {
         "learning_rate": 60 / rounds,
         "num_threads": 1,
@@ -290,7 +309,9 @@ def main(argv: list[str] | None = None) -> None:
     seeds = [100] if arguments.quick else [100, 101, 102]
     jobs: dict[str, Callable[[int], dict[str, Any]]] = {"noise floor": lambda _: noise_floor(setting)}
     jobs |= {name: lambda seed, name=name: network(setting, name, seed) for name in NETWORKS}
-    jobs["LightGBM"] = lambda seed: boosted_trees(setting, seed, 300 if arguments.quick else 600)
+    rounds = 300 if arguments.quick else 600
+    jobs["LightGBM"] = lambda seed: boosted_trees(setting, seed, rounds)
+    jobs["LightGBM, shares"] = lambda seed: boosted_trees(setting, seed, rounds, shares=True)
     records = []
     for name, job in jobs.items():
         for seed in seeds[:1] if name == "noise floor" else seeds:

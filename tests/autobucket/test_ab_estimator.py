@@ -78,17 +78,46 @@ def test_a_gate_sees_only_its_columns():
 
 def test_task_losses_by_hand():
     labels = np.array([2.0, 6.0], np.float32)
-    task = Task.fit("t", TaskConfig(loss="mse"), labels)
+    joint = torch.tensor([0, 1])
+
+    def fit(loss):
+        return Task.fit("t", TaskConfig(loss=loss), labels, joint.numpy(), 3)
+
+    task = fit("mse")
     assert (task.centre, task.scale) == (4.0, 2.0)
     # outputs 0 and 0 predict 4 and 4; scaled errors −1 and 1
-    assert float(task.loss_of(torch.zeros(2), torch.from_numpy(labels))) == pytest.approx(1.0)
-    assert task.prediction(torch.tensor([0.0, -5.0])).tolist() == [4.0, 0.0]
-    count = Task.fit("t", TaskConfig(loss="poisson"), labels)
+    assert float(task.loss_of(torch.zeros(2), torch.from_numpy(labels), joint)) == pytest.approx(1.0)
+    assert task.prediction(torch.tensor([0.0, -5.0]), joint).tolist() == [4.0, 0.0]
+    count = fit("poisson")
     # rate = e⁰ in units of the mean 4: loss e⁰ − y/4 · 0 = 1
-    assert float(count.loss_of(torch.zeros(2), torch.from_numpy(labels))) == pytest.approx(1.0)
-    assert count.prediction(torch.zeros(1)).tolist() == [4.0]
+    assert float(count.loss_of(torch.zeros(2), torch.from_numpy(labels), joint)) == pytest.approx(1.0)
+    assert count.prediction(torch.zeros(1), joint[:1]).tolist() == [4.0]
     with pytest.raises(UserError, match="got the label 2"):
-        Task.fit("t", TaskConfig(loss="bce"), labels)
+        fit("bce")
+
+
+def test_a_share_of_what_the_joint_action_allows():
+    labels = np.repeat(np.array([5.0, 10.0, 0.0, 40.0], np.float32), 30)
+    joint = np.repeat([0, 0, 1, 2], 30)
+    task = Task.fit("t", TaskConfig(loss="share"), labels, joint, 4)
+    # the largest result of each joint action; 1 never shows more than 0 and 3 is never seen: the largest of all
+    assert task.caps.tolist() == [10.0, 40.0, 40.0, 40.0]
+    assert task.prediction(torch.tensor([0.0, 0.0, 9.0]), torch.tensor([0, 2, 2])).tolist() == pytest.approx(
+        [5.0, 20.0, 40.0], abs=0.01
+    )
+    # logit 0 is a share of ½: −log ½, weighted by 10 over the mean cap 32.5
+    loss = task.loss_of(torch.zeros(1), torch.tensor([5.0]), torch.tensor([0]))
+    assert float(loss) == pytest.approx(np.log(2) * 10 / 32.5)
+    # half of the results are 5 and half 10: the best constant is their mean, so it is the mean that is learnt
+    grid = torch.linspace(-1, 4, 501)
+    values = [
+        float(task.loss_of(x.repeat(60), torch.from_numpy(labels[:60]), torch.zeros(60, dtype=torch.long)))
+        for x in grid
+    ]
+    best = task.prediction(grid[int(np.argmin(values))].reshape(1), torch.tensor([0]))
+    assert float(best) == pytest.approx(7.5, abs=0.05)
+    with pytest.raises(UserError, match="got the label -1"):
+        Task.fit("t", TaskConfig(loss="share"), labels - 1, joint, 4)
 
 
 def test_metrics_by_hand():

@@ -304,7 +304,10 @@ def test_the_estimators_own_cost_is_measured(tmp_path):
         {name: ["x", "y"] if kind == "category" else [0.0, 1.0] for name, kind in config.data.spec.state.items()}
     )
     encoder = StateEncoder.fit(frame, config.data.spec.state)
-    tasks = [Task.fit(name, task, np.array([0.0, 1.0])) for name, task in config.tasks.items()]
+    tasks = [
+        Task.fit(name, task, np.array([0.0, 1.0]), np.array([0, 1]), config.data.spec.n_joint)
+        for name, task in config.tasks.items()
+    ]
     weights = build_model(config, encoder).state_dict()
     Estimator(config, encoder, tasks, [0] * len(tasks), {0: weights}).save(tmp_path / "estimator.pt")
     cost = estimator_cost(tmp_path / "estimator.pt", requests=4, seed=0)
