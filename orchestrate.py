@@ -195,8 +195,8 @@ def _compare(config: Orchestration, stages: Stages, source: Source, parts: Parts
         "model_costs": str(scores / "predicted_costs.parquet"),
     }
     stages.run(
-        *(_stage(f"judged/{name}", awrq_mixer.evaluate.evaluate, one, "scores") for name, one in judged.items()),
         _stage("offline", revenue_sim.run.run, replaced(config.offline, settings), "scores"),
+        *(_stage(f"judged/{name}", awrq_mixer.evaluate.evaluate, one, "scores") for name, one in judged.items()),
     )
 
 
