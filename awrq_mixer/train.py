@@ -86,9 +86,6 @@ def _fit(
             bar.update(state.batch_size)
             if state.step % config.eval_every == 0 or state.step == total:
                 state.report(validation)
-    except KeyboardInterrupt:
-        state.save_last()
-        raise
     finally:
         bar.close()
     return _finish(config, run, state, predictor, time.perf_counter() - started)

@@ -112,10 +112,10 @@ class TrainingState:
             self.best_weights = copy.deepcopy(self.learner.state_dict())
         else:
             self.stale += 1
-        self.save_last()
+        self._save_last()
 
-    def save_last(self) -> None:
-        """Everything a resumed run needs to end with the same weights, bit for bit."""
+    def _save_last(self) -> None:
+        """Everything a resumed run needs to end with the same weights, bit for bit; so never in the middle of an update."""
         assert self.learner.generator is not None
         payload = {
             "weights": self.learner.state_dict(),
