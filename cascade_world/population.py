@@ -14,6 +14,7 @@ from common.seeding import integer_seed, numpy_generator
 
 COLUMNS = ("user_value", "placement", "segment", "idc")
 _HOURS = 24
+_BLOCK = 2048  # states whose action factors are drawn together
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,14 @@ class Population:
         by_action = hash_columns(seed, np.atleast_1d(actions).ravel()).reshape(np.shape(actions))
         by_segment = hash_columns(seed + 1, codes[:, 2])[:, None]
         by_state = hash_columns(seed + 2, *codes.T)[:, None]
-        noise = _pair_normals(by_segment, by_action) + _pair_normals(by_state, by_action)
-        return np.exp(sd * np.sqrt(0.5) * noise - 0.5 * sd * sd).astype(np.float32)
+        one_each = np.ndim(actions) == 2
+        found = np.empty((len(codes), 1 if one_each else len(actions)), np.float32)
+        for start in range(0, len(codes), _BLOCK):  # the temporaries are five times the result
+            rows = slice(start, start + _BLOCK)
+            actions_here = by_action[rows] if one_each else by_action
+            noise = _pair_normals(by_segment[rows], actions_here) + _pair_normals(by_state[rows], actions_here)
+            found[rows] = np.exp(sd * np.sqrt(0.5) * noise - 0.5 * sd * sd)
+        return found
 
     def _segment_shares(self, day: float) -> np.ndarray:
         weight = self.segment_weight + self.segment_drift * day / 7.0
