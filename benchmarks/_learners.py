@@ -11,11 +11,11 @@ import pandas as pd
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.evaluate import evaluate_scores
-from awrq_mixer.train import train
+from awrq_mixer.train import TrainResult, train
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
-from common.config import load_config
+from common.config import content_hash, load_config
 from common.requests import RequestSpec
 from common.seeding import numpy_generator
 from common.tables import write_table
@@ -25,7 +25,7 @@ from revenue_sim.returns import return_pct
 BUDGETS = [0.04, 0.08, 0.12, 0.2, 0.3]  # shares of the way from the cheapest to the clairvoyant's largest useful spend
 CONFIGS = Path("configs/awrq_mixer")
 
-# Row name → (config file, overrides). Every learner was given the same number of tuning runs, on development seeds.
+# Row name → (config file, overrides). What `benchmarks.tune_learners` chose is added to them.
 LEARNERS: dict[str, tuple[str, list[str]]] = {
     "dqn": ("demo.yaml", ["learner=dqn"]),
     "dqn_reward_everywhere": ("demo.yaml", ["learner=dqn_reward_everywhere"]),
@@ -74,6 +74,24 @@ PAPER: dict[str, tuple[float, float | None]] = {
 }  # fmt: skip
 
 
+# Rows that are variants of a learner take over what was tuned for it; all others were tuned themselves.
+VARIANT_OF = {
+    "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "awrq_plus",
+    **{name: "awrq_plus" for name in LEARNERS if name.startswith("awrq_plus_")},
+    **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_"))},
+}  # fmt: skip
+TUNING = Path(__file__).parent / "results" / "tuning.csv"
+
+
+def tuned(learner: str) -> list[str]:
+    """Overrides that tuning chose for a learner (``results/tuning.csv``); none before it was run."""
+    if not TUNING.exists():
+        return []
+    table = pd.read_csv(TUNING, keep_default_na=False)
+    chosen = table[(table["learner"] == VARIANT_OF.get(learner, learner)) & (table["chosen"] == 1)]
+    return chosen["setting"].iloc[0].split() if len(chosen) else []
+
+
 @dataclass(frozen=True)
 class Job:
     """One learner on one world and seed."""
@@ -84,6 +102,7 @@ class Job:
     rows: int
     epochs: float | None  # None: the learner's own
     folder: Path  # worlds and runs
+    setting: tuple[str, ...] | None = None  # overrides; None: what tuning chose
 
 
 def world_folder(job: Job) -> Path:
@@ -107,11 +126,7 @@ def run_job(job: Job) -> dict[str, Any]:
     requests, told = folder / "logs/requests.parquet", job.learner == "told_classes"
     if told:
         requests, spec = _told_log(truth, folder, spec)
-    name, overrides = LEARNERS[job.learner]
-    extra = [f"requests={requests}", f"seed={job.seed}"] + ([f"epochs={job.epochs}"] if job.epochs else [])
-    config = load_config(TrainConfig, CONFIGS / name, [*overrides, *extra])
-    config = config.model_copy(update={"spec": spec})
-    result = train(config, job.folder / "runs" / f"{folder.name}_{job.learner}_{job.epochs or 'own'}")
+    config, result = train_job(job, requests, spec)
     states, counts, joint = sample_states(spec, config, job.seed)
     scored = result.model.values(states)
     value, cost = truth.values(states), truth.costs(states)
@@ -127,6 +142,17 @@ def run_job(job: Job) -> dict[str, Any]:
         | returns
         | training
     )
+
+
+def train_job(job: Job, requests: Path, spec: RequestSpec) -> tuple[TrainConfig, TrainResult]:
+    """Train the job's learner on a log, under its tuned setting or the job's own; a finished run is reused."""
+    name, overrides = LEARNERS[job.learner]
+    setting = tuned(job.learner) if job.setting is None else list(job.setting)
+    extra = [f"requests={requests}", f"seed={job.seed}"] + ([f"epochs={job.epochs}"] if job.epochs else [])
+    config = load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra])
+    config = config.model_copy(update={"spec": spec})
+    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash(setting)[:8]}"
+    return config, train(config, job.folder / "runs" / out)
 
 
 def sample_states(

@@ -1,0 +1,87 @@
+"""Every learner of the tables gets the same number of settings to choose from: `python -m benchmarks.tune_learners`.
+
+Development world (base, seed 0, 300,000 requests), one run a setting, chosen by the validation metric alone (`shape_gain`,
+revenue of the log; no truth). All runs and the choice stand in `results/tuning.csv`; `paper_tables` takes the chosen settings.
+Rows are written as they end, and a stopped command goes on. `--quick`: two learners, two settings, the small world, no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks._learners import LEARNERS, TUNING, VARIANT_OF, Job, make_world, train_job, world_folder
+from benchmarks.paper_tables import _one_thread
+from cascade_world.world import load_truth
+from common.run_folder import versions
+from common.tables import write_table
+
+NETWORK = ["optimiser.lr=0.001", "", "optimiser.lr=0.01", "epochs=6", "network.dropout=0.1", "network.hidden=128"]
+SETTINGS: dict[str, list[str]] = {
+    "awrq_plus": ["optimiser.lr=0.0025", "", "optimiser.lr=0.01", "epochs=6", "network.dropout=0.2", "plus.rank=16"],
+    "lightgbm": ["boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02", "boost.lr=0.1", "boost.min_rows=50"],
+}
+TUNED = [name for name in LEARNERS if name not in VARIANT_OF]
+COLUMNS = ["learner", "setting", "validation_shape_gain", "train_s", "chosen", "world", "seed", "rows", "torch"]
+
+
+def main() -> None:
+    """Run what is missing, then mark the best setting of each learner."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two learners, two settings, small world, nothing kept")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    arguments = parser.parse_args()
+    world, rows = ("small", 20_000) if arguments.quick else ("base", 300_000)
+    names = ["dqn", "awrq_plus"] if arguments.quick else TUNED
+    folder = Path("runs/benchmarks/learners")
+    jobs = [
+        Job(name, f"configs/cascade_world/{world}.yaml", 0, rows, None, folder, tuple(setting.split()))
+        for name in names
+        for setting in SETTINGS.get(name, NETWORK)[: 2 if arguments.quick else None]
+    ]
+    known = pd.read_csv(TUNING, keep_default_na=False) if TUNING.exists() and not arguments.quick else pd.DataFrame()
+    done = set(zip(known["learner"], known["setting"])) if len(known) else set()
+    missing = [job for job in jobs if (job.learner, " ".join(job.setting or ())) not in done]
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there already")
+    make_world(jobs[0])
+    records = known.to_dict("records")
+    with ProcessPoolExecutor(arguments.workers, initializer=_one_thread) as pool:
+        waiting = {pool.submit(try_setting, job): job for job in missing}
+        for future in as_completed(waiting):
+            records.append(future.result())
+            print({name: records[-1][name] for name in COLUMNS[:4]}, flush=True)
+            if not arguments.quick:
+                write_table(choose(records, names), TUNING)
+    print(choose(records, names)[COLUMNS[:5]].to_string(index=False))
+
+
+def try_setting(job: Job) -> dict[str, object]:
+    """Train once; the row of the tuning table."""
+    folder = world_folder(job)
+    _, result = train_job(job, folder / "logs/requests.parquet", load_truth(folder).request_spec())
+    return {
+        "learner": job.learner,
+        "setting": " ".join(job.setting or ()),
+        "validation_shape_gain": result.summary["validation_shape_gain"],
+        "train_s": result.summary["train_s"],
+        "chosen": 0,
+        "world": Path(job.world).stem,
+        "seed": job.seed,
+        "rows": job.rows,
+        "torch": versions()["torch"],
+    }
+
+
+def choose(records: list[dict], names: list[str]) -> pd.DataFrame:
+    """The table in the learners' order, the best validation metric of each marked."""
+    table = pd.DataFrame(records)
+    table["chosen"] = 0
+    table.loc[table.groupby("learner")["validation_shape_gain"].idxmax(), "chosen"] = 1
+    return table.sort_values("learner", key=lambda column: column.map(names.index), kind="stable", ignore_index=True)
+
+
+if __name__ == "__main__":
+    main()
