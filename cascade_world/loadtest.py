@@ -24,16 +24,19 @@ class Bucket:
     retrieved: int
     preranked: int
     degradation: int = 0
+    ranker: int = 0
 
 
-def loadtest_schema() -> list[Column]:
-    """Columns of the load-test table."""
+def loadtest_schema(rankers: int = 1) -> list[Column]:
+    """Columns of the load-test table; a world with several rankers has one that names them."""
+    ranker = [Column("ranker", "category")] if rankers > 1 else []
     return [
         Column("idc", "category"),
         Column("service", "category"),
         Column("round", "int", 0),
         Column("channels", "category"),
         Column("model", "category"),
+        *ranker,
         Column("retrieved", low=0),
         Column("preranked", low=0),
         Column("degradation", low=0),
@@ -59,6 +62,8 @@ def design(config: WorldConfig) -> list[Bucket]:
     buckets += [Bucket(everything, 0, 2 * length, length) for length in ranked]
     top = int(config.plant.degradation_max)
     buckets += [Bucket(everything, m, middle, 50, level) for level in range(top + 1) for m in models]
+    for ranker in range(1, len(cascade.rankers)):
+        buckets += [Bucket(everything, 0, max(middle, length), length, 0, ranker) for length in ranked]
     return list(dict.fromkeys(buckets))
 
 
@@ -103,16 +108,18 @@ def _measure(
     reading, qps = config.plant.idle_percent + 0.15 * rng.standard_normal(), 0.0
     if bucket is not None:
         lengths = degraded_lengths(world, bucket.retrieved, bucket.preranked, bucket.degradation)
-        full = world.costs.cost(idc, bucket.model, 0, list(bucket.channels), bucket.retrieved, bucket.preranked)[
-            service
-        ]
-        cost = world.costs.cost(idc, bucket.model, 0, list(bucket.channels), *lengths)[service]
+        setting = (idc, bucket.model, bucket.ranker, list(bucket.channels))
+        full = world.costs.cost(*setting, bucket.retrieved, bucket.preranked)[service]
+        cost = world.costs.cost(*setting, *lengths)[service]
         qps = round(aim / 100 * cores * 1000 / full / 50) * 50.0 or 50.0
         share = cost * qps / (cores * 1000)
         reading += 100 * share * noise * (1 + config.cost.load_slope * (share - 0.5))
+    rankers = list(config.cascade.rankers)
+    ranker = {"ranker": rankers[bucket.ranker if bucket else 0]} if len(rankers) > 1 else {}
     return {
         "channels": "none" if bucket is None else "+".join(config.cascade.channels[c] for c in bucket.channels),
         "model": list(config.cascade.models)[bucket.model if bucket else 0],
+        **ranker,
         "retrieved": float(bucket.retrieved if bucket else 0),
         "preranked": float(bucket.preranked if bucket else 0),
         "degradation": float(bucket.degradation if bucket else 0),

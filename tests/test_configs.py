@@ -23,6 +23,7 @@ TYPES = {
     "autobucket/predict.yaml": ("autobucket.config", "PredictConfig"),
     "autobucket/evaluate.yaml": ("autobucket.config", "EvaluateConfig"),
     "autobucket/costs.yaml": ("autobucket.cost_config", "FitCostsConfig"),
+    "autobucket/costs_three_stage.yaml": ("autobucket.cost_config", "FitCostsConfig"),
     "autobucket/testbench.yaml": ("autobucket.bench.config", "TestbenchConfig"),
     "autobucket/testbench_quick.yaml": ("autobucket.bench.config", "TestbenchConfig"),
     "autobucket/live.yaml": ("autobucket.bench.config", "LiveConfig"),
