@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.errors import UserError
 from mpc_balancer.config import GainConfig
 from mpc_balancer.system_model import SystemModel
 from mpc_balancer.table import SystemData
@@ -18,6 +19,7 @@ from mpc_balancer.windows import make_windows
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45)
 TRUSTS = (1.0, 0.7, 0.4, 0.2)
+_FEWEST = 20  # rows a back-test can say anything from
 _JUMP = 3.0  # times the usual size of errors; beyond it the plant moved, it is not noise
 _MEMORY = 400  # intervals over which the bank's errors are compared online
 _OUTLIER = 8.0  # CPU points beyond which an error says nothing more about a pair
@@ -76,8 +78,12 @@ def tune_observer(model: SystemModel, data: SystemData, config: GainConfig, limi
     errors = []
     for g in range(len(data.groups)):
         part = data.take(np.flatnonzero(data.group == g)[-limit:])
-        if len(part) > 20:
+        if len(part) > _FEWEST:
             errors.append(run_observers(model, part, pairs, config))
+    if not errors:
+        raise UserError(
+            f"system table: got {len(data)} validation rows; expected more than {_FEWEST} of at least one group"
+        )
     every = np.concatenate(errors)  # (n, P, S)
     scores = np.nanmean(np.minimum(every**2, _OUTLIER**2), axis=(0, 2))
     best = int(np.argmin(scores))

@@ -223,3 +223,10 @@ def test_unknown_scenario_key(tmp_path):
     (tmp_path / "s.yaml").write_text("nominal:\n  sugres: []\n")
     with pytest.raises(UserError, match="did you mean 'surges'"):
         load_scenarios(tmp_path / "s.yaml")
+
+
+def test_a_table_too_short_to_back_test():
+    config = TrainConfig(services=SERVICES, epochs=1, tune_pi=False)
+    data = from_frame(table(80), config.columns, SERVICES, "short.csv")
+    with pytest.raises(UserError, match="got 16 validation rows; expected more than 20"):
+        fit_model(data, config)
