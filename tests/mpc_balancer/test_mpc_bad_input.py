@@ -227,6 +227,6 @@ def test_unknown_scenario_key(tmp_path):
 
 def test_a_table_too_short_to_back_test():
     config = TrainConfig(services=SERVICES, epochs=1, tune_pi=False)
-    data = from_frame(table(80), config.columns, SERVICES, "short.csv")
-    with pytest.raises(UserError, match="got 16 validation rows; expected more than 20"):
+    data = from_frame(table(40), config.columns, SERVICES, "short.csv")
+    with pytest.raises(UserError, match="got 8 validation rows; expected more than 20"):
         fit_model(data, config)
