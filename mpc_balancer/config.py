@@ -119,7 +119,7 @@ class SolverConfig(Config):
     )
     deadline_ms: float | None = Field(50.0, gt=0, description="wall-clock limit per solve, ms; null = none")
     constants: int = Field(12, ge=2, description="gauss_newton: constant-λ seeds")
-    refine: int = Field(2, ge=1, description="gauss_newton: how many of the best seeds are refined")
+    refine: int = Field(1, ge=1, description="gauss_newton: how many of the best seeds are refined")
     iterations: int = Field(6, ge=1, description="iterations of the iterative solvers (each has its own meaning)")
     tolerance: float = Field(1e-4, ge=0, description="gauss_newton: relative gain in J below which it stops")
     samples: int = Field(100, ge=2, description="random_sampling, icem: plans drawn (per iteration)")
