@@ -62,6 +62,7 @@ CONTROLLERS = {  # name in the table → controller, control steps per minute
 }
 EXTRA = {"mpc_20s", "pi_feedforward_20s"}  # shorter steps: only where they are the question
 EXTRA_SCENARIOS = {"nominal", "hard", "flash_unannounced", "failover", "delay_1"}
+_LEFT = 92.0  # percent; the figure names what lies below
 FIRST = [
     "hard",
     "nominal",
@@ -268,6 +269,11 @@ def figure(table: pd.DataFrame, path: Path) -> None:
         xlabel=f"μ at ν = {100 * NU:.2f} % (percent)",
         title="Utilisation at equal over-utilisation (mean ± standard error over seeds)",
     )
+    axis.set_xlim(left=_LEFT)
+    drawn = table[table["controller"].isin(shown) & (table["mu_at_nu_064"] < _LEFT)]
+    for scenario, part in drawn.groupby("scenario"):
+        left = ", ".join(f"{row.controller} {row.mu_at_nu_064:.0f}" for row in part.itertuples())
+        axis.text(_LEFT + 0.1, scenarios.index(scenario), f"◂ {left}", va="center", fontsize=8)
     axis.invert_yaxis()
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncols=3)
     save_figure(plot, path)
