@@ -108,5 +108,5 @@ def _read(path: str) -> str:
 def _quiet(function: Any) -> Any:
     try:
         return function()
-    except (OSError, NotImplementedError, AttributeError):
+    except (OSError, RuntimeError, AttributeError):  # not implemented on this system
         return None
