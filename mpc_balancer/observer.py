@@ -21,6 +21,7 @@ RATES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45)
 TRUSTS = (1.0, 0.7, 0.4, 0.2)
 _FEWEST = 20  # rows a back-test can say anything from
 _JUMP = 3.0  # times the usual size of errors; beyond it the plant moved, it is not noise
+_LEAST = 0.002  # usual size of errors, log scale, is never taken for less: a quiet hour must not make all noise a jump
 _MEMORY = 400  # intervals over which the bank's errors are compared online
 _OUTLIER = 8.0  # CPU points beyond which an error says nothing more about a pair
 
@@ -50,8 +51,9 @@ class GainTracker:
         jump = np.abs(error) > _JUMP * self._size
         memory = np.where(usable, config.tracking_memory, 0.0)
         self._error = self._error + memory * (error - self._error)
-        self._size = self._size + memory * (np.minimum(np.abs(error), _JUMP * self._size) - self._size)
-        signal = np.minimum(np.abs(self._error) / np.maximum(self._size, 1e-9), 1.0)
+        moved = self._size + memory * (np.minimum(np.abs(error), _JUMP * self._size) - self._size)
+        self._size = np.maximum(moved, _LEAST)
+        signal = np.minimum(np.abs(self._error) / self._size, 1.0)
         rate = np.where(np.asarray(self.rate) > 0, np.maximum(self.rate, config.fast_rate * signal**4), 0.0)
         self.log_gain = np.clip(self.log_gain + rate * error, np.log(config.low), np.log(config.high))
         return jump

@@ -138,6 +138,13 @@ class TestGain:
         assert after([66.0] * 8) > 5 * 8 * 0.02 * np.log(1.1)
         assert abs(after([66.0, 60.0 / 1.1] * 4)) < 0.02
 
+    def test_a_quiet_hour_does_not_make_all_noise_a_jump(self):
+        tracker = GainTracker((1,), 0.02, self.config)
+        for _ in range(200):
+            tracker.update(np.array([60.0]), np.array([60.0]))
+        assert not tracker.update(np.array([60.2]), np.array([60.0])).any()
+        assert tracker.update(np.array([66.0]), np.array([60.0])).all()
+
 
 def test_the_bank_believes_noisy_readings_less():
     """One truth, two sensors: the pair in use trusts the noisy one less, and its state is nearer the truth than readings."""
