@@ -16,7 +16,7 @@ from mpc_balancer.problem import Best, Clock, Problem, Solution
 from mpc_balancer.solvers.seeds import constant_plans
 
 _STEPS = (1.0, 0.4, 0.1)  # step lengths tried along the Gauss-Newton direction
-_BELOW = ((0.02, (1.0, 0.5)), (0.7, (1.0,)))  # Eq. 17: points below the budget that are aimed at, and step lengths
+_BELOW = (0.02, 0.7)  # Eq. 17: points below the budget that are aimed at
 
 
 def gauss_newton(problem: Problem, config: SolverConfig, warm: np.ndarray | None, _: np.random.Generator) -> Solution:
@@ -88,7 +88,8 @@ def _directions(
     if problem.config.mode == "paper" and problem.config.beta:
         found = [(found[0][0], _STEPS[:2])]
         found += [
-            (_solve_all(problem, plans, chain, problem.below_budget(quadratic, gap), damping), s) for gap, s in _BELOW
+            (_solve_all(problem, plans, chain, problem.below_budget(quadratic, gap), damping), _STEPS[:1])
+            for gap in _BELOW
         ]
     return found
 
