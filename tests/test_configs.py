@@ -15,6 +15,7 @@ TYPES = {
     "demo.yaml": ("orchestrate", "Orchestration"),
     "paper.yaml": ("orchestrate", "Orchestration"),
     "smoke.yaml": ("orchestrate", "Orchestration"),
+    "live_mpc.yaml": ("live_mpc", "LiveMpc"),
     "cascade_world": ("cascade_world.config", "WorldConfig"),
     "awrq_mixer": ("awrq_mixer.config", "TrainConfig"),
     "awrq_mixer/predict.yaml": ("awrq_mixer.config", "PredictConfig"),

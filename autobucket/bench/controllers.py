@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from autobucket.bench.config import LiveConfig
-from common.protocols import Controller, Measurement
+from common.protocols import Measurement
 
 Lengths = dict[str, int]
 
@@ -154,21 +154,6 @@ class FeedForwardController:
         expected = self.factor * float(np.interp(self.scale, self.curve.scale, self.curve.cost_ms))
         ratio = float(np.clip(spent_ms / expected, 0.5, 2.0))
         self.factor = float(np.clip(self.factor * ratio**self.settings.trim, 0.2, 5.0))
-
-
-class PricedController:
-    """Any controller of common.protocols behind the live loop: its price is turned into queue lengths by ``lengths_of``."""
-
-    def __init__(
-        self, controller: Controller, lengths_of: Callable[[np.ndarray], Mapping[str, int]], services: int
-    ) -> None:
-        self.controller, self.lengths_of = controller, lengths_of
-        self.lambda_ = np.zeros(services)
-
-    def __call__(self, seen: Observation) -> Mapping[str, int]:
-        """Queue lengths of the next interval."""
-        self.lambda_ = self.controller.step(seen.measurement(self.lambda_))
-        return self.lengths_of(self.lambda_)
 
 
 def make_controller(config: LiveConfig, curve: CostCurve | None, cores: int) -> Any:

@@ -17,7 +17,6 @@ from autobucket.bench.controllers import (
     FixedController,
     Observation,
     PiController,
-    PricedController,
     Scale,
     make_controller,
 )
@@ -103,18 +102,6 @@ def test_fixed_never_moves_and_feed_forward_needs_a_curve():
     )
     with pytest.raises(ValueError, match="cost curve"):
         make_controller(config(), None, 1)
-
-
-def test_a_price_controller_plugs_in():
-    class Price:
-        def step(self, measurement):
-            assert measurement.cpu.tolist() == [15.0, 45.0]
-            assert measurement.qps == 80.0
-            return measurement.lambda_ + 0.5
-
-    controller = PricedController(Price(), lambda price: {"queue_a": int(10 * price.sum())}, services=2)
-    assert controller(observe({}, 60.0)) == {"queue_a": 10}
-    assert controller(observe({}, 60.0)) == {"queue_a": 20}
 
 
 def test_traffic_of_a_day():

@@ -1,0 +1,76 @@
+"""MPC behind the live loop: commissioning, the learned model, and a day on a target with known costs."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import live_mpc
+from autobucket.bench.controllers import Observation
+from autobucket.live import live
+from common.config import load_config
+from live_mpc import LiveMpc, Priced, measurement
+from tests.autobucket.bench_fakes import FakeTarget
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setattr(live_mpc, "live", partial(live, make_target=FakeTarget))
+    return load_config(
+        LiveMpc,
+        "configs/live_mpc.yaml",
+        [
+            *("live.seconds=1.5", "live.interval_s=0.05", "live.peak_qps=200", "live.warmup_s=0"),
+            *("live.accounting.pin=false", "live.controller.target_percent=6", "commission_s=6", "training.epochs=3"),
+        ],
+    )
+
+
+def seen(cpu, **others):
+    return Observation(0, 1.0, 80.0, {"retrieval": 0.4 * cpu, "ranking": 0.6 * cpu}, 60.0, {}, 80.0, 5.0, **others)
+
+
+def test_it_commissions_learns_steers_and_reuses_the_model(config, tmp_path):
+    result = live_mpc.live_mpc(config, tmp_path)
+    assert result.summary["controller"] == "mpc"
+    assert len(result.rows) == 30
+    table = pd.read_csv(tmp_path / "commission/system.csv")
+    assert len(table) == 119
+    assert table["lambda_service"].std() > 0.05  # the price was dithered
+    written = (tmp_path / "model/system_model.pt").stat().st_mtime_ns
+    live_mpc.live_mpc(config.model_copy(update={"live": config.live.model_copy(update={"seed": 5})}), tmp_path)
+    assert (tmp_path / "model/system_model.pt").stat().st_mtime_ns == written
+    assert json.loads((tmp_path / "summary.json").read_text())["intervals"] == 30
+
+
+class Wants:
+    """A controller that asks for one price."""
+
+    def __init__(self, price):
+        self.price = price
+
+    def step(self, measured):
+        return np.broadcast_to(self.price, 1)
+
+
+@pytest.mark.parametrize(("price", "lengths"), [(0.0, (100, 80, 150)), (1.0, (1, 1, 4)), (0.5, (10, 9, 24))])
+def test_a_price_becomes_queue_lengths_by_hand(config, monkeypatch, price, lengths):
+    monkeypatch.setattr(live_mpc, "make_controller", lambda *_: Wants(live_mpc.PRICES.from_unit(np.array([price]))))
+    chosen = Priced(config, None)(seen(50.0))
+    assert tuple(chosen.values()) == lengths
+
+
+def test_a_late_service_is_braked_whatever_the_price(config, monkeypatch):
+    monkeypatch.setattr(live_mpc, "make_controller", lambda *_: Wants(0.0))
+    controller = Priced(config, None)
+    late = Observation(0, 1.0, 80.0, {"service": 20.0}, 60.0, {}, 80.0, 5000.0)
+    assert [controller(late)["queue_a"] for _ in range(6)][-1] == 1
+
+
+def test_clocks_a_little_over_all_cores_read_100_percent():
+    assert measurement(seen(102.0), np.zeros(1)).cpu.tolist() == [100.0]
+    assert measurement(seen(40.0), np.zeros(1)).cpu == pytest.approx([40.0])
