@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from awrq_mixer.cells import grow
 from awrq_mixer.config import NetworkConfig
 
 
@@ -200,9 +201,20 @@ class RecurrentAgent(OwnInit):
 
     def _children(self, x: Tensor, parents: Tensor, t: int) -> Tensor:
         """Hidden states after each choice of the sub-action before sub-step ``t``: (S, P, M, H) → (S, P, M · n, H)."""
-        gates = self.recurrent(parents)[:, :, :, None, :]  # (S, P, M, 1, 3 hidden)
+        gates = self.recurrent(parents)  # (S, P, M, 3 hidden)
+        if not (torch.is_grad_enabled() or x.is_cuda) and x.dtype == gates.dtype == torch.float32:
+            return self._compiled_children(x, gates, parents, t)
+        gates = gates[:, :, :, None, :]
         step = x[:, :, :, None, :] + self._table(t)  # (S, P, 1, n, 3 hidden)
         return gru_cell(step, gates, parents[:, :, :, None, :], self.candidate_bias).flatten(2, 3)
+
+    def _compiled_children(self, x: Tensor, gates: Tensor, parents: Tensor, t: int) -> Tensor:
+        size, earlier, many, width = parents.shape
+        out = x.new_empty(size * earlier, many, self.sizes[t - 1], width)
+        parts = (x.flatten(0, 2), self._table(t), gates.flatten(0, 1), parents.flatten(0, 1), self.candidate_bias)
+        x_, table, gates_, parents_, bias = (part.detach().contiguous().numpy() for part in parts)
+        grow(x_, table, gates_, parents_, bias, out.numpy())
+        return out.unflatten(0, (size, earlier)).flatten(2, 3)
 
     def _table(self, t: int) -> Tensor:
         """What sub-step ``t`` adds to the input product for each choice of the sub-action before it, (n, 3 hidden)."""

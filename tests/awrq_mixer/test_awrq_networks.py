@@ -53,6 +53,7 @@ def _agent(observe: str, before=()) -> RecurrentAgent:
     agent = RecurrentAgent(SPACE, config, (2, 3, 4), before)
     initialise(agent, "glorot_uniform", torch_generator(0, "agent"))
     nn.init.normal_(agent.step_bias, generator=torch_generator(0, "bias"))
+    nn.init.normal_(agent.candidate_bias, generator=torch_generator(0, "candidate"))
     return agent.eval()
 
 
@@ -77,6 +78,8 @@ def test_the_tree_equals_one_forward_pass_per_choice(observe, before):
             q = agent.last(batch.codes, batch.numbers, earlier, torch.tensor([choice] * 3))
             assert torch.allclose(tree[:, p, n], q.mean(1)[:, choice[-1]], atol=1e-5)
     assert tree.shape == (3, max(1, len(prefixes)), 24)
+    with torch.no_grad():  # the compiled cell
+        assert torch.allclose(agent.tree(batch.codes, batch.numbers), tree, atol=2e-6)
 
 
 def test_forward_s_last_sub_step_is_last():
