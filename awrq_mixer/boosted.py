@@ -1,4 +1,8 @@
-"""LightGBM on (state, sub-actions) → revenue: the baseline that many a team would try first."""
+"""LightGBM on (state, sub-actions) → revenue: the baseline that many a team would try first.
+
+With ``plus.surrogate`` trees first learn that column, and trees of revenue go on from their scores: the rival of awrq_plus
+that is given the same information.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ import torch
 from torch import Tensor
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.data import Log, make_batch
+from awrq_mixer.data import Batch, Log, make_batch
 from awrq_mixer.validation import ValidationSet
 from common.config import to_dict
 from common.requests import RequestSpec
@@ -22,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class BoostedScorer:
-    """Scores every pair of state and joint action with the trees."""
+    """Scores every pair of state and joint action with the sum of the boosters' raw scores."""
 
-    def __init__(self, booster: lightgbm.Booster, spec: RequestSpec, scale: float) -> None:
-        self.booster, self.scale = booster, scale
+    def __init__(self, boosters: list[lightgbm.Booster], spec: RequestSpec, scale: float, log_link: bool) -> None:
+        self.boosters, self.scale, self.log_link = boosters, scale, log_link
         self.joint = spec.joint_table().astype(np.float32)  # (A, T)
 
     def values(self, codes: Tensor, numbers: Tensor) -> Tensor:
@@ -33,13 +37,15 @@ class BoostedScorer:
         state = np.concatenate([codes.numpy().astype(np.float32), numbers.numpy()], axis=1)
         size, joint = len(state), len(self.joint)
         rows = np.concatenate([np.repeat(state, joint, 0), np.tile(self.joint, (size, 1))], axis=1)
-        scores = np.asarray(self.booster.predict(rows, num_threads=1), dtype=np.float32)
+        raw = _raw(self.boosters, rows)
+        scores = (np.exp(raw) if self.log_link else raw).astype(np.float32)
         return torch.from_numpy(scores.reshape(size, joint) * self.scale)
 
     @classmethod
     def from_payload(cls, payload: dict[str, Any], spec: RequestSpec) -> BoostedScorer:
         """The scorer a checkpoint holds."""
-        return cls(lightgbm.Booster(model_str=payload["model"]), spec, payload["scale"])
+        boosters = [lightgbm.Booster(model_str=text) for text in payload["models"]]
+        return cls(boosters, spec, payload["scale"], payload["config"]["loss"]["kind"] == "tweedie")
 
 
 def fit(
@@ -49,34 +55,53 @@ def fit(
     from awrq_mixer.predictor import Predictor
 
     started = time.perf_counter()
-    train = make_batch(log.train, log.spec, log.encoder)
+    surrogate = config.plus.surrogate
+    train = make_batch(log.train, log.spec, log.encoder, surrogate)
+    held_out = None if log.validation.empty else make_batch(log.validation, log.spec, log.encoder, surrogate)
     scale = config.loss.reward_scale or float(train.reward.mean()) or 1.0
-    columns = train.codes.shape[1]
-    data = lightgbm.Dataset(*_table(train, scale), categorical_feature=list(range(columns)), free_raw_data=False)
-    held_out: list[lightgbm.Dataset] = []
-    callbacks: list[Any] = []
-    if not log.validation.empty:
-        rows = _table(make_batch(log.validation, log.spec, log.encoder), scale)
-        held_out = [lightgbm.Dataset(*rows, reference=data)]
-        callbacks = [lightgbm.early_stopping(config.patience * 5 if config.patience else 10_000, verbose=False)]
-    booster = lightgbm.train(
-        _parameters(config), data, config.boost.trees, valid_sets=held_out or None, callbacks=callbacks
-    )
-    predictor = Predictor(BoostedScorer(booster, log.spec, scale), log.spec, log.encoder)
-    payload = {"learner": "lightgbm", "config": to_dict(config), "scale": scale}
-    predictor.save(path, payload | {"model": booster.model_to_string(num_iteration=booster.best_iteration)})
+    boosters: list[lightgbm.Booster] = []
+    if surrogate:
+        scale_of_surrogate = max(float(train.surrogate.mean()), 1e-12)
+        boosters.append(_grow(config, train, held_out, "surrogate", scale_of_surrogate, []))
+    boosters.append(_grow(config, train, held_out, "reward", scale, boosters))
+    scorer = BoostedScorer(boosters, log.spec, scale, config.loss.kind == "tweedie")
+    predictor = Predictor(scorer, log.spec, log.encoder)
+    texts = [booster.model_to_string(num_iteration=booster.best_iteration) for booster in boosters]
+    predictor.save(path, {"learner": "lightgbm", "config": to_dict(config), "scale": scale, "models": texts})
     measured = validation.measure(predictor.values) if validation else {}
     return predictor, {
         "learner": "lightgbm",
-        "steps": booster.best_iteration or booster.num_trees(),
+        "steps": boosters[-1].best_iteration or boosters[-1].num_trees(),
         "validation_shape_gain": measured.get("shape_gain"),
         "train_s": round(time.perf_counter() - started, 3),
     }
 
 
-def _table(batch: Any, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    parts = [batch.codes.numpy(), batch.numbers.numpy(), batch.actions.numpy()]
-    return np.concatenate(parts, axis=1).astype(np.float32), batch.reward.numpy() / scale
+def _grow(
+    config: TrainConfig, train: Batch, held_out: Batch | None, what: str, scale: float, before: list[lightgbm.Booster]
+) -> lightgbm.Booster:
+    """Trees of one column (``reward`` or ``surrogate``, divided by ``scale``) that go on from the scores of others."""
+
+    def dataset(batch: Batch, reference: lightgbm.Dataset | None) -> lightgbm.Dataset:
+        parts = [batch.codes.numpy(), batch.numbers.numpy(), batch.actions.numpy()]
+        rows = np.concatenate(parts, axis=1).astype(np.float32)
+        start = _raw(before, rows) if before else None
+        categories = list(range(batch.codes.shape[1]))
+        labels = getattr(batch, what).numpy() / scale
+        return lightgbm.Dataset(rows, labels, reference, init_score=start, categorical_feature=categories)
+
+    data = dataset(train, None)
+    callbacks: list[Any] = []
+    if held_out is not None:
+        callbacks = [lightgbm.early_stopping(config.patience * 5 if config.patience else 10_000, verbose=False)]
+    valid = None if held_out is None else [dataset(held_out, data)]
+    return lightgbm.train(_parameters(config), data, config.boost.trees, valid_sets=valid, callbacks=callbacks)
+
+
+def _raw(boosters: list[lightgbm.Booster], rows: np.ndarray) -> np.ndarray:
+    """Sum of raw scores, (rows,); of booster j only the trees up to its best iteration."""
+    scores = [np.asarray(booster.predict(rows, raw_score=True, num_threads=1)) for booster in boosters]
+    return np.sum(scores, axis=0)
 
 
 def _parameters(config: TrainConfig) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class OptimiserConfig(Config):
 
 
 class PlusConfig(Config):
-    """Our own learner, awrq_plus, and its ablations."""
+    """Our own learner, awrq_plus, and its ablations; ``surrogate`` may also be given to regression and lightgbm."""
 
     members: int = Field(default=2, ge=1, description="models averaged in the log domain")
     rank: int = Field(default=8, ge=1, description="rank of the state-specific action surfaces")
@@ -171,6 +171,15 @@ class TrainConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="where tensors live")
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the matrix products")
     compile: bool = Field(default=False, description="compile the update (pays on long runs)")
+
+    @model_validator(mode="after")
+    def _surrogate_is_used(self) -> TrainConfig:
+        users = ("awrq_plus", "regression", "lightgbm")
+        if self.plus.surrogate and self.learner not in users:
+            raise ValueError(
+                f"plus.surrogate: learner {self.learner!r} cannot learn from it; expected one of {list(users)}, or null"
+            )
+        return self
 
 
 class PredictConfig(Config):

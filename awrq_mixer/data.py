@@ -69,7 +69,7 @@ def load_log(config: TrainConfig) -> Log:
     Raises UserError for a bad file, too few rows, or a sub-action that never varies.
     """
     spec, surrogate = config.spec, config.plus.surrogate
-    extra = [Column(surrogate, "float", 0)] if surrogate and config.learner == "awrq_plus" else []
+    extra = [Column(surrogate, "float", 0)] if surrogate else []
     frame = spec.read(config.requests, extra=extra)
     if config.max_rows:
         frame = frame.iloc[-config.max_rows :].reset_index(drop=True)

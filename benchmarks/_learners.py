@@ -42,6 +42,8 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "regression_mse": ("demo.yaml", ["learner=regression", "loss.kind=mse"]),
     "lightgbm": ("demo.yaml", ["learner=lightgbm"]),
     "lightgbm_mse": ("demo.yaml", ["learner=lightgbm", "loss.kind=mse"]),
+    "regression_surrogate": ("demo.yaml", ["learner=regression", "plus.surrogate=predicted_value"]),
+    "lightgbm_surrogate": ("demo.yaml", ["learner=lightgbm", "plus.surrogate=predicted_value"]),
     "awrq_plus": ("awrq_plus.yaml", []),
     "awrq_plus_no_surrogate": ("awrq_plus.yaml", ["plus.surrogate=null"]),
     "awrq_plus_own_profile": ("awrq_plus.yaml", ["plus.shared_profile=false"]),
@@ -56,7 +58,7 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
 TABLES: dict[str, list[str]] = {
     "1": [
         "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "regression", "lightgbm",
-        "awrq_plus", "told_classes", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse", "lightgbm_mse",
+        "regression_surrogate", "lightgbm_surrogate", "awrq_plus", "told_classes", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse", "lightgbm_mse",
         "awrq_plus_no_surrogate", "awrq_plus_own_profile", "awrq_plus_no_pairs",
     ],
     "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca"],

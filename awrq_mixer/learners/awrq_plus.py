@@ -28,18 +28,9 @@ from awrq_mixer.networks import OwnInit, SeededDropout, Space
 class AWRQPlus(Learner):
     """Low-rank log surfaces with a shared surrogate; without a surrogate, revenue alone teaches everything."""
 
-    surrogate_scale: Tensor
-
     def build(self) -> nn.Module:
         """All members in one batched network."""
-        self.register_buffer("surrogate_scale", torch.tensor(1.0))
         return SurfaceNet(self.space, self.config.network, self.config.plus, self.joint)
-
-    def prepare(self, train: Batch, profile: Tensor) -> None:
-        """Also the scale of the surrogate."""
-        super().prepare(train, profile)
-        if self.config.plus.surrogate:
-            self.surrogate_scale.fill_(max(float(train.surrogate.double().mean()), 1e-12))
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss on revenue plus the weighted one on the surrogate, summed over members."""
@@ -48,8 +39,7 @@ class AWRQPlus(Learner):
         tot = self.fit_to(revenue, batch.reward).mean(1).sum()
         loss = tot
         if self.config.plus.surrogate:
-            target = batch.surrogate / self.surrogate_scale
-            loss = loss + self.config.plus.surrogate_weight * self.fit_to(surrogate, target).mean(1).sum()
+            loss = loss + self.surrogate_loss(surrogate, batch).mean(1).sum()
         return loss, {"tot": tot.detach() / self.config.plus.members}
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:

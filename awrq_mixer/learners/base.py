@@ -25,6 +25,7 @@ class Learner(nn.Module, ABC):
     online: Any
     target: Any
     reward_scale: Tensor  # money that stands for 1 in the losses
+    surrogate_scale: Tensor  # the same for ``plus.surrogate``, where there is one
     profile: Tensor  # (A,) logged action mix
     joint: Tensor  # (A, T) sub-actions of every joint action
 
@@ -35,6 +36,8 @@ class Learner(nn.Module, ABC):
         self.register_buffer("profile", torch.full((space.n_joint,), 1.0 / space.n_joint))
         joint = torch.cartesian_prod(*(torch.arange(n) for n in space.sizes)).reshape(space.n_joint, -1)
         self.register_buffer("joint", joint, persistent=False)  # (A, T)
+        if config.plus.surrogate:
+            self.register_buffer("surrogate_scale", torch.tensor(1.0))
         self.generator: torch.Generator | None = None
         self.online = self.build()
         self.target = None
@@ -49,6 +52,8 @@ class Learner(nn.Module, ABC):
             mean = train.reward.double().mean()
             self.reward_scale.fill_(float(mean) if mean > 0 else 1.0)
         self.profile.copy_(profile)
+        if self.config.plus.surrogate:
+            self.surrogate_scale.fill_(max(float(train.surrogate.double().mean()), 1e-12))
         if self.bootstraps:
             self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
 
@@ -73,6 +78,10 @@ class Learner(nn.Module, ABC):
         """Elementwise loss of outputs against targets in scaled money."""
         loss = self.config.loss
         return elementwise_loss(raw.float(), target, loss.kind, power=loss.tweedie_power, delta=loss.huber_delta)
+
+    def surrogate_loss(self, raw: Tensor, batch: Batch) -> Tensor:
+        """Weighted elementwise loss of outputs, broadcast over leading dimensions, against the surrogate."""
+        return self.config.plus.surrogate_weight * self.fit_to(raw, batch.surrogate / self.surrogate_scale)
 
     def money(self, raw: Tensor) -> Tensor:
         """Value in scaled money of a network output."""

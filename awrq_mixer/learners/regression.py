@@ -1,6 +1,7 @@
 """Direct regression, the obvious rival: revenue on embeddings of the state and of all sub-actions, no agents, no TD.
 
-Observes state and joint action; the action is the joint action; the reward is the target of the only output.
+Observes state and joint action; the action is the joint action; the reward is the target of its output. With
+``plus.surrogate`` a second output learns that column: the rival of awrq_plus that is given the same information.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ class Regression(Learner):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss against the reward."""
-        losses = self.fit_to(self.online(batch.codes, batch.numbers, batch.actions), batch.reward)
-        return losses.mean(), {"tot": losses.detach().mean()}
+        revenue, *surrogate = self.online(batch.codes, batch.numbers, batch.actions)
+        tot = self.fit_to(revenue, batch.reward).mean()
+        loss = tot + sum(self.surrogate_loss(raw, batch).mean() for raw in surrogate)
+        return loss, {"tot": tot.detach()}
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """First layer made once per state and once per joint action, then the rest per pair."""
@@ -45,7 +48,7 @@ class JointNet(OwnInit):
         for size in layers:
             parts += [nn.Linear(width, size), nn.ReLU(), SeededDropout(config.dropout)]
             width = size
-        self.rest = nn.Sequential(*parts, nn.Linear(width, 1))
+        self.rest = nn.Sequential(*parts, nn.Linear(width, 2 if learner.config.plus.surrogate else 1))
 
     def reset(self, generator: torch.Generator) -> None:
         """Small tables of sub-actions."""
@@ -53,11 +56,11 @@ class JointNet(OwnInit):
             nn.init.normal_(table, std=0.1, generator=generator)
 
     def forward(self, codes: Tensor, numbers: Tensor, actions: Tensor) -> Tensor:
-        """Raw value of the logged joint actions, (B,)."""
+        """Raw outputs of the logged joint actions, (1 or 2, B)."""
         x = self.first(self.state(codes, numbers))
         for t, table in enumerate(self.tables):
             x = x + table[actions[:, t]]
-        return self.rest(torch.relu(x))[:, 0]
+        return self.rest(torch.relu(x)).T
 
     def table(self, codes: Tensor, numbers: Tensor, joint: Tensor) -> Tensor:
         """Raw value of all joint actions, (S, A)."""

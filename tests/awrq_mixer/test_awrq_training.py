@@ -14,6 +14,7 @@ from awrq_mixer.predictor import Predictor
 from awrq_mixer.train import train
 from awrq_mixer.training_state import TrainingState
 from common.errors import UserError
+from common.requests import RequestSpec
 from common.run_folder import RunFolder
 
 
@@ -35,6 +36,37 @@ def test_learners_find_the_order_within_states(small_world, small_config, tmp_pa
     assert _within(result.model.values(states), small_world.truth(states)) > 0.5
     again = Predictor.load(tmp_path / "best.pt")
     assert np.array_equal(again.values(states), result.model.values(states))
+
+
+@pytest.mark.parametrize("learner", ["awrq_plus", "regression", "lightgbm"])
+def test_a_denser_column_teaches_what_revenue_hides(small_world, small_config, tmp_path, learner):
+    frame, spec = small_world.frame, small_world.spec
+    joint = np.ravel_multi_index([frame[name] for name in spec["sizes"]], tuple(spec["sizes"].values()))
+    hint = small_world.truth(frame)[np.arange(len(frame)), joint] * 7.0  # on a scale of its own
+    frame.assign(hint=hint).to_parquet(tmp_path / "log.parquet", index=False)
+    states, _, _ = RequestSpec.model_validate(spec).distinct_states(frame)
+    found = {}
+    for surrogate in ("hint", None):
+        config = _config(
+            small_config,
+            learner=learner,
+            requests=str(tmp_path / "log.parquet"),
+            plus={"surrogate": surrogate},
+            boost={"min_rows": 20},
+            max_rows=1500,
+            epochs=20,
+        )
+        values = train(config, tmp_path / str(surrogate)).model.values(states)
+        found[surrogate] = _within(values, small_world.truth(states))
+        again = Predictor.load(tmp_path / str(surrogate) / "best.pt")
+        assert np.array_equal(again.values(states), values)
+        assert values.mean() == pytest.approx(small_world.truth(states).mean(), rel=0.35)  # revenue keeps its own level
+    assert found["hint"] > found[None] + 0.05
+
+
+def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config):
+    with pytest.raises(ValueError, match="plus.surrogate: learner 'qmix' cannot learn from it"):
+        _config(small_config, learner="qmix", plus={"surrogate": "hint"})
 
 
 def test_shuffled_rewards_teach_no_order(shuffled_world, small_config, tmp_path):
