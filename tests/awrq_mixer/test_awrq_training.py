@@ -65,7 +65,7 @@ def test_a_denser_column_teaches_what_revenue_hides(small_world, small_config, t
 
 
 def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config):
-    with pytest.raises(ValueError, match="plus.surrogate: learner 'qmix' cannot learn from it"):
+    with pytest.raises(ValueError, match=r"plus\.surrogate: learner 'qmix' cannot learn from it"):
         _config(small_config, learner="qmix", plus={"surrogate": "hint"})
 
 
