@@ -99,9 +99,8 @@ def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[
     """μ at ν = NU of one controller on one run, and its longest recovery from 88 %."""
     kind, parts = CONTROLLERS[name]
     model = system_model(parts)
-    pi = PiConfig(**pi_gains(kind, parts, drawn.scenario)) if kind in PI_KINDS else PiConfig()
-    if kind not in PI_KINDS and drawn.scenario.broken_model:
-        pi = PiConfig(**pi_gains("pi", parts, drawn.scenario))  # the rung that is left
+    law = "pi" if drawn.scenario.broken_model else kind if kind in PI_KINDS else "pi_feedforward"  # MPC's lower rung
+    pi = PiConfig(**pi_gains(law, parts, drawn.scenario))
     slowest: dict[float, int] = {}
 
     def run(offset: float) -> tuple[float, float]:

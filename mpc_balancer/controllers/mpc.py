@@ -1,7 +1,9 @@
 """The model predictive controller and the degradation ladder around it.
 
 Each interval: check the reading → correct state and gain → forecast traffic → search a plan → apply its first price.
-When a rung fails the next one answers: solver → grid → PI → hold → λ max (CPU was high and readings are stale).
+When a rung fails the next one answers: solver → grid → PI → hold → λ max (CPU was high and readings are stale). A solver whose
+time is up before it improved on its seeds has failed, and then there is no time for a grid. The PI (with feed-forward where
+the model allows) runs along every interval, from the price that was given.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from common.errors import UserError
 from mpc_balancer.config import SolverConfig
 from mpc_balancer.controllers.base import PriceController
-from mpc_balancer.controllers.pi import PiController
+from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
 from mpc_balancer.delay import DelayDetector
 from mpc_balancer.forecast import Forecaster, TrafficForecast
 from mpc_balancer.objective import Start
@@ -40,7 +42,9 @@ class MpcController(PriceController):
         self.forecaster = Forecaster(self._forecast(), self.calendar)
         self.delay = DelayDetector(self.scale, own.max_delay if own.detect_delay else 0)
         self.delay.command(self.lambda_)
-        self.backup = PiController(self.config, self.group, self.services, self.scale, self.model, self.calendar)
+        self.backup = PiFeedforwardController(
+            self.config, self.group, self.services, self.scale, self.model, self.calendar
+        )
         self.target = self.target - self.model.backoff(own.backoff_quantile)
         self._generator = np.random.default_rng(own.solver.seed)
         self._warm: np.ndarray | None = None
@@ -54,15 +58,17 @@ class MpcController(PriceController):
     def decide(self, reading: Reading) -> np.ndarray:
         """Climb down the ladder until a rung answers with finite prices."""
         self._take_in(reading)
-        price = None
+        standby, price = self.backup.decide(reading), None
         if self._stale <= self.config.mpc.ladder.bridge_minutes:
+            late = self.rungs["timeout"]
             price = self._attempt("solver", self.config.mpc.solver)
             if price is None:
                 self._warm = None  # a plan that led to a failure is no good start
+            if price is None and self.rungs["timeout"] == late:
                 grid = self.config.mpc.solver.model_copy(update={"name": "grid", "deadline_ms": None})
                 price = self._attempt("grid", grid)
         if price is None:
-            price = self._without_model(reading)
+            price = self._without_model(standby)
         price = self.scale.clip(price)
         self.backup.follow(price)
         self.delay.command(price)
@@ -135,7 +141,7 @@ class MpcController(PriceController):
         warm = self._warm if self._warm is not None and self._warm.shape == problem.shape else None
         solution = solve(problem, solver, warm, self._generator)
         self.rungs["timeout"] += int(solution.timed_out)
-        if not np.isfinite(solution.value):
+        if not np.isfinite(solution.value) or (solution.timed_out and solution.iterations == 0):
             return np.array([np.nan])
         self._warm = shifted(solution.plan)
         assert self.model is not None
@@ -177,11 +183,11 @@ class MpcController(PriceController):
         """Traffic of the coming steps, requests per second (steps,)."""
         return self.forecaster.predict(steps)
 
-    def _without_model(self, reading: Reading) -> np.ndarray:
+    def _without_model(self, standby: np.ndarray) -> np.ndarray:
         ladder = self.config.mpc.ladder
         if self._stale == 0:
             self.rungs["pi"] += 1
-            return self.backup.decide(reading)
+            return standby
         high = np.nanmax(self._last_cpu) if np.isfinite(self._last_cpu).any() else 100.0
         if self._stale >= ladder.stale_minutes and high >= ladder.high_cpu:
             self.rungs["max"] += 1

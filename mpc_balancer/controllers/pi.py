@@ -18,8 +18,8 @@ class PiController(PriceController):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.gains = self._gains()
         self.curve = self._curve()
+        self.gains = self._gains(self.tuned_as)
         self._state = self.curve.to_relief(self.scale.to_unit(self.lambda_))
         self._error = np.full(self.scale.size, np.nan)
 
@@ -59,7 +59,7 @@ class PiController(PriceController):
     def _curve(self) -> CostCurve:
         return CostCurve.identity(self.scale.size)
 
-    def _gains(self) -> PiGains:
-        tuned = self.model.tuned.get("pi_gains", {}).get(self.tuned_as, {}) if self.model is not None else {}
+    def _gains(self, tuned_as: str) -> PiGains:
+        tuned = self.model.tuned.get("pi_gains", {}).get(tuned_as, {}) if self.model is not None else {}
         given = {k: v for k, v in self.config.pi.model_dump().items() if v is not None}
         return PiGains.from_dict({**PiGains().to_dict(), **tuned, **given})

@@ -9,12 +9,15 @@ import numpy as np
 from common.errors import UserError
 from mpc_balancer.controllers.pi import PiController
 from mpc_balancer.forecast import Forecaster, TrafficForecast
-from mpc_balancer.pi_law import CostCurve
+from mpc_balancer.pi_law import CostCurve, PiGains
 from mpc_balancer.reading import Reading
 
 
 class PiFeedforwardController(PiController):
-    """Works in log cost relief (gain schedule), adds the log change of measured traffic, knows planned events."""
+    """Works in log cost relief (gain schedule), adds the log change of measured traffic, knows planned events.
+
+    A model that answers with no numbers leaves plain PI.
+    """
 
     tuned_as = "pi_feedforward"
 
@@ -43,9 +46,15 @@ class PiFeedforwardController(PiController):
                 "controller pi_feedforward: needs a system model for its gain schedule; run mpc_balancer.train"
             )
         curve = CostCurve.from_model(self.model, self.model.features.group_index(self.group))
+        if not np.isfinite(curve.relief).all():
+            return CostCurve.identity(self.scale.size)
         unit = self.model.prices.to_unit(self.scale.from_unit(curve.unit[:, None].repeat(self.scale.size, axis=1)))
         relief = curve.to_relief(unit)  # the same curve over this controller's own box
         return CostCurve(curve.unit, np.maximum.accumulate(relief.T, axis=1) + 1e-6 * curve.unit)
+
+    def _gains(self, tuned_as: str) -> PiGains:
+        scheduled = len(self.curve.unit) > 2
+        return super()._gains(tuned_as if scheduled else "pi")
 
     def _forecast(self) -> TrafficForecast:
         """Traffic as measured (and the calendar)."""

@@ -36,9 +36,21 @@ def scipy_minimize(
 
     bounds = list(zip(problem.low.ravel(), problem.high.ravel()))
     iterations = 0
+
+    def count(_: np.ndarray) -> None:
+        nonlocal iterations
+        iterations += 1
+
     try:
-        found = minimize(value_and_gradient, best.plan.ravel(), jac=True, bounds=bounds, method=method, options=options)
-        iterations = int(found.nit)
+        found = minimize(
+            value_and_gradient,
+            best.plan.ravel(),
+            jac=True,
+            bounds=bounds,
+            method=method,
+            options=options,
+            callback=count,
+        )
         plan = problem.clip(found.x.reshape(problem.shape))[None]
         best.offer(plan, problem.values(plan))
     except _OutOfTime:

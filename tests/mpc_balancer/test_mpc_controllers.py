@@ -191,6 +191,25 @@ class TestLadder:
         assert mpc.rungs["pi"] == 6
         assert mpc.rungs["solver_failed"] == mpc.rungs["grid_failed"] == 6
 
+    def test_a_solver_out_of_time_leaves_pi_and_no_grid(self):
+        solver = QUICK.solver.model_copy(update={"deadline_ms": 1e-6})
+        mpc = make_controller(
+            ControllerConfig(name="mpc", mpc=QUICK.model_copy(update={"solver": solver}), pi=PI), GROUP, trained_model()
+        )
+        rule = make_controller(ControllerConfig(name="pi_feedforward", pi=PI), GROUP, trained_model())
+        for minute in range(6):
+            one = measured(minute, [80.0 - minute, 60.0 + minute])
+            assert mpc.step(one) == pytest.approx(rule.step(one))
+        assert mpc.rungs["pi"] == mpc.rungs["solver_failed"] == mpc.rungs["timeout"] == 6
+        assert mpc.rungs["grid"] == mpc.rungs["grid_failed"] == 0
+
+    def test_the_rule_with_a_broken_model_is_plain_pi(self):
+        rule = make_controller(ControllerConfig(name="pi_feedforward", pi=PI), GROUP, broken(trained_model()))
+        plain = make_controller(ControllerConfig(name="pi", pi=PI), GROUP, trained_model())
+        for minute in range(6):
+            one = measured(minute, [80.0 - minute, 60.0 + minute])
+            assert rule.step(one) == pytest.approx(plain.step(one))
+
     def test_lost_readings_are_bridged_then_held(self):
         mpc = controller("mpc")
         for minute in range(5):
