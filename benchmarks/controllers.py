@@ -268,13 +268,13 @@ def figure(table: pd.DataFrame, path: Path) -> None:
         xlabel=f"μ at ν = {100 * NU:.2f} % (percent)",
         title="Utilisation at equal over-utilisation (mean ± standard error over seeds)",
     )
-    axis.set_xlim(left=_LEFT)
+    axis.set_xlim(_LEFT, 100.2)
     drawn = table[table["controller"].isin(shown) & (table["mu_at_nu_064"] < _LEFT)]
     for scenario, part in drawn.groupby("scenario"):
-        left = ", ".join(f"{row.controller} {row.mu_at_nu_064:.0f}" for row in part.itertuples())
+        left = ", ".join(f"{row.controller} {row.mu_at_nu_064:.1f}" for row in part.itertuples())
         axis.text(_LEFT + 0.1, scenarios.index(scenario), f"◂ {left}", va="center", fontsize=8)
     axis.invert_yaxis()
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncols=3)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncols=5)
     save_figure(plot, path)
 
 

@@ -13,7 +13,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^python .+$", README, flags=re.MULTILINE)
+TOUR = README[README.index("## A tour by hand") : README.index("## Your own logs")]
+COMMANDS = re.findall(r"^python .+$", TOUR, flags=re.MULTILINE)
 PROGRAMS = sorted(
     {
         (folder, program if program.startswith(folder) else f"{folder}.{program.lstrip('.')}")
