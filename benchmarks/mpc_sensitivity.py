@@ -82,24 +82,29 @@ def main() -> None:
 def _figure(table: pd.DataFrame, path) -> None:
     figure, axes = new_figure(2, 3, width=10.0, height=5.6)
     for axis, ((mode, name), part) in zip(axes.flat, table.groupby(["objective", "parameter"], sort=False)):
-        axis.plot(part["value"], part["mu"], "o-", color=COLORS[0])
+        at = np.arange(len(part))
+        axis.plot(at, part["mu"], "o-", color=COLORS[0])
         axis.set(title=f"{'Eq. 17' if mode == 'paper' else 'default objective'}: {name}", xlabel=name)
+        axis.set_xticks(at, [f"{value:g}" for value in part["value"]])
         axis.set_ylabel("μ (percent)", color=COLORS[0])
+        middle = part["mu"].mean()  # at least half a point is shown, so that a flat sweep looks flat
+        reach = max(0.25, 1.6 * float((part["mu"] - middle).abs().max()))
+        axis.set_ylim(middle - reach, middle + reach)
         right = axis.twinx()
-        right.plot(part["value"], part["nu"], "s--", color=COLORS[1])
+        right.plot(at, part["nu"], "s--", color=COLORS[1])
         right.set_ylabel("ν (percent)", color=COLORS[1])
-        right.set_ylim(0, None)
+        right.set_ylim(0, max(1.0, 1.3 * part["nu"].max()))
         right.grid(False)
-        for row in part.itertuples():
+        for x, row in zip(at, part.itertuples()):
             axis.annotate(
-                f"{row.ms_per_solve:.1f} ms",
-                (row.value, row.mu),
-                xytext=(0, 7),
+                f"{row.ms_per_solve:.1f}",
+                (x, row.mu),
+                xytext=(0, -13),
                 textcoords="offset points",
                 fontsize=7,
                 ha="center",
             )
-        axis.margins(y=0.25)
+    figure.suptitle("Weights and horizon: μ, ν, and below each point the median ms per control step")
     save_figure(figure, path)
 
 
