@@ -135,9 +135,6 @@ class PlusConfig(Config):
     shared_profile: bool = Field(
         default=True, description="revenue takes the surrogate's global action profile, corrected per sub-action"
     )
-    shared_level: bool = Field(
-        default=False, description="revenue takes the surrogate's level of a state, corrected per category of each column"
-    )
 
 
 class BoostConfig(Config):

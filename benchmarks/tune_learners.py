@@ -19,10 +19,10 @@ from cascade_world.world import load_truth
 from common.run_folder import versions
 from common.tables import write_table
 
-NETWORK = ["optimiser.lr=0.001", "", "optimiser.lr=0.01", "epochs=6", "network.dropout=0.1", "network.hidden=128"]
-TREES = ["boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02", "boost.lr=0.1", "boost.min_rows=50"]
+NETWORK = ["optimiser.lr=0.001", "", "optimiser.lr=0.01", "network.dropout=0.1"]
+TREES = ["boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02"]
 SETTINGS: dict[str, list[str]] = {
-    "awrq_plus": ["optimiser.lr=0.0025", "", "optimiser.lr=0.01", "epochs=6", "network.dropout=0.2", "plus.rank=16"],
+    "awrq_plus": ["optimiser.lr=0.0025", "", "optimiser.lr=0.01", "network.dropout=0.2"],
     "lightgbm": TREES,
     "lightgbm_surrogate": TREES,
 }

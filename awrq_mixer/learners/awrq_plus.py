@@ -96,7 +96,6 @@ class SurfaceNet(OwnInit):
         self.actions = Surface(sizes, joint, m, plus.rank, plus.pairs, 0.3)
         self.dropout = SeededDropout(network.dropout)
         self.shared, self.oov_rate = plus.shared_profile and plus.surrogate is not None, network.oov_rate
-        self.shared_level = plus.shared_level and plus.surrogate is not None
         self.generator: torch.Generator | None = None
 
     def reset(self, generator: torch.Generator) -> None:
@@ -142,7 +141,4 @@ class SurfaceNet(OwnInit):
             x = torch.relu(torch.baddbmm(bias, x, weight))
         x = self.dropout(x)
         level = self.level[:, rows].sum(2) + torch.baddbmm(self.biases[2], x, self.weights[2])
-        if self.shared_level:
-            own = level[..., 1:]
-            level = torch.cat([own + self.level[:, rows].sum(2)[..., :1] + self.biases[2][..., :1], own], 2)
         return level, torch.bmm(x, self.factors)
