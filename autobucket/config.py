@@ -41,9 +41,9 @@ class ModelConfig(Config):
     cross: Literal["v2", "v1", "none"] = Field(
         default="v2", description="cross layer: v2 matrix, v1 vector (the paper's), none: deep part only"
     )
-    cross_layers: int = Field(default=3, ge=0, le=16, description="number of cross layers")
-    deep: list[int] = Field(default=[128, 64], description="units of the deep part's hidden layers")
-    experts: int = Field(default=4, ge=1, description="shared experts")
+    cross_layers: int = Field(default=2, ge=0, le=16, description="number of cross layers")
+    deep: list[int] = Field(default=[96, 48], description="units of the deep part's hidden layers")
+    experts: int = Field(default=3, ge=1, description="shared experts")
     expert_units: int = Field(default=32, ge=1, description="units of each expert")
     tower: list[int] = Field(default=[16], description="hidden units of each task's tower; []: linear")
     state_dim: int = Field(default=16, ge=1, description="embedding width of a categorical state column")
