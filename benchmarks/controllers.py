@@ -274,7 +274,7 @@ def figure(table: pd.DataFrame, path: Path) -> None:
         left = ", ".join(f"{row.controller} {row.mu_at_nu_064:.1f}" for row in part.itertuples())
         axis.text(_LEFT + 0.1, scenarios.index(scenario), f"◂ {left}", va="center", fontsize=8)
     axis.invert_yaxis()
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.06), ncols=5)
+    axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1.04), ncols=3)
     save_figure(plot, path)
 
 
