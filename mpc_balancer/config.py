@@ -144,7 +144,7 @@ class GainConfig(Config):
         0.7, gt=0, description="errors beyond this (log scale) are taken for faults, not gain"
     )
     saturated_cpu: float = Field(
-        99.0, gt=0, le=100, description="no update from CPU readings at or above this, percent"
+        85.0, gt=0, le=100, description="CPU readings at or above this, percent, may raise the correction but not lower it"
     )
 
 

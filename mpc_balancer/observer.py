@@ -31,8 +31,9 @@ class GainTracker:
 
     Each usable reading moves log κ by a share of its log error. The share is the tuned ``rate`` while errors alternate, and
     grows towards ``config.fast_rate`` while they keep one sign (Trigg and Leach's tracking signal |E|/A, E the smoothed error
-    and A the smoothed size of errors): a price region not met lately, a cost that stepped. Readings that are missing, saturated
-    or so far off that they are a fault rather than a gain change nothing.
+    and A the smoothed size of errors): a price region not met lately, a cost that stepped. Readings that are missing or
+    so far off that they are a fault rather than a gain change nothing; saturated ones may still raise κ, since the load was at
+    least what was read.
     """
 
     def __init__(self, shape: tuple[int, ...], rate: float | np.ndarray, config: GainConfig) -> None:
@@ -46,7 +47,8 @@ class GainTracker:
         config = self.config
         with np.errstate(invalid="ignore", divide="ignore"):
             error = np.log(np.maximum(measured, 0.1) / np.maximum(predicted, 0.1))
-            usable = np.isfinite(error) & (np.abs(error) <= config.freeze_log_error) & (measured < config.saturated_cpu)
+            usable = np.isfinite(error) & (np.abs(error) <= config.freeze_log_error)
+            usable &= (measured < config.saturated_cpu) | (error > 0)
         error = np.where(usable, error, 0.0)
         jump = np.abs(error) > _JUMP * self._size
         memory = np.where(usable, config.tracking_memory, 0.0)

@@ -124,7 +124,8 @@ class TestGain:
     def test_by_hand(self):
         assert self.moved(66.0, 60.0) == pytest.approx(0.5 * np.log(1.1))
         assert self.moved(np.nan, 60.0) == 0  # lost
-        assert self.moved(99.5, 60.0) == 0  # saturated
+        assert self.moved(99.5, 120.0) == 0  # saturated: the load may be 120
+        assert self.moved(99.5, 60.0) == pytest.approx(0.5 * np.log(99.5 / 60))  # at least that much
         assert self.moved(10.0, 60.0) == 0  # too far off to be a gain
         assert self.moved(90.0, 60.0, rate=1.0, high=1.4) == pytest.approx(np.log(1.4))  # clipped
 
