@@ -37,9 +37,15 @@ class BoostedScorer:
         state = np.concatenate([codes.numpy().astype(np.float32), numbers.numpy()], axis=1)
         size, joint = len(state), len(self.joint)
         rows = np.concatenate([np.repeat(state, joint, 0), np.tile(self.joint, (size, 1))], axis=1)
+        return torch.from_numpy(self._money(rows).reshape(size, joint))
+
+    def pairs(self, codes: np.ndarray, numbers: np.ndarray, joint: np.ndarray) -> np.ndarray:
+        """Q in money of one joint action per encoded state, float32 (V,)."""
+        return self._money(np.concatenate([codes.astype(np.float32), numbers, self.joint[joint]], axis=1))
+
+    def _money(self, rows: np.ndarray) -> np.ndarray:
         raw = _raw(self.boosters, rows)
-        scores = (np.exp(raw) if self.log_link else raw).astype(np.float32)
-        return torch.from_numpy(scores.reshape(size, joint) * self.scale)
+        return (np.exp(raw) if self.log_link else raw).astype(np.float32) * np.float32(self.scale)
 
     @classmethod
     def from_payload(cls, payload: dict[str, Any], spec: RequestSpec) -> BoostedScorer:
@@ -68,7 +74,7 @@ def fit(
     predictor = Predictor(scorer, log.spec, log.encoder)
     texts = [booster.model_to_string(num_iteration=booster.best_iteration) for booster in boosters]
     predictor.save(path, {"learner": "lightgbm", "config": to_dict(config), "scale": scale, "models": texts})
-    measured = validation.measure(predictor.values) if validation else {}
+    measured = validation.measure(predictor.at) if validation else {}
     return predictor, {
         "learner": "lightgbm",
         "steps": boosters[-1].best_iteration or boosters[-1].num_trees(),

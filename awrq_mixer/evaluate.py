@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from awrq_mixer import metrics
 from awrq_mixer.config import EvaluateConfig, TrainConfig
-from awrq_mixer.data import logging_profile, split_by_time
+from awrq_mixer.data import split_by_time
 from awrq_mixer.evaluation_figures import calibration_figure, capture_figure
 from awrq_mixer.predictor import Predictor
-from awrq_mixer.validation import fit_baseline, shape_gain, shape_gini, shapes
+from awrq_mixer.validation import comparison_groups, shape_gain
 from common.checkpoint import load_checkpoint
 from common.cli import run_cli
 from common.compute import set_threads
@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
         sample = _sample(len(states), config)
         q = model.values(states.iloc[sample])
         rows, place = _rows_of(sample, ids, len(states))
-        observed = Observed.make(model, train, test.iloc[rows].reset_index(drop=True), q, place, trained)
+        observed = Observed.make(model, train, test.iloc[rows].reset_index(drop=True), q, place)
         summary: dict[str, Any] = {
             "learner": trained.learner,
             "test_rows": len(test),
@@ -105,23 +105,21 @@ class Observed:
 
     frame: pd.DataFrame
     predicted: np.ndarray  # (M,) Q of the logged action
-    shape: np.ndarray  # (M,) Q over the state's mean
     reward: np.ndarray  # (M,)
-    baseline: np.ndarray  # (M,) expected reward by state, learner-free
+    group: np.ndarray  # (M,) rows that shape_gain compares with each other
     seen: np.ndarray  # (M,) was the row's state in the training rows
 
     @classmethod
     def make(
-        cls, model: Predictor, train: pd.DataFrame, test: pd.DataFrame, q: np.ndarray, place: np.ndarray, trained: Any
+        cls, model: Predictor, train: pd.DataFrame, test: pd.DataFrame, q: np.ndarray, place: np.ndarray
     ) -> Observed:
         """Look the rows up in the scores ``q`` of their states ``place``."""
         spec = model.spec
         joint = spec.joint_index(test)
         known = pd.MultiIndex.from_frame(train[list(spec.state)].drop_duplicates().astype(str))
         seen = pd.MultiIndex.from_frame(test[list(spec.state)].astype(str)).isin(known)
-        shape = shapes(q, logging_profile(train, spec))[place, joint]
-        baseline = fit_baseline(train, test, spec.state, spec.reward)
-        return cls(test, q[place, joint], shape, test[spec.reward].to_numpy(np.float64), baseline, seen)
+        reward = test[spec.reward].to_numpy(np.float64)
+        return cls(test, q[place, joint], reward, comparison_groups(test, spec), seen)
 
     def calibration(self, buckets: int) -> dict[str, np.ndarray]:
         """Predicted and observed means by bucket of prediction."""
@@ -134,8 +132,7 @@ class Observed:
         return {
             "rows": len(rows),
             "spearman_rows": metrics.spearman(self.predicted[rows], self.reward[rows]),
-            "shape_gain": shape_gain(self.shape[rows], self.reward[rows], self.baseline[rows], 1.5),
-            "shape_gini": shape_gini(self.shape[rows], self.reward[rows], self.baseline[rows]),
+            "shape_gain": shape_gain(self.predicted[rows], self.reward[rows], self.group[rows]),
             "predicted_mean": float(self.predicted[rows].mean()),
             "observed_mean": float(self.reward[rows].mean()),
             **metrics.bucket_errors(curve),

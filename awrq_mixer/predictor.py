@@ -66,6 +66,18 @@ class Predictor:
             out[rows] = self.scorer.values(codes[rows], numbers[rows]).cpu().numpy()
         return out
 
+    @torch.no_grad()
+    def at(self, states: pd.DataFrame, rows: np.ndarray, joint: np.ndarray, chunk: int = 64) -> np.ndarray:
+        """Expected revenue of chosen pairs: row ``rows`` of ``states`` under joint action ``joint``, both (V,) → (V,)."""
+        if isinstance(self.scorer, boosted.BoostedScorer):
+            return self.scorer.pairs(*self.encoder.transform(states.iloc[rows]), joint)
+        out = np.empty(len(rows), dtype=np.float32)
+        order = np.argsort(rows, kind="stable")
+        for start in range(0, len(states), chunk):
+            mine = order[slice(*np.searchsorted(rows, [start, start + chunk], sorter=order))]
+            out[mine] = self.values(states.iloc[start : start + chunk])[rows[mine] - start, joint[mine]]
+        return out
+
     def save(self, path: str | Path, payload: dict[str, Any]) -> None:
         """Write the checkpoint, atomically."""
         payload |= {"spec": to_dict(self.spec), "encoder": self.encoder.to_dict()}

@@ -44,7 +44,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     with RunFolder(out, config) as run:
         log = load_log(config)
         profile = logging_profile(log.train, log.spec)
-        validation = make_validation_set(log, profile, config.validation_rows, config.seed)
+        validation = make_validation_set(log, config.validation_rows, config.seed)
         if config.learner == "lightgbm":
             model, summary = boosted.fit(config, log, validation, run.path / "best.pt")
         else:

@@ -24,7 +24,7 @@ from common.progress import MetricsLog
 from common.run_folder import RunFolder
 
 _KIND = "awrq_mixer.training"
-_COLUMNS = ["step", "samples", "loss", "gradient_norm", "lr", "shape_gain", "shape_gini", "td_last", "tot", "eta_max"]
+_COLUMNS = ["step", "samples", "loss", "gradient_norm", "lr", "shape_gain", "td_last", "tot", "eta_max"]
 
 
 @dataclass
@@ -94,7 +94,7 @@ class TrainingState:
 
     def report(self, validation: ValidationSet | None) -> None:
         """Validate, log one row, keep the best weights, write ``last.pt``."""
-        measured = validation.measure(self.predictor.values) if validation else {}
+        measured = validation.measure(self.predictor.at) if validation else {}
         score = measured.get("shape_gain", float(self.step))
         self.history.append([float(self.step), score])
         means = {name: total / self.since for name, total in self.sums.items() if name in _COLUMNS}

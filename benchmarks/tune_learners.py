@@ -20,9 +20,11 @@ from common.run_folder import versions
 from common.tables import write_table
 
 NETWORK = ["optimiser.lr=0.001", "", "optimiser.lr=0.01", "network.dropout=0.1"]
+RECURRENT = [*NETWORK[:3], "network.hidden=128"]  # have no layers that dropout could touch
 TREES = ["boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02"]
 SETTINGS: dict[str, list[str]] = {
     "awrq_plus": ["optimiser.lr=0.0025", "", "optimiser.lr=0.01", "network.dropout=0.2"],
+    **{name: RECURRENT for name in ("drqn", "vdn", "wqmix", "qmix", "awrq_mixer")},
     "lightgbm": TREES,
     "lightgbm_surrogate": TREES,
 }
@@ -34,10 +36,11 @@ def main() -> None:
     """Run what is missing, then mark the best setting of each learner."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two learners, two settings, small world, nothing kept")
+    parser.add_argument("--learners", nargs="*", help="only these; default: every learner that is tuned")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     arguments = parser.parse_args()
     world, rows = ("small", 20_000) if arguments.quick else ("base", 300_000)
-    names = ["dqn", "awrq_plus"] if arguments.quick else TUNED
+    names = ["dqn", "awrq_plus"] if arguments.quick else arguments.learners or TUNED
     folder = Path("runs/benchmarks/learners")
     jobs = [
         Job(name, f"configs/cascade_world/{world}.yaml", 0, rows, None, folder, tuple(setting.split()))
@@ -56,8 +59,8 @@ def main() -> None:
             records.append(future.result())
             print({name: records[-1][name] for name in COLUMNS[:4]}, flush=True)
             if not arguments.quick:
-                write_table(choose(records, names), TUNING)
-    print(choose(records, names)[COLUMNS[:5]].to_string(index=False))
+                write_table(choose(records, TUNED), TUNING)
+    print(choose(records, TUNED)[COLUMNS[:5]].to_string(index=False))
 
 
 def try_setting(job: Job) -> dict[str, object]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from awrq_mixer import metrics
 from awrq_mixer.config import EvaluateConfig, TrainConfig
+from awrq_mixer.data import load_log
 from awrq_mixer.evaluate import evaluate, evaluate_scores
 from awrq_mixer.train import train
-from awrq_mixer.validation import fit_baseline, shape_gain, shape_gini, shapes
+from awrq_mixer.validation import comparison_groups, make_validation_set, shape_gain
 from common.errors import UserError
 from common.requests import RequestSpec
 from common.scores import ScoreMatrix, write_scores
@@ -64,30 +64,48 @@ def test_bucket_errors_by_hand():
     assert errors["absolute_pe"] == pytest.approx((1.0 + 0.0) / 2)
 
 
-def test_shapes_take_the_state_level_out():
-    values = np.array([[1.0, 3.0], [10.0, 30.0], [0.0, 0.0]])
-    assert shapes(values, np.array([0.5, 0.5])).tolist() == [[0.5, 1.5], [0.5, 1.5], [1.0, 1.0]]
+def test_shape_gain_by_hand():
+    group, reward = np.array([0, 0, 1, 1]), np.array([1.0, 3.0, 0.0, 2.0])
+    # group 0 splits 1:3, group 1 pays its second row only; equal shares leave D = log(2/4)·1 + 3·log(6/4) + 2·log 2
+    flat = np.log(0.5) + 3 * np.log(1.5) + 2 * np.log(2.0)
+    left = 2 * np.log(1 / 0.8)  # values 1:4 say .8 where 1 was right
+    assert shape_gain(np.array([10.0, 30.0, 1.0, 4.0]), reward, group) == pytest.approx(1 - left / flat)
+    assert shape_gain(np.ones(4), reward, group) == pytest.approx(0)
+    assert shape_gain(np.ones(4), np.zeros(4), group) == 0
+    # a value ≤ 0 counts as a fiftieth of its group's mean; a group whose mean is not positive is flat
+    floored = shape_gain(np.array([1.0, 3.0, -1.0, 2.0]), reward, group)  # the mean of the second is .5: −1 counts as .01
+    assert floored == pytest.approx(1 - 2 * np.log(2.01 / 2) / flat)
+    assert shape_gain(-np.ones(4), reward, group) == pytest.approx(0)
 
 
-def test_shape_measures_see_order_but_not_level():
+def test_shape_gain_sees_order_but_no_level_however_actions_follow_it():
+    """States of a high level mostly take action 1: a model that only knows the level of a row must gain nothing."""
     rng = np.random.default_rng(0)
-    level, shape = np.exp(rng.normal(0, 1, 20000)), np.exp(rng.normal(0, 0.5, 20000))
+    group = rng.integers(0, 2000, 20000)
+    level = np.exp(rng.normal(0, 1, 2000))[group]
+    action = rng.random(20000) < np.where(level > 1, 0.9, 0.1)
+    shape = np.where(action, 1.5, 1.0)
     reward = level * shape * rng.gamma(1, 1, 20000)
-    truth, harm = shape_gain(shape, reward, level, 1.5), shape_gain(1 / shape, reward, level, 1.5)
-    assert truth > 0.1 > 0 > harm
-    assert shape_gain(np.ones(20000), reward, level, 1.5) == pytest.approx(0)
-    assert shape_gini(shape, reward, level) > 0.3
-    assert abs(shape_gini(rng.random(20000), reward, level)) < 0.03
-    assert shape_gini(np.ones(20000), reward, level) == pytest.approx(0)
+    truth = shape_gain(shape, reward, group)
+    assert truth > 0.01 > 0 > shape_gain(1 / shape, reward, group)
+    assert shape_gain(shape * level, reward, group) == pytest.approx(truth)
+    assert shape_gain(level, reward, group) == pytest.approx(0)
+    assert (
+        shape_gain(np.where(action, 5.0, 1.0), reward, group) < truth
+    )  # the level's share of the contrast is none of it
 
 
-def test_baseline_recovers_multiplicative_levels():
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"x": rng.integers(0, 4, 20000).astype(str), "y": rng.integers(0, 3, 20000).astype(str)})
-    truth = np.exp(0.5 * frame["x"].astype(int) - 0.4 * frame["y"].astype(int)).to_numpy()
-    frame["r"] = truth * rng.gamma(1, 1, 20000)
-    fitted = fit_baseline(frame, frame, {"x": "category", "y": "category"}, "r")
-    assert np.abs(fitted / truth - 1).max() < 0.12
+def test_validation_rows_come_in_whole_groups(small_world, small_config):
+    log = load_log(TrainConfig.model_validate(small_config))
+    every = make_validation_set(log, 10**9, seed=0)
+    some = make_validation_set(log, 60, seed=0)
+    assert 0 < len(some.reward) <= 60 < len(every.reward)
+    sizes = comparison_groups(log.validation.reset_index(drop=True), log.spec)
+    assert np.isin(np.bincount(some.group)[np.unique(some.group)], np.bincount(sizes)).all()
+    assert (np.bincount(some.group)[np.unique(some.group)] > 1).all()
+    table = np.arange(len(some.states) * log.spec.n_joint, dtype=np.float64).reshape(len(some.states), -1)
+    by_pair = some.measure(lambda states, rows, joint: table[rows, joint])
+    assert by_pair["shape_gain"] == shape_gain(table[some.state_id, some.joint], some.reward, some.group)
 
 
 def test_evaluate_scores_knows_perfect_and_reference_scores():
