@@ -123,17 +123,22 @@ class OptimiserConfig(Config):
 
 
 class PlusConfig(Config):
-    """Our own learner, awrq_plus, and its ablations; ``surrogate`` may also be given to regression and lightgbm."""
+    """Our own learner, awrq_plus, and its ablations; a surrogate may also be given to regression and lightgbm."""
 
     members: int = Field(default=2, ge=1, description="models averaged in the log domain")
-    rank: int = Field(default=8, ge=1, description="rank of the state-specific action surfaces")
+    classes: int = Field(default=64, ge=1, description="latent classes of states")
+    rank: int = Field(default=8, ge=1, description="rank of the classes' action surfaces around one profile")
     pairs: bool = Field(default=True, description="tables for pairs of sub-actions beside those for single ones")
+    history: list[str] | None = Field(
+        default=None,
+        description="categorical state columns whose equal values share one class, so that their logged rows tell it; "
+        "null: all; []: rows tell nothing beyond their columns",
+    )
     surrogate: str | None = Field(
         default=None, description="observed column that is less noisy than revenue and teaches the shape; null: none"
     )
-    surrogate_weight: float = Field(default=10.0, ge=0, description="weight of the surrogate's loss beside revenue's")
-    shared_profile: bool = Field(
-        default=True, description="revenue takes the surrogate's global action profile, corrected per sub-action"
+    surrogate_weight: float = Field(
+        default=10.0, ge=0, description="regression alone: weight of the surrogate's loss beside revenue's"
     )
 
 
@@ -179,6 +184,14 @@ class TrainConfig(Config):
             raise ValueError(
                 f"plus.surrogate: learner {self.learner!r} cannot learn from it; expected one of {list(users)}, or null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _history_is_there(self) -> TrainConfig:
+        categories = [name for name, kind in self.spec.state.items() if kind == "category"]
+        for name in self.plus.history or []:
+            if name not in categories:
+                raise ValueError(f"plus.history: got {name!r}; expected categorical state columns, of {categories}")
         return self
 
 

@@ -101,16 +101,41 @@ def make_batch(frame: pd.DataFrame, spec: RequestSpec, encoder: StateEncoder, su
     return Batch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (codes, numbers, actions, reward, observed)))
 
 
-def batches(data: Batch, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-    """Endless shuffled batches from number ``start`` on; the order is a function of ``seed`` and the epoch alone."""
+def batches(data: Batch, size: int, seed: int, start: int = 0, groups: Tensor | None = None) -> Iterator[Batch]:
+    """Endless shuffled batches from number ``start`` on; the order is a function of ``seed`` and the epoch alone.
+
+    With ``groups`` (N,) rows of one group stay together, as long as they fit, and batches have ``size`` rows on average.
+    """
     size = min(size, len(data))
     per_epoch = len(data) // size
     epoch, offset = divmod(start, per_epoch)
     while True:
-        order = torch.from_numpy(numpy_generator(seed, "order", epoch).permutation(len(data)))
+        rng = numpy_generator(seed, "order", epoch)
+        if groups is None:
+            order = rng.permutation(len(data))
+            edges = np.arange(per_epoch + 1) * size
+        else:
+            order, edges = _grouped_order(groups.cpu().numpy(), size, per_epoch, rng)
+        rows = torch.from_numpy(order)
         for number in range(offset, per_epoch):
-            yield data.take(order[number * size : (number + 1) * size])
+            yield data.take(rows[edges[number] : edges[number + 1]])
         epoch, offset = epoch + 1, 0
+
+
+def _grouped_order(
+    groups: np.ndarray, size: int, per_epoch: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by shuffled group, and the edges of ``per_epoch`` batches; groups over ``size`` rows are cut into parts of it."""
+    by_group = np.argsort(groups, kind="stable")
+    first = np.r_[0, np.flatnonzero(np.diff(groups[by_group])) + 1]
+    counts = np.diff(np.r_[first, len(groups)])
+    within = np.arange(len(groups)) - np.repeat(first, counts)
+    part = np.cumsum((within % size) == 0) - 1  # number of the group's part, in order of the group
+    shuffled = np.argsort(rng.permutation(part[-1] + 1)[part], kind="stable")
+    order = by_group[shuffled]
+    ends = np.r_[np.flatnonzero(np.diff(part[shuffled])) + 1, len(groups)]
+    wanted = np.arange(1, per_epoch) * len(groups) / per_epoch
+    return order, np.r_[0, ends[np.searchsorted(ends, wanted)], len(groups)]
 
 
 def logging_profile(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:

@@ -69,7 +69,7 @@ def _fit(
     )
     update = torch.compile(learner.loss) if config.compile else learner.loss
     try:
-        for batch in batches(data, config.batch_size, config.seed, state.step):
+        for batch in batches(data, config.batch_size, config.seed, state.step, learner.groups(data)):
             if state.step >= total or state.out_of_patience:
                 break
             learner.train()

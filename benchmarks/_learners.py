@@ -46,7 +46,9 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "lightgbm_surrogate": ("demo.yaml", ["learner=lightgbm", "plus.surrogate=predicted_value"]),
     "awrq_plus": ("awrq_plus.yaml", []),
     "awrq_plus_no_surrogate": ("awrq_plus.yaml", ["plus.surrogate=null"]),
-    "awrq_plus_own_profile": ("awrq_plus.yaml", ["plus.shared_profile=false"]),
+    "awrq_plus_no_history": ("awrq_plus.yaml", ["plus.history=[]"]),
+    "awrq_plus_one_class": ("awrq_plus.yaml", ["plus.classes=1"]),
+    "awrq_plus_one_member": ("awrq_plus.yaml", ["plus.members=1"]),
     "awrq_plus_no_pairs": ("awrq_plus.yaml", ["plus.pairs=false"]),
     "told_classes": ("awrq_plus.yaml", []),
     "no_aw": ("demo.yaml", ["learner=awrq_no_aw"]),
@@ -58,8 +60,9 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
 TABLES: dict[str, list[str]] = {
     "1": [
         "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "regression", "lightgbm",
-        "regression_surrogate", "lightgbm_surrogate", "awrq_plus", "told_classes", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse", "lightgbm_mse",
-        "awrq_plus_no_surrogate", "awrq_plus_own_profile", "awrq_plus_no_pairs",
+        "regression_surrogate", "lightgbm_surrogate", "awrq_plus", "told_classes", "dqn_reward_everywhere",
+        "drqn_sees_actions", "regression_mse", "lightgbm_mse", "awrq_plus_no_surrogate", "awrq_plus_no_history",
+        "awrq_plus_one_class", "awrq_plus_one_member", "awrq_plus_no_pairs",
     ],
     "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca"],
     "gamma": [name for name in LEARNERS if name.startswith("gamma_")],

@@ -21,10 +21,12 @@ from common.tables import write_table
 
 NETWORK = ["optimiser.lr=0.001", "", "optimiser.lr=0.01", "network.dropout=0.1"]
 RECURRENT = [*NETWORK[:3], "network.hidden=128"]  # have no layers that dropout could touch
+LONGER = [*NETWORK[:3], "optimiser.lr=0.01 network.dropout=0.1 epochs=8"]
 TREES = ["boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02"]
 SETTINGS: dict[str, list[str]] = {
-    "awrq_plus": ["optimiser.lr=0.0025", "", "optimiser.lr=0.01", "network.dropout=0.2"],
+    "awrq_plus": ["optimiser.lr=0.01", "", "plus.classes=128", "network.dropout=0.2"],
     **{name: RECURRENT for name in ("drqn", "vdn", "wqmix", "qmix", "awrq_mixer")},
+    **{name: LONGER for name in ("regression", "regression_surrogate")},
     "lightgbm": TREES,
     "lightgbm_surrogate": TREES,
 }

@@ -1,144 +1,156 @@
-"""awrq_plus, our own: log Q is a level of the state plus an action surface, and a denser signal teaches the surface.
+"""awrq_plus, our own: states fall into latent classes, a denser signal than revenue tells which, and revenue corrects it.
 
 Observes the state and, in training, revenue and a *surrogate*: an observed column that is less noisy than revenue (the
-ranker's own estimate of what it showed). Both are modelled with a log link,
+ranker's own estimate of what it showed). With z the state's class, G_z its log surface and δ the state's own level,
 
-    log E[surrogate | s, a] = level'(s) + g(a)        + u(s) · v(a)
-    log Q(s, a)             = level(s)  + g(a) + c(a) + u(s) · v(a)
+    log surrogate = level'(s) + δ(s) + G_z(a) + noise,      z ~ gate(columns of s)
+    log Q(s, a)   = level'(s) + level(s) + c(a) + log E[exp(δ(s) + G_z(a)) | columns of s, logged rows of s]
 
-so that revenue pays only for its own level and for c(a), a correction per sub-action of what the surrogate gets wrong.
-g and v are sums of one table per sub-action (the stages' own parts) and one per pair of them; u(s) is small at the
-start, so that states begin with the global profile. ``members`` such models are averaged in the log domain.
+The surrogate is fitted by the marginal likelihood of all rows of a state together, classes and δ summed out; revenue then
+pays only for level(s) and c(a), corrections per column and per sub-action of what the surrogate gets wrong. In training the
+expectation of a row leaves out the row itself. Training rows travel with the model: they are what it knows about a
+state beside its columns. Without a surrogate revenue alone teaches gate and surfaces, and nothing is remembered.
+``members`` such models are averaged in the log domain.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.config import NetworkConfig, PlusConfig
+from awrq_mixer.config import TrainConfig
 from awrq_mixer.data import Batch
+from awrq_mixer.latent_classes import ClassNet, Evidence
 from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks import OwnInit, SeededDropout, Space
+from awrq_mixer.networks import Space
+from common.errors import UserError
+
+LEAST_SIGNAL = 1e-3  # smallest surrogate that has a logarithm, as a share of its mean
+_MEMORY = {"key": torch.int64, "start": torch.int64, "codes": torch.int32, "numbers": torch.float32}
+_MEMORY |= {"joint": torch.int32, "signal": torch.float32}
 
 
 class AWRQPlus(Learner):
-    """Low-rank log surfaces with a shared surrogate; without a surrogate, revenue alone teaches everything."""
+    """Latent-class surfaces with a surrogate and a memory of each state's rows."""
+
+    strides: Tensor
+
+    def __init__(self, space: Space, config: TrainConfig) -> None:
+        super().__init__(space, config)
+        strides = [math.prod(space.sizes[t + 1 :]) for t in range(len(space.sizes))]
+        self.register_buffer("strides", torch.tensor(strides), persistent=False)
+        names = [name for name, kind in config.spec.state.items() if kind == "category"]
+        self.history = [names.index(name) for name in (names if config.plus.history is None else config.plus.history)]
+        if math.prod(space.categories[j] for j in self.history) >= 2**62:
+            raise UserError(
+                "plus.history: its columns have more than 2^62 combinations of values; name fewer columns, or [] for none"
+            )
+        self.remembers = config.plus.surrogate is not None and bool(self.history)
+        for name, kind in _MEMORY.items():  # sorted by key; rows of key k are start[k] … start[k + 1]
+            self.register_buffer(f"memory_{name}", torch.zeros(0, dtype=kind))
 
     def build(self) -> nn.Module:
         """All members in one batched network."""
-        return SurfaceNet(self.space, self.config.network, self.config.plus, self.joint)
+        return ClassNet(self.space, self.config.network, self.config.plus, self.joint)
+
+    def prepare(self, train: Batch, profile: Tensor) -> None:
+        """Besides scales, keep the training rows by state."""
+        super().prepare(train, profile)
+        if not self.remembers:
+            return
+        key, order = self.keys(train.codes).sort(stable=True)
+        self.memory_key, counts = key.unique_consecutive(return_counts=True)
+        self.memory_start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        rows = train.take(order)
+        self.memory_codes, self.memory_numbers = rows.codes.int(), rows.numbers
+        self.memory_joint, self.memory_signal = (rows.actions * self.strides).sum(1).int(), self.signal(rows)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Weights, and a memory of whatever size."""
+        for name in _MEMORY:
+            setattr(self, f"memory_{name}", torch.empty_like(state_dict[f"memory_{name}"], device=self.joint.device))
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def groups(self, data: Batch) -> Tensor | None:
+        """Rows of one state come in one batch, because they tell its class together."""
+        return self.keys(data.codes).unique(return_inverse=True)[1] if self.remembers else None
+
+    def keys(self, codes: Tensor) -> Tensor:
+        """One number for the values of the ``plus.history`` columns, int64 (B,)."""
+        key = codes.new_zeros(len(codes))
+        for j in self.history:
+            key = key * self.space.categories[j] + codes[:, j]
+        return key
+
+    def signal(self, batch: Batch) -> Tensor:
+        """Log of the scaled surrogate, (B,)."""
+        return (batch.surrogate / self.surrogate_scale).clamp_min(LEAST_SIGNAL).log()
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss on revenue plus the weighted one on the surrogate, summed over members."""
-        joint = (batch.actions * self.online.strides).sum(1)
-        revenue, surrogate = self.online(batch.codes, batch.numbers, joint)  # (members, B) each
-        tot = self.fit_to(revenue, batch.reward).mean(1).sum()
-        loss = tot
+        """Negative log likelihood of the surrogate per row plus the mean loss on revenue, summed over members."""
+        net, joint = self.online, (batch.actions * self.strides).sum(1)
+        codes = net.hide(batch.codes)
+        at = net.surfaces().transpose(1, 2)[:, joint]  # (members, B, classes)
+        likelihood = at.new_zeros(())
         if self.config.plus.surrogate:
-            loss = loss + self.surrogate_loss(surrogate, batch).mean(1).sum()
-        return loss, {"tot": tot.detach() / self.config.plus.members}
+            state, first = self._states(batch.codes)
+            rows = net.evidence(codes, batch.numbers, joint, self.signal(batch), at)
+            states, tau = rows.by_state(state, len(first)), net.state_precision
+            gate = net.gate(codes[first], batch.numbers[first])
+            likelihood = torch.logsumexp(gate + states.log_likelihood(tau), 2).sum() / len(batch)
+            others = states.without(rows, state)
+            known = torch.log_softmax(gate[:, state] + others.log_likelihood(tau), 2) + others.level(tau)
+            shape = torch.logsumexp((known + at).detach(), 2)  # revenue teaches neither gate nor surfaces
+        else:
+            shape = torch.logsumexp(net.gate(codes, batch.numbers) + at, 2)
+        raw = shape + self._revenue_level(codes, batch.numbers) + net.correction()[:, joint, 0]
+        tot = self.fit_to(raw, batch.reward).mean(1).sum()
+        return tot - likelihood, {"tot": tot.detach() / self.config.plus.members}
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """Mean over members of log Q: one matrix product of states' and actions' factors, (S, A)."""
-        return self.online.table(codes, numbers)
+        """Mean over members of log Q, (S, A): one matrix product of class weights and surfaces a member."""
+        net = self.online
+        surfaces, gate = net.surfaces(), net.gate(codes, numbers)
+        known = gate
+        if self.remembers:
+            remembered, tau = self._remembered(codes, surfaces), net.state_precision
+            known = torch.log_softmax(gate + remembered.log_likelihood(tau), 2) + remembered.level(tau)
+        top = known.amax(2, keepdim=True)
+        shape = torch.log(torch.exp(known - top) @ surfaces.exp()) + top  # (members, S, A)
+        raw = shape + self._revenue_level(codes, numbers)[..., None] + net.correction().transpose(1, 2)
+        return raw.mean(0)
 
+    def _revenue_level(self, codes: Tensor, numbers: Tensor) -> Tensor:
+        """The surrogate's level, corrected by what revenue says of each column, (members, S)."""
+        level = self.online.level(codes, numbers)
+        return level[..., 0].detach() + level[..., 1] + self.online.bias[..., 0]
 
-class Surface(OwnInit):
-    """Factors of joint actions, (members, A, width): a table per sub-action, and one per pair where asked for."""
+    def _states(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Number of each row's state in the batch (B,), and a row of each state; without history each row is one."""
+        rows = torch.arange(len(codes), device=codes.device)
+        if not self.history:
+            return rows, rows
+        found, state = self.keys(codes).unique(return_inverse=True)
+        return state, rows.new_empty(len(found)).scatter_(0, state, rows)
 
-    def __init__(
-        self, sizes: tuple[int, ...], joint: Tensor, members: int, width: int, pairs: bool, std: float
-    ) -> None:
-        super().__init__()
-        columns = [(joint[:, t], n) for t, n in enumerate(sizes)]
-        if pairs:
-            for i, j in itertools.combinations(range(len(sizes)), 2):
-                columns.append((joint[:, i] * sizes[j] + joint[:, j], sizes[i] * sizes[j]))
-        self.rows = [rows for rows, _ in columns]
-        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(members, n, width)) for _, n in columns])
-        self.single, self.std = len(sizes), std
-
-    def reset(self, generator: torch.Generator) -> None:
-        """Normal draws, smaller for pairs."""
-        for k, table in enumerate(self.tables):
-            nn.init.normal_(table, std=self.std * (1.0 if k < self.single else 0.3), generator=generator)
-
-    def forward(self) -> Tensor:
-        """(members, A, width)."""
-        parts = [table[:, rows.to(table.device)] for table, rows in zip(self.tables, self.rows)]
-        return torch.stack(parts).sum(0)
-
-
-class SurfaceNet(OwnInit):
-    """Levels and factors of states by a small network per member; global profile, correction and factors of actions."""
-
-    strides: Tensor
-    offsets: Tensor
-
-    def __init__(self, space: Space, network: NetworkConfig, plus: PlusConfig, joint: Tensor) -> None:
-        super().__init__()
-        m, h, sizes = plus.members, network.hidden, space.sizes
-        strides = [math.prod(sizes[t + 1 :]) for t in range(len(sizes))]
-        self.register_buffer("strides", torch.tensor(strides), persistent=False)
-        self.register_buffer("offsets", torch.tensor([0, *space.categories]).cumsum(0)[:-1], persistent=False)
-        rows, width = max(sum(space.categories), 1), len(space.categories) * network.embedding + space.numeric
-        self.embedding = nn.Parameter(torch.zeros(m, rows, network.embedding))
-        self.level = nn.Parameter(torch.zeros(m, rows, 2))
-        self.weights = nn.ParameterList([torch.zeros(m, width, h), torch.zeros(m, h, h), torch.zeros(m, h, 2)])
-        self.biases = nn.ParameterList([torch.zeros(m, 1, h), torch.zeros(m, 1, h), torch.zeros(m, 1, 2)])
-        self.factors = nn.Parameter(torch.zeros(m, h, plus.rank))
-        self.profile = Surface(sizes, joint, m, 2, plus.pairs, 0.01)
-        self.correction = Surface(sizes, joint, m, 1, False, 0.0)
-        self.actions = Surface(sizes, joint, m, plus.rank, plus.pairs, 0.3)
-        self.dropout = SeededDropout(network.dropout)
-        self.shared, self.oov_rate = plus.shared_profile and plus.surrogate is not None, network.oov_rate
-        self.generator: torch.Generator | None = None
-
-    def reset(self, generator: torch.Generator) -> None:
-        """Glorot weights; factors of states near zero, so that training begins at the global profile."""
-        nn.init.normal_(self.embedding, std=0.1, generator=generator)
-        nn.init.normal_(self.factors, std=0.01, generator=generator)
-        for weight in self.weights:
-            bound = math.sqrt(6 / (weight.shape[1] + weight.shape[2]))
-            nn.init.uniform_(weight, -bound, bound, generator=generator)
-        nn.init.zeros_(self.weights[2])
-
-    def forward(self, codes: Tensor, numbers: Tensor, joint: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw revenue and raw surrogate of logged joint actions (B,): two (members, B)."""
-        level, u = self.states(codes, numbers)
-        shape = (u * self.actions()[:, joint]).sum(2)
-        profile = self.profiles()[:, joint]
-        return level[..., 0] + profile[..., 0] + shape, level[..., 1] + profile[..., 1] + shape
-
-    def table(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """Raw revenue of all joint actions, mean over members, (S, A)."""
-        level, u = self.states(codes, numbers)
-        members, size, rank = u.shape
-        left = u.transpose(0, 1).reshape(size, members * rank) / members
-        right = self.actions().transpose(1, 2).reshape(members * rank, -1)
-        return level[..., 0].mean(0)[:, None] + self.profiles()[..., 0].mean(0) + left @ right
-
-    def profiles(self) -> Tensor:
-        """Global profile of revenue and of the surrogate, (members, A, 2)."""
-        own = self.profile()
-        if not self.shared:
-            return own
-        return torch.cat([own[..., 1:] + self.correction(), own[..., 1:]], 2)
-
-    def states(self, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Levels (members, S, 2) and factors (members, S, rank)."""
-        if self.training and self.oov_rate > 0:
-            seen = torch.empty(codes.shape, device=codes.device).bernoulli_(1 - self.oov_rate, generator=self.generator)
-            codes = codes * seen.long()
-        rows = codes + self.offsets
-        x = self.embedding[:, rows].flatten(2)  # (members, S, columns · width)
-        x = torch.cat([x, numbers.expand(len(x), -1, -1)], 2)
-        for weight, bias in zip(self.weights[:2], self.biases[:2]):
-            x = torch.relu(torch.baddbmm(bias, x, weight))
-        x = self.dropout(x)
-        level = self.level[:, rows].sum(2) + torch.baddbmm(self.biases[2], x, self.weights[2])
-        return level, torch.bmm(x, self.factors)
+    def _remembered(self, codes: Tensor, surfaces: Tensor) -> Evidence:
+        """What the training rows of each state say; nothing for a state that was not there."""
+        key = self.keys(codes)
+        place = torch.searchsorted(self.memory_key, key).clamp_max(len(self.memory_key) - 1)
+        counts = (self.memory_start[place + 1] - self.memory_start[place]) * (self.memory_key[place] == key)
+        state = torch.repeat_interleave(torch.arange(len(codes), device=codes.device), counts)
+        within = torch.arange(len(state), device=codes.device) - (counts.cumsum(0) - counts)[state]
+        rows = self.memory_start[place][state] + within
+        joint = self.memory_joint[rows].long()
+        found = self.online.evidence(
+            self.memory_codes[rows].long(),
+            self.memory_numbers[rows],
+            joint,
+            self.memory_signal[rows],
+            surfaces.transpose(1, 2)[:, joint],
+        )
+        return found.by_state(state, len(codes))

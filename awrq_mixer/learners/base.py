@@ -57,6 +57,10 @@ class Learner(nn.Module, ABC):
         if self.bootstraps:
             self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
 
+    def groups(self, data: Batch) -> Tensor | None:
+        """Numbers of rows (N,) that must come in one batch; None: rows are shuffled one by one."""
+        return None
+
     @abstractmethod
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss to minimise on one batch (reward already scaled), and numbers worth logging."""

@@ -73,7 +73,9 @@ def test_shape_gain_by_hand():
     assert shape_gain(np.ones(4), reward, group) == pytest.approx(0)
     assert shape_gain(np.ones(4), np.zeros(4), group) == 0
     # a value ≤ 0 counts as a fiftieth of its group's mean; a group whose mean is not positive is flat
-    floored = shape_gain(np.array([1.0, 3.0, -1.0, 2.0]), reward, group)  # the mean of the second is .5: −1 counts as .01
+    floored = shape_gain(
+        np.array([1.0, 3.0, -1.0, 2.0]), reward, group
+    )  # the mean of the second is .5: −1 counts as .01
     assert floored == pytest.approx(1 - 2 * np.log(2.01 / 2) / flat)
     assert shape_gain(-np.ones(4), reward, group) == pytest.approx(0)
 

@@ -1,0 +1,194 @@
+"""Latent classes: evidence against a slow reference, memory, whole states in a batch, and what remembering brings."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.data import Batch, batches
+from awrq_mixer.latent_classes import Evidence
+from awrq_mixer.metrics import within_state_spearman
+from awrq_mixer.predictor import Predictor
+from awrq_mixer.train import train
+from common.requests import RequestSpec
+
+
+def _evidence(residual, variance):
+    """Evidence of rows (rows, classes) with variances (rows,), one member."""
+    e, v = torch.tensor(residual)[None], torch.tensor(variance)[None, :, None]
+    return Evidence(e / v, e**2 / v, 1 / v, -torch.log(v))
+
+
+def test_evidence_is_the_gaussian_marginal_likelihood():
+    rng = np.random.default_rng(0)
+    residual, variance, tau2 = rng.normal(size=(5, 3)), rng.uniform(0.1, 0.5, 5), 0.3
+    precision = torch.tensor([[[1 / tau2]]], dtype=torch.float64)
+    rows = _evidence(residual, variance)
+    state = torch.tensor([0, 0, 1, 0, 1])
+    states = rows.by_state(state, 2)
+    found, level = states.log_likelihood(precision)[0], states.level(precision)[0]
+    for s in range(2):
+        mine = np.flatnonzero(state.numpy() == s)
+        covariance = np.diag(variance[mine]) + tau2
+        for z in range(3):
+            e = residual[mine, z]
+            expected = multivariate_normal(np.zeros(len(mine)), covariance).logpdf(e)
+            constant = -0.5 * len(mine) * math.log(2 * math.pi)  # the same for every class, so left out
+            assert float(found[s, z]) == pytest.approx(expected - constant)
+            assert float(level[s, z]) == pytest.approx(tau2 * np.ones(len(mine)) @ np.linalg.solve(covariance, e))
+
+
+def test_a_row_s_others_are_the_state_without_it():
+    rng = np.random.default_rng(1)
+    residual, variance = rng.normal(size=(4, 2)), rng.uniform(0.1, 0.5, 4)
+    rows, state = _evidence(residual, variance), torch.zeros(4, dtype=torch.long)
+    others = rows.by_state(state, 1).without(rows, state)
+    alone = _evidence(residual[1:], variance[1:]).by_state(state[1:], 1)
+    for mine, expected in zip(others.parts(), alone.parts()):
+        assert torch.allclose(mine[:, 0], expected[:, 0])
+
+
+def test_batches_keep_groups_together_and_miss_no_row():
+    rng = np.random.default_rng(2)
+    groups = torch.tensor(np.r_[rng.integers(0, 60, 900), np.full(100, 60)])  # the last group is larger than a batch
+    data = Batch(torch.arange(1000)[:, None], torch.zeros(1000, 0), *(torch.zeros(1000) for _ in range(3)))
+    stream = batches(data, 64, seed=3, groups=groups)
+    epoch = [next(stream).codes[:, 0] for _ in range(1000 // 64)]
+    assert sorted(torch.cat(epoch).tolist()) == list(range(1000))
+    assert all(len(rows) for rows in epoch)
+    where = {group: {i for i, rows in enumerate(epoch) if (groups[rows] == group).any()} for group in range(61)}
+    assert all(len(where[group]) == 1 for group in range(60))
+    assert len(where[60]) <= 2
+    again = batches(data, 64, seed=3, start=4, groups=groups)
+    assert torch.equal(next(again).codes[:, 0], epoch[4])
+    assert torch.equal(next(batches(data, 64, seed=4, groups=groups)).codes[:, 0], epoch[0]) is False
+
+
+@pytest.fixture(scope="module")
+def hinted(small_world, small_config, tmp_path_factory):
+    """Config values of a log with a noisy hint, and places whose class columns hide: 40 segments of 8 kinds."""
+    folder = tmp_path_factory.mktemp("hinted")
+    frame, spec, rng = small_world.frame, small_world.spec, np.random.default_rng(7)
+    joint = np.ravel_multi_index([frame[name] for name in spec["sizes"]], tuple(spec["sizes"].values()))
+    value = small_world.truth(frame)[np.arange(len(frame)), joint]
+    frame.assign(hint=value * np.exp(rng.normal(0, 0.4, len(frame)))).to_parquet(folder / "log.parquet", index=False)
+    return {
+        **small_config,
+        "learner": "awrq_plus",
+        "requests": str(folder / "log.parquet"),
+        "plus": {"surrogate": "hint", "classes": 6, "rank": 3, "members": 2},
+        "optimiser": {"lr": 0.02},
+        "epochs": 4,
+    }
+
+
+def _slow_values(learner, codes, numbers, joint_rows, reward_scale):
+    """log Q by the definition in the module's docstring: loops over members, states, classes and logged rows."""
+    net, found = learner.online, []
+    gate, surfaces = net.gate(codes, numbers).double().numpy(), net.surfaces().double().numpy()
+    noise, correction = net.log_noise().double().numpy()[..., 0], net.correction().double().numpy()[..., 0]
+    variance = net.log_variance.detach().double().numpy()[:, 0]
+    mine, past = net.level(codes, numbers).double().numpy(), learner.memory_codes.long()
+    before = net.level(past, learner.memory_numbers).double().numpy()[..., 0]
+    keys = learner.keys(past)
+    for m in range(len(gate)):
+        table = np.empty((len(codes), learner.space.n_joint))
+        for s, key in enumerate(learner.keys(codes)):
+            rows = np.flatnonzero((keys == key).numpy())
+            weight, level = gate[m, s].copy(), np.zeros(gate.shape[2])
+            for z in range(gate.shape[2]):
+                actions = joint_rows[rows]
+                e = learner.memory_signal.numpy()[rows] - before[m, rows] - surfaces[m, z, actions]
+                covariance = np.diag(np.exp(variance[m, 0] + noise[m, actions])) + np.exp(variance[m, 1])
+                if len(rows):
+                    weight[z] += multivariate_normal(np.zeros(len(rows)), covariance).logpdf(e)
+                    level[z] = np.exp(variance[m, 1]) * np.linalg.solve(covariance, e).sum()
+            weight = weight - logsumexp(weight) + level
+            own = mine[m, s].sum() + float(net.bias[m])
+            table[s] = own + correction[m] + logsumexp(weight[:, None] + surfaces[m], axis=0)
+        found.append(table)
+    return np.exp(np.mean(found, axis=0)) * reward_scale
+
+
+def test_values_are_what_the_docstring_says_and_survive_the_checkpoint(hinted, tmp_path):
+    config = TrainConfig.model_validate({**hinted, "max_rows": 400})
+    model = train(config, tmp_path).model
+    states = pd.DataFrame({"place": ["0", "2", "1"], "segment": ["3", "7", "never seen"]})
+    values = model.values(states)
+    learner = model.learner
+    codes, numbers = (torch.from_numpy(x) for x in model.encoder.transform(states))
+    with torch.no_grad():
+        slow = _slow_values(learner, codes, numbers, learner.memory_joint.numpy(), float(learner.reward_scale))
+    assert values == pytest.approx(slow, rel=1e-3)
+    again = Predictor.load(tmp_path / "best.pt")
+    assert np.array_equal(again.values(states), values)
+    assert len(again.learner.memory_signal) == 320  # the training rows of 400
+
+
+def test_remembered_rows_move_known_states_only(hinted, tmp_path):
+    model = train(TrainConfig.model_validate({**hinted, "max_rows": 2000}), tmp_path).model
+    states = pd.DataFrame({"place": ["0", "1"], "segment": ["3", "never seen"]})
+    before, learner = model.values(states), model.learner
+    learner.memory_signal += 1.0
+    after = model.values(states)
+    assert (after[0] > before[0]).all()
+    assert np.array_equal(after[1], before[1])
+
+
+def test_memory_resolves_classes_that_columns_hide(tmp_path):
+    """Each of 300 states draws its class at random, so only its own rows can tell it."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 2, (20, 15))
+    effect = np.array([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])
+    rows = 12_000
+    place, segment, action = rng.integers(0, 20, rows), rng.integers(0, 15, rows), rng.integers(0, 3, (rows, 2))
+    mean = np.exp(effect[kind[place, segment], action[:, 0]] + 0.3 * action[:, 1])
+    frame = pd.DataFrame({"place": place.astype(str), "segment": segment.astype(str)})
+    frame = frame.assign(b1=action[:, 0], b2=action[:, 1], hint=mean * np.exp(rng.normal(0, 0.5, rows)))
+    frame["money"] = np.where(rng.random(rows) < 0.3, mean * rng.gamma(1, 1, rows) / 0.3, 0.0)
+    frame.to_parquet(tmp_path / "log.parquet", index=False)
+    spec = {
+        "state": {"place": "category", "segment": "category"},
+        "agents": {"one": ["b1"], "two": ["b2"]},
+        "sizes": {"b1": 3, "b2": 3},
+        "results": [],
+        "reward": "money",
+        "timestamp": None,
+        "propensity": None,
+    }
+    found = {}
+    for history in (None, []):
+        config = TrainConfig.model_validate(
+            {
+                "learner": "awrq_plus",
+                "requests": str(tmp_path / "log.parquet"),
+                "spec": spec,
+                "network": {"embedding": 2, "hidden": 4},
+                "plus": {"surrogate": "hint", "classes": 4, "rank": 2, "members": 1, "history": history},
+                "optimiser": {"lr": 0.03, "weight_decay": 0.1},
+                "batch_size": 512,
+                "epochs": 8,
+                "validation_rows": 1000,
+            }
+        )
+        model = train(config, tmp_path / str(history)).model
+        states, _, _ = RequestSpec.model_validate(spec).distinct_states(frame)
+        own = effect[kind[states["place"].astype(int), states["segment"].astype(int)]]  # (S, 3)
+        truth = (own[:, :, None] + 0.3 * np.arange(3)).reshape(len(states), 9)
+        found[str(history)] = float(within_state_spearman(model.values(states), truth).mean())
+    assert found["None"] > 0.95
+    assert found["[]"] < found["None"] - 0.1
+
+
+def test_history_must_name_categories(small_config):
+    with pytest.raises(
+        ValueError, match=r"plus\.history: got 'b1'; expected categorical state columns, of \['place', 's"
+    ):
+        TrainConfig.model_validate({**small_config, "learner": "awrq_plus", "plus": {"history": ["b1"]}})
