@@ -2,7 +2,8 @@
 
 Every learner × seed is one row of `results/learner_runs.csv`, written when it ends; a stopped command goes on from there.
 `--quick`: the small world and two seeds, minutes. Default (the *reduced* configuration): base world, 300,000 requests, seeds
-100–104. `--rows 1000000` is the full one. Tables are mean ± sd over seeds; the paper's figures stand beside, as the paper's.
+100–104. `--rows 1000000` is the full one. Tables are mean ± sd over seeds; the paper's figures stand beside, as the paper's. How far
+`awrq_plus` is ahead of a row is a mean over seeds of differences, with its standard error.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmarks._learners import PAPER, TABLES, Job, make_world, run_job
 from common.compute import set_threads
+from common.figures import new_figure, save_figure
 from common.files import write_text
 from common.run_folder import versions
 from common.tables import write_table
@@ -33,6 +36,11 @@ COLUMNS = {
     "samples_to_95": "samples_to_95_percent",
     "gradient_variance": "gradient_variance",
     "train_s": "train_s",
+}
+LEADS = {
+    "within": "r_s within states",
+    "capture": "capture, mean of five budgets",
+    "return_pct": "Return%, greedy transport",
 }
 
 
@@ -97,13 +105,49 @@ def write_tables(jobs: list[Job], name: str) -> None:
         row: dict[str, object] = {"learner": learner, "seeds": len(mine)}
         for column, source in COLUMNS.items():
             row[f"{column}_mean"], row[f"{column}_sd"] = mine[source].mean(), mine[source].std()
+        row |= lead_over(runs, learner)
         row["paper_spearman"], row["paper_return_pct"] = PAPER.get(learner, (None, None))
         rows.append(row)
     table = pd.DataFrame(rows)
     table["machine"] = f"{os.cpu_count()} cores"
     write_table(table, RESULTS / f"{name}.csv")
     write_text(RESULTS / f"{name}.md", _markdown(table, jobs[0]))
+    draw(
+        table,
+        f"World `{Path(jobs[0].world).stem}`, {jobs[0].rows:,} requests, mean ± sd of seeds",
+        RESULTS / f"{name}.png",
+    )
     print((RESULTS / f"{name}.md").read_text())
+
+
+def lead_over(runs: pd.DataFrame, learner: str) -> dict[str, float]:
+    """Mean over common seeds of awrq_plus's metric minus the learner's, and its standard error."""
+    by_seed = runs.set_index("seed")
+    plus, mine = by_seed[by_seed["learner"] == "awrq_plus"], by_seed[by_seed["learner"] == learner]
+    found: dict[str, float] = {}
+    if plus.empty or learner == "awrq_plus":
+        return found
+    for column in LEADS:
+        difference = (plus[COLUMNS[column]] - mine[COLUMNS[column]]).dropna()
+        found[f"plus_lead_{column}"] = difference.mean()
+        found[f"plus_lead_{column}_se"] = difference.std() / np.sqrt(max(len(difference), 1))
+    return found
+
+
+def draw(table: pd.DataFrame, title: str, path: Path) -> None:
+    """One panel a metric, one line a learner."""
+    figure, panels = new_figure(1, len(LEADS), width=9.6, height=1.2 + 0.24 * len(table), sharey=True)
+    places = np.arange(len(table))[::-1]
+    ours = table["learner"].str.startswith("awrq_plus")
+    for panel, (column, label) in zip(panels, LEADS.items()):
+        mean, sd = table[f"{column}_mean"], table[f"{column}_sd"].fillna(0)
+        for mask, colour in ((~ours, "tab:blue"), (ours, "tab:red")):
+            panel.errorbar(mean[mask], places[mask], xerr=sd[mask], fmt="o", markersize=4, capsize=2, color=colour)
+        panel.set_xlabel(label)
+        panel.grid(axis="y", alpha=0.3)
+    panels[0].set_yticks(places, table["learner"])
+    figure.suptitle(title)
+    save_figure(figure, path)
 
 
 def _markdown(table: pd.DataFrame, job: Job) -> str:
