@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from awrq_mixer.config import TrainConfig
+from awrq_mixer.data import Batch
 from awrq_mixer.hulls import scan
 from awrq_mixer.learners import LEARNERS
 from awrq_mixer.networks import Space, initialise
@@ -84,9 +85,11 @@ def uncached(learner: str, hidden: int, seconds: float) -> list[dict]:
     spec = RequestSpec()
     encoder = StateEncoder({name: [str(i) for i in range(n)] for name, n in VOCABULARY.items()}, {}, {})
     space = Space(tuple(encoder.sizes), 0, ((4, 5, 5, 2), (5,)))
-    config = TrainConfig.model_validate({"learner": learner, "network": {"hidden": hidden, "heads": 20}})
+    plus = {"surrogate": "predicted_value" if learner == "awrq_plus" else None, "classes": 128}
+    config = TrainConfig.model_validate({"learner": learner, "network": {"hidden": hidden, "heads": 20}, "plus": plus})
     model = LEARNERS[learner](space, config)
     initialise(model, "glorot_uniform", torch_generator(0, "serving"))
+    model.prepare(random_log(space), model.profile)
     predictor = Predictor(model.eval(), spec, encoder)
     rng = numpy_generator(0, "serving_states")
     states = pd.DataFrame({name: rng.integers(0, n, 256).astype(str) for name, n in VOCABULARY.items()})
@@ -112,6 +115,17 @@ def uncached(learner: str, hidden: int, seconds: float) -> list[dict]:
         },
         {"path": "uncached", "per_s": decided, "p99_ms": 1e3 * float(np.quantile(times, 0.99)), **shared},
     ]
+
+
+def random_log(space: Space, rows: int = 200_000) -> Batch:
+    """Training rows that awrq_plus remembers: about three a state."""
+    rng = numpy_generator(0, "serving_log")
+    codes, actions = (
+        torch.from_numpy(np.stack([rng.integers(low, n, rows) for n in sizes], 1))
+        for low, sizes in ((1, space.categories), (0, space.sizes))
+    )
+    money = torch.from_numpy(rng.random((2, rows), dtype=np.float32))
+    return Batch(codes, torch.zeros(rows, 0), actions, money[0], money[1])
 
 
 def product_bound(hidden: int, seconds: float, states: int = 64) -> float:

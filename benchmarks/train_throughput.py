@@ -103,7 +103,11 @@ def throughput(
 def make(name: str, arguments: argparse.Namespace, device: torch.device) -> tuple[Learner, Batch]:
     """A learner of the asked sizes and a random batch."""
     config = TrainConfig.model_validate(
-        {"learner": name, "network": {"hidden": arguments.hidden, "heads": arguments.heads, "oov_rate": 0.0}}
+        {
+            "learner": name,
+            "network": {"hidden": arguments.hidden, "heads": arguments.heads, "oov_rate": 0.0},
+            "plus": {"surrogate": "predicted_value" if name == "awrq_plus" else None},
+        }
     )
     g = torch_generator(0, "throughput")
     rows = arguments.batch

@@ -19,16 +19,16 @@ from cascade_world.world import load_truth
 from common.run_folder import versions
 from common.tables import write_table
 
-NETWORK = ["optimiser.lr=0.001", "", "optimiser.lr=0.01", "network.dropout=0.1"]
-RECURRENT = [*NETWORK[:3], "network.hidden=128"]  # have no layers that dropout could touch
-LONGER = [*NETWORK[:3], "optimiser.lr=0.01 network.dropout=0.1 epochs=8"]
-TREES = ["boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02"]
+RATES = ["optimiser.lr=0.001", "", "optimiser.lr=0.01"]
+NETWORK = [*RATES, "network.dropout=0.1", "optimiser.lr=0.01 network.dropout=0.1"]
+RECURRENT = [*RATES, "network.hidden=128", "optimiser.lr=0.0003"]  # have no layers that dropout could touch
+LONGER = [*RATES, "optimiser.lr=0.01 network.dropout=0.1 epochs=8", "optimiser.lr=0.02"]
+TREES = ["boost.leaves=15", "boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02"]
 SETTINGS: dict[str, list[str]] = {
-    "awrq_plus": ["optimiser.lr=0.01", "", "plus.classes=128", "network.dropout=0.2"],
     **{name: RECURRENT for name in ("drqn", "vdn", "wqmix", "qmix", "awrq_mixer")},
     **{name: LONGER for name in ("regression", "regression_surrogate")},
-    "lightgbm": TREES,
-    "lightgbm_surrogate": TREES,
+    **{name: TREES for name in ("lightgbm", "lightgbm_surrogate")},
+    "awrq_plus": ["optimiser.lr=0.01", "", "plus.classes=128", "plus.rank=5", "network.dropout=0.2"],
 }
 TUNED = [name for name in LEARNERS if name not in VARIANT_OF]
 COLUMNS = ["learner", "setting", "validation_shape_gain", "train_s", "chosen", "world", "seed", "rows", "torch"]
