@@ -56,6 +56,7 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "no_vgca": ("demo.yaml", ["learner=awrq_no_vgca"]),
     **{f"gamma_{g}": ("demo.yaml", [f"td.gamma={g}"]) for g in ("0.70", "0.80", "0.90", "0.99")},
     **{f"heads_{k}": ("demo.yaml", [f"network.heads={k}"]) for k in (1, 5, 20, 100, 200)},
+    **{f"head_loss_{w}": ("demo.yaml", [f"td.head_loss_weight={w}"]) for w in ("0", "0.1")},
 }
 TABLES: dict[str, list[str]] = {
     "1": [
@@ -67,6 +68,7 @@ TABLES: dict[str, list[str]] = {
     "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca"],
     "gamma": [name for name in LEARNERS if name.startswith("gamma_")],
     "heads": [name for name in LEARNERS if name.startswith("heads_")],
+    "head_loss": ["qmix", "awrq_mixer", "head_loss_0.1", "head_loss_0"],
 }  # fmt: skip
 # The paper's Spearman r_s and Return% (Tables 1 and 2, §4), on its own private logs.
 PAPER: dict[str, tuple[float, float | None]] = {
@@ -83,7 +85,7 @@ PAPER: dict[str, tuple[float, float | None]] = {
 VARIANT_OF = {
     "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "awrq_plus",
     **{name: "awrq_plus" for name in LEARNERS if name.startswith("awrq_plus_")},
-    **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_"))},
+    **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
 TUNING = Path(__file__).parent / "results" / "tuning.csv"
 
