@@ -114,7 +114,7 @@ def write_tables(jobs: list[Job], name: str) -> None:
     write_text(RESULTS / f"{name}.md", _markdown(table, jobs[0]))
     draw(
         table,
-        f"World `{Path(jobs[0].world).stem}`, {jobs[0].rows:,} requests, mean ± sd of seeds",
+        f"{Path(jobs[0].world).stem} world, {jobs[0].rows:,} requests: mean ± sd over seeds",
         RESULTS / f"{name}.png",
     )
     print((RESULTS / f"{name}.md").read_text())
