@@ -12,11 +12,11 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.data import Batch, batches
+from awrq_mixer.data import Batch, batches, load_log, make_batch
 from awrq_mixer.latent_classes import Evidence
 from awrq_mixer.metrics import within_state_spearman
 from awrq_mixer.predictor import Predictor
-from awrq_mixer.train import train
+from awrq_mixer.train import make_learner, train
 from common.requests import RequestSpec
 
 
@@ -140,6 +140,38 @@ def test_remembered_rows_move_known_states_only(hinted, tmp_path):
     after = model.values(states)
     assert (after[0] > before[0]).all()
     assert np.array_equal(after[1], before[1])
+
+
+def test_training_keeps_states_whole_where_rows_are_remembered(hinted, tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(data, size, seed, start, groups):
+        seen["groups"], seen["codes"] = groups, data.codes
+        return batches(data, size, seed, start, groups)
+
+    monkeypatch.setattr("awrq_mixer.train.batches", spy)
+    train(TrainConfig.model_validate({**hinted, "max_rows": 400, "epochs": 1}), tmp_path / "whole")
+    pairs = torch.stack([seen["groups"], seen["codes"][:, 0] * 1000 + seen["codes"][:, 1]], 1).unique(dim=0)
+    assert len(pairs) == len(pairs[:, 0].unique()) == len(pairs[:, 1].unique()) > 10  # one group a state
+    plus = {**hinted["plus"], "history": []}
+    train(TrainConfig.model_validate({**hinted, "max_rows": 400, "epochs": 1, "plus": plus}), tmp_path / "rows")
+    assert seen["groups"] is None
+
+
+def test_revenue_teaches_levels_and_correction_only(hinted):
+    config = TrainConfig.model_validate({**hinted, "max_rows": 400})
+    log = load_log(config)
+    batch = make_batch(log.train, log.spec, log.encoder, "hint")
+    learner = make_learner(config, log, batch, torch.full((24,), 1 / 24)).eval()  # nothing random in the gradients
+    found = []
+    for factor in (1.0, 3.0):
+        learner.zero_grad()
+        learner.loss(Batch(batch.codes, batch.numbers, batch.actions, factor * batch.reward, batch.surrogate))[
+            0
+        ].backward()
+        found.append({name: p.grad.clone() for name, p in learner.online.named_parameters() if p.grad is not None})
+    moved = {name.split(".")[0] for name in found[0] if not torch.equal(found[0][name], found[1][name])}
+    assert moved == {"levels", "bias", "correction"}
 
 
 def test_memory_resolves_classes_that_columns_hide(tmp_path):
