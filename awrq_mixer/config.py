@@ -187,6 +187,12 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _plus_is_on_a_log_scale(self) -> TrainConfig:
+        if self.learner == "awrq_plus" and self.loss.kind != "tweedie":
+            raise ValueError(f"loss.kind: got {self.loss.kind!r}; awrq_plus models log revenue, expected 'tweedie'")
+        return self
+
+    @model_validator(mode="after")
     def _history_is_there(self) -> TrainConfig:
         categories = [name for name, kind in self.spec.state.items() if kind == "category"]
         for name in self.plus.history or []:

@@ -96,7 +96,8 @@ class TrainingState:
         """Validate, log one row, keep the best weights, write ``last.pt``."""
         measured = validation.measure(self.predictor.at) if validation else {}
         score = measured.get("shape_gain", float(self.step))
-        self.history.append([float(self.step), score])
+        if measured:
+            self.history.append([float(self.step), score])
         means = {name: total / self.since for name, total in self.sums.items() if name in _COLUMNS}
         self.metrics.write(
             step=self.step,
@@ -151,7 +152,9 @@ class TrainingState:
             "steps": self.step,
             "samples": self.step * self.batch_size,
             "best_step": self.best_step,
-            "validation_shape_gain": self.best if math.isfinite(self.best) else None,
+            "validation_shape_gain": self.best
+            if self.history
+            else None,  # without validation the last weights count as best
             "samples_to_95_percent": samples_to_share(self.history, self.batch_size),
             "gradient_variance": gradient_variance(self.norms),
             "parameters": sum(p.numel() for p in self.learner.online.parameters()),

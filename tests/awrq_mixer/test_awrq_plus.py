@@ -224,3 +224,8 @@ def test_history_must_name_categories(small_config):
         ValueError, match=r"plus\.history: got 'b1'; expected categorical state columns, of \['place', 's"
     ):
         TrainConfig.model_validate({**small_config, "learner": "awrq_plus", "plus": {"history": ["b1"]}})
+
+
+def test_a_loss_without_a_log_link_is_refused(small_config):
+    with pytest.raises(ValueError, match=r"loss\.kind: got 'mse'; awrq_plus models log revenue, expected 'tweedie'"):
+        TrainConfig.model_validate({**small_config, "learner": "awrq_plus", "loss": {"kind": "mse"}})

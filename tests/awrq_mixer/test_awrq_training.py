@@ -137,6 +137,8 @@ def test_constant_rewards_are_no_problem(small_world, small_config, tmp_path):
     small_world.frame.assign(money=0.0).to_parquet(tmp_path / "zero.parquet", index=False)
     result = train(_config(small_config, requests=str(tmp_path / "zero.parquet"), epochs=1), tmp_path / "run")
     assert np.isfinite(result.model.values(small_world.frame.iloc[:3])).all()
+    assert result.summary["validation_shape_gain"] is None  # nothing to compare, so no number
+    assert result.summary["samples_to_95_percent"] is None
 
 
 def test_a_missing_state_column_is_named(small_config, tmp_path):
