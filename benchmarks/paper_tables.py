@@ -3,7 +3,7 @@
 Every learner × seed is one row of `results/learner_runs.csv`, written when it ends; a stopped command goes on from there.
 `--quick`: the small world and two seeds, minutes. Default (the *reduced* configuration): base world, 300,000 requests, seeds
 100–104. `--rows 1000000` is the full one. Tables are mean ± sd over seeds; the paper's figures stand beside, as the paper's. How far
-`awrq_plus` is ahead of a row is a mean over seeds of differences, with its standard error.
+the reference (`awrq_plus`, else `awrq_mixer`) is ahead of a row is a mean over seeds of differences, with its standard error.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def write_tables(jobs: list[Job], name: str) -> None:
         row: dict[str, object] = {"learner": learner, "seeds": len(mine)}
         for column, source in COLUMNS.items():
             row[f"{column}_mean"], row[f"{column}_sd"] = mine[source].mean(), mine[source].std()
-        row |= lead_over(runs, learner)
+        row |= lead_over(runs, learner, "awrq_plus" if (runs["learner"] == "awrq_plus").any() else "awrq_mixer")
         row["paper_spearman"], row["paper_return_pct"] = PAPER.get(learner, (None, None))
         rows.append(row)
     table = pd.DataFrame(rows)
@@ -120,17 +120,17 @@ def write_tables(jobs: list[Job], name: str) -> None:
     print((RESULTS / f"{name}.md").read_text())
 
 
-def lead_over(runs: pd.DataFrame, learner: str) -> dict[str, float]:
-    """Mean over common seeds of awrq_plus's metric minus the learner's, and its standard error."""
+def lead_over(runs: pd.DataFrame, learner: str, reference: str) -> dict[str, object]:
+    """Mean over common seeds of the reference's metric minus the learner's, and its standard error."""
     by_seed = runs.set_index("seed")
-    plus, mine = by_seed[by_seed["learner"] == "awrq_plus"], by_seed[by_seed["learner"] == learner]
-    found: dict[str, float] = {}
-    if plus.empty or learner == "awrq_plus":
-        return found
-    for column in LEADS:
-        difference = (plus[COLUMNS[column]] - mine[COLUMNS[column]]).dropna()
-        found[f"plus_lead_{column}"] = difference.mean()
-        found[f"plus_lead_{column}_se"] = difference.std() / np.sqrt(max(len(difference), 1))
+    best, mine = by_seed[by_seed["learner"] == reference], by_seed[by_seed["learner"] == learner]
+    if best.empty or learner == reference:
+        return {}
+    found: dict[str, object] = {"reference": reference}
+    for column in ("spearman", *LEADS):
+        difference = (best[COLUMNS[column]] - mine[COLUMNS[column]]).dropna()
+        found[f"lead_{column}"] = difference.mean()
+        found[f"lead_{column}_se"] = difference.std() / np.sqrt(max(len(difference), 1))
     return found
 
 
@@ -153,9 +153,11 @@ def draw(table: pd.DataFrame, title: str, path: Path) -> None:
 def _markdown(table: pd.DataFrame, job: Job) -> str:
     lines = [
         f"World `{Path(job.world).stem}`, {job.rows:,} requests, mean ± sd over {table['seeds'].max()} seeds. The last two columns "
-        "are the paper's own figures, on its private logs.\n",
-        "| learner | r_s all pairs | r_s within | capture | Return% greedy | Return% optimal | train s | paper r_s | paper Return% |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "are the paper's own figures, on its private logs. The reference of the column before is "
+        f"{', '.join(table['reference'].dropna().unique()) if 'reference' in table else 'not in this table'}.\n",
+        "| learner | r_s all pairs | r_s within | capture | Return% greedy | Return% optimal | train s "
+        "| reference ahead: r_s, within, capture, Return% (± SE) | paper r_s | paper Return% |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in table.to_dict("records"):
         cells = [
@@ -164,6 +166,12 @@ def _markdown(table: pd.DataFrame, job: Job) -> str:
                 ("spearman", 3), ("within", 3), ("capture", 3), ("return_pct", 2), ("return_pct_optimal", 2), ("train_s", 0)
             )
         ]  # fmt: skip
+        leads = [
+            f"{row[f'lead_{name}']:+.3f} ± {row[f'lead_{name}_se']:.3f}"
+            for name in ("spearman", *LEADS)
+            if pd.notna(row.get(f"lead_{name}"))
+        ]
+        cells.append(", ".join(leads))
         paper = ["" if pd.isna(row[name]) else f"{row[name]:g}" for name in ("paper_spearman", "paper_return_pct")]
         lines.append("| " + " | ".join([row["learner"], *cells, *paper]) + " |")
     return "\n".join(lines) + "\n"
