@@ -95,7 +95,7 @@ class TrainingState:
     def report(self, validation: ValidationSet | None) -> None:
         """Validate, log one row, keep the best weights, write ``last.pt``."""
         measured = validation.measure(self.predictor.at) if validation else {}
-        score = measured.get("shape_gain", float(self.step))
+        score = measured.get("shape_gain", float(self.step))  # without validation the last weights count as best
         if measured:
             self.history.append([float(self.step), score])
         means = {name: total / self.since for name, total in self.sums.items() if name in _COLUMNS}
@@ -152,9 +152,7 @@ class TrainingState:
             "steps": self.step,
             "samples": self.step * self.batch_size,
             "best_step": self.best_step,
-            "validation_shape_gain": self.best
-            if self.history
-            else None,  # without validation the last weights count as best
+            "validation_shape_gain": self.best if self.history else None,
             "samples_to_95_percent": samples_to_share(self.history, self.batch_size),
             "gradient_variance": gradient_variance(self.norms),
             "parameters": sum(p.numel() for p in self.learner.online.parameters()),
