@@ -12,15 +12,15 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from autobucket.config import EvaluateConfig
-from autobucket.data import read_log, split
-from autobucket.estimator import Estimator
-from autobucket.tasks import labels_of
-from common.cli import run_cli
-from common.compute import set_threads
-from common.errors import UserError
-from common.figures import new_figure, save_figure
-from common.run_folder import RunFolder
-from common.tables import write_table
+from autobucket.results.estimator import Estimator
+from autobucket.results.log_rows import read_log, split
+from autobucket.results.tasks import labels_of
+from marca_common.cli import run_cli
+from marca_common.compute import set_threads
+from marca_common.errors import UserError
+from marca_common.figures import new_figure, save_figure
+from marca_common.run_folder import RunFolder
+from marca_common.tables import write_table
 
 
 @dataclass

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autobucket.additive import AdditiveFit, fit_additive
-from autobucket.cost_config import ActionsConfig, FitCostsConfig
-from autobucket.cost_figures import draw_cost_maps
-from autobucket.cost_maps import CostMaps, ServiceMap, cost_per_request
-from common.cli import run_cli
-from common.errors import UserError
-from common.run_folder import RunFolder
-from common.seeding import numpy_generator
-from common.tables import Column, Schema, read_table, write_table
+from autobucket.costs.additive import AdditiveFit, fit_additive
+from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
+from autobucket.costs.cost_figures import draw_cost_maps
+from autobucket.costs.cost_maps import CostMaps, ServiceMap, cost_per_request
+from marca_common.cli import run_cli
+from marca_common.errors import UserError
+from marca_common.run_folder import RunFolder
+from marca_common.seeding import numpy_generator
+from marca_common.tables import Column, Schema, read_table, write_table
 
 
 @dataclass

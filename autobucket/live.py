@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autobucket.bench.callable_target import CallableTarget
-from autobucket.bench.config import LiveConfig
-from autobucket.bench.controllers import CostCurve, LiveController, Scale, make_controller
-from autobucket.bench.http_target import HttpTarget
-from autobucket.bench.live_figures import draw_live
-from autobucket.bench.live_loop import LiveLoop, calibrate
-from autobucket.bench.load import Budget, drive, schedule
-from autobucket.bench.machine import Placement, generator_on, machine_facts, place
-from autobucket.bench.run_async import run_async
-from autobucket.bench.target import Target
-from autobucket.bench.traffic import make_requests, payloads
-from common.cli import run_cli
-from common.run_folder import RunFolder
-from common.seeding import numpy_generator
-from common.tables import write_table
+from autobucket.bench.bench_config import LiveConfig
+from autobucket.bench.live.live_figures import draw_live
+from autobucket.bench.live.live_loop import LiveLoop, calibrate
+from autobucket.bench.live.queue_controllers import CostCurve, LiveController, Scale, make_controller
+from autobucket.bench.measuring.bench_requests import make_requests, payloads
+from autobucket.bench.measuring.load import Budget, drive, schedule
+from autobucket.bench.measuring.run_async import run_async
+from autobucket.bench.target.callable_target import CallableTarget
+from autobucket.bench.target.http_target import HttpTarget
+from autobucket.bench.target.interface import Target
+from autobucket.bench.target.machine import Placement, generator_on, machine_facts, place
+from marca_common.cli import run_cli
+from marca_common.run_folder import RunFolder
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
 
 
 @dataclass

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from autobucket.config import PredictConfig
-from autobucket.cost_maps import CostMaps
-from autobucket.cost_model import CostModel
-from autobucket.estimator import Estimator
-from common.cli import run_cli
-from common.compute import set_threads
-from common.errors import UserError
-from common.progress import progress
-from common.run_folder import RunFolder
-from common.scores import ScoreMatrix, write_scores
+from autobucket.costs.cost_maps import CostMaps
+from autobucket.costs.cost_model import CostModel
+from autobucket.results.estimator import Estimator
+from marca_common.cli import run_cli
+from marca_common.compute import set_threads
+from marca_common.errors import UserError
+from marca_common.progress import progress
+from marca_common.run_folder import RunFolder
+from marca_common.scores import ScoreMatrix, write_scores
 
 _CHUNK = 200  # states between two steps of the progress bar
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autobucket.bench.analysis import (
+from autobucket.bench.bench_config import TestbenchConfig
+from autobucket.bench.findings.analysis import (
     ReplayCheck,
     actions_of,
     bucket_table,
@@ -23,21 +24,20 @@ from autobucket.bench.analysis import (
     noop_ms,
     rate_sensitivity,
 )
-from autobucket.bench.campaign import Campaign, Measured
-from autobucket.bench.config import TestbenchConfig
-from autobucket.bench.estimator_cost import estimator_cost
-from autobucket.bench.figures import draw_bench
-from autobucket.bench.machine import generator_on, machine_facts, place
-from autobucket.bench.report import write_report
-from autobucket.bench.target import Target
-from autobucket.cost_config import FitCostsConfig
-from autobucket.cost_maps import CostMaps
+from autobucket.bench.findings.bench_figures import draw_bench
+from autobucket.bench.findings.bench_page import write_report
+from autobucket.bench.findings.estimator_cost import estimator_cost
+from autobucket.bench.measuring.campaign import Campaign, Measured
+from autobucket.bench.target.interface import Target
+from autobucket.bench.target.machine import generator_on, machine_facts, place
+from autobucket.costs.cost_config import FitCostsConfig
+from autobucket.costs.cost_maps import CostMaps
 from autobucket.fit_costs import fit_costs
-from common.cli import run_cli
-from common.errors import UserError
-from common.files import read_json, write_json
-from common.run_folder import RunFolder
-from common.tables import write_table
+from marca_common.cli import run_cli
+from marca_common.errors import UserError
+from marca_common.files import read_json, write_json
+from marca_common.run_folder import RunFolder
+from marca_common.tables import write_table
 
 log = logging.getLogger(__name__)
 

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from autobucket.config import TrainConfig
-from autobucket.data import Rows, encode, read_log, split
-from autobucket.estimator import Estimator, build_model
 from autobucket.evaluate import metrics_table
-from autobucket.tasks import Task
-from common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
-from common.cli import run_cli
-from common.compute import resolve_device, set_threads
-from common.encoding import StateEncoder
-from common.files import read_json
-from common.progress import MetricsLog, progress
-from common.run_folder import RunFolder
-from common.seeding import torch_generator
-from common.tables import write_table
+from autobucket.results.estimator import Estimator, build_model
+from autobucket.results.log_rows import Rows, encode, read_log, split
+from autobucket.results.tasks import Task
+from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from marca_common.cli import run_cli
+from marca_common.compute import resolve_device, set_threads
+from marca_common.encoding import StateEncoder
+from marca_common.files import read_json
+from marca_common.progress import MetricsLog, progress
+from marca_common.run_folder import RunFolder
+from marca_common.seeding import torch_generator
+from marca_common.tables import write_table
 
 _RESUME = "autobucket-training"
 _EVALUATION_BATCH = 8192

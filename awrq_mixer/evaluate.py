@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from awrq_mixer import metrics
 from awrq_mixer.config import EvaluateConfig, TrainConfig
-from awrq_mixer.data import split_by_time
 from awrq_mixer.evaluation_figures import calibration_figure, capture_figure
-from awrq_mixer.predictor import Predictor
-from awrq_mixer.validation import comparison_groups, shape_gain
-from common.checkpoint import load_checkpoint
-from common.cli import run_cli
-from common.compute import set_threads
-from common.errors import UserError
-from common.run_folder import RunFolder
-from common.scores import ScoreMatrix, read_scores
-from common.seeding import numpy_generator
+from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.training.training_log import split_by_time
+from awrq_mixer.training.validation import comparison_groups, shape_gain
+from marca_common.checkpoint import load_checkpoint
+from marca_common.cli import run_cli
+from marca_common.compute import set_threads
+from marca_common.errors import UserError
+from marca_common.run_folder import RunFolder
+from marca_common.scores import ScoreMatrix, read_scores
+from marca_common.seeding import numpy_generator
+from marca_measures import score_metrics as metrics
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from common.figures import new_figure, save_figure
+from marca_common.figures import new_figure, save_figure
 
 
 def calibration_figure(curve: dict[str, np.ndarray], path: str | Path, learner: str) -> Path:

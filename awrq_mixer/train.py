@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 
-from awrq_mixer import boosted
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.data import Batch, Log, batches, load_log, logging_profile, make_batch
 from awrq_mixer.learners import LEARNERS, Learner
-from awrq_mixer.networks import initialise, use_generator
-from awrq_mixer.predictor import Predictor, gradient_payload
-from awrq_mixer.training_state import TrainingState, learning_curve
-from awrq_mixer.validation import ValidationSet, make_validation_set
-from common.cli import run_cli
-from common.compute import resolve_device, set_threads
-from common.errors import UserError
-from common.progress import progress
-from common.run_folder import RunFolder
-from common.seeding import torch_generator
+from awrq_mixer.networks.agents import initialise, use_generator
+from awrq_mixer.serving.predictor import Predictor, gradient_payload
+from awrq_mixer.training import boosted
+from awrq_mixer.training.training_log import Batch, Log, batches, load_log, logging_profile, make_batch
+from awrq_mixer.training.training_state import TrainingState, learning_curve
+from awrq_mixer.training.validation import ValidationSet, make_validation_set
+from marca_common.cli import run_cli
+from marca_common.compute import resolve_device, set_threads
+from marca_common.errors import UserError
+from marca_common.progress import progress
+from marca_common.run_folder import RunFolder
+from marca_common.seeding import torch_generator
 
 
 @dataclass

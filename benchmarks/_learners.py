@@ -15,12 +15,12 @@ from awrq_mixer.train import TrainResult, train
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
-from common.config import content_hash, load_config
-from common.requests import RequestSpec
-from common.seeding import numpy_generator
-from common.tables import write_table
-from revenue_sim import quota
-from revenue_sim.returns import return_pct
+from marca_common.config import content_hash, load_config
+from marca_common.requests import RequestSpec
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
+from revenue_sim.judging.return_pct import return_pct
+from revenue_sim.quotas import quota
 
 BUDGETS = [0.04, 0.08, 0.12, 0.2, 0.3]  # shares of the way from the cheapest to the clairvoyant's largest useful spend
 CONFIGS = Path("configs/awrq_mixer")

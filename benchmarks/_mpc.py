@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import content_hash
-from common.run_folder import versions
+from marca_common.config import content_hash
+from marca_common.run_folder import versions
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, SolverConfig, TrainConfig
 from mpc_balancer.controllers.mpc import MpcController
-from mpc_balancer.pricing import PriceScale
-from mpc_balancer.problem import Problem
-from mpc_balancer.reference_plant import ReferenceConfig
-from mpc_balancer.scenarios import Scenario, start_scenario
-from mpc_balancer.system_model import SystemModel
-from mpc_balancer.traffic import Surge
+from mpc_balancer.planning.control_problem import Problem
+from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.testbed.reference_plant import ReferenceConfig
+from mpc_balancer.testbed.scenarios import Scenario, start_scenario
+from mpc_balancer.testbed.test_traffic import Surge
 from mpc_balancer.train import fit_model, load_data
 
 RESULTS = Path(__file__).parent / "results"

@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.figures import COLORS, new_figure, save_figure
-from common.progress import progress
-from common.run_folder import versions
-from common.seeding import numpy_generator
-from common.tables import write_table
-from revenue_sim import kernels, quota
-from revenue_sim.allocate import allocate, budget_curve
-from revenue_sim.hulls import run_chunks
-from revenue_sim.several import allocate_several
+from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.progress import progress
+from marca_common.run_folder import versions
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
+from revenue_sim.allocation import hull_kernels as kernels
+from revenue_sim.allocation.budget_curve import run_chunks
+from revenue_sim.allocation.one_budget import allocate, budget_curve
+from revenue_sim.allocation.several_budgets import allocate_several
+from revenue_sim.quotas import quota
 from tests.reference.allocation_reference import highs_optimum, numpy_bisection, sort_and_fill
 
 RESULTS = Path(__file__).parent / "results"

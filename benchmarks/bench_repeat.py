@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from autobucket.bench.analysis import service_costs
-from autobucket.bench.config import TestbenchConfig
+from autobucket.bench.bench_config import TestbenchConfig
+from autobucket.bench.findings.analysis import service_costs
 from autobucket.testbench import TestbenchResult, testbench
-from common.config import load_config
-from common.figures import COLORS, new_figure, save_figure
-from common.run_folder import versions
-from common.tables import write_table
+from marca_common.config import load_config
+from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.run_folder import versions
+from marca_common.tables import write_table
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/benchmarks/bench_repeat")

@@ -20,16 +20,16 @@ import pandas as pd
 
 from benchmarks._frontier import NU, Point, at_nu
 from benchmarks._mpc import CACHE, RESULTS, commissioned_model, stamp
-from common.config import content_hash
-from common.figures import COLORS, new_figure, save_figure
-from common.files import read_json, write_json
-from common.progress import progress
-from mpc_balancer.autotune import PI_KINDS, tune_on_model
+from marca_common.config import content_hash
+from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.files import read_json, write_json
+from marca_common.progress import progress
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig, TrainConfig
-from mpc_balancer.metrics import per_minute, recoveries, run_metrics
+from mpc_balancer.controllers.pi_tuning import PI_KINDS, tune_on_model
 from mpc_balancer.run import RunConfig, simulate
-from mpc_balancer.scenarios import Scenario, ScenarioRun, load_scenarios, start_scenario
-from mpc_balancer.system_model import SystemModel
+from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.testbed.run_metrics import per_minute, recoveries, run_metrics
+from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, load_scenarios, start_scenario
 from mpc_balancer.train import load_data
 
 BUDGET = 65.0

@@ -21,24 +21,24 @@ import pandas as pd
 import torch
 
 from autobucket.config import TaskConfig, TrainConfig
-from autobucket.cost_config import FitCostsConfig
-from autobucket.cost_model import CostModel
-from autobucket.data import read_log, split
-from autobucket.estimator import Estimator
+from autobucket.costs.cost_config import FitCostsConfig
+from autobucket.costs.cost_model import CostModel
 from autobucket.evaluate import binary_metrics, regression_metrics
 from autobucket.fit_costs import fit_costs
-from autobucket.tasks import Task
+from autobucket.results.estimator import Estimator
+from autobucket.results.log_rows import read_log, split
+from autobucket.results.tasks import Task
 from autobucket.train import train
 from cascade_world.allocation import clairvoyant
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
-from common.config import load_config, to_dict
-from common.figures import new_figure, save_figure
-from common.files import read_json, write_json
-from common.run_folder import versions
-from common.seeding import integer_seed, numpy_generator
-from common.tables import write_table
+from marca_common.config import load_config, to_dict
+from marca_common.figures import new_figure, save_figure
+from marca_common.files import read_json, write_json
+from marca_common.run_folder import versions
+from marca_common.seeding import integer_seed, numpy_generator
+from marca_common.tables import write_table
 
 RESULTS, ROOT = Path("benchmarks/results"), Path("runs/benchmarks/cost_estimators")
 TASKS: dict[str, dict[str, Any]] = {
@@ -53,7 +53,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "DCN-v2+MMoE": {},
     "DCN-v1+MMoE": {"cross": "v1", "cross_layers": 3, "deep": [128, 64], "experts": 4},
     "MLP+embeddings": {"cross": "none", "deep": [256, 128], "experts": 1, "expert_units": 64},
-    "public code's way": {"cross": "v1", "deep": [64, 32], "tower": [], "ids": "standardised", "cross_layers": 3, "experts": 4},
+    "public code's way": {
+        "cross": "v1",
+        "deep": [64, 32],
+        "tower": [],
+        "ids": "standardised",
+        "cross_layers": 3,
+        "experts": 4,
+    },
 }
 PLAIN = "public code's way"  # learns results in items with squared error, as that code does; all others learn shares
 LIGHTGBM_GRID = [{"num_leaves": leaves, "min_data_per_group": 20, "cat_smooth": 5} for leaves in (63, 255)]
@@ -248,7 +255,7 @@ def _any_estimator(setting: Setting) -> Estimator:
 
 
 def _maps(setting: Setting):
-    from autobucket.cost_maps import CostMaps
+    from autobucket.costs.cost_maps import CostMaps
 
     return CostMaps.load(setting.maps)
 

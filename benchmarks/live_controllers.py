@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from autobucket.bench.config import LiveConfig
-from autobucket.bench.controllers import LiveController
+from autobucket.bench.bench_config import LiveConfig
+from autobucket.bench.live.queue_controllers import LiveController
 from autobucket.live import live
 from benchmarks._mpc import RESULTS, stamp
-from common.config import load_config, replaced
-from common.figures import COLORS, new_figure, save_figure
-from live_mpc import LiveMpc, Priced, commissioned
-from mpc_balancer.system_model import SystemModel
+from marca_common.config import load_config, replaced
+from marca_common.figures import COLORS, new_figure, save_figure
+from marca_loop.live_mpc import LiveMpc, Priced, commissioned
+from mpc_balancer.system_model.model import SystemModel
 
 FOLDER = Path("runs/benchmarks/live")
 

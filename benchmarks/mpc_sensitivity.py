@@ -13,12 +13,12 @@ import pandas as pd
 
 from benchmarks._mpc import RESULTS, stamp
 from benchmarks.controllers import BUDGET, system_model
-from common.figures import COLORS, new_figure, save_figure
-from common.progress import progress
+from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.progress import progress
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig
-from mpc_balancer.metrics import run_metrics
 from mpc_balancer.run import RunConfig, simulate
-from mpc_balancer.scenarios import load_scenarios, start_scenario
+from mpc_balancer.testbed.run_metrics import run_metrics
+from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 
 PAPER = {"mode": "paper", "alpha": 0.4, "beta": 8.0, "horizon": 10, "reading": "per_step"}
 OWN: dict[str, object] = {"mode": "asymmetric"}

@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._learners import PAPER, TABLES, Job, make_world, run_job
-from common.compute import set_threads
-from common.figures import new_figure, save_figure
-from common.files import write_text
-from common.run_folder import versions
-from common.tables import write_table
+from marca_common.compute import set_threads
+from marca_common.figures import new_figure, save_figure
+from marca_common.files import write_text
+from marca_common.run_folder import versions
+from marca_common.tables import write_table
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = RESULTS / "learner_runs.csv"

@@ -17,18 +17,18 @@ import pandas as pd
 import torch
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.data import Batch
-from awrq_mixer.hulls import scan
 from awrq_mixer.learners import LEARNERS
-from awrq_mixer.networks import Space, initialise
-from awrq_mixer.policy import HullPolicy
-from awrq_mixer.predictor import Predictor
-from common.compute import set_threads
-from common.encoding import StateEncoder
-from common.requests import RequestSpec
-from common.run_folder import versions
-from common.seeding import numpy_generator, torch_generator
-from common.tables import write_table
+from awrq_mixer.networks.agents import Space, initialise
+from awrq_mixer.serving.decide_kernels import scan
+from awrq_mixer.serving.policy import HullPolicy
+from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.training.training_log import Batch
+from marca_common.compute import set_threads
+from marca_common.encoding import StateEncoder
+from marca_common.requests import RequestSpec
+from marca_common.run_folder import versions
+from marca_common.seeding import numpy_generator, torch_generator
+from marca_common.tables import write_table
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY = {"user_value": 100, "placement": 6, "segment": 400, "idc": 2}

@@ -17,11 +17,11 @@ import pandas as pd
 import torch
 
 from benchmarks._mpc import RESULTS, commissioned_model, stamp, start_problems
-from common.figures import new_figure, save_figure
-from common.progress import progress
+from marca_common.figures import new_figure, save_figure
+from marca_common.progress import progress
 from mpc_balancer.config import ObjectiveConfig, SolverConfig
-from mpc_balancer.problem import Problem
-from mpc_balancer.solvers import solve
+from mpc_balancer.planning.control_problem import Problem
+from mpc_balancer.planning.solvers import solve
 
 OBJECTIVE = ObjectiveConfig(mode="paper", alpha=0.4, beta=8.0, horizon=10, reading="per_step")
 # Chosen by hand so that more work brings little; --tune searches around them.

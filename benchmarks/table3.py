@@ -14,12 +14,12 @@ import pandas as pd
 
 from benchmarks._mpc import RESULTS, stamp
 from benchmarks.controllers import BUDGET, pi_gains, system_model
-from common.figures import COLORS, new_figure, save_figure
-from common.progress import progress
+from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.progress import progress
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, PiConfig
-from mpc_balancer.metrics import run_metrics
 from mpc_balancer.run import RunConfig, simulate
-from mpc_balancer.scenarios import load_scenarios, start_scenario
+from mpc_balancer.testbed.run_metrics import run_metrics
+from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 
 EQ17 = ObjectiveConfig(mode="paper", alpha=0.4, beta=8.0, horizon=10, reading="per_step")
 WHOLE = EQ17.model_copy(update={"reading": "whole_horizon"})

@@ -16,8 +16,8 @@ import pandas as pd
 from benchmarks._learners import LEARNERS, TUNING, VARIANT_OF, Job, make_world, train_job, world_folder
 from benchmarks.paper_tables import _one_thread
 from cascade_world.world import load_truth
-from common.run_folder import versions
-from common.tables import write_table
+from marca_common.run_folder import versions
+from marca_common.tables import write_table
 
 RATES = ["optimiser.lr=0.001", "", "optimiser.lr=0.01"]
 NETWORK = [*RATES, "network.dropout=0.1", "optimiser.lr=0.01 network.dropout=0.1"]

@@ -22,12 +22,12 @@ import psutil
 from cascade_world.config import WorldConfig
 from cascade_world.describe import outcome_rate
 from cascade_world.generate import world_hash
-from cascade_world.logs import request_log
-from cascade_world.truth import compute_truth
+from cascade_world.mechanism.truth import compute_truth
+from cascade_world.records.request_log import request_log
 from cascade_world.world import World
-from common.config import load_config
-from common.run_folder import versions
-from common.tables import write_table
+from marca_common.config import load_config
+from marca_common.run_folder import versions
+from marca_common.tables import write_table
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from scipy.optimize import linprog
 
-from common.errors import UserError
+from marca_common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from common.config import Config
-from common.requests import RequestSpec
+from marca_common.config import Config
+from marca_common.requests import RequestSpec
 
 
 class StatesConfig(Config):

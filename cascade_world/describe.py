@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cascade_world import figures, properties
-from cascade_world.behaviour import Incumbent
 from cascade_world.config import WorldConfig
+from cascade_world.data_centre.world_plant import WorldPlant
+from cascade_world.data_centre.world_traffic import make_traffic
 from cascade_world.generate import world_hash
-from cascade_world.logs import arrival_times, request_log, request_luck, rule_prices
-from cascade_world.plant import WorldPlant
-from cascade_world.traffic import make_traffic
+from cascade_world.population.behaviour import Incumbent
+from cascade_world.portrait import properties
+from cascade_world.portrait import world_figures as figures
+from cascade_world.records.request_log import arrival_times, request_log, request_luck, rule_prices
 from cascade_world.world import World
-from common.cli import run_cli
-from common.progress import progress
-from common.run_folder import RunFolder
-from common.tables import write_table
+from marca_common.cli import run_cli
+from marca_common.progress import progress
+from marca_common.run_folder import RunFolder
+from marca_common.tables import write_table
 
 _FACTORS = np.array([0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0])
 

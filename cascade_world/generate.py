@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.config import WorldConfig
-from cascade_world.loadtest import loadtest_log
-from cascade_world.logs import request_log, system_log
-from cascade_world.traffic import make_traffic
-from cascade_world.truth import save_tables, truth_key
+from cascade_world.data_centre.world_traffic import make_traffic
+from cascade_world.mechanism.truth import save_tables, truth_key
+from cascade_world.records.load_tests import loadtest_log
+from cascade_world.records.request_log import request_log, system_log
 from cascade_world.world import Truth, World
-from common.cli import run_cli
-from common.config import content_hash, to_dict
-from common.run_folder import RunFolder
-from common.scores import ScoreMatrix, write_scores
-from common.seeding import numpy_generator
-from common.tables import write_table
+from marca_common.cli import run_cli
+from marca_common.config import content_hash, to_dict
+from marca_common.run_folder import RunFolder
+from marca_common.scores import ScoreMatrix, write_scores
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
 
 
 @dataclass

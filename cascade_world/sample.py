@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.config import Event, WorldConfig
-from cascade_world.loadtest import loadtest_log
-from cascade_world.logs import request_log, system_log
-from cascade_world.traffic import make_traffic
+from cascade_world.data_centre.world_traffic import make_traffic
+from cascade_world.records.load_tests import loadtest_log
+from cascade_world.records.request_log import request_log, system_log
 from cascade_world.world import World
-from common.cli import run_cli
-from common.files import write_text
-from common.scores import action_keys, state_keys
-from common.tables import write_table
+from marca_common.cli import run_cli
+from marca_common.files import write_text
+from marca_common.scores import action_keys, state_keys
+from marca_common.tables import write_table
 
 _DECIMALS = 4  # so that the last bits of a platform's exp() do not show
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cascade_world.actions import ActionSpace, compile_actions
-from cascade_world.catalogue import Catalogue, build_catalogue
-from cascade_world.classes import build_parameters, prediction_bias
 from cascade_world.config import WorldConfig
-from cascade_world.costs import build_costs
-from cascade_world.population import COLUMNS, Population, build_population
-from cascade_world.traffic import Traffic
-from cascade_world.truth import TruthTables, cached_truth, load_tables, truth_key
-from common.config import load_config
-from common.errors import UserError
-from common.requests import RequestSpec
+from cascade_world.data_centre.world_traffic import Traffic
+from cascade_world.mechanism.true_costs import build_costs
+from cascade_world.mechanism.truth import TruthTables, cached_truth, load_tables, truth_key
+from cascade_world.mechanism.world_actions import ActionSpace, compile_actions
+from cascade_world.population.catalogue import Catalogue, build_catalogue
+from cascade_world.population.classes import build_parameters, prediction_bias
+from cascade_world.population.population import COLUMNS, Population, build_population
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
 
 
 class World:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from common.config import Config
+from marca_common.config import Config
 
 
 class ColumnsConfig(Config):
@@ -144,7 +144,10 @@ class GainConfig(Config):
         0.7, gt=0, description="errors beyond this (log scale) are taken for faults, not gain"
     )
     saturated_cpu: float = Field(
-        85.0, gt=0, le=100, description="CPU readings at or above this, percent, may raise the correction but not lower it"
+        85.0,
+        gt=0,
+        le=100,
+        description="CPU readings at or above this, percent, may raise the correction but not lower it",
     )
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.cli import run_cli
-from common.figures import new_figure, save_figure
-from common.progress import progress
-from common.run_folder import RunFolder
+from marca_common.cli import run_cli
+from marca_common.figures import new_figure, save_figure
+from marca_common.progress import progress
+from marca_common.run_folder import RunFolder
 from mpc_balancer.config import EvaluateConfig
-from mpc_balancer.system_model import SystemModel
-from mpc_balancer.table import SystemData, from_frame, read_system
-from mpc_balancer.windows import make_windows
+from mpc_balancer.system_model.minute_table import SystemData, from_frame, read_system
+from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.system_model.training_windows import make_windows
 
 
 @dataclass
@@ -98,8 +98,8 @@ def _data(config: EvaluateConfig, model: SystemModel) -> SystemData:
     if config.table is not None:
         data = read_system(config.table, columns, list(model.services))
     else:
-        from mpc_balancer.commission import commission
-        from mpc_balancer.reference_plant import ReferenceConfig
+        from mpc_balancer.testbed.commissioning import commission
+        from mpc_balancer.testbed.reference_plant import ReferenceConfig
 
         data = from_frame(
             commission(

@@ -11,23 +11,23 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from common.cli import run_cli
-from common.compute import set_threads
-from common.config import Config
-from common.errors import UserError
-from common.run_folder import RunFolder
-from common.tables import write_table
+from marca_common.cli import run_cli
+from marca_common.compute import set_threads
+from marca_common.config import Config
+from marca_common.errors import UserError
+from marca_common.run_folder import RunFolder
+from marca_common.tables import write_table
 from mpc_balancer.config import ControllerConfig, TrainConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.controllers.base import PriceController
-from mpc_balancer.events import Calendar
-from mpc_balancer.loop import LoopResult, closed_loop
-from mpc_balancer.metrics import run_metrics
-from mpc_balancer.model_plant import ModelPlant
-from mpc_balancer.plots import plot_run
-from mpc_balancer.reference_plant import ReferenceConfig
-from mpc_balancer.scenarios import Scenario, ScenarioRun, start_scenario
-from mpc_balancer.system_model import SystemModel
+from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.testbed.control_loop import LoopResult, closed_loop
+from mpc_balancer.testbed.model_plant import ModelPlant
+from mpc_balancer.testbed.reference_plant import ReferenceConfig
+from mpc_balancer.testbed.run_figures import plot_run
+from mpc_balancer.testbed.run_metrics import run_metrics
+from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, start_scenario
 from mpc_balancer.train import train
 
 

@@ -11,23 +11,23 @@ import numpy as np
 import pandas as pd
 import torch
 
-from common.cli import run_cli
-from common.compute import resolve_device, set_threads
-from common.figures import new_figure, save_figure
-from common.progress import MetricsLog, progress
-from common.run_folder import RunFolder
-from mpc_balancer.autotune import PI_KINDS, tune_on_model
+from marca_common.cli import run_cli
+from marca_common.compute import resolve_device, set_threads
+from marca_common.figures import new_figure, save_figure
+from marca_common.progress import MetricsLog, progress
+from marca_common.run_folder import RunFolder
 from mpc_balancer.config import GainConfig, TrainConfig
+from mpc_balancer.controllers.pi_tuning import PI_KINDS, tune_on_model
 from mpc_balancer.evaluate import error_table
-from mpc_balancer.features import Features
-from mpc_balancer.fit import fit_network
-from mpc_balancer.forecast import fit_forecast
-from mpc_balancer.network import SystemNetwork
-from mpc_balancer.observer import run_observers, tune_observer
-from mpc_balancer.pricing import PriceScale
-from mpc_balancer.system_model import SystemModel
-from mpc_balancer.table import SystemData, from_frame, read_system
-from mpc_balancer.windows import Windows, make_windows
+from mpc_balancer.forecasting.traffic_forecast import fit_forecast
+from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.system_model.features import Features
+from mpc_balancer.system_model.minute_table import SystemData, from_frame, read_system
+from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.system_model.observer import run_observers, tune_observer
+from mpc_balancer.system_model.system_network import SystemNetwork
+from mpc_balancer.system_model.training_loop import fit_network
+from mpc_balancer.system_model.training_windows import Windows, make_windows
 
 log = logging.getLogger(__name__)
 _QUANTILES = np.array([0.05, 0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
@@ -69,8 +69,8 @@ def load_data(config: TrainConfig) -> SystemData:
     """The configured table, or days of the commissioned reference plant."""
     if config.table is not None:
         return read_system(config.table, config.columns, config.services)
-    from mpc_balancer.commission import commission
-    from mpc_balancer.reference_plant import ReferenceConfig
+    from mpc_balancer.testbed.commissioning import commission
+    from mpc_balancer.testbed.reference_plant import ReferenceConfig
 
     reference = ReferenceConfig()
     parts = config.commission_steps_per_minute
@@ -137,7 +137,7 @@ def _forecasts(data: SystemData, model: SystemModel, config: TrainConfig) -> dic
 
 def _operational_quantiles(model: SystemModel, data: SystemData, rate: float, trust: float) -> np.ndarray:
     """Quantiles (Q, S) of one-step errors when the coming minute's traffic is a forecast, as it is in operation."""
-    from mpc_balancer.forecast import Forecaster, TrafficForecast
+    from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
 
     errors = []
     for g, name in enumerate(data.groups):

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from common.config import Config
-from common.requests import RequestSpec
+from marca_common.config import Config
+from marca_common.requests import RequestSpec
 
 
 class ScoreSource(Config):

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.cli import run_cli
-from common.run_folder import RunFolder
-from common.tables import write_table
-from revenue_sim import quota
-from revenue_sim.allocate import allocate
+from marca_common.cli import run_cli
+from marca_common.run_folder import RunFolder
+from marca_common.tables import write_table
+from revenue_sim.allocation.one_budget import allocate
 from revenue_sim.config import EvaluateConfig
-from revenue_sim.mix import action_mix
-from revenue_sim.score_files import load_costs, load_scores, mean_scores, read_allocation
-from revenue_sim.score_files import total as all_services
+from revenue_sim.judging.action_mix import action_mix
+from revenue_sim.judging.score_files import load_costs, load_scores, mean_scores, read_allocation
+from revenue_sim.judging.score_files import total as all_services
+from revenue_sim.quotas import quota
 
 
 @dataclass

@@ -19,14 +19,14 @@ from pydantic import Field, field_validator
 from scipy.special import softmax
 from scipy.stats import norm
 
-from common.cli import run_cli
-from common.config import Config
-from common.errors import UserError
-from common.requests import RequestSpec
-from common.run_folder import RunFolder
-from common.tables import write_table
+from marca_common.cli import run_cli
+from marca_common.config import Config
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.run_folder import RunFolder
+from marca_common.tables import write_table
 from revenue_sim.config import ScoreSource, _as_source
-from revenue_sim.score_files import load_costs, load_scores, mean_scores, state_rows, total
+from revenue_sim.judging.score_files import load_costs, load_scores, mean_scores, state_rows, total
 
 log = logging.getLogger(__name__)
 

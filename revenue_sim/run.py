@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.cli import run_cli
-from common.errors import UserError
-from common.progress import progress
-from common.requests import RequestSpec
-from common.run_folder import RunFolder
-from common.seeding import numpy_generator
-from common.tables import write_table
-from revenue_sim import figures, quota, returns
-from revenue_sim.allocate import allocate, check_budget
+from marca_common.cli import run_cli
+from marca_common.errors import UserError
+from marca_common.progress import progress
+from marca_common.requests import RequestSpec
+from marca_common.run_folder import RunFolder
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
+from revenue_sim.allocation.one_budget import allocate, check_budget
 from revenue_sim.config import RunConfig
-from revenue_sim.curves import Curves, budget_curves
-from revenue_sim.mix import action_mix
-from revenue_sim.score_files import (
+from revenue_sim.judging import offline_figures as figures
+from revenue_sim.judging import return_pct as returns
+from revenue_sim.judging.action_mix import action_mix
+from revenue_sim.judging.budget_curves import Curves, budget_curves
+from revenue_sim.judging.score_files import (
     Demand,
     demand_of_log,
     load_costs,
@@ -32,6 +33,7 @@ from revenue_sim.score_files import (
     read_demand,
     total,
 )
+from revenue_sim.quotas import quota
 
 
 @dataclass

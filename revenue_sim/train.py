@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from common.checkpoint import load_checkpoint, save_checkpoint
-from common.cli import run_cli
-from common.compute import set_threads
-from common.config import Config
-from common.errors import UserError
-from common.progress import MetricsLog, progress
-from common.requests import RequestSpec
-from common.run_folder import RunFolder
-from common.scores import ScoreMatrix, write_scores
-from common.seeding import numpy_generator
-from common.tables import write_table
-from revenue_sim import returns
-from revenue_sim.nets import NetConfig, NetModel, fit_net
-from revenue_sim.train_figures import calibration_figure
-from revenue_sim.trees import TreeModel, TreesConfig, fit_trees
+from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.cli import run_cli
+from marca_common.compute import set_threads
+from marca_common.config import Config
+from marca_common.errors import UserError
+from marca_common.progress import MetricsLog, progress
+from marca_common.requests import RequestSpec
+from marca_common.run_folder import RunFolder
+from marca_common.scores import ScoreMatrix, write_scores
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
+from revenue_sim.ground_truth.calibration_figure import calibration_figure
+from revenue_sim.ground_truth.nets import NetConfig, NetModel, fit_net
+from revenue_sim.ground_truth.trees import TreeModel, TreesConfig, fit_trees
+from revenue_sim.judging import return_pct as returns
 
 _KINDS: dict[str, Any] = {"trees": TreeModel, "net": NetModel}
 

@@ -22,7 +22,7 @@ def small_world(tmp_path_factory, worker_id) -> Path:
     """Run folder of ``configs/cascade_world/small.yaml``; parallel test workers share it."""
     from cascade_world.config import WorldConfig
     from cascade_world.generate import generate
-    from common.config import load_config
+    from marca_common.config import load_config
 
     root = tmp_path_factory.getbasetemp()
     root = root if worker_id == "master" else root.parent

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from common.config import _inner_model, load_config
+from marca_common.config import _inner_model, load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # folder or file → (module, class); a file's own entry beats its folder's
 TYPES = {
-    "demo.yaml": ("orchestrate", "Orchestration"),
-    "paper.yaml": ("orchestrate", "Orchestration"),
-    "smoke.yaml": ("orchestrate", "Orchestration"),
-    "live_mpc.yaml": ("live_mpc", "LiveMpc"),
+    "demo.yaml": ("marca_loop.orchestrate", "Orchestration"),
+    "paper.yaml": ("marca_loop.orchestrate", "Orchestration"),
+    "smoke.yaml": ("marca_loop.orchestrate", "Orchestration"),
+    "live_mpc.yaml": ("marca_loop.live_mpc", "LiveMpc"),
     "cascade_world": ("cascade_world.config", "WorldConfig"),
     "awrq_mixer": ("awrq_mixer.config", "TrainConfig"),
     "awrq_mixer/predict.yaml": ("awrq_mixer.config", "PredictConfig"),
@@ -23,11 +23,11 @@ TYPES = {
     "autobucket": ("autobucket.config", "TrainConfig"),
     "autobucket/predict.yaml": ("autobucket.config", "PredictConfig"),
     "autobucket/evaluate.yaml": ("autobucket.config", "EvaluateConfig"),
-    "autobucket/costs.yaml": ("autobucket.cost_config", "FitCostsConfig"),
-    "autobucket/costs_three_stage.yaml": ("autobucket.cost_config", "FitCostsConfig"),
-    "autobucket/testbench.yaml": ("autobucket.bench.config", "TestbenchConfig"),
-    "autobucket/testbench_quick.yaml": ("autobucket.bench.config", "TestbenchConfig"),
-    "autobucket/live.yaml": ("autobucket.bench.config", "LiveConfig"),
+    "autobucket/costs.yaml": ("autobucket.costs.cost_config", "FitCostsConfig"),
+    "autobucket/costs_three_stage.yaml": ("autobucket.costs.cost_config", "FitCostsConfig"),
+    "autobucket/testbench.yaml": ("autobucket.bench.bench_config", "TestbenchConfig"),
+    "autobucket/testbench_quick.yaml": ("autobucket.bench.bench_config", "TestbenchConfig"),
+    "autobucket/live.yaml": ("autobucket.bench.bench_config", "LiveConfig"),
     "mpc_balancer/train.yaml": ("mpc_balancer.config", "TrainConfig"),
     "mpc_balancer/paper_table.yaml": ("mpc_balancer.config", "TrainConfig"),
     "mpc_balancer/evaluate.yaml": ("mpc_balancer.config", "EvaluateConfig"),

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import live_mpc
-from autobucket.bench.controllers import Observation
+from autobucket.bench.live.queue_controllers import Observation
 from autobucket.live import live
-from common.config import load_config
-from live_mpc import LiveMpc, Priced, measurement
+from marca_common.config import load_config
+from marca_loop import live_mpc
+from marca_loop.live_mpc import LiveMpc, Priced, measurement
 from tests.autobucket.bench_fakes import FakeTarget
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.config import load_config
-from common.errors import UserError
-from common.files import read_json
-from orchestrate import Orchestration
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.files import read_json
+from marca_loop.orchestrate import Orchestration
 
 REPOSITORY = Path(__file__).parents[1]
 SMOKE = REPOSITORY / "configs/smoke.yaml"

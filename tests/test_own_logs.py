@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from awrq_mixer.policy import HullPolicy
-from common.files import read_json
+from awrq_mixer.serving.policy import HullPolicy
+from marca_common.files import read_json
 
 REPOSITORY = Path(__file__).parents[1]
 TABLES = {"requests": "logs/requests.parquet", "loadtest": "logs/loadtest.csv", "system": "logs/system.parquet"}

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from awrq_mixer.policy import HullPolicy
+from awrq_mixer.serving.policy import HullPolicy
 from cascade_world.world import load_truth
-from revenue_sim.allocate import allocate
+from revenue_sim.allocation.one_budget import allocate
 
 
 def test_true_q_and_c_at_the_clairvoyant_price_earn_the_lp_value(small_world):

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.data import Batch
 from awrq_mixer.equations import adaptive_weights, chosen, credit_weights
 from awrq_mixer.learners.qmix import QMIX
-from awrq_mixer.mixers import MonotonicMixer
+from awrq_mixer.networks.mixers import MonotonicMixer
+from awrq_mixer.training.training_log import Batch
 
 
 class AWRQMixer(QMIX):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from awrq_mixer.learners.awrq_mixer import AWRQMixer
-from awrq_mixer.mixers import MonotonicMixer
+from awrq_mixer.networks.mixers import MonotonicMixer
 
 
 class AWRQNoSMC(AWRQMixer):

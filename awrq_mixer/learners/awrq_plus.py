@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.data import Batch
-from awrq_mixer.latent_classes import ClassNet, Evidence
 from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks import Space
-from common.errors import UserError
+from awrq_mixer.networks.agents import Space
+from awrq_mixer.networks.latent_classes import ClassNet, Evidence
+from awrq_mixer.training.training_log import Batch
+from marca_common.errors import UserError
 
 LEAST_SIGNAL = 1e-3  # smallest surrogate that has a logarithm, as a share of its mean
 _MEMORY = {"key": torch.int64, "start": torch.int64, "codes": torch.int32, "numbers": torch.float32}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.data import Batch
 from awrq_mixer.equations import elementwise_loss, link
-from awrq_mixer.networks import Space
+from awrq_mixer.networks.agents import Space
+from awrq_mixer.training.training_log import Batch
 
 
 class Learner(nn.Module, ABC):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.data import Batch
 from awrq_mixer.equations import chosen, td_target
 from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks import StateHeads
+from awrq_mixer.networks.agents import StateHeads
+from awrq_mixer.training.training_log import Batch
 
 
 class DQN(Learner):

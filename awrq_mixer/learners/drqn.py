@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.data import Batch
 from awrq_mixer.learners.dqn import DQN
-from awrq_mixer.networks import RecurrentAgent
+from awrq_mixer.networks.agents import RecurrentAgent
+from awrq_mixer.training.training_log import Batch
 
 
 class DRQN(DQN):

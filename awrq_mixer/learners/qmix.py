@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import nn
 
 from awrq_mixer.learners.vdn import VDN
-from awrq_mixer.mixers import MonotonicMixer
+from awrq_mixer.networks.mixers import MonotonicMixer
 
 
 class QMIX(VDN):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.data import Batch
 from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks import OwnInit, SeededDropout, Space, StateNet
+from awrq_mixer.networks.agents import OwnInit, SeededDropout, Space, StateNet
+from awrq_mixer.training.training_log import Batch
 
 
 class Regression(Learner):

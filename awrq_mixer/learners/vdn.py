@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.data import Batch
 from awrq_mixer.equations import chosen
 from awrq_mixer.learners.base import Learner
-from awrq_mixer.mixers import VDNMixer
-from awrq_mixer.networks import RecurrentAgent
+from awrq_mixer.networks.agents import RecurrentAgent
+from awrq_mixer.networks.mixers import VDNMixer
+from awrq_mixer.training.training_log import Batch
 
 
 class VDN(Learner):

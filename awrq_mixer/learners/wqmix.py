@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.data import Batch
 from awrq_mixer.equations import central_weights, optimistic_weights
 from awrq_mixer.learners.qmix import QMIX
-from awrq_mixer.networks import StateNet, mlp
+from awrq_mixer.networks.agents import StateNet, mlp
+from awrq_mixer.training.training_log import Batch
 
 
 class WQMIX(QMIX):

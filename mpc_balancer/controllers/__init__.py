@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.errors import UserError
+from marca_common.errors import UserError
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers.base import PriceController
 from mpc_balancer.controllers.bisection import BisectionController
@@ -17,9 +17,9 @@ from mpc_balancer.controllers.mpc import MpcController
 from mpc_balancer.controllers.pi import PiController
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
 from mpc_balancer.controllers.pi_forecast import PiForecastController
-from mpc_balancer.events import Calendar
-from mpc_balancer.pricing import PriceScale
-from mpc_balancer.system_model import SystemModel
+from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.system_model.model import SystemModel
 
 CONTROLLERS: dict[str, type[PriceController]] = {
     "mpc": MpcController,

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.errors import UserError
-from common.protocols import Measurement
+from marca_common.errors import UserError
+from marca_common.protocols import Measurement
 from mpc_balancer.config import ControllerConfig
-from mpc_balancer.events import Calendar
-from mpc_balancer.pricing import PriceScale
-from mpc_balancer.reading import Checks, Reading
-from mpc_balancer.system_model import SystemModel
+from mpc_balancer.controllers.checked_reading import Checks, Reading
+from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.system_model.model import SystemModel
 
 
 class PriceController(ABC):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mpc_balancer.controllers.base import PriceController
-from mpc_balancer.reading import Reading
+from mpc_balancer.controllers.checked_reading import Reading
 
 
 class BisectionController(PriceController):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from common.errors import UserError
+from marca_common.errors import UserError
 from mpc_balancer.controllers.base import PriceController
-from mpc_balancer.reading import Reading
+from mpc_balancer.controllers.checked_reading import Reading
 
 Preview = Callable[[np.ndarray], np.ndarray]  # prices (L,) → the true CPU (S,) of the coming interval
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mpc_balancer.controllers.base import PriceController
-from mpc_balancer.reading import Reading
+from mpc_balancer.controllers.checked_reading import Reading
 
 
 class FixedController(PriceController):

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from marca_common.errors import UserError
 from mpc_balancer.config import SolverConfig
 from mpc_balancer.controllers.base import PriceController
+from mpc_balancer.controllers.checked_reading import Reading
+from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
-from mpc_balancer.delay import DelayDetector
-from mpc_balancer.forecast import Forecaster, TrafficForecast
-from mpc_balancer.objective import Start
-from mpc_balancer.observer import Observer
-from mpc_balancer.problem import Problem
-from mpc_balancer.reading import Reading
-from mpc_balancer.solvers import solve
-from mpc_balancer.solvers.seeds import shifted
+from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
+from mpc_balancer.planning.control_problem import Problem
+from mpc_balancer.planning.objective import Start
+from mpc_balancer.planning.solvers import solve
+from mpc_balancer.planning.solvers.seeds import shifted
+from mpc_balancer.system_model.observer import Observer
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from mpc_balancer.controllers.base import PriceController
-from mpc_balancer.pi_law import CostCurve, PiGains, pi_step
-from mpc_balancer.reading import Reading
+from mpc_balancer.controllers.checked_reading import Reading
+from mpc_balancer.controllers.pi_law import CostCurve, PiGains, pi_step
 
 
 class PiController(PriceController):

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from marca_common.errors import UserError
+from mpc_balancer.controllers.checked_reading import Reading
 from mpc_balancer.controllers.pi import PiController
-from mpc_balancer.forecast import Forecaster, TrafficForecast
-from mpc_balancer.pi_law import CostCurve, PiGains
-from mpc_balancer.reading import Reading
+from mpc_balancer.controllers.pi_law import CostCurve, PiGains
+from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
 
 
 class PiFeedforwardController(PiController):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
-from mpc_balancer.forecast import TrafficForecast
+from mpc_balancer.forecasting.traffic_forecast import TrafficForecast
 
 
 class PiForecastController(PiFeedforwardController):

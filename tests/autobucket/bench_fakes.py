@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from autobucket.bench.target import Reply
+from autobucket.bench.target.interface import Reply
 
 CHANNEL_MS = {"similar": 0.4, "popular": 0.3, "behaviour": 0.5, "graph": 0.6}
 MISBEHAVING = """

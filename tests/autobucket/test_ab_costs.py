@@ -10,12 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobucket.cost_config import ActionsConfig, FitCostsConfig
-from autobucket.cost_maps import CostMaps, cost_per_request
+from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
+from autobucket.costs.cost_maps import CostMaps, cost_per_request
+from autobucket.costs.isotonic import (
+    choose_knots,
+    interpolate,
+    isotonic_curve,
+    nonnegative_least_squares,
+    pava,
+    ramp_basis,
+)
 from autobucket.fit_costs import fit_costs, fit_service
-from autobucket.isotonic import choose_knots, interpolate, isotonic_curve, nonnegative_least_squares, pava, ramp_basis
-from common.config import load_config
-from common.errors import UserError
+from marca_common.config import load_config
+from marca_common.errors import UserError
 from tests.autobucket.conftest import ACTIONS, SETS, make_loadtest, true_cost
 from tests.reference.isotonic_reference import isotonic_by_max_min
 
@@ -215,7 +222,7 @@ def test_a_map_survives_its_file(fitted):
 
 
 def test_shipped_costs_config_fits_the_request_spec():
-    from common.requests import RequestSpec
+    from marca_common.requests import RequestSpec
 
     load_config(FitCostsConfig, "configs/autobucket/costs.yaml").actions.check_spec(RequestSpec())
 

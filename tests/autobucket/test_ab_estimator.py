@@ -11,21 +11,21 @@ import torch
 
 from autobucket import train as training
 from autobucket.config import EvaluateConfig, ModelConfig, PredictConfig, TaskConfig, TrainConfig
-from autobucket.cost_config import ActionsConfig, FitCostsConfig
-from autobucket.cost_maps import CostMaps
-from autobucket.cost_model import CostModel
-from autobucket.data import split
-from autobucket.estimator import Estimator
+from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
+from autobucket.costs.cost_maps import CostMaps
+from autobucket.costs.cost_model import CostModel
 from autobucket.evaluate import binary_metrics, evaluate, regression_metrics
 from autobucket.fit_costs import fit_costs
-from autobucket.model import ActionResultModel, cross_v1, cross_v2
 from autobucket.predict import predict
-from autobucket.tasks import Task
-from common.checkpoint import save_checkpoint
-from common.config import load_config
-from common.errors import UserError
-from common.requests import RequestSpec
-from common.scores import read_scores
+from autobucket.results.estimator import Estimator
+from autobucket.results.log_rows import split
+from autobucket.results.result_network import ActionResultModel, cross_v1, cross_v2
+from autobucket.results.tasks import Task
+from marca_common.checkpoint import save_checkpoint
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.scores import read_scores
 from tests.autobucket.conftest import ACTIONS, make_loadtest, make_log
 
 TASKS = {"retrieved": {}, "preranked": {"loss": "poisson"}, "clicks": {"loss": "bce"}}

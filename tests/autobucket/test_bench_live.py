@@ -10,8 +10,9 @@ import threading
 import numpy as np
 import pytest
 
-from autobucket.bench.config import LiveConfig
-from autobucket.bench.controllers import (
+from autobucket.bench.bench_config import LiveConfig
+from autobucket.bench.live.live_loop import arrival_times, planned_qps
+from autobucket.bench.live.queue_controllers import (
     CostCurve,
     FeedForwardController,
     FixedController,
@@ -20,11 +21,10 @@ from autobucket.bench.controllers import (
     Scale,
     make_controller,
 )
-from autobucket.bench.live_loop import arrival_times, planned_qps
-from autobucket.bench.run_async import run_async
+from autobucket.bench.measuring.run_async import run_async
 from autobucket.live import live, main, summarise
-from common.config import load_config
-from common.errors import UserError
+from marca_common.config import load_config
+from marca_common.errors import UserError
 from tests.autobucket.bench_fakes import FakeTarget
 
 CURVE = CostCurve(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))

@@ -11,8 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobucket.bench.buckets import choose_buckets, make_buckets, quantile_edges, replay_sample, target_aware_edges
-from autobucket.bench.clocks import (
+from autobucket.bench.bench_config import BucketsConfig, TestbenchConfig, TrafficConfig
+from autobucket.bench.findings.result_predictor import ResultPredictor
+from autobucket.bench.measuring.bench_requests import make_requests, payloads
+from autobucket.bench.measuring.buckets import (
+    choose_buckets,
+    make_buckets,
+    quantile_edges,
+    replay_sample,
+    target_aware_edges,
+)
+from autobucket.bench.measuring.load import schedule
+from autobucket.bench.measuring.records import standard_error_pct
+from autobucket.bench.target.clocks import (
     CgroupClock,
     MachineReading,
     ThreadClock,
@@ -21,15 +32,10 @@ from autobucket.bench.clocks import (
     process_seconds,
     read_machine,
 )
-from autobucket.bench.config import BucketsConfig, TestbenchConfig, TrafficConfig
-from autobucket.bench.http_client import parse_response
-from autobucket.bench.load import schedule
-from autobucket.bench.prediction import ResultPredictor
-from autobucket.bench.records import standard_error_pct
-from autobucket.bench.traffic import make_requests, payloads
-from common.config import load_config
-from common.errors import UserError
-from common.seeding import numpy_generator
+from autobucket.bench.target.http_client import parse_response
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.seeding import numpy_generator
 
 
 @pytest.mark.parametrize("kind", ["poisson", "jittered", "constant"])
@@ -182,7 +188,7 @@ def test_tree_clock_gives_each_service_its_own_tree(monkeypatch):
     ranking = fake_process(4, [ranking_worker])
     front = fake_process(2, [worker, ranking])
     processes = {2: front, 4: ranking}
-    monkeypatch.setattr("autobucket.bench.clocks.psutil.Process", lambda pid: processes[pid])
+    monkeypatch.setattr("autobucket.bench.target.clocks.psutil.Process", lambda pid: processes[pid])
     seconds = {2: 1.0, 3: 0.5, 4: 7.0, 5: 0.25}
     clock = TreeClock({"front": 2, "ranking": 4}, lambda process: seconds[process.pid])
     assert clock.read() == {"front": 1.5, "ranking": 7.25}
@@ -293,11 +299,11 @@ def test_streams_do_not_depend_on_each_other():
 
 
 def test_the_estimators_own_cost_is_measured(tmp_path):
-    from autobucket.bench.estimator_cost import estimator_cost
+    from autobucket.bench.findings.estimator_cost import estimator_cost
     from autobucket.config import TrainConfig
-    from autobucket.estimator import Estimator, build_model
-    from autobucket.tasks import Task
-    from common.encoding import StateEncoder
+    from autobucket.results.estimator import Estimator, build_model
+    from autobucket.results.tasks import Task
+    from marca_common.encoding import StateEncoder
 
     config = load_config(TrainConfig, "configs/autobucket/smoke.yaml")
     frame = pd.DataFrame(

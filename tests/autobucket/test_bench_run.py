@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from autobucket.bench.analysis import service_costs, why_not
-from autobucket.bench.config import TestbenchConfig
-from autobucket.bench.records import read_journal
-from autobucket.cost_config import FitCostsConfig
+from autobucket.bench.bench_config import TestbenchConfig
+from autobucket.bench.findings.analysis import service_costs, why_not
+from autobucket.bench.measuring.records import read_journal
+from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.fit_costs import fit_costs
 from autobucket.testbench import main
 from autobucket.testbench import testbench as run_bench
-from common.config import load_config
-from common.errors import UserError
+from marca_common.config import load_config
+from marca_common.errors import UserError
 from tests.autobucket.bench_fakes import FakeTarget, true_cost_ms
 
 TINY = [

@@ -14,15 +14,15 @@ import time
 import psutil
 import pytest
 
-from autobucket.bench.callable_target import CallableTarget, load_callable
-from autobucket.bench.campaign import Campaign
-from autobucket.bench.config import AccountingConfig, TargetConfig, TestbenchConfig
-from autobucket.bench.http_target import HttpTarget
-from autobucket.bench.lifecycle import Child
-from autobucket.bench.load import Budget, drive, schedule
-from autobucket.bench.machine import Placement, place
-from common.config import load_config
-from common.errors import UserError
+from autobucket.bench.bench_config import AccountingConfig, TargetConfig, TestbenchConfig
+from autobucket.bench.measuring.campaign import Campaign
+from autobucket.bench.measuring.load import Budget, drive, schedule
+from autobucket.bench.target.callable_target import CallableTarget, load_callable
+from autobucket.bench.target.http_target import HttpTarget
+from autobucket.bench.target.lifecycle import Child
+from autobucket.bench.target.machine import Placement, place
+from marca_common.config import load_config
+from marca_common.errors import UserError
 from tests.autobucket.bench_fakes import MISBEHAVING, burn
 
 REQUEST = {
@@ -185,9 +185,9 @@ def test_a_child_takes_its_whole_group_along(tmp_path):
 
 BENCH = """
 import sys
-from autobucket.bench.campaign import Campaign
-from autobucket.bench.config import TestbenchConfig
-from autobucket.bench.machine import Placement
+from autobucket.bench.measuring.campaign import Campaign
+from autobucket.bench.bench_config import TestbenchConfig
+from autobucket.bench.target.machine import Placement
 from pathlib import Path
 config = TestbenchConfig(load={"warmup_s": 30, "rates": [20]})
 Campaign(config, Path(sys.argv[1]), Placement(None, None, 1), resume=False).run()

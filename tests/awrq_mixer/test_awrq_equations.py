@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from awrq_mixer import equations as eq
-from common.seeding import torch_generator
+from marca_common.seeding import torch_generator
 
 
 def test_td_target_adds_the_discounted_next_value():

@@ -8,9 +8,9 @@ from torch import nn
 
 from awrq_mixer.config import MixerConfig, NetworkConfig
 from awrq_mixer.equations import central_weights, optimistic_weights
-from awrq_mixer.mixers import MonotonicMixer, VDNMixer
-from awrq_mixer.networks import Space, initialise
-from common.seeding import torch_generator
+from awrq_mixer.networks.agents import Space, initialise
+from awrq_mixer.networks.mixers import MonotonicMixer, VDNMixer
+from marca_common.seeding import torch_generator
 
 CLIMB = torch.tensor([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from awrq_mixer import metrics
 from awrq_mixer.config import EvaluateConfig, TrainConfig
-from awrq_mixer.data import load_log
 from awrq_mixer.evaluate import evaluate, evaluate_scores
 from awrq_mixer.train import train
-from awrq_mixer.validation import comparison_groups, make_validation_set, shape_gain
-from common.errors import UserError
-from common.requests import RequestSpec
-from common.scores import ScoreMatrix, write_scores
+from awrq_mixer.training.training_log import load_log
+from awrq_mixer.training.validation import comparison_groups, make_validation_set, shape_gain
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.scores import ScoreMatrix, write_scores
+from marca_measures import score_metrics as metrics
 
 
 def test_within_state_spearman_by_hand():

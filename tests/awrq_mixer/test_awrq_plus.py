@@ -12,12 +12,12 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.data import Batch, batches, load_log, make_batch
-from awrq_mixer.latent_classes import Evidence
-from awrq_mixer.metrics import within_state_spearman
-from awrq_mixer.predictor import Predictor
+from awrq_mixer.networks.latent_classes import Evidence
+from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import make_learner, train
-from common.requests import RequestSpec
+from awrq_mixer.training.training_log import Batch, batches, load_log, make_batch
+from marca_common.requests import RequestSpec
+from marca_measures.score_metrics import within_state_spearman
 
 
 def _evidence(residual, variance):

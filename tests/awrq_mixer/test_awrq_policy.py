@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from awrq_mixer.hulls import candidates, chain, pareto, scan
-from awrq_mixer.policy import HullPolicy
-from common.errors import UserError
+from awrq_mixer.serving.decide_kernels import candidates, chain, pareto, scan
+from awrq_mixer.serving.policy import HullPolicy
+from marca_common.errors import UserError
 
 
 def _problem(seed: int, services: int, size: int = 12, joint: int = 60, coarse: bool = False):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from awrq_mixer.stagewise import decide_by_stage, stagewise_loss
-from common.requests import RequestSpec
+from awrq_mixer.serving.stagewise import decide_by_stage, stagewise_loss
+from marca_common.requests import RequestSpec
 
 SPEC = RequestSpec(
     state={"x": "category"},

@@ -10,12 +10,12 @@ from scipy.stats import rankdata
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import LEARNERS
-from awrq_mixer.predictor import Predictor
+from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import train
-from awrq_mixer.training_state import TrainingState
-from common.errors import UserError
-from common.requests import RequestSpec
-from common.run_folder import RunFolder
+from awrq_mixer.training.training_state import TrainingState
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.run_folder import RunFolder
 
 
 def _config(small_config, **changes) -> TrainConfig:

@@ -6,7 +6,7 @@ import pytest
 
 from cascade_world.config import WorldConfig
 from cascade_world.world import World
-from common.config import load_config
+from marca_common.config import load_config
 
 SMALL = "configs/cascade_world/small.yaml"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_world.cascade import STATS, _auction, _draw_candidates, class_sums, serve_requests
-from cascade_world.luck import GOLDEN, NORMALS, mix64
-from cascade_world.truth import _kernel_arrays
+from cascade_world.mechanism.cascade import STATS, _auction, _draw_candidates, class_sums, serve_requests
+from cascade_world.mechanism.request_luck import GOLDEN, NORMALS, mix64
+from cascade_world.mechanism.truth import _kernel_arrays
 from tests.reference.cascade_reference import auction_by_hand, expected_outcome
 
 CELLS = ["q", "p0", "clicks", "spend", "spend2", "impressions", "retrieved", "preranked"]

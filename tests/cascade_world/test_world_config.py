@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cascade_world.actions import compile_actions
 from cascade_world.config import WorldConfig
-from cascade_world.costs import build_costs
-from common.config import load_config
-from common.errors import UserError
-from common.files import write_json
+from cascade_world.mechanism.true_costs import build_costs
+from cascade_world.mechanism.world_actions import compile_actions
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.files import write_json
 
 WORLDS = sorted(Path("configs/cascade_world").glob("*.yaml"))
 

@@ -8,7 +8,7 @@ import pytest
 
 from cascade_world.describe import describe
 from cascade_world.generate import world_hash
-from common.errors import UserError
+from marca_common.errors import UserError
 
 
 def test_describe_a_small_world(make_config, tmp_path):

@@ -10,21 +10,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascade_world.behaviour import LoggingPolicy
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
-from cascade_world.loadtest import degraded_lengths, loadtest_schema
-from cascade_world.logs import request_log, serve
-from cascade_world.luck import hash_columns
-from cascade_world.properties import sample_states
+from cascade_world.mechanism.request_luck import hash_columns
+from cascade_world.population.behaviour import LoggingPolicy
+from cascade_world.portrait.properties import sample_states
+from cascade_world.records.load_tests import degraded_lengths, loadtest_schema
+from cascade_world.records.request_log import request_log, serve
 from cascade_world.sample import sample
 from cascade_world.world import World, load_truth
-from common.config import dump_yaml, load_config
-from common.errors import UserError
-from common.requests import RequestSpec
-from common.scores import read_scores
-from common.system import system_schema
-from common.tables import read_table
+from marca_common.config import dump_yaml, load_config
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.scores import read_scores
+from marca_common.system import system_schema
+from marca_common.tables import read_table
 
 
 @pytest.fixture(scope="module")

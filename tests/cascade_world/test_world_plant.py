@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_world.plant import WorldPlant
-from cascade_world.traffic import make_traffic
+from cascade_world.data_centre.world_plant import WorldPlant
+from cascade_world.data_centre.world_traffic import make_traffic
 from cascade_world.world import World
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_world.behaviour import LoggingPolicy
-from cascade_world.logs import serve
-from cascade_world.luck import hash_columns
-from cascade_world.plant import WorldPlant
-from cascade_world.properties import sample_states
-from cascade_world.traffic import make_traffic
+from cascade_world.data_centre.world_plant import WorldPlant
+from cascade_world.data_centre.world_traffic import make_traffic
+from cascade_world.mechanism.request_luck import hash_columns
+from cascade_world.population.behaviour import LoggingPolicy
+from cascade_world.portrait.properties import sample_states
+from cascade_world.records.request_log import serve
 from cascade_world.world import World
-from common.seeding import integer_seed
+from marca_common.seeding import integer_seed
 
 
 def snips(weight: np.ndarray, reward: np.ndarray) -> tuple[float, float]:

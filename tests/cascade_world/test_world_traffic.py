@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from cascade_world.config import Event
-from cascade_world.traffic import day_shape, make_traffic, read_trace
-from common.errors import UserError
+from cascade_world.data_centre.world_traffic import day_shape, make_traffic, read_trace
+from marca_common.errors import UserError
 
 
 def test_day_has_its_peak_and_its_night(make_config):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_world import properties
 from cascade_world.allocation import clairvoyant, static_mixture
-from cascade_world.truth import compute_truth, load_tables, save_tables, truth_key
+from cascade_world.mechanism.truth import compute_truth, load_tables, save_tables, truth_key
+from cascade_world.portrait import properties
 from cascade_world.world import Truth, World
-from common.errors import UserError
+from marca_common.errors import UserError
 
 
 def test_same_bytes_for_any_number_of_workers(make_config):

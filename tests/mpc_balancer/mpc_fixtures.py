@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from mpc_balancer.config import ColumnsConfig, ObjectiveConfig, TrainConfig
-from mpc_balancer.features import Features
-from mpc_balancer.network import SystemNetwork
-from mpc_balancer.objective import Start
-from mpc_balancer.pricing import PriceScale
-from mpc_balancer.problem import Problem
-from mpc_balancer.system_model import SystemModel
+from mpc_balancer.planning.control_problem import Problem
+from mpc_balancer.planning.objective import Start
+from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.system_model.features import Features
+from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.system_model.system_network import SystemNetwork
 from mpc_balancer.train import fit_model, load_data
 
 

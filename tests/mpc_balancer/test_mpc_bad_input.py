@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 from mpc_fixtures import random_model
 
-from common.config import load_config
-from common.errors import UserError
+from marca_common.config import load_config
+from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig, ControllerConfig, EvaluateConfig, TrainConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.evaluate import evaluate
-from mpc_balancer.events import Calendar
-from mpc_balancer.scenarios import load_scenarios
-from mpc_balancer.table import from_frame, read_system
-from mpc_balancer.traffic import trace_traffic
+from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.system_model.minute_table import from_frame, read_system
+from mpc_balancer.testbed.scenarios import load_scenarios
+from mpc_balancer.testbed.test_traffic import trace_traffic
 from mpc_balancer.train import fit_model
 
 SERVICES = ["retrieval", "ranking"]

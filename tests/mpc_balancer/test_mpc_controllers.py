@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from mpc_fixtures import random_model, trained_model
 
-from common.protocols import Measurement
+from marca_common.protocols import Measurement
 from mpc_balancer.config import ControllerConfig, GainConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig
 from mpc_balancer.controllers import CONTROLLERS, make_controller
-from mpc_balancer.delay import DelayDetector
-from mpc_balancer.loop import closed_loop
-from mpc_balancer.metrics import over_utilisation, recoveries, run_metrics, utilisation
-from mpc_balancer.model_plant import ModelPlant
-from mpc_balancer.observer import GainTracker, Observer
-from mpc_balancer.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
+from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.run import broken
-from mpc_balancer.traffic import TrafficConfig, synthetic_traffic
+from mpc_balancer.system_model.observer import GainTracker, Observer
+from mpc_balancer.testbed.control_loop import closed_loop
+from mpc_balancer.testbed.model_plant import ModelPlant
+from mpc_balancer.testbed.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
+from mpc_balancer.testbed.run_metrics import over_utilisation, recoveries, run_metrics, utilisation
+from mpc_balancer.testbed.test_traffic import TrafficConfig, synthetic_traffic
 
 QUICK = MpcConfig(
     objective=ObjectiveConfig(horizon=4), solver=SolverConfig(iterations=2, constants=5, refine=1, deadline_ms=None)
@@ -279,7 +279,7 @@ def random_faults(minutes, seed):
 
 def fuzz(minutes, seed):
     """A run with every fault at random; each 500 minutes the solver or the model breaks for a while."""
-    from mpc_balancer.traffic import Surge
+    from mpc_balancer.testbed.test_traffic import Surge
 
     generator = np.random.default_rng(seed)
     surges = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mpc_balancer.config import ObjectiveConfig
-from mpc_balancer.objective import Start, objective
+from mpc_balancer.planning.objective import Start, objective
 
 TARGET = np.array([60.0])
 

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from mpc_fixtures import trained_model
 
-from common.config import load_config
-from common.files import read_json
+from marca_common.config import load_config
+from marca_common.files import read_json
 from mpc_balancer.config import EvaluateConfig, TrainConfig
 from mpc_balancer.evaluate import evaluate
-from mpc_balancer.forecast import fit_forecast
-from mpc_balancer.pricing import PriceScale
+from mpc_balancer.forecasting.traffic_forecast import fit_forecast
+from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.run import RunConfig, _arguments, run
-from mpc_balancer.scenarios import load_scenarios, start_scenario
+from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 from mpc_balancer.train import train
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "mpc_balancer"

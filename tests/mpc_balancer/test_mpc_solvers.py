@@ -8,8 +8,8 @@ from mpc_fixtures import random_problem, reference_module
 from scipy.optimize import differential_evolution
 
 from mpc_balancer.config import SolverConfig
+from mpc_balancer.planning.solvers import SOLVERS, solve
 from mpc_balancer.run import broken
-from mpc_balancer.solvers import SOLVERS, solve
 
 OPTIONS = {
     "gauss_newton": {"iterations": 12},

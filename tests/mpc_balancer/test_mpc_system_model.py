@@ -5,10 +5,10 @@ import pytest
 import torch
 from mpc_fixtures import random_model, random_problem, reference_module, trained_model
 
-from common.errors import UserError
+from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig
-from mpc_balancer.network import SystemNetwork
-from mpc_balancer.system_model import SystemModel
+from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.system_model.system_network import SystemNetwork
 
 
 @pytest.mark.parametrize("head", ["utilisation_law", "plain"])

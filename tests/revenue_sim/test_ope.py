@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from common.errors import UserError
+from marca_common.errors import UserError
 from revenue_sim.ope import estimate, policy_probabilities
 
 STATE, JOINT = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])

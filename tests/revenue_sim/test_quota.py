@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import UserError
-from revenue_sim import quota, transport
-from revenue_sim.quota import greedy, optimal
+from marca_common.errors import UserError
+from revenue_sim.quotas import quota, transport
+from revenue_sim.quotas.quota import greedy, optimal
 from tests.reference.allocation_reference import sort_and_fill, transport_optimum
 
 # Greedy takes 10 first and is left with 1; the best takes 9 + 8.

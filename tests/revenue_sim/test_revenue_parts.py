@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from common.errors import UserError
-from common.requests import RequestSpec
-from revenue_sim import returns
-from revenue_sim.mix import MOST_VALUES, action_mix
-from revenue_sim.static import static_mixture
-from revenue_sim.trees import TreesConfig, fit_trees
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_measures.static_mixture import static_mixture
+from revenue_sim.ground_truth.trees import TreesConfig, fit_trees
+from revenue_sim.judging import return_pct as returns
+from revenue_sim.judging.action_mix import MOST_VALUES, action_mix
 
 
 def test_return_pct_by_hand():

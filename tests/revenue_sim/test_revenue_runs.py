@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.cli import run_cli
-from common.config import load_config
-from common.errors import UserError
-from common.requests import RequestSpec
-from common.scores import ScoreMatrix, action_keys, state_keys, write_long_scores, write_scores
-from revenue_sim import returns
+from marca_common.cli import run_cli
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.scores import ScoreMatrix, action_keys, state_keys, write_long_scores, write_scores
 from revenue_sim import train as train_module
 from revenue_sim.config import EvaluateConfig, RunConfig
 from revenue_sim.evaluate import evaluate
+from revenue_sim.judging import return_pct as returns
 from revenue_sim.run import run
 from revenue_sim.train import GroundTruth, TrainConfig, train
 

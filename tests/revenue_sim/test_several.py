@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from common.errors import UserError
-from revenue_sim.allocate import allocate
-from revenue_sim.bundle import minimise
-from revenue_sim.several import allocate_several
+from marca_common.errors import UserError
+from revenue_sim.allocation.level_bundle import minimise
+from revenue_sim.allocation.one_budget import allocate
+from revenue_sim.allocation.several_budgets import allocate_several
 
 
 def highs(values, costs, budgets, counts):

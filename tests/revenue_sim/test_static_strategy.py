@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from common.protocols import Measurement
-from revenue_sim.static import static_mixture
-from revenue_sim.static_strategy import StaticPolicy, StaticRule
+from marca_common.protocols import Measurement
+from marca_loop.static_strategy import StaticPolicy, StaticRule
+from marca_measures.static_mixture import static_mixture
 
 
 def test_the_policy_draws_the_mixture_of_its_level():

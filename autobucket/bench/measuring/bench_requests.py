@@ -1,0 +1,71 @@
+"""Simulated traffic of the bench: requests from a table, or drawn from the choices of each field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from autobucket.bench.bench_config import TrafficConfig
+from marca_common.errors import UserError
+from marca_common.seeding import numpy_generator
+
+
+def make_requests(config: TrafficConfig, seed: int, *names: str, count: int | None = None) -> pd.DataFrame:
+    """``count`` (default: the scouting pass's) requests, one a row, columns = fields; the same for the same seed and names."""
+    generator = numpy_generator(seed, "autobucket", "bench", "traffic", *names)
+    wanted = config.requests if count is None else count
+    if config.table is not None:
+        table = _read(config.table, config.value)
+        return table.iloc[generator.integers(0, len(table), wanted)].reset_index(drop=True)
+    user = generator.integers(0, config.users, wanted)
+    tiers = list(config.values)
+    tier_of = numpy_generator(seed, "autobucket", "bench", "users").choice(  # a user keeps its value
+        len(tiers), config.users, p=_shares(config)
+    )
+    columns: dict[str, Any] = {"user": user, config.value: np.array(tiers)[tier_of[user]]}
+    for name, choices in config.fields.items():
+        columns[name] = np.array(choices, dtype=object)[generator.integers(0, len(choices), wanted)]
+    return pd.DataFrame(columns)
+
+
+def payloads(requests: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON-ready fields; empty cells are left out."""
+    rows = requests.to_dict("records")
+    return [{str(name): _plain(value) for name, value in row.items() if not _missing(value)} for row in rows]
+
+
+def _shares(config: TrafficConfig) -> np.ndarray:
+    shares = np.array(list(config.values.values()), np.float64)
+    if (shares < 0).any() or shares.sum() <= 0:
+        raise UserError(f"traffic.values: got {config.values}; expected shares of at least 0 with a positive sum")
+    return shares / shares.sum()
+
+
+def _read(path: Path, value: str) -> pd.DataFrame:
+    """Any columns are fields; only the request value's column is required."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path).to_pandas() if path.suffix == ".parquet" else pd.read_csv(path)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable table: {error}") from None
+    if value not in table:
+        raise UserError(
+            f"{path}: column {value!r} (request value) is missing; found {', '.join(map(str, table.columns))}"
+        )
+    if len(table) == 0:
+        raise UserError(f"{path}: the file has no rows")
+    return table
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))

@@ -1,0 +1,226 @@
+"""Cost maps: realised results and settings → core-milliseconds per request, per data centre and service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autobucket.costs.cost_config import ActionsConfig
+from autobucket.costs.isotonic import interpolate
+from marca_common.config import to_dict
+from marca_common.errors import UserError
+from marca_common.files import read_json, write_json
+
+FORMAT, VERSION = "marca-cost-maps", 1
+ALL = "all"  # key of a curve or channel cost that depends on no switch
+
+
+def cost_per_request(
+    cpu_percent: np.ndarray,
+    machines: np.ndarray,
+    cores: np.ndarray,
+    qps: np.ndarray,
+    idle_percent: np.ndarray | float = 0,
+) -> np.ndarray:
+    """Eq. 26 less the idle baseline: (p% − idle%) · n · N / QPS, in core-milliseconds per request.
+
+    ``cpu_percent`` is utilisation of all n · N cores in percent; rates must be positive.
+    """
+    qps = np.asarray(qps, np.float64)
+    if (qps <= 0).any():
+        raise ValueError(f"Eq. 26 needs a positive rate, got {qps.min():g}")
+    share = (np.asarray(cpu_percent, np.float64) - idle_percent) / 100
+    return 1000 * share * np.asarray(machines) * np.asarray(cores) / qps
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A queue curve: cost at lengths ``x``, linear between and beyond; ``low`` and ``high`` bound a band."""
+
+    x: np.ndarray  # (K,) rising
+    cost: np.ndarray  # (K,) never falling, core-ms
+    low: np.ndarray
+    high: np.ndarray
+
+    def __call__(self, length: np.ndarray) -> np.ndarray:
+        """Cost at ``length``, any shape."""
+        return interpolate(length, self.x, self.cost)
+
+
+@dataclass(frozen=True)
+class ServiceMap:
+    """The map of one service in one data centre; see docs/autobucket.md for the file."""
+
+    base: float
+    switches: dict[str, dict[str, float]]  # switch → setting → difference to its first setting
+    channels: dict[str, dict[str, float]]  # setting of the channel switch (or "all") → channel → cost
+    queues: dict[str, dict[str, Curve]]  # element → setting of its switch (or "all") → curve
+    load: tuple[list[float], list[float]] = ([0.0], [1.0])  # utilisation percent → factor, 1 at the reference
+    degradation: tuple[list[float], list[float]] = ([0.0], [0.0])  # level D → f(D), core-ms
+    idle_percent: float = 0.0
+    quality: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CostMaps:
+    """Maps of all data centres and services, with the reading of joint actions they were made for."""
+
+    services: tuple[str, ...]
+    idcs: tuple[str, ...]
+    actions: ActionsConfig
+    maps: dict[str, dict[str, ServiceMap]]  # idc → service → map
+
+    def cost(
+        self,
+        idc: str,
+        service: str,
+        lengths: Mapping[str, np.ndarray],
+        channels: str = "",
+        switches: Mapping[str, str] | None = None,
+        load: float | None = None,
+        degradation: float = 0.0,
+    ) -> np.ndarray:
+        """Core-ms per request at realised ``lengths`` (element → any shape) under fixed settings.
+
+        ``load`` (percent CPU) applies the measured dependence on the rate; ``degradation`` adds f(D) of Eq. 1.
+        """
+        one, settings = self.maps[idc][service], dict(switches or {})
+        fixed = self.fixed_cost(one, channels, settings)
+        curves = [
+            self._curve(one, element, settings)(np.asarray(length, np.float64)) for element, length in lengths.items()
+        ]
+        total = fixed + sum(curves)
+        factor = 1.0 if load is None else float(np.interp(load, *one.load))
+        return np.maximum(total, 0.0) * factor + float(np.interp(degradation, *one.degradation))
+
+    def fixed_cost(self, one: ServiceMap, channels: str, settings: Mapping[str, str]) -> float:
+        """Base, switches and channels: what does not depend on a queue length."""
+        cost = one.base + sum(one.switches.get(name, {}).get(value, 0.0) for name, value in settings.items())
+        by = settings.get(self.actions.channel_switch or "", ALL)
+        prices = one.channels.get(by, one.channels.get(ALL, {}))
+        for channel in channel_names(channels):
+            if channel not in prices:
+                raise UserError(f"cost map: no cost of channel {channel!r}; known are {sorted(prices)}")
+            cost += prices[channel]
+        return cost
+
+    def _curve(self, one: ServiceMap, element: str, settings: Mapping[str, str]) -> Curve:
+        switch = self.actions.elements[element].switch
+        by = one.queues[element]
+        return by[settings[switch]] if switch is not None else by[ALL]
+
+    def degradation_cost(self, idc: str, level: float) -> np.ndarray:
+        """f(D) of Eq. 1 per service, (services,), core-ms per request."""
+        return np.array([np.interp(level, *self.maps[idc][name].degradation) for name in self.services])
+
+    def save(self, path: str | Path) -> None:
+        """Write the documented JSON file."""
+        channels = (
+            sorted({c for value in self.actions.channels.values for c in channel_names(value)})
+            if self.actions.channels
+            else []
+        )
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "unit": "core-milliseconds per request",
+            "services": list(self.services),
+            "idcs": list(self.idcs),
+            "elements": list(self.actions.elements),
+            "channels": channels,
+            "switches": {name: setting.values for name, setting in self.actions.switches.items()},
+            "actions": to_dict(self.actions),
+            "maps": {
+                idc: {name: _map_to_dict(one, self.actions) for name, one in by.items()}
+                for idc, by in self.maps.items()
+            },
+        }
+        write_json(path, content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CostMaps:
+        """Read the JSON file; another format, a missing part or a falling curve is a UserError."""
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise UserError(f"{path}: not a cost map file; expected format {FORMAT!r}, version {VERSION}")
+        try:
+            actions = ActionsConfig.model_validate(content["actions"])
+            services, idcs = tuple(content["services"]), tuple(content["idcs"])
+            maps = {
+                idc: {name: _map_from_dict(content["maps"][idc][name], f"{path}: {idc}.{name}") for name in services}
+                for idc in idcs
+            }
+        except KeyError as error:
+            raise UserError(f"{path}: the part {error} is missing") from None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a valid cost map: {str(error).splitlines()[0]}") from None
+        return cls(services, idcs, actions, maps)
+
+
+def channel_names(channels: str) -> list[str]:
+    """``"1+3"`` → ``["1", "3"]``; an empty set has no names."""
+    return [name for name in str(channels).split("+") if name and name != "none"]
+
+
+def _map_to_dict(one: ServiceMap, actions: ActionsConfig) -> dict[str, Any]:
+    """Plain values; what depends on no switch is also written under each setting of the first, for simple readers."""
+    first, settings = next(((name, setting.values) for name, setting in actions.switches.items()), ("", []))
+    curves = {
+        element: {
+            key: {"x": curve.x, "cost": curve.cost, "low": curve.low, "high": curve.high}
+            for key, curve in _spread(by, settings).items()
+        }
+        for element, by in one.queues.items()
+    }
+    return {
+        "base": one.base,
+        "switches": one.switches,
+        **({first: one.switches.get(first, {})} if first else {}),
+        "channels": _spread(one.channels, settings),
+        "queues": curves,
+        "load": {"percent": one.load[0], "factor": one.load[1]},
+        "degradation": {"level": one.degradation[0], "cost": one.degradation[1]},
+        "idle_percent": one.idle_percent,
+        "quality": one.quality,
+    }
+
+
+def _spread(by: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    return by | {setting: by[ALL] for setting in settings if setting not in by} if ALL in by else by
+
+
+def _map_from_dict(values: Mapping[str, Any], place: str) -> ServiceMap:
+    queues = {
+        element: {key: _curve_from_dict(curve, f"{place}.queues.{element}.{key}") for key, curve in by.items()}
+        for element, by in values["queues"].items()
+    }
+    load, degradation = values.get("load"), values.get("degradation")
+    return ServiceMap(
+        base=float(values["base"]),
+        switches={name: dict(by) for name, by in values["switches"].items()},
+        channels={name: dict(by) for name, by in values["channels"].items()},
+        queues=queues,
+        load=(load["percent"], load["factor"]) if load else ([0.0], [1.0]),
+        degradation=(degradation["level"], degradation["cost"]) if degradation else ([0.0], [0.0]),
+        idle_percent=float(values.get("idle_percent", 0.0)),
+        quality=values.get("quality", {}),
+    )
+
+
+def _curve_from_dict(values: Mapping[str, Any], place: str) -> Curve:
+    x, cost = np.array(values["x"], np.float64), np.array(values["cost"], np.float64)
+    if len(x) == 0 or x.shape != cost.shape or (np.diff(x) <= 0).any() or (np.diff(cost) < 0).any():
+        raise UserError(
+            f"{place}: expected rising x and as many costs that never fall, got {_short(x)} and {_short(cost)}"
+        )
+    low = np.array(values.get("low", cost), np.float64)
+    high = np.array(values.get("high", cost), np.float64)
+    return Curve(x, cost, low, high)
+
+
+def _short(values: np.ndarray) -> Sequence[float]:
+    return [float(v) for v in values[:8]]

@@ -1,0 +1,40 @@
+"""Decentralised decisions: each stage chooses when its turn comes, from the state and what was chosen before it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from marca_common.requests import RequestSpec
+
+
+def decide_by_stage(
+    q: np.ndarray, c: np.ndarray, lambda_: np.ndarray, spec: RequestSpec, profile: np.ndarray
+) -> np.ndarray:
+    """Joint actions chosen stage by stage, int64 (S,), from values ``q`` (S, A) and costs ``c`` (S, A, services).
+
+    A stage takes the choice whose Q − λ·C is best on average over the later stages' choices, weighted by the logged
+    mix ``profile`` (A,); the last stage's choice is exact given the earlier ones. The joint choice is never worse.
+    """
+    score = np.asarray(q, np.float64) - np.asarray(c, np.float64) @ np.atleast_1d(lambda_)  # (S, A)
+    stages = [int(np.prod([spec.sizes[name] for name in columns])) for columns in spec.agents.values()]
+    weight = np.broadcast_to(profile, score.shape)
+    chosen = np.zeros(len(score), dtype=np.int64)
+    rows = np.arange(len(score))
+    for size in stages:
+        score, weight = (x.reshape(len(score), size, -1) for x in (score, weight))
+        share = weight / np.maximum(weight.sum(2, keepdims=True), 1e-300)
+        mine = (score * share).sum(2).argmax(1)  # (S,)
+        chosen = chosen * size + mine
+        score, weight = score[rows, mine], weight[rows, mine]
+    return chosen
+
+
+def stagewise_loss(
+    q: np.ndarray, c: np.ndarray, lambda_: np.ndarray, spec: RequestSpec, profile: np.ndarray
+) -> dict[str, float]:
+    """What deciding by stage gives up against the joint choice at a price: mean objective of both, and the share lost."""
+    score = np.asarray(q, np.float64) - np.asarray(c, np.float64) @ np.atleast_1d(lambda_)
+    rows = np.arange(len(score))
+    joint = float(score.max(1).mean())
+    alone = float(score[rows, decide_by_stage(q, c, lambda_, spec, profile)].mean())
+    return {"joint": joint, "by_stage": alone, "lost": (joint - alone) / abs(joint) if joint else 0.0}

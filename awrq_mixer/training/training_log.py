@@ -1,0 +1,150 @@
+"""From a request log to tensors: read, cut by time, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from awrq_mixer.config import SplitConfig, TrainConfig
+from awrq_mixer.networks.agents import Space
+from marca_common.encoding import StateEncoder
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.seeding import numpy_generator
+from marca_common.tables import Column
+
+
+@dataclass
+class Batch:
+    """Rows of a log as tensors."""
+
+    codes: Tensor  # (B, categorical columns) int64, 0 = unseen
+    numbers: Tensor  # (B, numeric columns) float32
+    actions: Tensor  # (B, T) int64
+    reward: Tensor  # (B,) float32, money
+    surrogate: Tensor  # (B,) float32, an observed column that is less noisy than revenue; NaN where there is none
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def take(self, rows: Tensor) -> Batch:
+        """The given rows (M,)."""
+        return Batch(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass
+class Log:
+    """A request log cut by time, and what encodes it. Test rows are read by evaluation only."""
+
+    spec: RequestSpec
+    encoder: StateEncoder
+    train: pd.DataFrame
+    validation: pd.DataFrame
+    test: pd.DataFrame
+
+    @property
+    def space(self) -> Space:
+        """Sizes that networks need."""
+        return make_space(self.spec, self.encoder)
+
+
+def make_space(spec: RequestSpec, encoder: StateEncoder) -> Space:
+    """Sizes of the encoded state and of the agents' sub-actions."""
+    agents = tuple(tuple(spec.sizes[name] for name in columns) for columns in spec.agents.values())
+    return Space(tuple(encoder.sizes), len(encoder.means), agents)
+
+
+def load_log(config: TrainConfig) -> Log:
+    """Read the config's log, cut it by time and fit the state encoder on the training rows.
+
+    Raises UserError for a bad file, too few rows, or a sub-action that never varies.
+    """
+    spec, surrogate = config.spec, config.plus.surrogate
+    extra = [Column(surrogate, "float", 0)] if surrogate else []
+    frame = spec.read(config.requests, extra=extra)
+    if config.max_rows:
+        frame = frame.iloc[-config.max_rows :].reset_index(drop=True)
+    train, validation, test = split_by_time(frame, config.split)
+    if len(train) < 2:
+        raise UserError(f"{config.requests}: {len(frame)} rows leave {len(train)} for training; expected at least 2")
+    for name in spec.sub_actions:
+        if spec.sizes[name] > 1 and train[name].nunique() < 2:
+            raise UserError(
+                f"{config.requests}: column {name!r}: the only value in the training rows is {train[name].iloc[0]}; "
+                "expected at least two, or its effect cannot be learned"
+            )
+    return Log(spec, StateEncoder.fit(train, spec.state), train, validation, test)
+
+
+def split_by_time(frame: pd.DataFrame, split: SplitConfig) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Cut rows that are in time order by the split's shares."""
+    first = round(len(frame) * split.train)
+    second = round(len(frame) * (split.train + split.validation))
+    return frame.iloc[:first], frame.iloc[first:second], frame.iloc[second:]
+
+
+def make_batch(frame: pd.DataFrame, spec: RequestSpec, encoder: StateEncoder, surrogate: str | None = None) -> Batch:
+    """Rows of a log as one batch of tensors."""
+    codes, numbers = encoder.transform(frame)
+    actions = np.stack([frame[name].to_numpy(np.int64) for name in spec.sub_actions], axis=1)
+    reward = frame[spec.reward].to_numpy(np.float32)
+    observed = frame[surrogate].to_numpy(np.float32) if surrogate in frame else np.full(len(frame), np.nan, np.float32)
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (codes, numbers, actions, reward, observed)))
+
+
+def batches(data: Batch, size: int, seed: int, start: int = 0, groups: Tensor | None = None) -> Iterator[Batch]:
+    """Endless shuffled batches from number ``start`` on; the order is a function of ``seed`` and the epoch alone.
+
+    With ``groups`` (N,) rows of one group stay together, as long as they fit, and batches have ``size`` rows on average.
+    """
+    size = min(size, len(data))
+    per_epoch = len(data) // size
+    epoch, offset = divmod(start, per_epoch)
+    while True:
+        rng = numpy_generator(seed, "order", epoch)
+        if groups is None:
+            order = rng.permutation(len(data))
+            edges = np.arange(per_epoch + 1) * size
+        else:
+            order, edges = _grouped_order(groups.cpu().numpy(), size, per_epoch, rng)
+        rows = torch.from_numpy(order)
+        for number in range(offset, per_epoch):
+            yield data.take(rows[edges[number] : edges[number + 1]])
+        epoch, offset = epoch + 1, 0
+
+
+def _grouped_order(
+    groups: np.ndarray, size: int, per_epoch: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by shuffled group, and the edges of ``per_epoch`` batches; groups over ``size`` rows are cut into parts of it."""
+    by_group = np.argsort(groups, kind="stable")
+    first = np.r_[0, np.flatnonzero(np.diff(groups[by_group])) + 1]
+    counts = np.diff(np.r_[first, len(groups)])
+    within = np.arange(len(groups)) - np.repeat(first, counts)
+    part = np.cumsum((within % size) == 0) - 1  # number of the group's part, in order of the group
+    shuffled = np.argsort(rng.permutation(part[-1] + 1)[part], kind="stable")
+    order = by_group[shuffled]
+    ends = np.r_[np.flatnonzero(np.diff(part[shuffled])) + 1, len(groups)]
+    wanted = np.arange(1, per_epoch) * len(groups) / per_epoch
+    return order, np.r_[0, ends[np.searchsorted(ends, wanted)], len(groups)]
+
+
+def logging_profile(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
+    """How often the logging policy takes each joint action: product of the sub-actions' shares, float64 (A,).
+
+    The product is what independent exploration of sub-actions gives, and needs no smoothing.
+    """
+    profile = np.ones(1)
+    for name in spec.sub_actions:
+        share = np.bincount(frame[name], minlength=spec.sizes[name]) / len(frame)
+        profile = np.outer(profile, share).ravel()
+    return profile

@@ -1,0 +1,223 @@
+"""What a training run carries from step to step, and how it is saved, resumed and reported."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awrq_mixer.config import OptimiserConfig, TrainConfig
+from awrq_mixer.learners import Learner
+from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.training.training_log import Batch
+from awrq_mixer.training.validation import ValidationSet
+from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from marca_common.figures import new_figure, save_figure
+from marca_common.progress import MetricsLog
+from marca_common.run_folder import RunFolder
+
+_KIND = "awrq_mixer.training"
+_COLUMNS = ["step", "samples", "loss", "gradient_norm", "lr", "shape_gain", "td_last", "tot", "eta_max"]
+
+
+@dataclass
+class TrainingState:
+    """Optimiser, step counter, best weights so far and the record of the run."""
+
+    config: TrainConfig
+    run: RunFolder
+    learner: Learner
+    predictor: Predictor
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    batch_size: int
+    total_steps: int
+    fingerprint: list[float]
+    metrics: MetricsLog
+    step: int = 0
+    steps_here: int = 0
+    seconds_before: float = 0.0
+    best: float = -math.inf
+    best_step: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    stale: int = 0
+    norms: list[float] = field(default_factory=list)
+    history: list[list[float]] = field(default_factory=list)  # step, shape_gain
+    sums: dict[str, float] = field(default_factory=dict)
+    since: int = 0
+
+    @classmethod
+    def start(
+        cls, config: TrainConfig, run: RunFolder, learner: Learner, predictor: Predictor, data: Batch
+    ) -> TrainingState:
+        """A fresh state, or the one a run of the same config on the same rows left behind."""
+        size = min(config.batch_size, len(data))
+        total = max(1, math.ceil(config.epochs * (len(data) // size)))
+        optimiser = make_optimiser(learner, config.optimiser)
+        schedule = make_schedule(optimiser, config.optimiser.decay, total)
+        fingerprint = [float(len(data)), float(data.reward.double().sum()), float(data.actions.double().sum())]
+        saved = cls._saved(run, config, fingerprint)
+        metrics = MetricsLog(run.path / "metrics.csv", _COLUMNS, saved["step"] if saved else None)
+        state = cls(config, run, learner, predictor, optimiser, schedule, size, total, fingerprint, metrics)
+        if saved:
+            state._load(saved)
+        return state
+
+    @staticmethod
+    def _saved(run: RunFolder, config: TrainConfig, fingerprint: list[float]) -> dict[str, Any] | None:
+        path = run.path / "last.pt"
+        if not (run.resuming and path.exists()):
+            return None
+        saved = load_checkpoint(path, _KIND, list(config.spec.state))
+        return saved if saved["fingerprint"] == fingerprint else None
+
+    @property
+    def out_of_patience(self) -> bool:
+        """True once validation has not gained for ``patience`` reports."""
+        return self.config.patience is not None and self.stale >= self.config.patience
+
+    def count(self, loss: float, norm: float, logged: dict[str, Tensor]) -> None:
+        """One update is done."""
+        self.step += 1
+        self.steps_here += 1
+        self.since += 1
+        self.norms.append(norm)
+        for name, value in {"loss": loss, **{key: float(one) for key, one in logged.items()}}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def report(self, validation: ValidationSet | None) -> None:
+        """Validate, log one row, keep the best weights, write ``last.pt``."""
+        measured = validation.measure(self.predictor.at) if validation else {}
+        score = measured.get("shape_gain", float(self.step))  # without validation the last weights count as best
+        if measured:
+            self.history.append([float(self.step), score])
+        means = {name: total / self.since for name, total in self.sums.items() if name in _COLUMNS}
+        self.metrics.write(
+            step=self.step,
+            samples=self.step * self.batch_size,
+            gradient_norm=float(np.mean(self.norms[-self.since :])),
+            lr=self.optimiser.param_groups[0]["lr"],
+            **means,
+            **measured,
+        )
+        self.sums, self.since = {}, 0
+        if score > self.best:
+            self.best, self.best_step, self.stale = score, self.step, 0
+            self.best_weights = copy.deepcopy(self.learner.state_dict())
+        else:
+            self.stale += 1
+        self._save_last()
+
+    def _save_last(self) -> None:
+        """Everything a resumed run needs to end with the same weights, bit for bit; so never in the middle of an update."""
+        assert self.learner.generator is not None
+        payload = {
+            "weights": self.learner.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "noise": generator_state(self.learner.generator),
+            "best_weights": self.best_weights,
+            "norms": torch.tensor(self.norms, dtype=torch.float64),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+        save_checkpoint(self.run.path / "last.pt", _KIND, list(self.config.spec.state), payload)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self.learner.load_state_dict(saved["weights"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.schedule.load_state_dict(saved["schedule"])
+        assert self.learner.generator is not None
+        restore_generator(self.learner.generator, saved["noise"])
+        self.best_weights = saved["best_weights"]
+        self.norms = saved["norms"].tolist()
+        for name in _PLAIN:
+            setattr(self, name, saved[name])
+
+    def restore_best(self) -> None:
+        """Put the best validated weights back."""
+        if self.best_weights:
+            self.learner.load_state_dict(self.best_weights)
+
+    def summary(self) -> dict[str, Any]:
+        """What the run came to."""
+        return {
+            "learner": self.config.learner,
+            "steps": self.step,
+            "samples": self.step * self.batch_size,
+            "best_step": self.best_step,
+            "validation_shape_gain": self.best if self.history else None,
+            "samples_to_95_percent": samples_to_share(self.history, self.batch_size),
+            "gradient_variance": gradient_variance(self.norms),
+            "parameters": sum(p.numel() for p in self.learner.online.parameters()),
+        }
+
+
+_PLAIN = ["step", "seconds_before", "best", "best_step", "stale", "history", "sums", "since", "fingerprint"]
+
+
+def make_optimiser(learner: Learner, config: OptimiserConfig) -> torch.optim.Optimizer:
+    """The configured optimiser over what is trained."""
+    parameters = list(learner.online.parameters())
+    if config.name == "adam":
+        return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    if config.name == "sgd":
+        return torch.optim.SGD(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.RMSprop(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def make_schedule(optimiser: torch.optim.Optimizer, decay: str, total: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rate over the run: constant, or down to zero along a line or half a cosine."""
+
+    def factor(step: int) -> float:
+        share = min(step / total, 1.0)
+        if decay == "linear":
+            return 1 - share
+        return 0.5 * (1 + math.cos(math.pi * share)) if decay == "cosine" else 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
+def samples_to_share(history: list[list[float]], batch_size: int, share: float = 0.95) -> float | None:
+    """Samples until ``share`` of the best score is reached; an untrained model's shape_gain is 0."""
+    if not history:
+        return None
+    best = max(score for _, score in history)
+    reached = [step for step, score in history if score >= share * best]
+    return reached[0] * batch_size if best > 0 else None
+
+
+def gradient_variance(norms: list[float], window: int = 1000) -> float | None:
+    """Variance of the gradient norm over its squared mean, averaged over sliding windows of updates."""
+    values = np.asarray(norms)
+    window = min(window, len(values))
+    if window < 10:
+        return None
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    squares = np.cumsum(np.insert(values**2, 0, 0.0))
+    mean = (sums[window:] - sums[:-window]) / window
+    square = (squares[window:] - squares[:-window]) / window
+    return float(np.mean(np.maximum(square - mean**2, 0) / np.maximum(mean**2, 1e-30)))
+
+
+def learning_curve(metrics: str | Path, path: str | Path, learner: str) -> Path | None:
+    """Loss and validation gain over the samples seen."""
+    with Path(metrics).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return None
+    figure, (left, right) = new_figure(1, 2, width=8.4, height=3.2)
+    samples = [float(row["samples"]) / 1e6 for row in rows]
+    left.plot(samples, [float(row["loss"]) for row in rows])
+    left.set(title=f"{learner}: training loss", xlabel="samples (million)", ylabel="loss on scaled revenue")
+    gains = [(x, float(row["shape_gain"])) for x, row in zip(samples, rows) if row["shape_gain"]]
+    right.plot([x for x, _ in gains], [100 * y for _, y in gains], marker="o", markersize=3)
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set(title="validation: order within states", xlabel="samples (million)", ylabel="deviance explained (%)")
+    return save_figure(figure, path)

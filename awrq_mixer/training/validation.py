@@ -1,0 +1,83 @@
+"""Validation that sees the order of actions within a state.
+
+The loss on held-out rows is mostly about which state is worth more, and nearly blind to what pays: the shape of
+Q(s, ·) within a state. The measure here conditions the level out: of the revenue that the held-out rows of one state
+earned together, which share does the learner give to each row? (The conditional likelihood of a Poisson model
+with a fixed effect per state; it needs no state value at all, of the learner's or anybody's.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from awrq_mixer.training.training_log import Log
+from marca_common.requests import RequestSpec
+from marca_common.seeding import numpy_generator
+
+FLOOR = 0.02  # least value a row can have, as a share of its state's mean: a value ≤ 0 has no logarithm
+
+
+@dataclass
+class ValidationSet:
+    """Held-out rows of states that occur more than once; chosen once per run."""
+
+    states: pd.DataFrame  # distinct states
+    state_id: np.ndarray  # (V,) row of ``states``
+    joint: np.ndarray  # (V,) logged joint action
+    reward: np.ndarray  # (V,) money
+    group: np.ndarray  # (V,) rows compared with each other: equal categories
+
+    def measure(self, at: Callable[[pd.DataFrame, np.ndarray, np.ndarray], np.ndarray]) -> dict[str, float]:
+        """``shape_gain`` of the values ``at(states, state_id, joint)``, (V,)."""
+        return {"shape_gain": shape_gain(at(self.states, self.state_id, self.joint), self.reward, self.group)}
+
+
+def make_validation_set(log: Log, rows: int, seed: int) -> ValidationSet | None:
+    """About ``rows`` of the log's validation rows, in whole groups of a seeded order; None where nothing can be compared."""
+    frame = log.validation.reset_index(drop=True)
+    if frame.empty:
+        return None
+    reward, group = frame[log.spec.reward].to_numpy(np.float64), comparison_groups(frame, log.spec)
+    useful = (np.bincount(group) > 1) & (np.bincount(group, reward) > 0)  # (groups,)
+    order = numpy_generator(seed, "validation").permutation(np.flatnonzero(useful))
+    if not len(order):
+        return None
+    sizes = np.bincount(group)[order]
+    taken = order[: max(1, int(np.searchsorted(np.cumsum(sizes), rows, side="right")))]
+    keep = np.flatnonzero(np.isin(group, taken))
+    states, state_id, _ = log.spec.distinct_states(frame.iloc[keep].reset_index(drop=True))
+    return ValidationSet(states, state_id, log.spec.joint_index(frame.iloc[keep]), reward[keep], group[keep])
+
+
+def comparison_groups(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
+    """Rows that agree in every categorical state column share a number, (len(frame),); numeric columns are not looked at."""
+    names = [name for name, kind in spec.state.items() if kind == "category"]
+    if not names:
+        return np.zeros(len(frame), np.int64)
+    return frame.groupby([frame[name].astype(str) for name in names], sort=False).ngroup().to_numpy()
+
+
+def shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> float:
+    """Share explained of the deviance of how each group's reward falls on its rows; all (V,).
+
+    1 − D(value)/D(equal) with D(u) = Σ R log(R / (R_g u / u_g)), sums R_g and u_g over the row's group: 0 for a model
+    that is flat in its actions, 1 for one that says where all reward falls, below 0 for harm. A factor per group
+    changes nothing.
+    """
+    sums = np.bincount(group, reward)[group]
+    size = np.bincount(group)[group]
+    mean = np.bincount(group, value)[group] / size
+    lifted = np.where(mean > 0, np.maximum(value, FLOOR * mean), 1.0)
+    share = lifted / np.bincount(group, lifted)[group]
+    paid = reward > 0
+    if not paid.any():
+        return 0.0
+    observed = reward[paid] / sums[paid]
+    flat = float((reward[paid] * np.log(observed * size[paid])).sum())
+    if flat <= 0:
+        return 0.0
+    return 1 - float((reward[paid] * np.log(observed / share[paid])).sum()) / flat

@@ -1,0 +1,102 @@
+"""Cost of realised results, as lookup tables over whole lengths; from the config's curves or from a measured map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cascade_world.config import WorldConfig
+from marca_common.errors import UserError
+from marca_common.files import read_json
+
+
+@dataclass(frozen=True)
+class CostTables:
+    """Core-ms per request. Profile = data centre where costs were measured per data centre, else the one reference."""
+
+    base: np.ndarray  # (profiles, services, models)
+    channel: np.ndarray  # (profiles, services, models, channels)
+    retrieved: np.ndarray  # by items retrieved (profiles, services, models, lengths)
+    preranked: np.ndarray  # by items ranked (profiles, services, models, rankers, lengths)
+    profile: np.ndarray  # data centre → profile, int64 (idcs,)
+    hardware: np.ndarray  # data centre → factor (idcs,)
+
+    def cost(
+        self, idc: int, model: int, ranker: int, channels: list[int], retrieved: float, preranked: float
+    ) -> np.ndarray:
+        """Expected cost of one request with these results on data centre ``idc``, per service (services,)."""
+        p = self.profile[idc]
+        x = np.arange(self.retrieved.shape[-1])
+        ranked = [np.interp(preranked, x, curve) for curve in self.preranked[p, :, model, ranker]]
+        queue = [np.interp(retrieved, x, curve) for curve in self.retrieved[p, :, model]]
+        opened = self.channel[p, :, model][:, channels].sum(axis=1)
+        return self.hardware[idc] * (self.base[p, :, model] + opened + np.array(queue) + np.array(ranked))
+
+
+def build_costs(config: WorldConfig) -> CostTables:
+    """Lookup tables of the config's costs, or of its measured map."""
+    if config.cost.map is not None:
+        return _from_map(config, config.cost.map)
+    channels, models, rankers = config.cascade.channels, list(config.cascade.models), list(config.cascade.rankers)
+    x = np.arange(len(channels) * config.cascade.max_candidates + 1)
+    services = [config.cost.services[name] for name in config.services]
+    base = np.array([[one.base] * len(models) for one in services])
+    opened = [[[one.channels.get(m, {}).get(c, 0.0) for c in channels] for m in models] for one in services]
+    queue = [[_curve(x, one.retrieved.get(m)) for m in models] for one in services]
+    ranked = [[[_curve(x, one.preranked.get(k)) for k in rankers] for _ in models] for one in services]
+    idcs = config.groups
+    return CostTables(
+        base=base[None],
+        channel=np.array(opened)[None],
+        retrieved=np.array(queue)[None],
+        preranked=np.array(ranked)[None],
+        profile=np.zeros(len(idcs), dtype=np.int64),
+        hardware=np.array([config.cost.hardware.get(name, 1.0) for name in idcs]),
+    )
+
+
+def _curve(x: np.ndarray, points: list[tuple[float, float]] | None) -> np.ndarray:
+    if not points:
+        return np.zeros(len(x))
+    return np.interp(x, [point[0] for point in points], [point[1] for point in points])
+
+
+def _from_map(config: WorldConfig, path: str) -> CostTables:
+    """Read a ``marca-cost-maps`` file; every service, channel and model of the world must stand in it."""
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != "marca-cost-maps":
+        raise UserError(f"{path}: not a cost map; expected a JSON object with format 'marca-cost-maps'")
+    channels, models, rankers = config.cascade.channels, list(config.cascade.models), list(config.cascade.rankers)
+    x = np.arange(len(channels) * config.cascade.max_candidates + 1)
+    profiles = []
+    for idc in config.groups:
+        by_service = [_get(content, path, "maps", idc, service) for service in config.services]
+        profiles.append([_service_tables(one, path, x, channels, models, len(rankers)) for one in by_service])
+    base, opened, queue, ranked = ([[one[j] for one in profile] for profile in profiles] for j in range(4))
+    groups = len(config.groups)
+    return CostTables(
+        np.array(base), np.array(opened), np.array(queue), np.array(ranked), np.arange(groups), np.ones(groups)
+    )
+
+
+def _service_tables(
+    one: dict[str, Any], path: str, x: np.ndarray, channels: list[str], models: list[str], rankers: int
+) -> tuple[np.ndarray, ...]:
+    base = [float(_get(one, path, "base")) + float(one.get("model", {}).get(m, 0.0)) for m in models]
+    opened = [[float(_get(one, path, "channels", m, c)) for c in channels] for m in models]
+    curves = {}
+    for element in ("retrieved", "preranked"):
+        found = [_get(one, path, "queues", element, m) for m in models]
+        curves[element] = [np.interp(x, curve["x"], curve["cost"]) for curve in found]
+    ranked = [[curve] * rankers for curve in curves["preranked"]]
+    return np.array(base), np.array(opened), np.array(curves["retrieved"]), np.array(ranked)
+
+
+def _get(content: Any, path: str, *keys: str) -> Any:
+    for depth, key in enumerate(keys):
+        if not isinstance(content, dict) or key not in content:
+            raise UserError(f"{path}: {'.'.join(keys[: depth + 1])} is missing from the cost map")
+        content = content[key]
+    return content

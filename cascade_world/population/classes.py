@@ -1,0 +1,65 @@
+"""Parameters of the latent classes: the part of the world that makes users differ in what computation brings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascade_world.config import WorldConfig
+from cascade_world.mechanism.cascade import CascadeParameters
+from cascade_world.mechanism.request_luck import NORMALS
+from marca_common.seeding import numpy_generator
+
+
+def build_parameters(config: WorldConfig) -> CascadeParameters:
+    """Kernel parameters of every class; class index = (placement · clusters + cluster) · bands + band."""
+    classes, cascade = config.classes, config.cascade
+    channels = len(cascade.channels)
+
+    def spread(name: str, columns: int = 1) -> np.ndarray:
+        return _class_normals(config, name, columns)
+
+    click_sd, supply_sd = classes.click_rate_sd, classes.supply_sd
+    return CascadeParameters(
+        log_click=np.log(classes.click_rate) + click_sd * spread("click_rate")[:, 0],
+        dispersion=classes.dispersion * np.exp(classes.dispersion_sd * spread("dispersion")[:, 0]),
+        log_bid=np.log(classes.bid) + classes.money_sd * spread("money")[:, 0],
+        conversion=np.minimum(classes.conversion * np.exp(classes.conversion_sd * spread("conversion")[:, 0]), 1.0),
+        basket=np.full(_count(config), classes.basket),
+        affinity=classes.affinity_sd * spread("affinity", channels),
+        supply=classes.supply * np.exp(supply_sd * spread("supply", channels)),
+        supply_request_sd=classes.supply_request_sd,
+        bid_sd=classes.bid_sd,
+        basket_sd=classes.basket_sd,
+        commission=classes.commission,
+        reserve=classes.reserve,
+        max_candidates=cascade.max_candidates,
+        model_noise=np.array(list(cascade.models.values()), dtype=float),
+        model_correlation=cascade.model_correlation,
+        preranking_noise=cascade.preranking_noise,
+        preranking_memory=cascade.preranking_memory,
+        ranker_noise=np.array(list(cascade.rankers.values()), dtype=float),
+        slots=np.array(cascade.slots, dtype=float),
+        normals=NORMALS,
+    )
+
+
+def prediction_bias(config: WorldConfig) -> np.ndarray:
+    """Ranker's predicted value over what it should say, by placement (placements,)."""
+    cascade, placements = config.cascade, len(config.states.placements)
+    rng = numpy_generator(config.seed, "prediction_bias")
+    return cascade.prediction_bias * np.exp(cascade.prediction_bias_sd * rng.standard_normal(placements))
+
+
+def _count(config: WorldConfig) -> int:
+    return len(config.states.placements) * config.states.clusters * config.states.bands
+
+
+def _class_normals(config: WorldConfig, name: str, columns: int) -> np.ndarray:
+    """Standard normals (classes, columns): half of the variance by placement, cluster and band, half by the class."""
+    states, rng = config.states, numpy_generator(config.seed, "classes", name)
+    shape = (len(states.placements), states.clusters, states.bands)
+    shared = sum(
+        rng.standard_normal((*[n if axis == i else 1 for i, n in enumerate(shape)], columns)) for axis in range(3)
+    )
+    own = rng.standard_normal((*shape, columns))
+    return (np.sqrt(0.5 / 3) * shared + np.sqrt(0.5) * own).reshape(-1, columns)

@@ -1,0 +1,19 @@
+"""Where tensors live and how many threads work on them."""
+
+from __future__ import annotations
+
+import torch
+
+from marca_common.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` takes CUDA when there is one; ``cuda`` without one is a UserError."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: got 'cuda'; this machine has no usable CUDA device (use cpu or auto)")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def set_threads(threads: int) -> None:
+    """Number of threads torch uses inside one operation; a busy core makes more threads slower, not faster."""
+    torch.set_num_threads(threads)

@@ -1,0 +1,171 @@
+"""Strict YAML configs: every key is declared, typed and checked before any work starts.
+
+A mapping in a file may begin with ``extends: other.yaml`` (relative to that file); its other keys then
+override the extended ones, key by key. ``--set a.b=c`` overrides both.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from marca_common.errors import UserError
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configs: unknown keys are errors, values are frozen, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Iterable[str] = ()) -> ConfigT:
+    """Read ``path`` (or only defaults), apply ``a.b=c`` overrides, validate as ``cls``.
+
+    Raises UserError naming the file, the key, the value and the expectation.
+    """
+    values = _read_yaml(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_one_line(cls, error, str(path) if path is not None else "config")) from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The resolved config as plain values, ready for YAML or JSON."""
+    return config.model_dump(mode="json")
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved config as YAML text, in the order of declaration."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+
+
+def replaced(config: ConfigT, values: Mapping[str, Any]) -> ConfigT:
+    """The config with other values at the given dotted keys (``{"data.requests": path}``), validated again."""
+    plain = to_dict(config)
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = plain
+        for name in parents:
+            node = node[name]
+        if last not in node:
+            raise KeyError(key)
+        node[last] = value
+    return type(config).model_validate(plain)
+
+
+def content_hash(*parts: Any) -> str:
+    """16 hex digits that depend only on the given plain values and configs."""
+    plain = [to_dict(part) if isinstance(part, Config) else part for part in parts]
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the config: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: the config is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
+    return _extend(values, path, ())
+
+
+def _extend(values: Any, path: Path, chain: tuple[Path, ...]) -> Any:
+    """Resolve ``extends`` in a mapping and in the mappings inside it."""
+    if not isinstance(values, dict):
+        return values
+    own = {key: _extend(value, path, chain) for key, value in values.items() if key != "extends"}
+    if "extends" not in values:
+        return own
+    base_path = (path.parent / str(values["extends"])).resolve()
+    if base_path in chain:
+        raise UserError(f"{path}: extends: {values['extends']} leads back to itself")
+    if not base_path.is_file():
+        raise UserError(f"{path}: extends: no such file {values['extends']!r}")
+    base = yaml.safe_load(base_path.read_text(encoding="utf-8")) or {}
+    return _merge(_extend(base, base_path, (*chain, base_path)), own)
+
+
+def _merge(base: Any, own: Any) -> Any:
+    if isinstance(base, dict) and isinstance(own, dict):
+        return {**base, **{key: _merge(base.get(key), value) for key, value in own.items()}}
+    return own
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override!r}: expected key=value, for example seed=3 or world.days=2")
+    *parents, last = key.strip().split(".")
+    node = values
+    for name in parents:
+        child = node.get(name)
+        if not isinstance(child, dict):
+            child = {}
+        node[name] = child
+        node = child
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: the value is not valid YAML") from None
+
+
+def _one_line(cls: type[BaseModel], error: ValidationError, place: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(whole config)"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(cls, first["loc"][:-1]), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"{place}: {key}: unknown key{hint}"
+    if first["type"] == "missing":
+        return f"{place}: {key}: missing, a value is required"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {key}: got {first['input']!r:.120}; {message}"
+
+
+def _known_keys(cls: type[BaseModel], location: Iterable[Any]) -> list[str]:
+    """Field names of the model found by walking ``location`` down from ``cls``."""
+    model: Any = cls
+    for part in location:
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = _inner_model(field.annotation) if field else model
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (
+        typing.Union,
+        types.UnionType,
+        list,
+        tuple,
+        dict,
+        Mapping,
+        typing.Annotated,
+    ):
+        for inner in typing.get_args(annotation):
+            found = _inner_model(inner)
+            if found is not None:
+                return found
+    return None

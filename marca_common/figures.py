@@ -1,0 +1,49 @@
+"""One look for all figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg", force=False)
+import matplotlib.pyplot as plt
+from cycler import cycler
+from matplotlib.figure import Figure
+
+from marca_common.files import atomic_path
+
+# Okabe-Ito: told apart in print and by colour-blind readers.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+_STYLE: dict[Any, Any] = {
+    "figure.dpi": 110,
+    "axes.prop_cycle": cycler(color=COLORS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "font.size": 9.5,
+    "figure.constrained_layout.use": True,
+}
+
+
+def new_figure(rows: int = 1, columns: int = 1, *, width: float = 7.2, height: float = 3.8, **options):
+    """Figure and axes in the house style; options go to ``plt.subplots``."""
+    with plt.rc_context(_STYLE):
+        return plt.subplots(rows, columns, figsize=(width, height), **options)
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a PNG atomically and close the figure."""
+    for legend in [*figure.legends, *(axis.get_legend() for axis in figure.axes)]:
+        if legend is not None:
+            legend.set_frame_on(False)
+    with plt.rc_context(_STYLE), atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
+    return Path(path)

@@ -1,0 +1,47 @@
+"""The HTML page: self-contained, figures embedded."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from marca_common.files import write_text
+
+
+@dataclass
+class Section:
+    """A heading, a sentence that says what to see, tables and figures."""
+
+    title: str
+    text: str
+    figures: list[Path] = field(default_factory=list)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+
+def write_page(path: Path, title: str, lead: str, facts: dict[str, Any], sections: list[Section]) -> Path:
+    """Write the report; a figure that does not exist is a programming error and raises."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True, trim_blocks=True
+    )
+    environment.filters["picture"] = _picture
+    environment.filters["table"] = _table
+    write_text(
+        path,
+        environment.get_template("html_page.html.j2").render(title=title, lead=lead, facts=facts, sections=sections),
+    )
+    return path
+
+
+def _picture(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return frame.to_html(
+        index=False, border=0, float_format=lambda x: f"{x:,.4g}" if abs(x) < 1000 else f"{x:,.0f}", na_rep="–"
+    )

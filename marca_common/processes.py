@@ -1,0 +1,34 @@
+"""Worker processes, forked from a server that has imported the program once for all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
+from typing import Any
+
+from marca_common.progress import share_terminal
+
+
+def start_server(program: str) -> None:
+    """Start the server and let it import ``program`` in the background; without this, every worker imports anew."""
+    multiprocessing.set_forkserver_preload([program, "torch._dynamo"])  # the latter by the first optimiser, in 3 s
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server inherits this: Ctrl-C is for those who work
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool whose progress bars share the terminal."""
+    context = multiprocessing.get_context("forkserver")
+    take_line, arguments = share_terminal(context, workers)
+    return ProcessPoolExecutor(workers, context, _start, (take_line, *arguments))
+
+
+def _start(take_line: Callable[..., None], *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    take_line(*arguments)

@@ -1,0 +1,76 @@
+"""What long work shows while it runs, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterable
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from marca_common.files import write_text
+
+T = TypeVar("T")
+_line = 0  # terminal line of this process' bars, when several processes share a terminal
+
+
+def progress(
+    iterable: Iterable[T] | None = None, *, what: str, total: int | None = None, unit: str = "it", **options: Any
+):
+    """A tqdm bar with rate and ETA on stderr (a widget in notebooks); silent until half a second has passed."""
+    return tqdm(
+        iterable,
+        desc=what,
+        total=total,
+        unit=unit,
+        file=sys.stderr,
+        delay=0.5,
+        mininterval=0.5,
+        dynamic_ncols=True,
+        **{"leave": _line == 0, "position": _line or None, **options},
+    )
+
+
+def share_terminal(context: BaseContext, workers: int) -> tuple[Callable[..., None], tuple[Any, ...]]:
+    """Initialiser and its arguments for a process pool whose workers show bars on lines of their own."""
+    lines = context.Queue()
+    for line in range(1, workers + 1):
+        lines.put(line)
+    return _take_line, (lines, context.RLock())
+
+
+def _take_line(lines: Any, lock: Any) -> None:
+    global _line
+    _line = lines.get()
+    tqdm.set_lock(lock)
+
+
+class MetricsLog:
+    """``metrics.csv`` of a run: one row per report, flushed at once; a resumed run drops rows after its step."""
+
+    def __init__(self, path: str | Path, columns: list[str], resume_step: int | None = None) -> None:
+        self.path = Path(path)
+        self.columns = columns
+        kept = self._rows_until(resume_step) if resume_step is not None and self.path.exists() else []
+        write_text(self.path, "\n".join([",".join(columns), *kept]) + "\n")
+
+    def write(self, **values: Any) -> None:
+        """Append one row; columns without a value stay empty, unknown columns are a programming error."""
+        unknown = set(values) - set(self.columns)
+        if unknown:
+            raise KeyError(f"not columns of {self.path.name}: {sorted(unknown)}")
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow([_short(values.get(name, "")) for name in self.columns])
+
+    def _rows_until(self, step: int) -> list[str]:
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        if not lines or lines[0] != ",".join(self.columns):
+            return []
+        return [line for line in lines[1:] if line and float(line.split(",")[0]) <= step]
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.8g}" if isinstance(value, float) else value

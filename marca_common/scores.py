@@ -1,0 +1,142 @@
+"""Score matrices: a value (or cost) for every joint action of a list of states, in memory and on disk.
+
+Two files hold the same thing. *Wide* Parquet: the state columns, then one fixed-size list column per score, float32,
+in joint-index order. *Long* CSV or Parquet: ``state``, ``action``, one column per score, where the keys are the state
+values and the sub-actions joined by ``_``; small files and other people's files are long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from marca_common.errors import UserError
+from marca_common.files import atomic_path
+from marca_common.requests import RequestSpec
+from marca_common.tables import Column, read_table, write_table
+
+
+@dataclass
+class ScoreMatrix:
+    """Scores of S states × A joint actions."""
+
+    states: pd.DataFrame  # the spec's state columns, one row per state
+    scores: dict[str, np.ndarray]  # name → float32 (S, A)
+
+    def keys(self) -> np.ndarray:
+        """State keys: the state values joined by ``_``, (S,)."""
+        return state_keys(self.states)
+
+
+def state_keys(states: pd.DataFrame) -> np.ndarray:
+    """One text key per row: its values joined by ``_``, object (S,)."""
+    columns = [states[name].astype(str).to_numpy(dtype=object) for name in states.columns]
+    return np.array(["_".join(values) for values in zip(*columns)], dtype=object)
+
+
+def action_keys(spec: RequestSpec) -> np.ndarray:
+    """One text key per joint action, in joint-index order, object (A,)."""
+    return np.array(["_".join(map(str, row)) for row in spec.joint_table()], dtype=object)
+
+
+def write_scores(matrix: ScoreMatrix, path: str | Path) -> None:
+    """Write a wide Parquet file, atomically."""
+    columns = {name: pa.array(matrix.states[name].astype(str)) for name in matrix.states.columns}
+    for name, values in matrix.scores.items():
+        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).ravel())
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd", compression_level=1)
+
+
+def write_long_scores(matrix: ScoreMatrix, spec: RequestSpec, path: str | Path) -> None:
+    """Write one row per (state, action), CSV or Parquet by the suffix."""
+    size = len(matrix.states)
+    frame = pd.DataFrame(
+        {"state": np.repeat(matrix.keys(), spec.n_joint), "action": np.tile(action_keys(spec), size)}
+        | {name: values.ravel() for name, values in matrix.scores.items()}
+    )
+    write_table(frame, path)
+
+
+def read_scores(path: str | Path, spec: RequestSpec) -> ScoreMatrix:
+    """Read a wide Parquet file; every score must be finite and every state distinct."""
+    path = Path(path)
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable score file: {str(error).splitlines()[0]}") from None
+    missing = [name for name in spec.state if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.column_names)}")
+    states = table.select(list(spec.state)).to_pandas()
+    scores = {}
+    for name in table.column_names:
+        if name in spec.state:
+            continue
+        column = table.column(name).combine_chunks()
+        if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != spec.n_joint:
+            raise UserError(
+                f"{path}: column {name!r} is {column.type}; expected a list of {spec.n_joint} numbers per row"
+            )
+        values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(states), spec.n_joint)
+        _require_finite(values, path, name)
+        scores[name] = values.astype(np.float32, copy=False)
+    if not scores:
+        raise UserError(f"{path}: no score column beside the state columns")
+    twice = states.duplicated().to_numpy()
+    if twice.any():
+        raise UserError(
+            f"{path}: row {int(np.argmax(twice)) + 1}: the state {state_keys(states)[np.argmax(twice)]!r} stands twice"
+        )
+    return ScoreMatrix(states, scores)
+
+
+def read_long_scores(path: str | Path, spec: RequestSpec, names: list[str]) -> ScoreMatrix:
+    """Read a long file; a missing, doubled or unknown (state, action) pair is a UserError.
+
+    State values must not contain ``_``, since the key is split at it.
+    """
+    path = Path(path)
+    schema = [Column("state", "category"), Column("action", "category"), *(Column(name) for name in names)]
+    frame = read_table(path, schema)
+    joint = pd.Index(action_keys(spec)).get_indexer(frame["action"].astype(str))
+    _refuse(path, joint < 0, frame, "a known joint action")
+    state_ids, keys = pd.factorize(frame["state"].astype(str))
+    cell = state_ids * spec.n_joint + joint
+    _refuse(path, pd.Series(cell).duplicated().to_numpy(), frame, "each pair once")
+    if len(cell) != len(keys) * spec.n_joint:
+        gap = int(np.argmax(np.bincount(cell, minlength=len(keys) * spec.n_joint) == 0))
+        pair = f"state {keys[gap // spec.n_joint]!r}, action {action_keys(spec)[gap % spec.n_joint]!r}"
+        raise UserError(f"{path}: the pair {pair} is missing; expected every joint action of every state")
+    parts = [key.split("_") for key in keys]
+    wrong = [key for key, values in zip(keys, parts) if len(values) != len(spec.state)]
+    if wrong:
+        raise UserError(f"{path}: column 'state': got {wrong[0]!r}; expected {len(spec.state)} values joined by '_'")
+    scores = {}
+    for name in names:
+        values = np.empty(len(cell), dtype=np.float32)
+        values[cell] = frame[name].to_numpy()
+        scores[name] = values.reshape(len(keys), spec.n_joint)
+    return ScoreMatrix(pd.DataFrame(parts, columns=list(spec.state)), scores)
+
+
+def _require_finite(values: np.ndarray, path: Path, name: str) -> None:
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, action = np.argwhere(bad)[0]
+        raise UserError(
+            f"{path}: row {row + 1}, column {name!r}, joint action {action}: got {values[row, action]}; expected a finite number"
+        )
+
+
+def _refuse(path: Path, bad: np.ndarray, frame: pd.DataFrame, expected: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        pair = f"state {frame['state'].iloc[row]!r}, action {frame['action'].iloc[row]!r}"
+        raise UserError(f"{path}: row {row + 1}: got {pair}; expected {expected}")

@@ -1,0 +1,107 @@
+"""The PI law as pure functions of arrays: the controllers run it for one plant, the tuner for many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpc_balancer.system_model.model import SystemModel
+
+
+@dataclass(frozen=True)
+class PiGains:
+    """Gains in units of the controlled coordinate per relative CPU error."""
+
+    kp: float = 0.3
+    ki: float = 0.3
+    down_factor: float = 1.0  # multiplies both while CPU is under its target
+    feedforward: float = 0.0  # share of the forecast log change of traffic that is passed on
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers."""
+        return dict(self.__dict__)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PiGains:
+        """The gains that ``to_dict`` described."""
+        return cls(**{name: float(value) for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """Log cost relief v ≥ 0 of each price as a rising function of its coordinate u: the gain schedule.
+
+    Working in v makes the loop gain one everywhere: +0.1 in v takes 10 % off the computation, wherever λ stands.
+    """
+
+    unit: np.ndarray  # (P,) grid of u
+    relief: np.ndarray  # (L, P) -log(cost(u) / cost(0)), strictly rising
+
+    @classmethod
+    def identity(cls, prices: int) -> CostCurve:
+        """No schedule: v = u."""
+        return cls(np.array([0.0, 1.0]), np.tile([0.0, 1.0], (prices, 1)))
+
+    @classmethod
+    def from_model(cls, model: SystemModel, group: int, points: int = 41) -> CostCurve:
+        """Read off the system model: own price varied, the others at the middle of the box, mean traffic, noon."""
+        prices, size = model.prices.size, len(model.services)
+        grid = np.linspace(0, 1, points)
+        relief = np.empty((prices, points))
+        exogenous = model.features.rows(
+            np.array([group]),
+            model.features.traffic_mean[[group]],
+            model.features.traffic_mean[[group]],
+            np.array(["2026-01-01T12:00:00"], "datetime64[s]"),
+            model.features.extras_mean[None],
+            np.zeros(1),
+        )
+        for j in range(prices):
+            unit = np.full((points, prices), 0.5)
+            unit[:, j] = grid
+            path = model.rollout(
+                np.full(size, 60.0), unit[:, None].repeat(8, axis=1), exogenous.repeat(8, axis=0), np.ones(8)
+            )
+            cost = path[:, -1, j] if prices == size else path[:, -1].max(axis=1)
+            curve = np.maximum.accumulate(-np.log(np.maximum(cost, 1e-3) / max(cost[0], 1e-3)))
+            relief[j] = curve + 1e-3 * grid  # strictly rising, so that it can be inverted
+        return cls(grid, relief)
+
+    def to_relief(self, unit: np.ndarray) -> np.ndarray:
+        """u (…, L) → v (…, L)."""
+        return np.stack([np.interp(unit[..., j], self.unit, self.relief[j]) for j in range(len(self.relief))], axis=-1)
+
+    def to_unit(self, relief: np.ndarray) -> np.ndarray:
+        """v (…, L) → u (…, L); beyond the ends the ends."""
+        return np.stack(
+            [np.interp(relief[..., j], self.relief[j], self.unit) for j in range(len(self.relief))], axis=-1
+        )
+
+    @property
+    def top(self) -> np.ndarray:
+        """The most relief each price can give, (L,)."""
+        return self.relief[:, -1]
+
+
+def pi_step(
+    state: np.ndarray,
+    error: np.ndarray,
+    last_error: np.ndarray,
+    kp: np.ndarray | float,
+    ki: np.ndarray | float,
+    down: np.ndarray | float,
+    push: np.ndarray | float,
+    top: np.ndarray,
+    slack: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """One velocity-form step: v' = v + kp·Δe + ki·e + push, clamped (which is the anti-windup).
+
+    ``error`` is log(CPU / target), ``push`` the feed-forward, and the lower clamp is -``slack``: where even a price of zero
+    leaves CPU short, v may rest as far below zero as CPU is short, so that rising traffic is met by no price too early.
+    A NaN error (lost reading) leaves only the feed-forward.
+    """
+    factor = np.where(error < 0, down, 1.0)
+    move = factor * (ki * error + kp * np.nan_to_num(error - last_error))
+    return np.clip(state + np.nan_to_num(move) + push, -np.asarray(slack), top)

@@ -1,0 +1,154 @@
+"""Scenarios as data: what happens to traffic, plant, readings and controller in one simulated day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from pydantic import Field
+
+from marca_common.config import Config, load_config
+from marca_common.errors import UserError
+from marca_common.seeding import numpy_generator
+from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.testbed.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
+from mpc_balancer.testbed.test_traffic import (
+    Surge,
+    TrafficConfig,
+    TrafficRun,
+    calendar_frame,
+    synthetic_traffic,
+    trace_traffic,
+)
+
+
+class CostStep(Config):
+    """A lasting change of the cost per request that g was not trained on."""
+
+    minute: int = Field(ge=0, description="minute of the run at which it sets in")
+    factor: float = Field(gt=0, description="cost is multiplied by this")
+
+
+class Window(Config):
+    """A stretch of minutes."""
+
+    minute: int = Field(ge=0, description="first minute")
+    minutes: int = Field(ge=1, description="length")
+
+
+class Scenario(Config):
+    """One day's script; everything left out is nominal."""
+
+    title: str = Field("", description="what happens, for tables and figures")
+    days: float = Field(1.0, gt=0, description="length of the run, days")
+    traffic: TrafficConfig = Field(default_factory=TrafficConfig, description="synthetic traffic")
+    surges: list[Surge] = Field([], description="flash sales and failovers")
+    cost_factor: float = Field(1.0, gt=0, description="cost mismatch against the commissioning days")
+    cost_drift_per_day: float = Field(0.0, gt=-1, description="growth of the cost over a day, spread evenly")
+    cost_steps: list[CostStep] = Field([], description="lasting jumps of the cost")
+    price_effect: float = Field(1.0, gt=0, description="λ acts as if it were multiplied by this")
+    delay_minutes: int = Field(0, ge=0, description="actuation delay")
+    reading_noise: float | None = Field(None, ge=0, description="sd of CPU readings, points; null = the plant's own")
+    lost_share: float = Field(0.0, ge=0, lt=1, description="share of minutes whose CPU readings are lost")
+    frozen: list[Window] = Field([], description="readings repeat")
+    blind: list[Window] = Field([], description="nothing is measured (NaN)")
+    stuck: list[Window] = Field([], description="the commanded λ is not applied")
+    deadline_ms: float | None = Field(
+        None, gt=0, description="solver deadline in this scenario; null = the controller's own"
+    )
+    broken_model: bool = Field(False, description="the deployed model's weights are NaN")
+
+
+@dataclass(frozen=True)
+class ScenarioRun:
+    """A scenario with its luck drawn: run as many controllers on it as you like, all meet the same."""
+
+    scenario: Scenario
+    traffic: TrafficRun
+    calendar: Calendar
+    reference: ReferenceConfig
+    disturbances: Disturbances
+    seed: int
+
+    @property
+    def arrivals(self) -> np.ndarray:
+        """(minutes, sub-intervals)."""
+        return self.traffic.arrivals
+
+    def plant(self, delay_minutes: int | None = None) -> ReferencePlant:
+        """A fresh plant at the start of the run."""
+        config = self.reference
+        if delay_minutes is not None:
+            config = config.model_copy(update={"delay_minutes": delay_minutes})
+        return ReferencePlant(
+            config, self.seed, len(self.arrivals), start=self.traffic.timestamps[0], disturbances=self.disturbances
+        )
+
+
+def load_scenarios(path: str | Path) -> dict[str, Scenario]:
+    """Scenarios of a YAML file: a mapping of names to scripts."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot read the scenarios: {error}") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: expected a mapping of scenario names to scripts")
+
+    class Suite(Config):
+        scenarios: dict[str, Scenario]
+
+    return load_config(
+        Suite, None, [f"scenarios={yaml.safe_dump(content, default_flow_style=True, width=10**9)}"]
+    ).scenarios
+
+
+def start_scenario(
+    scenario: Scenario,
+    seed: int,
+    reference: ReferenceConfig | None = None,
+    trace: str | None = None,
+    start: str = "2026-03-09",
+) -> ScenarioRun:
+    """Draw traffic and disturbances of a scenario (or follow a ``timestamp,value`` trace)."""
+    reference = reference or ReferenceConfig()
+    updates: dict[str, object] = {
+        "delay_minutes": scenario.delay_minutes,
+        "sub_intervals": scenario.traffic.sub_intervals,
+    }
+    if scenario.reading_noise is not None:
+        updates["reading_noise"] = scenario.reading_noise
+    if scenario.price_effect != 1.0:
+        updates["half_price"] = [h / scenario.price_effect for h in reference.half_price]
+    reference = reference.model_copy(update=updates)
+    minutes = int(scenario.days * 1440)
+    if trace is None:
+        traffic = synthetic_traffic(scenario.traffic, seed, minutes, start, scenario.surges)
+    else:
+        traffic = trace_traffic(trace, scenario.traffic.mean_qps, scenario.traffic.sub_intervals, seed, minutes)
+        minutes = len(traffic.arrivals)
+    calendar = Calendar.from_frame(calendar_frame(scenario.surges, traffic.timestamps[0]), "scenario")
+    return ScenarioRun(scenario, traffic, calendar, reference, _disturbances(scenario, seed, minutes), seed)
+
+
+def _disturbances(scenario: Scenario, seed: int, minutes: int) -> Disturbances:
+    cost = scenario.cost_factor * (1 + scenario.cost_drift_per_day * np.arange(minutes) / 1440)
+    for step in scenario.cost_steps:
+        cost[step.minute :] *= step.factor
+    lost = numpy_generator(seed, "mpc_balancer", "lost").random(minutes) < scenario.lost_share
+    return Disturbances(
+        cost=cost,
+        lost=lost,
+        blind=_windows(scenario.blind, minutes),
+        frozen=_windows(scenario.frozen, minutes),
+        stuck=_windows(scenario.stuck, minutes),
+    )
+
+
+def _windows(windows: list[Window], minutes: int) -> np.ndarray:
+    out = np.zeros(minutes, dtype=bool)
+    for window in windows:
+        out[window.minute : window.minute + window.minutes] = True
+    return out

@@ -1,0 +1,197 @@
+"""Upper hulls of all rows, and the budget-revenue curve they make (Eqs. 2–6).
+
+Each row's actions are points (cost, value). Only vertices of the row's upper hull are ever optimal under a price, and
+its edges are upgrades with falling worth: slope = extra value per extra cost. Taking all rows' edges in order of slope
+is the linear relaxation of the multiple-choice knapsack for every budget at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from marca_common.errors import UserError
+from revenue_sim.allocation import hull_kernels as kernels
+
+CHUNK = 1024  # rows a thread takes at a time
+INFINITE = (0.0, 1.0)  # weights (wq, wc) of an infinite price: the cheapest action, the best of several
+FREE = (1.0, 0.0)  # weights of price 0: the best action, the cheapest of several
+_UNIT = {np.dtype(np.float32): 6e-7, np.dtype(np.float64): 2e-15}  # rounding of one weighted difference, with room
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Upgrades of rows between two prices, and where the rows stand at the higher one."""
+
+    base: np.ndarray  # int64 (S,): each row's action at the higher price
+    base_cost: float
+    base_value: float
+    row: np.ndarray  # int32 (E,)
+    before: np.ndarray  # int32 (E,): action left
+    after: np.ndarray  # int32 (E,): action taken up
+    slope: np.ndarray  # float64 (E,): value per cost
+    cost: np.ndarray  # float64 (E,): extra cost, times the row's count
+    value: np.ndarray  # float64 (E,): extra value, times the row's count
+
+    def order(self) -> np.ndarray:
+        """Falling slope; equal slopes by larger cost step, so that the order of rows does not matter."""
+        order = np.argsort(-self.slope)
+        slope = self.slope[order]
+        if (slope[1:] == slope[:-1]).any():
+            return np.lexsort((-self.value, -self.cost, -self.slope))
+        return order
+
+
+def check_pair(values: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as C-ordered arrays of one float type, costs (S, A), or (1, A) when all rows share them."""
+    values, costs = np.asarray(values), np.asarray(costs)
+    if values.ndim != 2 or 0 in values.shape:
+        raise UserError(f"values: got shape {values.shape}; expected (states, actions), at least one of each")
+    if costs.ndim == 1:
+        costs = costs[None, :]
+    if costs.shape not in (values.shape, (1, values.shape[1])):
+        raise UserError(f"costs: got shape {costs.shape}; expected {values.shape} or ({values.shape[1]},)")
+    single = values.dtype == np.float32 and costs.dtype == np.float32
+    dtype = np.float32 if single else np.float64
+    return np.ascontiguousarray(values, dtype), np.ascontiguousarray(costs, dtype)
+
+
+def check_counts(counts: np.ndarray | None, rows: int) -> np.ndarray:
+    """Requests per row as float64 (S,); None means one each."""
+    if counts is None:
+        return np.ones(rows)
+    counts = np.asarray(counts, dtype=np.float64)
+    if counts.shape != (rows,):
+        raise UserError(f"counts: got shape {counts.shape}; expected ({rows},)")
+    bad = ~(np.isfinite(counts) & (counts >= 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(f"counts: row {row + 1}: got {counts[row]}; expected a number of requests, 0 or more")
+    return counts
+
+
+def thread_count(threads: int | None) -> int:
+    """The number asked for, else the processors this process may use."""
+    return threads or len(os.sched_getaffinity(0))
+
+
+def run_chunks(work, rows: int, threads: int | None, size: int = CHUNK) -> Iterator:
+    """``work(start, stop)`` over blocks of rows, in order; compiled work that releases the lock runs in parallel."""
+    starts = range(0, rows, size)
+    if thread_count(threads) == 1 or len(starts) == 1:
+        return iter([work(start, min(rows, start + size)) for start in starts])
+    with ThreadPoolExecutor(thread_count(threads)) as pool:
+        return iter(list(pool.map(lambda start: work(start, min(rows, start + size)), starts)))
+
+
+def hull_edges(
+    values: np.ndarray,
+    costs: np.ndarray,
+    counts: np.ndarray,
+    high: tuple[float, float] = INFINITE,
+    low: tuple[float, float] = FREE,
+    threads: int | None = None,
+    rows: np.ndarray | None = None,
+) -> Edges:
+    """Edges between the prices ``high`` and ``low`` (weight pairs) of checked arrays, in one pass over them.
+
+    ``rows`` restricts the work to these rows; ``base`` and ``row`` of the result then count places in it.
+
+    Raises UserError naming the first row with a value or cost that is not finite.
+    """
+    index = np.arange(len(values)) if rows is None else rows
+    base = np.empty(len(index), dtype=np.int64)
+    weights, unit = np.array([high, low]), _UNIT[values.dtype]
+    parts = list(
+        run_chunks(
+            lambda start, stop: kernels.hull_rows(values, costs, counts, index, start, stop, weights, unit, base),
+            len(index),
+            threads,
+        )
+    )
+    for part in parts:
+        if part[4] >= 0:
+            _refuse_row(values, costs, part[4])
+    ends = np.concatenate([part[0] for part in parts], axis=1)
+    steps = np.concatenate([part[1] for part in parts], axis=1)
+    return Edges(base, sum(p[2] for p in parts), sum(p[3] for p in parts), *ends, *steps)
+
+
+def _refuse_row(values: np.ndarray, costs: np.ndarray, row: int) -> None:
+    for name, array in (("values", values[row]), ("costs", costs[row if len(costs) > 1 else 0])):
+        bad = ~np.isfinite(array)
+        if bad.any():
+            action = int(np.argmax(bad))
+            raise UserError(
+                f"{name}: row {row + 1}, joint action {action}: got {array[action]}; expected a finite number"
+            )
+    raise UserError(f"values: row {row + 1}: numbers too large to add; expected them below 1e30")
+
+
+@dataclass(frozen=True)
+class BudgetCurve:
+    """Cost and value along falling prices: point 0 is every row's cheapest action, then one upgrade per point.
+
+    ``cost`` and ``value`` are in the accounts given as true ones, where they were given.
+    """
+
+    lambda_: np.ndarray  # float64 (E + 1,): price at which the point is reached; point 0 has infinity
+    cost: np.ndarray  # float64 (E + 1,)
+    value: np.ndarray  # float64 (E + 1,)
+
+    def at(self, budgets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Value and price at each budget (mixing the two points around it); NaN below the least cost.
+
+        Where true costs differ from the model's, the last price on the way down that still meets the budget counts.
+        """
+        budgets = np.atleast_1d(np.asarray(budgets, dtype=np.float64))
+        highest = np.maximum.accumulate(self.cost)
+        left = np.searchsorted(highest, budgets, side="right") - 1
+        right = np.minimum(left + 1, len(self.cost) - 1)
+        step = self.cost[right] - self.cost[left]
+        part = np.where(step > 0, (budgets - self.cost[left]) / np.where(step > 0, step, 1), 0).clip(0, 1)
+        value = self.value[left] + part * (self.value[right] - self.value[left])
+        price = np.where(left == len(self.cost) - 1, 0.0, self.lambda_[right])
+        feasible = left >= 0
+        return np.where(feasible, value, np.nan), np.where(feasible, price, np.nan)
+
+
+def budget_curve(
+    values: np.ndarray,
+    costs: np.ndarray,
+    counts: np.ndarray | None = None,
+    *,
+    true_values: np.ndarray | None = None,
+    true_costs: np.ndarray | None = None,
+    threads: int | None = None,
+) -> BudgetCurve:
+    """The whole budget-revenue curve of Eq. 6 for λ from infinity to 0, from one pass over the rows' hulls.
+
+    Decisions follow ``values`` (S, A) and ``costs`` (S, A) or (A,); the curve is counted in ``true_values`` and
+    ``true_costs`` where given, so that a model's curve shows what its decisions earn. With its own values it is
+    the exact optimum of the linear relaxation for every budget.
+    """
+    values, costs = check_pair(values, costs)
+    counts = check_counts(counts, len(values))
+    edges = hull_edges(values, costs, counts, threads=threads)
+    order = edges.order()
+    cost = _account(true_costs, edges, counts, order, edges.base_cost, edges.cost)
+    value = _account(true_values, edges, counts, order, edges.base_value, edges.value)
+    return BudgetCurve(np.concatenate([[np.inf], edges.slope[order]]), cost, value)
+
+
+def _account(
+    true: np.ndarray | None, edges: Edges, counts: np.ndarray, order: np.ndarray, base: float, steps: np.ndarray
+) -> np.ndarray:
+    """Running total along the path, in the model's own numbers or in the true ones."""
+    if true is not None:
+        true = np.broadcast_to(np.asarray(true), (len(counts), np.asarray(true).shape[-1]))
+        rows = np.arange(len(counts))
+        base = float(counts @ true[rows, edges.base].astype(np.float64))
+        steps = true[edges.row, edges.after].astype(np.float64) - true[edges.row, edges.before]
+        steps = steps * counts[edges.row]
+    return base + np.concatenate([[0.0], np.cumsum(steps[order])])

@@ -1,0 +1,272 @@
+"""Boosted trees of revenue on (state, action), and their scores over whole action spaces.
+
+LightGBM with Tweedie loss. State columns enter as smoothed target means, alone and in pairs, sub-actions as whole numbers.
+Every leaf is then a box in the space of sub-actions once the state is known, so a state's A scores are sums of boxes:
+about a thousand times faster than predicting S·A rows, and equal to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numba import njit
+from pydantic import Field
+
+from marca_common.config import Config
+from marca_common.requests import RequestSpec
+from marca_common.seeding import integer_seed, numpy_generator
+
+
+class TreesConfig(Config):
+    """Boosted-tree member of the ensemble."""
+
+    trees: int = Field(default=80, ge=1, description="number of trees")
+    leaves: int = Field(default=31, ge=2, description="leaves of a tree")
+    learning_rate: float = Field(default=0.1, gt=0, description="shrinkage of each tree")
+    min_rows: int = Field(default=100, ge=1, description="least rows in a leaf")
+    tweedie_power: float = Field(default=1.5, gt=1, lt=2, description="variance power of the Tweedie loss")
+    smoothing: float = Field(default=200.0, gt=0, description="rows of prior behind each category's target mean")
+    mean_folds: int = Field(default=4, ge=2, description="parts whose target means come from the other parts")
+    pairs: bool = Field(default=True, description="also encode pairs of state columns")
+
+
+@dataclass
+class StateMeans:
+    """Smoothed mean reward per category, and per pair of categories, of the training rows."""
+
+    columns: list[tuple[str, ...]]
+    tables: list[dict[str, float]]  # joined category values → mean
+    numeric: list[str]
+    prior: float
+
+    @classmethod
+    def fit(cls, frame: pd.DataFrame, spec: RequestSpec, smoothing: float, pairs: bool) -> StateMeans:
+        """Means shrunk towards the overall one by ``smoothing`` rows."""
+        names = [name for name, kind in spec.state.items() if kind == "category"]
+        columns: list[tuple[str, ...]] = [(name,) for name in names]
+        columns += list(combinations(names, 2)) if pairs else []
+        reward = frame[spec.reward].to_numpy(np.float64)
+        prior, tables = float(reward.mean()), []
+        for group in columns:
+            codes, values = _codes(frame, group)
+            total, count = np.bincount(codes, weights=reward), np.bincount(codes)
+            means = (total + smoothing * prior) / (count + smoothing)
+            tables.append(dict(zip(values, means.tolist())))
+        return cls(columns, tables, [name for name, kind in spec.state.items() if kind == "numeric"], prior)
+
+    def transform(self, frame: pd.DataFrame) -> np.ndarray:
+        """Features float64 (M, F); a category not seen in training has the overall mean."""
+        features = []
+        for group, table in zip(self.columns, self.tables):
+            codes, values = _codes(frame, group)
+            features.append(np.array([table.get(value, self.prior) for value in values])[codes])
+        features += [frame[name].to_numpy(np.float64) for name in self.numeric]
+        return np.stack(features, axis=1) if features else np.zeros((len(frame), 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {"columns": self.columns, "tables": self.tables, "numeric": self.numeric, "prior": self.prior}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> StateMeans:
+        """What ``to_dict`` described."""
+        return cls([tuple(group) for group in values["columns"]], *(values[k] for k in ("tables", "numeric", "prior")))
+
+
+def _codes(frame: pd.DataFrame, group: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
+    """Code of each row's joined categories and the joined text of each code."""
+    parts = [_column_codes(frame[name]) for name in group]
+    joint = parts[0][0].astype(np.int64)
+    for codes, values in parts[1:]:
+        joint = joint * len(values) + codes
+    codes, distinct = pd.factorize(joint)
+    first = np.full(len(distinct), len(frame), dtype=np.int64)
+    np.minimum.at(first, codes, np.arange(len(frame)))
+    texts = [np.asarray(values, dtype=object)[part[first]] for part, values in parts]
+    return codes, ["\x1f".join(map(str, row)) for row in zip(*texts)]
+
+
+def _column_codes(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy(np.int64), column.cat.categories.astype(str).to_numpy(dtype=object)
+    codes, values = pd.factorize(column.astype(str))
+    return codes, np.asarray(values, dtype=object)
+
+
+@dataclass
+class TreeModel:
+    """A fitted ensemble of trees as flat arrays; log link: score = exp(sum of leaves)."""
+
+    means: StateMeans
+    shape: tuple[int, ...]
+    roots: np.ndarray  # int64 (trees,) first node of each tree
+    feature: np.ndarray  # int64 (nodes,); −1: leaf
+    threshold: np.ndarray  # float64 (nodes,): left when feature ≤ threshold; a leaf's value
+    left: np.ndarray  # int64 (nodes,)
+    right: np.ndarray  # int64 (nodes,)
+
+    def values(self, states: pd.DataFrame) -> np.ndarray:
+        """Expected revenue of every joint action, float32 (S, A)."""
+        features = np.ascontiguousarray(self.means.transform(states))
+        arrays = (self.roots, self.feature, self.threshold, self.left, self.right)
+        return np.exp(_box_scores(features, np.array(self.shape), *arrays)).astype(np.float32)
+
+    def rows(self, frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
+        """Expected revenue of each row's own state and action, float64 (M,)."""
+        features = np.concatenate([self.means.transform(frame), frame[list(spec.sub_actions)].to_numpy(np.float64)], 1)
+        return np.exp(_row_scores(features, self.roots, self.feature, self.threshold, self.left, self.right))
+
+    def payload(self) -> dict[str, Any]:
+        """Plain values and tensors for a checkpoint."""
+        arrays = {name: torch.from_numpy(getattr(self, name)) for name in _ARRAYS}
+        return {"means": self.means.to_dict(), "shape": list(self.shape), **arrays}
+
+    @classmethod
+    def from_payload(cls, payload: dict[str, Any]) -> TreeModel:
+        """What ``payload`` described."""
+        arrays = [payload[name].numpy() for name in _ARRAYS]
+        return cls(StateMeans.from_dict(payload["means"]), tuple(payload["shape"]), *arrays)
+
+
+_ARRAYS = ("roots", "feature", "threshold", "left", "right")
+
+
+def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed: int, threads: int) -> TreeModel:
+    """Fit on the rows of a request log."""
+    import lightgbm
+
+    means = StateMeans.fit(frame, spec, config.smoothing, config.pairs)
+    encoded = _held_out_means(frame, spec, config, seed)
+    features = np.concatenate([encoded, frame[list(spec.sub_actions)].to_numpy(np.float64)], axis=1)
+    data = lightgbm.Dataset(features, frame[spec.reward].to_numpy(np.float64))
+    parameters = {
+        "objective": "tweedie",
+        "tweedie_variance_power": config.tweedie_power,
+        "num_leaves": config.leaves,
+        "learning_rate": config.learning_rate,
+        "min_data_in_leaf": config.min_rows,
+        "num_threads": threads,
+        "seed": integer_seed(seed, "trees") % 2**31,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+    booster = lightgbm.train(parameters, data, num_boost_round=config.trees)
+    return TreeModel(means, spec.shape, *_flat(booster.dump_model()))
+
+
+def _held_out_means(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed: int) -> np.ndarray:
+    """Features of the training rows, each from means that the row itself was not part of: else trees trust them too much."""
+    part = numpy_generator(seed, "trees", "means").permutation(len(frame)) % config.mean_folds
+    pieces = []
+    for k in range(config.mean_folds):
+        means = StateMeans.fit(frame[part != k], spec, config.smoothing, config.pairs)
+        pieces.append(means.transform(frame[part == k]))
+    features = np.empty((len(frame), pieces[0].shape[1]))
+    for k, piece in enumerate(pieces):
+        features[part == k] = piece
+    return features
+
+
+def _flat(dump: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    """LightGBM's nested trees as arrays."""
+    feature: list[int] = []
+    threshold: list[float] = []
+    left: list[int] = []
+    right: list[int] = []
+    roots = []
+
+    def add(node: dict[str, Any]) -> int:
+        at = len(feature)
+        leaf = "leaf_value" in node
+        feature.append(-1 if leaf else node["split_feature"])
+        threshold.append(node["leaf_value"] if leaf else node["threshold"])
+        left.append(-1)
+        right.append(-1)
+        if not leaf:
+            left[at], right[at] = add(node["left_child"]), add(node["right_child"])
+        return at
+
+    for tree in dump["tree_info"]:
+        roots.append(add(tree["tree_structure"]))
+    integers = [np.array(part, dtype=np.int64) for part in (roots, feature, left, right)]
+    return integers[0], integers[1], np.array(threshold, dtype=np.float64), integers[2], integers[3]
+
+
+@njit(nogil=True, cache=True)
+def _row_scores(features, roots, feature, threshold, left, right):
+    scores = np.zeros(features.shape[0])
+    for i in range(features.shape[0]):
+        for root in roots:
+            node = root
+            while feature[node] >= 0:
+                node = left[node] if features[i, feature[node]] <= threshold[node] else right[node]
+            scores[i] += threshold[node]
+    return scores
+
+
+@njit(nogil=True, cache=True)
+def _box_scores(features, shape, roots, feature, threshold, left, right):
+    """Sum of leaves for every joint action of every state: a leaf covers a box ``low ≤ sub-actions < high``."""
+    states, known = features.shape
+    dims, size = len(shape), 1
+    for d in range(dims):
+        size *= shape[d]
+    scores = np.zeros((states, size))
+    deepest = len(feature) + 1
+    stack = np.empty(deepest, np.int64)
+    lows, highs = np.empty((deepest, dims), np.int64), np.empty((deepest, dims), np.int64)
+    low, high = np.empty(dims, np.int64), np.empty(dims, np.int64)
+    for s in range(states):
+        for root in roots:
+            stack[0], depth = root, 1
+            lows[0], highs[0] = 0, shape
+            while depth > 0:
+                depth -= 1
+                node = stack[depth]
+                low[:], high[:] = lows[depth], highs[depth]
+                while feature[node] >= 0:
+                    f = feature[node] - known
+                    if f < 0:
+                        node = left[node] if features[s, feature[node]] <= threshold[node] else right[node]
+                        continue
+                    cut = np.int64(np.floor(threshold[node])) + 1  # values below cut go left
+                    if cut >= high[f]:
+                        node = left[node]
+                    elif cut <= low[f]:
+                        node = right[node]
+                    else:
+                        stack[depth] = right[node]
+                        lows[depth], highs[depth] = low, high
+                        lows[depth, f] = cut
+                        depth += 1
+                        high[f] = cut
+                        node = left[node]
+                _add_box(scores[s], shape, low, high, threshold[node])
+    return scores
+
+
+@njit(nogil=True, cache=True)
+def _add_box(out, shape, low, high, amount):
+    dims = len(shape)
+    at = low.copy()
+    while True:
+        start = 0
+        for d in range(dims):
+            start = start * shape[d] + at[d]
+        for j in range(high[dims - 1] - low[dims - 1]):
+            out[start + j] += amount
+        d = dims - 2
+        while d >= 0:
+            at[d] += 1
+            if at[d] < high[d]:
+                break
+            at[d] = low[d]
+            d -= 1
+        if d < 0:
+            return

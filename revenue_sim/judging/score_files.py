@@ -1,0 +1,134 @@
+"""Score files, state counts and quotas, brought to the same states in the same order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.scores import ScoreMatrix, action_keys, read_long_scores, read_scores, state_keys
+from marca_common.tables import Column, read_table
+from revenue_sim.config import ScoreSource
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Requests per state and uses per joint action, equal in sum."""
+
+    states: np.ndarray  # int64 (S,)
+    actions: np.ndarray  # int64 (A,)
+
+
+def load_scores(path: str | Path, spec: RequestSpec, column: str | None) -> tuple[pd.DataFrame, np.ndarray]:
+    """States (S, state columns) and one score (S, A) float32 of a wide Parquet or long CSV file."""
+    matrix = _load(Path(path), spec, column)
+    names = list(matrix.scores)
+    if column is None and len(names) > 1:
+        raise UserError(f"{path}: several score columns {', '.join(names)}; name one with 'column'")
+    if column is not None and column not in matrix.scores:
+        raise UserError(f"{path}: score column {column!r} is missing; found {', '.join(names)}")
+    return matrix.states, matrix.scores[column or names[0]]
+
+
+def _load(path: Path, spec: RequestSpec, column: str | None) -> ScoreMatrix:
+    if path.suffix != ".csv":
+        return read_scores(path, spec)
+    return read_long_scores(path, spec, [column or "value"])
+
+
+def load_source(source: ScoreSource, spec: RequestSpec, states: pd.DataFrame) -> list[np.ndarray]:
+    """One (S, A) array per file, its rows in the order of ``states``; a state that it lacks is a UserError."""
+    return [_aligned(file, *load_scores(file, spec, source.column), states) for file in source.files]
+
+
+def mean_scores(source: ScoreSource, spec: RequestSpec, states: pd.DataFrame) -> np.ndarray:
+    """Mean over a source's files, float32 (S, A), in the order of ``states``."""
+    return np.asarray(np.mean(load_source(source, spec, states), axis=0, dtype=np.float32))
+
+
+def total(costs: dict[str, np.ndarray]) -> np.ndarray:
+    """All services together, float32 (S, A)."""
+    return np.asarray(np.sum(list(costs.values()), axis=0, dtype=np.float32))
+
+
+def load_costs(path: str, spec: RequestSpec, states: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Costs per service, each (S, A), in the order of ``states``."""
+    matrix = read_scores(path, spec)
+    costs = {name: _aligned(path, matrix.states, one, states) for name, one in matrix.scores.items()}
+    for name, values in costs.items():
+        if values.min() < 0:
+            row, action = np.argwhere(values < 0)[0]
+            raise UserError(
+                f"{path}: column {name!r}, state {state_keys(states)[row]!r}, joint action {action}: "
+                f"got {values[row, action]}; expected a cost of at least 0"
+            )
+    return costs
+
+
+def _aligned(path: str | Path, have: pd.DataFrame, scores: np.ndarray, want: pd.DataFrame) -> np.ndarray:
+    at = pd.Index(state_keys(have)).get_indexer(pd.Index(state_keys(want)))
+    if (at < 0).any():
+        raise UserError(f"{path}: no scores for the state {state_keys(want)[np.argmax(at < 0)]!r}")
+    return scores if len(have) == len(want) and (at == np.arange(len(at))).all() else scores[at]
+
+
+def demand_of_log(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) -> tuple[Demand, np.ndarray]:
+    """Counts of the log's requests in ``states`` and of their actions; and the row of ``states`` per request (−1: none)."""
+    at = state_rows(frame, spec, states)
+    inside = at >= 0
+    if not inside.any():
+        raise UserError("log: none of its requests is in a state of the scores")
+    joint = spec.joint_index(frame[inside])
+    demand = Demand(np.bincount(at[inside], minlength=len(states)), np.bincount(joint, minlength=spec.n_joint))
+    return demand, at
+
+
+def state_rows(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) -> np.ndarray:
+    """Row of ``states`` for each row of ``frame``, int64 (M,); −1 where the state is not among them."""
+    distinct, ids, _ = spec.distinct_states(frame)
+    return pd.Index(state_keys(states)).get_indexer(pd.Index(state_keys(distinct)))[ids]
+
+
+def read_demand(
+    states_path: str, quotas_path: str, spec: RequestSpec, states: pd.DataFrame
+) -> tuple[Demand, np.ndarray]:
+    """Counts and quotas from their tables; also the rows of ``states`` that have a count."""
+    by_state = _read_counts(states_path, "state", state_keys(states))
+    by_action = _read_counts(quotas_path, "action", action_keys(spec))
+    if by_state.sum() != by_action.sum():
+        raise UserError(
+            f"{quotas_path}: the quotas sum to {by_action.sum()}; expected {by_state.sum()}, the sum of {states_path}"
+        )
+    return Demand(by_state, by_action), np.nonzero(by_state)[0]
+
+
+def _read_counts(path: str, key: str, known: np.ndarray) -> np.ndarray:
+    frame = read_table(path, [Column(key, "category"), Column("count", "int", 0)])
+    keys = frame[key].astype(str)
+    at = pd.Index(known).get_indexer(pd.Index(keys))
+    for bad, expected in ((at < 0, f"{key} of the scores"), (keys.duplicated().to_numpy(), f"{key} that stands once")):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError(f"{path}: row {row + 1}, column {key!r}: got {keys.iloc[row]!r}; expected a {expected}")
+    counts = np.zeros(len(known), dtype=np.int64)
+    counts[at] = frame["count"].to_numpy()
+    return counts
+
+
+def read_allocation(path: str, spec: RequestSpec, states: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """State rows, joint actions and counts of an allocation table ``state, action, count``."""
+    frame = read_table(path, [Column("state", "category"), Column("action", "category"), Column("count", "int", 0)])
+    rows = pd.Index(state_keys(states)).get_indexer(pd.Index(frame["state"].astype(str)))
+    joint = pd.Index(action_keys(spec)).get_indexer(pd.Index(frame["action"].astype(str)))
+    twice = pd.Series(rows * spec.n_joint + joint).duplicated().to_numpy()
+    checks = ((rows < 0, "state", "a state of the scores"), (joint < 0, "action", "a declared joint action"))
+    for bad, column, expected in (*checks, (twice, "action", "each pair once")):
+        if bad.any():
+            row = int(np.argmax(bad))
+            value = frame[column].iloc[row]
+            raise UserError(f"{path}: row {row + 1}, column {column!r}: got {value!r}; expected {expected}")
+    return rows.astype(np.int64), joint.astype(np.int64), frame["count"].to_numpy()

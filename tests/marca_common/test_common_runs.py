@@ -1,0 +1,211 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from marca_common.cli import run_cli
+from marca_common.config import Config
+from marca_common.errors import UserError
+from marca_common.files import read_json, write_json
+from marca_common.memory import PeakMemory
+from marca_common.progress import MetricsLog
+from marca_common.run_folder import RunFolder
+from marca_common.seeding import integer_seed, numpy_generator, torch_generator
+from marca_common.stages import Stage, Stages
+
+
+class Settings(Config):
+    seed: int = 0
+    device: str = "cpu"
+
+
+def test_streams_depend_on_seed_and_name_only():
+    first = numpy_generator(3, "logs").random(4)
+    numpy_generator(3, "another").random(100)
+    np.testing.assert_array_equal(numpy_generator(3, "logs").random(4), first)
+    assert integer_seed(3, "a", "b") != integer_seed(3, "ab") != integer_seed(4, "ab")
+    assert torch.equal(
+        torch.rand(3, generator=torch_generator(1, "x")), torch.rand(3, generator=torch_generator(1, "x"))
+    )
+
+
+def test_a_checkpoint_gives_back_tensors_and_generators_exactly(tmp_path):
+    numpy_rng, torch_rng = numpy_generator(0, "n"), torch_generator(0, "t")
+    numpy_rng.random(5)
+    payload = {
+        "weights": torch.arange(3.0),
+        "step": 7,
+        "n": generator_state(numpy_rng),
+        "t": generator_state(torch_rng),
+    }
+    save_checkpoint(tmp_path / "c.pt", "kind", ["a", "b"], payload)
+    expected = numpy_rng.random(3), torch.rand(3, generator=torch_rng)
+    loaded = load_checkpoint(tmp_path / "c.pt", "kind", ["a", "b"])
+    numpy_rng, torch_rng = numpy_generator(9, "n"), torch_generator(9, "t")
+    restore_generator(numpy_rng, loaded["n"])
+    restore_generator(torch_rng, loaded["t"])
+    assert loaded["step"] == 7
+    np.testing.assert_array_equal(numpy_rng.random(3), expected[0])
+    assert torch.equal(torch.rand(3, generator=torch_rng), expected[1])
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/marca-evil",)
+
+
+def test_other_checkpoints_are_refused_and_never_executed(tmp_path):
+    save_checkpoint(tmp_path / "c.pt", "kind", ["a"], {})
+    torch.save({"format": 1, "x": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "c.pt").read_bytes()[:200])
+    for name, kind, columns, message in [
+        ("c.pt", "other", ["a"], "a checkpoint of 'kind'; expected one of 'other'"),
+        ("c.pt", "kind", ["b"], r"fitted on columns \['a'\]; expected \['b'\]"),
+        ("evil.pt", "kind", None, "not a readable checkpoint"),
+        ("cut.pt", "kind", None, "not a readable checkpoint"),
+        ("none.pt", "kind", None, "no such checkpoint"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load_checkpoint(tmp_path / name, kind, columns)
+
+
+def test_metrics_of_a_resumed_run_continue_after_its_step(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.csv", ["step", "loss"])
+    for step in (1, 2, 3):
+        log.write(step=step, loss=1 / step)
+    MetricsLog(tmp_path / "metrics.csv", ["step", "loss"], resume_step=2).write(step=3, loss=9.0)
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,1\n2,0.5\n3,9\n"
+    with pytest.raises(KeyError):
+        log.write(step=4, los=1)
+
+
+def _hold(path, ready, leave):
+    with RunFolder(path, Settings()):
+        ready.set()
+        leave.wait(20)
+
+
+def test_two_processes_never_write_one_run_folder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path / "run", ready, leave))
+    holder.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(UserError, match="another process is writing"), RunFolder(tmp_path / "run", Settings()):
+            pass
+    finally:
+        leave.set()
+        holder.join()
+
+
+def test_a_run_folder_resumes_only_its_own_config(tmp_path):
+    with RunFolder(tmp_path, Settings()) as run:
+        assert not run.resuming
+    with RunFolder(tmp_path, Settings()) as run:
+        assert run.resuming
+    with RunFolder(tmp_path, Settings(seed=1)) as run:
+        assert not run.resuming
+    assert read_json(tmp_path / "versions.json")["python"]
+
+
+def test_json_takes_numpy_and_turns_nan_into_null(tmp_path):
+    write_json(tmp_path / "x.json", {"a": np.float32(1.5), "b": np.array([1, 2]), "c": float("nan"), 3: (np.int64(4),)})
+    assert read_json(tmp_path / "x.json") == {"a": 1.5, "b": [1, 2], "c": None, "3": [4]}
+
+
+def leave_with(argv, function):
+    with pytest.raises(SystemExit) as caught:
+        run_cli(function, Settings, default_config="unused.yaml", default_out="out", argv=argv)
+    return caught.value.code
+
+
+def test_the_command_line_reports_what_the_user_can_mend(tmp_path, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 1\n")
+    seen = []
+
+    def work(config, out):
+        """Work."""
+        seen.append((config.seed, config.device, out))
+
+    assert leave_with(["--config", str(path), "--set", "seed=4", "--device", "cuda", "--out", str(tmp_path)], work) == 0
+    assert seen == [(4, "cuda", tmp_path)]
+    assert leave_with(["--config", str(path), "--set", "sed=4"], work) == 2
+    assert "unknown key; did you mean 'seed'" in capsys.readouterr().err
+
+    def interrupted(config, out):
+        raise KeyboardInterrupt
+
+    assert leave_with(["--config", str(path)], interrupted) == 130
+
+
+def append(path, word, folder):
+    """A picklable stage: leaves its mark outside its folder."""
+    with path.open("a") as file:
+        file.write(word + "\n")
+
+
+def stage(name, path, inputs, after=()):
+    return Stage(name, partial(append, path, name), inputs, after)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stages_are_reused_until_an_input_changes(tmp_path, workers):
+    done = tmp_path / "done"
+
+    def run(inputs):
+        stages = Stages(tmp_path / "run", workers)
+        stages.run(stage("one", done, inputs), stage("side", done, 5))
+        stages.run(stage("two", done, 0, after=("one",)))
+
+    run(1)
+    run(1)
+    assert sorted(done.read_text().split()) == ["one", "side", "two"]
+    run(2)
+    assert sorted(done.read_text().split()) == ["one", "one", "side", "two", "two"]
+
+
+def test_an_interrupted_stage_keeps_its_folder_and_a_changed_one_does_not(tmp_path):
+    def fail(folder):
+        (folder / "half").write_text("")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Stages(tmp_path).run(Stage("s", fail, 1))
+    assert (tmp_path / "s" / "half").exists()
+    Stages(tmp_path).run(Stage("s", lambda folder: None, 1))
+    assert (tmp_path / "s" / "half").exists()
+    Stages(tmp_path).run(Stage("s", lambda folder: None, 2))
+    assert not (tmp_path / "s" / "half").exists()
+
+
+def refuse(folder):
+    raise UserError("mend this")
+
+
+def test_what_the_user_can_mend_comes_through_from_a_worker(tmp_path):
+    stages = Stages(tmp_path, workers=2)
+    with pytest.raises(UserError, match="mend this"):
+        stages.run(Stage("a", refuse, 1), stage("b", tmp_path / "done", 1))
+
+
+def test_peak_memory_sees_what_was_freed_again():
+    with PeakMemory(interval=0.01) as memory:
+        before = memory.mb
+        block = np.ones(200 * 2**20 // 8)
+        time.sleep(0.1)
+        del block
+    assert memory.mb >= before + 150
+
+
+def test_common_alone_does_not_import_torch():
+    code = "import marca_common.config, marca_common.tables, marca_common.requests, marca_common.cli, marca_common.stages, sys; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

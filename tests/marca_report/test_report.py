@@ -1,0 +1,93 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from marca_common.html_page import Section, write_page
+from marca_report.day_figures import draw_cpu, draw_lambda, draw_result, draw_revenue
+from marca_report.who_gets_what import draw_action_mix, draw_computation, grouped
+
+SERVICES = ["retrieval", "ranking"]
+START = pd.Timestamp("2026-02-02 06:00")
+SIZES = {"a1": 4, "a2": 5}
+
+
+@pytest.fixture
+def minutes():
+    rng = np.random.default_rng(0)
+    rows = []
+    for strategy, gain in {"static": 1.0, "marca_feedback": 1.1, "marca_mpc": 1.15}.items():
+        for seed in (100, 101):
+            for group in ("idc0", "idc1"):
+                for minute in range(0, 1440, 10):
+                    load = 1 - np.cos(minute / 1440 * 2 * np.pi)
+                    row = {
+                        "strategy": strategy,
+                        "seed": seed,
+                        "group": group,
+                        "minute": minute,
+                        "timestamp": START + pd.Timedelta(minutes=minute),
+                        "qps": 50 * load + 10,
+                    }
+                    row |= {
+                        "revenue": gain * load + rng.random() * 0.1,
+                        "requests": 100,
+                        "timeouts": 0,
+                        "degradation": 0,
+                    }
+                    for service in SERVICES:
+                        row |= {f"cpu_{service}": 30 * load + rng.random(), f"budget_{service}": 60}
+                        row |= {f"lambda_{service}": 0.001 * load}
+                    rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture
+def breakdown():
+    rows = []
+    for strategy in ("static", "marca_feedback", "marca_mpc"):
+        for dimension, values in {
+            "user_value": range(100),
+            "placement": ["p0", "p1", "p10"],
+            "hour": range(24),
+        }.items():
+            for value in values:
+                row = {"strategy": strategy, "dimension": dimension, "value": str(value), "requests": 10.0}
+                row |= (
+                    {"revenue": 1.0, "core_ms": 40.0}
+                    | {f"a1={i}": 2.5 for i in range(4)}
+                    | {f"a2={i}": 2.0 for i in range(5)}
+                )
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def test_values_stand_in_natural_order_and_long_dimensions_in_tenths(breakdown):
+    assert list(grouped(breakdown, "static", "placement").index) == ["p0", "p1", "p10"]
+    tenths = grouped(breakdown, "static", "user_value")
+    assert list(tenths.index) == list(range(1, 11))
+    assert tenths["requests"].tolist() == [100.0] * 10
+
+
+def test_the_page_holds_every_figure_and_needs_no_other_file(minutes, breakdown, tmp_path):
+    figures = [
+        draw_result(minutes, SERVICES, tmp_path / "result.png"),
+        draw_revenue(minutes, tmp_path / "revenue.png"),
+        draw_cpu(minutes, SERVICES, tmp_path / "cpu.png"),
+        draw_lambda(minutes, SERVICES, tmp_path / "lambda.png", ["marca_feedback", "marca_mpc"]),
+        draw_computation(breakdown, tmp_path / "computation.png"),
+        draw_action_mix(breakdown, SIZES, "marca_mpc", tmp_path / "mix.png"),
+    ]
+    table = pd.DataFrame({"learner": ["<b>"], "r_s": [0.5]})
+    page = write_page(
+        tmp_path / "r.html", "T", "lead", {"uplift": "+3 %"}, [Section("S", "text", figures, {"scores": table})]
+    )
+    html = page.read_text()
+    assert html.count("data:image/png;base64,") == len(figures)
+    assert "&lt;b&gt;" in html
+    assert 'src="http' not in html
+
+
+def test_a_missing_figure_is_not_papered_over(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_page(tmp_path / "r.html", "T", "", {}, [Section("S", "", [tmp_path / "none.png"])])
+    assert not (tmp_path / "r.html").exists()
