@@ -1,9 +1,15 @@
-"""How the rooms meet while a day is simulated: three small protocols and the record that passes between them."""
+"""How the rooms meet while a day is simulated: protocols, and the records that pass between them.
+
+``Policy``, ``Controller`` and ``Plant`` are all that a closed loop needs. ``Foresight``, ``Reporting`` and ``Previewable``
+are offered on top by those who have more to say.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +29,14 @@ class Measurement:
     aggregates: dict[str, float] = field(default_factory=dict)  # q_sum, q_mean, c_<service>_sum, c_<service>_mean
 
 
+@dataclass(frozen=True)
+class Coming:
+    """What a controller with foresight is told before its next step: a bound on what can be known, never a fair rival."""
+
+    qps: np.ndarray  # (n,) true requests per second of the coming intervals, the next one first
+    cpu_under: Callable[[np.ndarray], np.ndarray] | None  # prices (L,) → true CPU (services,) of the next interval
+
+
 class Policy(Protocol):
     """Chooses a joint action per request."""
 
@@ -34,14 +48,46 @@ class Policy(Protocol):
 class Controller(Protocol):
     """Sets the price of computation of one data centre."""
 
-    def step(self, measurement: Measurement) -> np.ndarray:
-        """Prices for the next interval, (services,), finite and inside the controller's box, whatever is measured."""
+    @property
+    def lambda_(self) -> np.ndarray:
+        """The prices last set, (L,), money per core-millisecond; the first interval runs under them."""
         ...
+
+    def step(self, measurement: Measurement) -> np.ndarray:
+        """Prices for the next interval, (L,), finite and ≥ 0, whatever is measured."""
+        ...
+
+
+@runtime_checkable
+class Foresight(Protocol):
+    """A controller that wants to be told what is coming."""
+
+    def foresee(self, coming: Coming) -> None:
+        """Take note of the future; called before each step but the last."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A controller that says what it expected and did."""
+
+    expected_qps: float  # requests per second its last step expected of the next interval; NaN: it has no forecast
+    rungs: Counter[str]  # which of its rules answered, how often
+    refused: Counter[str]  # which parts of measurements it did not believe, how often
 
 
 class Plant(Protocol):
     """A data centre under a price."""
 
     def step(self, lambda_: np.ndarray, exogenous: np.ndarray) -> Measurement:
-        """Serve one interval with prices (services,) and ``exogenous`` arrivals per sub-interval; report it."""
+        """Serve one interval with prices (L,) and ``exogenous`` arrivals per sub-interval; report it."""
+        ...
+
+
+@runtime_checkable
+class Previewable(Protocol):
+    """A plant that can be tried without consequences."""
+
+    def preview(self, lambda_: np.ndarray, exogenous: np.ndarray) -> np.ndarray:
+        """True CPU (services,) of the next interval under prices (L,) and its arrivals."""
         ...
