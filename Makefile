@@ -1,9 +1,9 @@
-# Every target sets up .venv by itself when it is missing or older than the requirements.
+# Every target sets up .venv by itself when it is missing or older than the requirements; the project is installed editable.
 PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-fast lint bench paper clean
+.PHONY: demo test test-fast lint docs notebooks bench paper clean
 
 demo: .venv/.ready        ## the main job: logs in, decisions and a report out (runs/demo)
 	$(PY) orchestrate.py --config configs/demo.yaml --out runs/demo
@@ -20,6 +20,12 @@ lint: .venv/.ready        ## ruff, mypy and the import contract
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 
+docs: .venv/.ready        ## the documentation site (site/index.html)
+	.venv/bin/mkdocs build --strict --quiet
+
+notebooks: .venv/.ready   ## run the notebooks and keep their outputs and figures
+	$(PY) notebooks/regenerate.py
+
 bench: .venv/.ready       ## every benchmark in its short form (benchmarks/results)
 	@for script in benchmarks/*.py; do \
 	  case $$script in */_*) continue;; esac; \
@@ -29,11 +35,11 @@ paper: .venv/.ready       ## the whole comparison on the base world: hours, resu
 	$(PY) orchestrate.py --config configs/paper.yaml --out runs/paper
 
 clean:                    ## outputs and caches; keeps .venv
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.venv/.ready: requirements.txt requirements-dev.txt
+.venv/.ready: requirements.txt pyproject.toml
 	@echo "== setting up .venv (a few minutes, once)"
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip install --disable-pip-version-check --progress-bar on -r requirements-dev.txt
+	$(PY) -m pip install --disable-pip-version-check --progress-bar on -e '.[test,docs]'
 	@touch $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -123,13 +122,14 @@ def summarise(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line; ``--seconds N`` is short for ``--set seconds=N``."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if "--seconds" in words[:-1]:
-        at = words.index("--seconds")
-        words[at : at + 2] = ["--set", f"seconds={words[at + 1]}"]
+    """Command line."""
     run_cli(
-        live, LiveConfig, default_config="configs/autobucket/live.yaml", default_out="runs/autobucket-live", argv=words
+        live,
+        LiveConfig,
+        default_config="configs/autobucket/live.yaml",
+        default_out="runs/autobucket-live",
+        flags={"--seconds": ("seconds", "length of the run")},
+        argv=argv,
     )
 
 

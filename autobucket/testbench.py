@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,16 +175,14 @@ def _clock_text(config: TestbenchConfig) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Command line; ``--quick`` chooses the three-minute config."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    quick = "--quick" in words
-    name = "testbench_quick" if quick else "testbench"
+    """Command line."""
     run_cli(
         testbench,
         TestbenchConfig,
-        default_config=f"configs/autobucket/{name}.yaml",
-        default_out=f"runs/autobucket-{name.replace('_', '-')}",
-        argv=[word for word in words if word != "--quick"],
+        default_config="configs/autobucket/testbench.yaml",
+        default_out="runs/autobucket-testbench",
+        flags={"--quick": ("configs/autobucket/testbench_quick.yaml", "the three-minute config")},
+        argv=argv,
     )
 
 

@@ -32,8 +32,12 @@ def load_checkpoint(path: str | Path, kind: str, columns: list[str] | None = Non
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not a checkpoint
         raise UserError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0][:160]}") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if not isinstance(content, dict) or "kind" not in content:
         raise UserError(f"{path}: not a checkpoint of this software")
+    if content.get("format") != _FORMAT:
+        raise UserError(
+            f"{path}: a checkpoint of format {content.get('format')}; this version reads format {_FORMAT}: train again"
+        )
     if content["kind"] != kind:
         raise UserError(f"{path}: a checkpoint of {content['kind']!r}; expected one of {kind!r}")
     if columns is not None and content["columns"] != list(columns):

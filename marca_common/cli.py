@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import json
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from marca_common.config import Config, load_config
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from marca_common.config import Config, inner_models, load_config
 from marca_common.errors import UserError
 
 
@@ -20,53 +29,71 @@ def run_cli(
     *,
     default_config: str,
     default_out: str,
+    flags: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     argv: list[str] | None = None,
 ) -> None:
     """Parse the command line, call ``function(config, out)`` and leave with 0, 2 (the user can mend it) or 130 (Ctrl-C).
 
-    The help text is the function's docstring. ``--device`` is offered where the config has a ``device``.
+    The help text is the function's docstring and the keys of its config. ``flags`` maps a flag of the program's own to
+    what it is short for and a help text: a config key (``--seconds 60`` for ``--set seconds=60``), or a config file
+    (``--quick`` for ``--config that.yaml``). ``--device`` is one of them wherever the config has a ``device``.
     """
-    parser = argparse.ArgumentParser(description=function.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=Path(default_config),
-        metavar="F.yaml",
-        help=f"default {default_config}",
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {spec.name}" if spec else None,
+        description=inspect.getdoc(function),
+        epilog=_keys_text(config_class, default_config),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="a.b=c",
-        help="override one config key; repeatable",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path(default_out),
-        metavar="DIR",
-        help=f"run folder, default {default_out}",
-    )
-    if "device" in config_class.model_fields:
-        parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="override the config's device")
+    add = parser.add_argument
+    add("--config", type=Path, default=Path(default_config), metavar="F.yaml", help=f"default {default_config}")
+    add("--set", action="append", default=[], metavar="a.b=c", help="override one config key; repeatable")
+    add("--out", type=Path, default=Path(default_out), metavar="DIR", help=f"run folder, default {default_out}")
+    own = {"--device": ("device", "auto, cpu or cuda")} if "device" in config_class.model_fields else {}
+    for flag, (target, text) in {**own, **flags}.items():
+        if target.endswith(".yaml"):
+            add(flag, action="store_const", const=Path(target), dest="config", help=text)
+        else:
+            add(flag, action="append", dest="set", type=f"{target}={{}}".format, metavar="X", help=text)
     arguments = parser.parse_args(argv)
-    overrides = list(arguments.overrides)
-    if getattr(arguments, "device", None):
-        overrides.append(f"device={arguments.device}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    sys.exit(_call(function, config_class, arguments, overrides))
+    sys.exit(_call(function, config_class, arguments))
 
 
-def _call(
-    function: Callable[..., Any],
-    config_class: type[Config],
-    arguments: argparse.Namespace,
-    overrides: list[str],
-) -> int:
+def _keys_text(config_class: type[Config], default_config: str) -> str:
+    """The config's keys, one a line, with their defaults; the keys of a config inside it, one level deep."""
+    page = Path(default_config).parent.name
+    where = f"comments in {default_config}; explained in docs/{'architecture' if page == 'configs' else page}.md"
+    width = min(shutil.get_terminal_size().columns, 120) - 2
+    lines = textwrap.wrap(f"config keys, for YAML and --set ({where}):", width)
+    for key, text in _keys(config_class):
+        cells = textwrap.wrap(text, width - 32) or [""]
+        lines += [f"  {key}"] if len(key) > 28 else [f"  {key:<30}{cells.pop(0)}"]
+        lines += [32 * " " + cell for cell in cells]
+    return "\n".join(lines)
+
+
+def _keys(model: type[BaseModel], parent: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        inner = [one for one in inner_models(field.annotation) if field.annotation in (one, one | None)]
+        text = field.description or ((inner and inspect.getdoc(inner[0])) or "").partition("\n")[0]
+        if inner and not parent:
+            yield from _keys(inner[0], f"{name}.")
+        else:
+            yield f"{parent}{name}{'.*' if inner else ''}", text if inner else f"{text} ({_default(field)})"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
+    text = default if isinstance(default, str) and default else json.dumps(default, ensure_ascii=False)
+    return f"default: {text if len(text) <= 50 else text[:49] + '…'}"
+
+
+def _call(function: Callable[..., Any], config_class: type[Config], arguments: argparse.Namespace) -> int:
     try:
-        result = function(load_config(config_class, arguments.config, overrides), arguments.out)
+        result = function(load_config(config_class, arguments.config, arguments.set), arguments.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

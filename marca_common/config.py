@@ -1,7 +1,7 @@
 """Strict YAML configs: every key is declared, typed and checked before any work starts.
 
-A mapping in a file may begin with ``extends: other.yaml`` (relative to that file); its other keys then
-override the extended ones, key by key. ``--set a.b=c`` overrides both.
+A mapping in a file may begin with ``extends: other.yaml`` (relative to that file, or a shipped ``configs/x.yaml``); its
+other keys then override the extended ones, key by key. ``--set a.b=c`` overrides both.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from marca_common.errors import UserError
+from marca_common.files import shipped
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -27,6 +27,7 @@ class Config(BaseModel):
     """Base of all configs: unknown keys are errors, values are frozen, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    RENAMED: ClassVar[dict[str, str]] = {}  # old key of this class → the key that took its place
 
 
 def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Iterable[str] = ()) -> ConfigT:
@@ -34,13 +35,18 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: I
 
     Raises UserError naming the file, the key, the value and the expectation.
     """
-    values = _read_yaml(Path(path)) if path is not None else {}
+    values = _read_yaml(shipped(path)) if path is not None else {}
     for override in overrides:
         _apply_override(values, override)
+    return parse_config(cls, values, str(path) if path is not None else "config")
+
+
+def parse_config(cls: type[ConfigT], values: Any, place: str) -> ConfigT:
+    """Plain values, such as those in a checkpoint, as ``cls``; what is wrong with them is a UserError that begins with ``place``."""
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise UserError(_one_line(cls, error, str(path) if path is not None else "config")) from None
+        raise UserError(_one_line(cls, error, place)) from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -97,7 +103,8 @@ def _extend(values: Any, path: Path, chain: tuple[Path, ...]) -> Any:
     own = {key: _extend(value, path, chain) for key, value in values.items() if key != "extends"}
     if "extends" not in values:
         return own
-    base_path = (path.parent / str(values["extends"])).resolve()
+    base_path = path.parent / str(values["extends"])
+    base_path = (base_path if base_path.is_file() else shipped(str(values["extends"]))).resolve()
     if base_path in chain:
         raise UserError(f"{path}: extends: {values['extends']} leads back to itself")
     if not base_path.is_file():
@@ -131,10 +138,17 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 
 def _one_line(cls: type[BaseModel], error: ValidationError, place: str) -> str:
+    unknown = [tuple(map(str, one["loc"])) for one in error.errors() if one["type"] == "extra_forbidden"]
+    for *parents, old in unknown:
+        for new in (model.RENAMED.get(old) for model in _models_at(cls, parents) if issubclass(model, Config)):
+            if new:
+                return f"{place}: key {'.'.join([*parents, old])!r} is now {'.'.join([*parents, new])!r}"
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "(whole config)"
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(cls, first["loc"][:-1]), n=1, cutoff=0.4)
+        *parents, last = unknown[0]
+        known = [name for model in _models_at(cls, parents) for name in model.model_fields]
+        near = difflib.get_close_matches(last, known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{place}: {key}: unknown key{hint}"
     if first["type"] == "missing":
@@ -143,29 +157,17 @@ def _one_line(cls: type[BaseModel], error: ValidationError, place: str) -> str:
     return f"{place}: {key}: got {first['input']!r:.120}; {message}"
 
 
-def _known_keys(cls: type[BaseModel], location: Iterable[Any]) -> list[str]:
-    """Field names of the model found by walking ``location`` down from ``cls``."""
-    model: Any = cls
+def _models_at(cls: type[BaseModel], location: Iterable[str]) -> list[type[BaseModel]]:
+    """The models found by walking ``location`` down from ``cls``; several where a field is a union."""
+    models = [cls]
     for part in location:
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        model = _inner_model(field.annotation) if field else model
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        models = [inner for field in fields for inner in inner_models(field.annotation)] or models
+    return models
 
 
-def _inner_model(annotation: Any) -> Any:
+def inner_models(annotation: Any) -> list[type[BaseModel]]:
+    """Config classes that a field's type names, be it in a union, list or mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if typing.get_origin(annotation) in (
-        typing.Union,
-        types.UnionType,
-        list,
-        tuple,
-        dict,
-        Mapping,
-        typing.Annotated,
-    ):
-        for inner in typing.get_args(annotation):
-            found = _inner_model(inner)
-            if found is not None:
-                return found
-    return None
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in inner_models(inner)]

@@ -20,7 +20,7 @@ def load_by_path(name: str, place: str) -> Callable[..., Any]:
         raise UserError(f"{place}: got {name!r}; expected module:name that can be imported ({error})") from None
     if not callable(found):
         raise UserError(f"{place}: {name!r} is not callable")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def find_class(name: str, ours: Mapping[str, type[T]], base: type[T], place: str) -> type[T]:

@@ -16,6 +16,17 @@ import numpy as np
 from marca_common.errors import UserError
 
 
+def shipped(path: str | Path) -> Path:
+    """The path where it exists, or the file of that name which comes with the software; unchanged where neither does.
+
+    Only ``configs/`` and ``data/`` are shipped: beside the packages in a checkout, inside this package once installed.
+    """
+    path, here = Path(path), Path(__file__).parent
+    root = here if (here / "configs").is_dir() else here.parent
+    known = path.parts[:1] in (("configs",), ("data",)) and not path.exists() and (root / path).exists()
+    return root / path if known else path
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes the place of ``path`` in one step."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,9 @@ import yaml
 from marca_common.config import Config, dump_yaml, to_dict
 from marca_common.errors import UserError
 from marca_common.files import write_json, write_text
+
+if sys.platform != "win32":
+    import fcntl
 
 _LIBRARIES = ("torch", "numpy", "pandas", "scipy", "numba", "lightgbm", "pyarrow")
 
@@ -37,7 +40,8 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path}: cannot write the run folder: {error.strerror}") from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sys.platform != "win32":
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             raise UserError(f"{self.path}: another process is writing this run folder; choose another --out") from None

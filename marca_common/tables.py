@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marca_common.errors import UserError
-from marca_common.files import atomic_path
+from marca_common.files import atomic_path, shipped
 
 Kind = Literal["int", "float", "category", "time"]
 
@@ -64,7 +64,7 @@ def read_chunks(
     separator: str = ",",
 ) -> Iterator[pd.DataFrame]:
     """As read_table, ``rows`` rows at a time (None: all at once), for tables larger than memory."""
-    path = Path(path)
+    path = shipped(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.stat().st_size == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -144,25 +143,14 @@ def _clairvoyant(config: RunConfig, drawn: ScenarioRun, model: SystemModel) -> n
     return simulate(config.model_copy(update={"controller": own}), drawn, model, drawn.calendar)[2]
 
 
-def _arguments(argv: list[str]) -> list[str]:
-    """``--plant X`` and ``--traffic F`` are short for ``--set plant=X`` and ``--set traffic=F``."""
-    out: list[str] = []
-    for i, word in enumerate(argv):
-        name, equals, value = word.partition("=")
-        if name in ("--plant", "--traffic") and equals:
-            out += ["--set", f"{name[2:]}={value}"]
-        elif i and argv[i - 1] in ("--plant", "--traffic"):
-            out += ["--set", f"{argv[i - 1][2:]}={word}"]
-        elif word not in ("--plant", "--traffic"):
-            out.append(word)
-    return out
-
-
 if __name__ == "__main__":
     run_cli(
         run,
         RunConfig,
         default_config="configs/mpc_balancer/run.yaml",
         default_out="runs/mpc_run",
-        argv=_arguments(sys.argv[1:]),
+        flags={
+            "--plant": ("plant", "reference, or model: the system model as its own plant"),
+            "--traffic": ("traffic", "timestamp,value file that replaces the synthetic traffic"),
+        },
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from marca_common.config import _inner_model, load_config
+from marca_common.config import inner_models, load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # folder or file → (module, class); a file's own entry beats its folder's
@@ -61,7 +61,8 @@ def test_every_key_is_described_in_its_type(name):
 def _keys(cls, seen=()):
     """(key, description) of all fields of a config class and of the config classes inside it."""
     for key, field in cls.model_fields.items():
-        inner = _inner_model(field.annotation)
-        yield f"{cls.__name__}.{key}", field.description or (inner is not None and inner.__doc__)
-        if inner is not None and inner not in seen:
-            yield from _keys(inner, (*seen, inner))
+        models = inner_models(field.annotation)
+        yield f"{cls.__name__}.{key}", field.description or (models and models[0].__doc__)
+        for inner in models:
+            if inner not in seen:
+                yield from _keys(inner, (*seen, inner))

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from marca_common.config import Config, load_config
 from marca_common.errors import UserError
+from marca_common.files import shipped
 from marca_common.seeding import numpy_generator
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.testbed.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
@@ -89,7 +90,7 @@ class ScenarioRun:
 
 def load_scenarios(path: str | Path) -> dict[str, Scenario]:
     """Scenarios of a YAML file: a mapping of names to scripts."""
-    path = Path(path)
+    path = shipped(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:

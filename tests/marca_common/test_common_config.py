@@ -1,19 +1,31 @@
+from pathlib import Path
+from typing import ClassVar
+
 import pytest
 from pydantic import Field
 
+from awrq_mixer.config import PredictConfig
 from marca_common.config import Config, content_hash, dump_yaml, load_config, replaced
 from marca_common.errors import UserError
+from marca_common.files import shipped
 
 
 class Inner(Config):
+    RENAMED: ClassVar = {"rate": "learning_rate"}
     learning_rate: float = Field(default=0.01, gt=0)
     steps: int = 10
 
 
+class Other(Config):
+    kind: str
+
+
 class Outer(Config):
+    RENAMED: ClassVar = {"random_state": "seed"}
     seed: int = 0
     optimiser: Inner = Inner()
     parts: dict[str, Inner] = {}
+    choice: Other | Inner | None = None
 
 
 def write(path, text):
@@ -40,6 +52,19 @@ def test_extends_merges_key_by_key_at_any_depth(tmp_path):
     assert config.parts["a"] == Inner(steps=99, learning_rate=2)
 
 
+def test_shipped_files_are_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shipped("configs/demo.yaml").is_file()
+    assert shipped("configs/no_such.yaml") == Path("configs/no_such.yaml")
+    assert shipped("marca_common/cli.py") == Path("marca_common/cli.py")
+    write(tmp_path / "own.yaml", "extends: configs/awrq_mixer/predict.yaml\nname: mine\n")
+    assert load_config(PredictConfig, "own.yaml").name == "mine"
+    assert load_config(PredictConfig, "configs/awrq_mixer/predict.yaml").name == "q"
+    (tmp_path / "configs/awrq_mixer").mkdir(parents=True)
+    write(tmp_path / "configs/awrq_mixer/predict.yaml", "name: nearer\n")
+    assert load_config(PredictConfig, "configs/awrq_mixer/predict.yaml").name == "nearer"
+
+
 def test_a_chain_that_extends_itself_is_refused(tmp_path):
     write(tmp_path / "a.yaml", "extends: b.yaml\n")
     path = write(tmp_path / "b.yaml", "extends: a.yaml\n")
@@ -52,6 +77,10 @@ def test_a_chain_that_extends_itself_is_refused(tmp_path):
     [
         ("sed: 1", r"sed: unknown key; did you mean 'seed'\?"),
         ("optimiser: {learning_rat: 1}", r"optimiser.learning_rat: unknown key; did you mean 'learning_rate'\?"),
+        ("random_state: 1", "key 'random_state' is now 'seed'$"),
+        ("optimiser: {rate: 1}", "key 'optimiser.rate' is now 'optimiser.learning_rate'$"),
+        ("{wrong: 1, parts: {x: {rate: 1}}}", "key 'parts.x.rate' is now 'parts.x.learning_rate'$"),
+        ("choice: {rate: 1}", "key 'choice.*rate' is now 'choice.*learning_rate'$"),
         ("parts: {x: {stepz: 1}}", r"parts.x.stepz: unknown key; did you mean 'steps'\?"),
         ("optimiser: {learning_rate: -1}", "optimiser.learning_rate: got -1; .*greater than 0"),
         ("optimiser: {learning_rate: .nan}", "optimiser.learning_rate: got nan"),

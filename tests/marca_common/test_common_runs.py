@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
 
 from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from marca_common.cli import run_cli
@@ -22,8 +23,21 @@ from marca_common.stages import Stage, Stages
 
 
 class Settings(Config):
-    seed: int = 0
+    seed: int = Field(0, description="seed of everything")
     device: str = "cpu"
+
+
+class Part(Config):
+    """What is inside."""
+
+    rows: list[int] = Field(list(range(99)), description="rows")
+    deep: Settings = Field(Settings(), description="settings of its own")
+
+
+class Whole(Config):
+    name: str | None = Field(description="its name")
+    part: Part = Part()
+    by_name: dict[str, Settings] = {}
 
 
 def test_streams_depend_on_seed_and_name_only():
@@ -64,10 +78,14 @@ class Evil:
 def test_other_checkpoints_are_refused_and_never_executed(tmp_path):
     save_checkpoint(tmp_path / "c.pt", "kind", ["a"], {})
     torch.save({"format": 1, "x": Evil()}, tmp_path / "evil.pt")
+    torch.save({"format": 0, "kind": "kind"}, tmp_path / "old.pt")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "weights.pt")
     (tmp_path / "cut.pt").write_bytes((tmp_path / "c.pt").read_bytes()[:200])
     for name, kind, columns, message in [
         ("c.pt", "other", ["a"], "a checkpoint of 'kind'; expected one of 'other'"),
         ("c.pt", "kind", ["b"], r"fitted on columns \['a'\]; expected \['b'\]"),
+        ("old.pt", "kind", None, "a checkpoint of format 0; this version reads format 1: train again"),
+        ("weights.pt", "kind", None, "not a checkpoint of this software"),
         ("evil.pt", "kind", None, "not a readable checkpoint"),
         ("cut.pt", "kind", None, "not a readable checkpoint"),
         ("none.pt", "kind", None, "no such checkpoint"),
@@ -121,9 +139,9 @@ def test_json_takes_numpy_and_turns_nan_into_null(tmp_path):
     assert read_json(tmp_path / "x.json") == {"a": 1.5, "b": [1, 2], "c": None, "3": [4]}
 
 
-def leave_with(argv, function):
+def leave_with(argv, function, settings=Settings, flags=None):
     with pytest.raises(SystemExit) as caught:
-        run_cli(function, Settings, default_config="unused.yaml", default_out="out", argv=argv)
+        run_cli(function, settings, default_config="unused.yaml", default_out="out", flags=flags or {}, argv=argv)
     return caught.value.code
 
 
@@ -145,6 +163,42 @@ def test_the_command_line_reports_what_the_user_can_mend(tmp_path, capsys):
         raise KeyboardInterrupt
 
     assert leave_with(["--config", str(path)], interrupted) == 130
+
+
+def test_flags_of_a_programs_own_stand_for_a_key_or_a_config(tmp_path):
+    path = tmp_path / "quick.yaml"
+    path.write_text("seed: 7\n")
+    flags = {"--fast": (str(path), "a short one"), "--start": ("seed", "the seed")}
+    seen = []
+
+    def work(config, out):
+        seen.append(config.seed)
+
+    assert leave_with(["--fast"], work, flags=flags) == 0
+    assert leave_with(["--fast", "--start=3"], work, flags=flags) == 0
+    assert leave_with(["--fast", "--set", "seed=4", "--start", "5"], work, flags=flags) == 0
+    assert leave_with(["--fast", "--start", "many"], work, flags=flags) == 2
+    assert seen == [7, 3, 5]
+
+
+def test_help_lists_flags_and_config_keys_with_defaults(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def work(config, out):
+        """Work with it."""
+
+    assert leave_with(["--help"], work, Whole, {"--start": ("name", "where it starts")}) == 0
+    text = capsys.readouterr().out
+    for line in (
+        "Work with it.",
+        "  --start X        where it starts",
+        "  name                          its name (required)",
+        "  part.rows                     rows (default: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14…)",
+        "  part.deep.*                   settings of its own",
+        "  by_name                        (default: {})",
+    ):
+        assert line in text.splitlines(), text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def append(path, word, folder):

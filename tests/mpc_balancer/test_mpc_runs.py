@@ -16,7 +16,7 @@ from mpc_balancer.config import EvaluateConfig, TrainConfig
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.traffic_forecast import fit_forecast
 from mpc_balancer.price_scale import PriceScale
-from mpc_balancer.run import RunConfig, _arguments, run
+from mpc_balancer.run import RunConfig, run
 from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 from mpc_balancer.train import train
 
@@ -110,10 +110,12 @@ def test_any_trace_drives_a_run(tmp_path):
     trained_model().save(tmp_path / "m.pt")
     times = pd.date_range("2024-05-05", periods=8, freq="7min")
     pd.DataFrame({"timestamp": times, "value": [3, 4, 5, 9, 9, 6, 5, 4]}).to_csv(tmp_path / "t.csv", index=False)
-    arguments = _arguments(["--traffic", str(tmp_path / "t.csv"), "--plant=reference", "--out", "x"])
-    assert arguments == ["--set", f"traffic={tmp_path / 't.csv'}", "--set", "plant=reference", "--out", "x"]
-    config = load_config(RunConfig, None, [f"model={tmp_path / 'm.pt'}", *arguments[1:4:2]])
-    assert len(run(config, tmp_path / "out").frame) == 49
+    command = ["--set", f"model={tmp_path / 'm.pt'}", "--traffic", str(tmp_path / "t.csv"), "--plant=reference"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mpc_balancer.run", *command, "--out", str(tmp_path / "out")], check=False
+    )
+    assert done.returncode == 0
+    assert len(pd.read_csv(tmp_path / "out/run.csv")) == 49
 
 
 def test_a_bad_call_exits_with_2_and_writes_nothing(tmp_path):
