@@ -42,7 +42,8 @@ def load_checkpoint(path: str | Path, kind: str, columns: list[str] | None = Non
         raise UserError(f"{path}: a checkpoint of {content['kind']!r}; expected one of {kind!r}")
     if columns is not None and content["columns"] != list(columns):
         raise UserError(f"{path}: fitted on columns {content['columns']}; expected {list(columns)}")
-    return content["payload"]
+    payload: dict[str, Any] = content["payload"]
+    return payload
 
 
 def generator_state(generator: np.random.Generator | torch.Generator) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
-    return _extend(values, path, ())
+    whole: dict[str, Any] = _extend(values, path, ())
+    return whole
 
 
 def _extend(values: Any, path: Path, chain: tuple[Path, ...]) -> Any:

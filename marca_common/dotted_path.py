@@ -15,7 +15,7 @@ def load_by_path(name: str, place: str) -> Callable[..., Any]:
     """The function or class that ``module:name`` stands for; anything else is a UserError naming ``place``."""
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{place}: got {name!r}; expected module:name that can be imported ({error})") from None
     if not callable(found):

@@ -9,7 +9,7 @@ _F = np.float32
 
 
 @numba.njit(inline="always", fastmath=True, error_model="numpy")
-def fast_tanh(x):
+def fast_tanh(x: np.float32) -> np.float32:
     """tanh of a float32 as a ratio of polynomials (error 2e-7 over the whole range), which compilers can vectorise."""
     x = min(max(x, _F(-7.9053111)), _F(7.9053111))
     s = x * x

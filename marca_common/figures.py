@@ -32,8 +32,10 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def new_figure(rows: int = 1, columns: int = 1, *, width: float = 7.2, height: float = 3.8, **options):
-    """Figure and axes in the house style; options go to ``plt.subplots``."""
+def new_figure(
+    rows: int = 1, columns: int = 1, *, width: float = 7.2, height: float = 3.8, **options: Any
+) -> tuple[Figure, Any]:
+    """Figure and axes (one, or an array of them) in the house style; options go to ``plt.subplots``."""
     with plt.rc_context(_STYLE):
         return plt.subplots(rows, columns, figsize=(width, height), **options)
 

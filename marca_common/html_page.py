@@ -42,6 +42,7 @@ def _picture(path: Path) -> str:
 
 
 def _table(frame: pd.DataFrame) -> str:
-    return frame.to_html(
+    html: str = frame.to_html(
         index=False, border=0, float_format=lambda x: f"{x:,.4g}" if abs(x) < 1000 else f"{x:,.0f}", na_rep="–"
     )
+    return html

@@ -19,7 +19,7 @@ _line = 0  # terminal line of this process' bars, when several processes share a
 
 def progress(
     iterable: Iterable[T] | None = None, *, what: str, total: int | None = None, unit: str = "it", **options: Any
-):
+) -> tqdm[T]:
     """A tqdm bar with rate and ETA on stderr (a widget in notebooks); silent until half a second has passed."""
     return tqdm(
         iterable,

@@ -72,7 +72,8 @@ class RequestSpec(Config):
 
     def joint_index(self, frame: pd.DataFrame) -> np.ndarray:
         """Joint index of each row's sub-actions, int64 (M,)."""
-        return np.ravel_multi_index([frame[name].to_numpy() for name in self.sub_actions], self.shape).astype(np.int64)
+        index = np.ravel_multi_index([frame[name].to_numpy() for name in self.sub_actions], self.shape)
+        return np.asarray(index, dtype=np.int64)
 
     def table_schema(self, *, actions: bool = True, reward: bool = True, results: bool = False) -> list[Column]:
         """Schema of the log; parts that a caller does not need can be left out."""

@@ -60,7 +60,7 @@ class RunFolder:
 
     def _same_config(self) -> bool:
         try:
-            return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) == to_dict(self.config)
+            return bool(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) == to_dict(self.config))
         except (OSError, yaml.YAMLError):
             return False
 

@@ -6,8 +6,12 @@ A stream depends only on the seed and its name, so adding a consumer never chang
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _entropy(seed: int, names: tuple[str | int, ...]) -> list[int]:
@@ -25,7 +29,7 @@ def integer_seed(seed: int, *names: str | int) -> int:
     return int(np.random.SeedSequence(_entropy(seed, names)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def torch_generator(seed: int, *names: str | int, device: str = "cpu"):
+def torch_generator(seed: int, *names: str | int, device: str = "cpu") -> torch.Generator:
     """A torch generator for the stream ``names`` under ``seed``."""
     import torch
 
