@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from marca_measures.deviance import tweedie_deviance
+
 
 def td_target(reward: Tensor, next_value: Tensor | None, gamma: float) -> Tensor:
     """One-step target r_t + γ Q'(o_{t+1}, a_{t+1}) (in Eq. 8); the last sub-step has no next value.
@@ -60,17 +62,6 @@ def credit_weights(reward: Tensor, actions: Tensor, sizes: tuple[int, ...], kind
     total = variances.sum()
     even = torch.arange(1, len(sizes) + 1, dtype=reward.dtype, device=reward.device) / len(sizes)
     return torch.where(total > 0, variances.cumsum(0) / total.clamp_min(torch.finfo(reward.dtype).tiny), even)
-
-
-def tweedie_deviance(log_mean: Tensor, target: Tensor, power: float) -> Tensor:
-    """Unit Tweedie deviance, 1 < p < 2, elementwise and ≥ 0; the mean is exp(``log_mean``).
-
-    d = 2 [ y^(2−p)/((1−p)(2−p)) − y μ^(1−p)/(1−p) + μ^(2−p)/(2−p) ].
-    """
-    constant = target.clamp_min(0).pow(2 - power) / ((1 - power) * (2 - power))
-    pull = target * torch.exp((1 - power) * log_mean) / (1 - power)
-    push = torch.exp((2 - power) * log_mean) / (2 - power)
-    return 2 * (constant - pull + push)
 
 
 def elementwise_loss(raw: Tensor, target: Tensor, kind: str, *, power: float = 1.5, delta: float = 1.0) -> Tensor:

@@ -29,7 +29,6 @@ from autobucket.results.estimator import Estimator
 from autobucket.results.log_rows import read_log, split
 from autobucket.results.tasks import Task
 from autobucket.train import train
-from cascade_world.allocation import clairvoyant
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
@@ -39,6 +38,7 @@ from marca_common.files import read_json, write_json
 from marca_common.run_folder import versions
 from marca_common.seeding import integer_seed, numpy_generator
 from marca_common.tables import write_table
+from marca_measures.clairvoyant import clairvoyant
 
 RESULTS, ROOT = Path("benchmarks/results"), Path("runs/benchmarks/cost_estimators")
 TASKS: dict[str, dict[str, Any]] = {

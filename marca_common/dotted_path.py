@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from marca_common.errors import UserError
 
@@ -15,12 +15,12 @@ def load_by_path(name: str, place: str) -> Callable[..., Any]:
     """The function or class that ``module:name`` stands for; anything else is a UserError naming ``place``."""
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{place}: got {name!r}; expected module:name that can be imported ({error})") from None
     if not callable(found):
         raise UserError(f"{place}: {name!r} is not callable")
-    return found  # type: ignore[no-any-return]
+    return cast(Callable[..., Any], found)
 
 
 def find_class(name: str, ours: Mapping[str, type[T]], base: type[T], place: str) -> type[T]:

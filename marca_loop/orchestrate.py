@@ -286,7 +286,9 @@ def _summary(config: Orchestration, out: Path) -> dict[str, Any]:
         "spearman_within": offline["spearman_within"],
         "return_pct": {name: one["greedy"] for name, one in offline["return_pct"].items()},
         "return_pct_optimal": {name: one["optimal"] for name, one in offline["return_pct"].items()},
-        "ground_truth_spearman": read_json(out / "ground_truth/summary.json")["truth_spearman"],
+        "ground_truth_spearman": read_json(out / "ground_truth/summary.json")["held_out"]["ensemble"][
+            "bucket_spearman"
+        ],
     }
     if config.world is not None:
         minutes = pd.read_parquet(out / "day/minutes.parquet")

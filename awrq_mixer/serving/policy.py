@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.serving.decide_kernels import candidates, decide_rows, decide_states, positions, scan
+from awrq_mixer.serving.decide_kernels import decide_rows, decide_states, positions, scan
 from awrq_mixer.serving.predictor import require_memory
 from marca_common.errors import UserError
 from marca_common.files import atomic_path
 from marca_common.progress import progress
+from marca_measures.hull import candidates
 
 ValuesFn = Callable[[pd.DataFrame], np.ndarray]
 

@@ -17,7 +17,7 @@ from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import make_learner, train
 from awrq_mixer.training.training_log import Batch, batches, load_log, make_batch
 from marca_common.requests import RequestSpec
-from marca_measures.score_metrics import within_state_spearman
+from marca_measures.rank_correlation import spearman_within
 
 
 def _evidence(residual, variance):
@@ -214,7 +214,7 @@ def test_memory_resolves_classes_that_columns_hide(tmp_path):
         states, _, _ = RequestSpec.model_validate(spec).distinct_states(frame)
         own = effect[kind[states["place"].astype(int), states["segment"].astype(int)]]  # (S, 3)
         truth = (own[:, :, None] + 0.3 * np.arange(3)).reshape(len(states), 9)
-        found[str(history)] = float(within_state_spearman(model.values(states), truth).mean())
+        found[str(history)] = spearman_within(model.values(states), truth, np.ones(len(truth)))
     assert found["None"] > 0.95
     assert found["[]"] < found["None"] - 0.1
 
