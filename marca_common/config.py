@@ -40,7 +40,8 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: I
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise UserError(_one_line(cls, error, str(path) if path is not None else "config")) from None
+        place = str(path) if path is not None else "config"
+        raise UserError(f"{place}: {first_problem(cls, error)}") from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -130,17 +131,18 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override!r}: the value is not valid YAML") from None
 
 
-def _one_line(cls: type[BaseModel], error: ValidationError, place: str) -> str:
+def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
+    """The first thing wrong with a config, in one line: key, value and expectation."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "(whole config)"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(cls, first["loc"][:-1]), n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{place}: {key}: unknown key{hint}"
+        return f"{key}: unknown key{hint}"
     if first["type"] == "missing":
-        return f"{place}: {key}: missing, a value is required"
+        return f"{key}: missing, a value is required"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {key}: got {first['input']!r:.120}; {message}"
+    return f"{key}: got {first['input']!r:.120}; {message}"
 
 
 def _known_keys(cls: type[BaseModel], location: Iterable[Any]) -> list[str]:
