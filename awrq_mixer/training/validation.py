@@ -31,9 +31,9 @@ class ValidationSet:
     reward: np.ndarray  # (V,) money
     group: np.ndarray  # (V,) rows compared with each other: equal categories
 
-    def measure(self, at: Callable[[pd.DataFrame, np.ndarray, np.ndarray], np.ndarray]) -> dict[str, float]:
+    def shape_gain(self, at: Callable[[pd.DataFrame, np.ndarray, np.ndarray], np.ndarray]) -> float:
         """``shape_gain`` of the values ``at(states, state_id, joint)``, (V,)."""
-        return {"shape_gain": shape_gain(at(self.states, self.state_id, self.joint), self.reward, self.group)}
+        return shape_gain(at(self.states, self.state_id, self.joint), self.reward, self.group)
 
 
 def make_validation_set(log: Log, rows: int, seed: int) -> ValidationSet | None:
@@ -58,7 +58,7 @@ def comparison_groups(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
     names = [name for name, kind in spec.state.items() if kind == "category"]
     if not names:
         return np.zeros(len(frame), np.int64)
-    return frame.groupby([frame[name].astype(str) for name in names], sort=False).ngroup().to_numpy()
+    return np.asarray(frame.groupby([frame[name].astype(str) for name in names], sort=False).ngroup())
 
 
 def shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> float:

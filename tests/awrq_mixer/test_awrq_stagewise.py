@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from awrq_mixer.serving.stagewise import decide_by_stage, stagewise_loss
+from awrq_mixer.serving.stagewise import decide_by_stage, stagewise_lost
 from marca_common.requests import RequestSpec
 
 SPEC = RequestSpec(
@@ -21,7 +21,7 @@ def test_the_first_stage_sees_only_the_average_of_the_second():
     q, c = np.array([[0.0, 10.0, 6.0, 6.0]]), np.zeros((1, 4, 1))
     even = np.full(4, 0.25)
     assert decide_by_stage(q, c, np.zeros(1), SPEC, even).tolist() == [2]  # 6 on average beats 5; the joint choice is 1
-    assert stagewise_loss(q, c, np.zeros(1), SPEC, even) == pytest.approx({"joint": 10.0, "by_stage": 6.0, "lost": 0.4})
+    assert stagewise_lost(q, c, np.zeros(1), SPEC, even, np.ones(1)) == pytest.approx(0.4)
     rarely_first = np.array([0.05, 0.45, 0.25, 0.25])
     assert decide_by_stage(q, c, np.zeros(1), SPEC, rarely_first).tolist() == [1]
 
@@ -31,7 +31,7 @@ def test_additive_values_lose_nothing_and_others_never_gain():
     first, second = rng.random((50, 2)), rng.random((50, 2))
     additive = (first[:, :, None] + second[:, None, :]).reshape(50, 4)
     cost = np.tile(np.array([1.0, 2.0, 2.0, 3.0])[:, None], (50, 1, 1))
-    assert stagewise_loss(additive, cost, np.array([0.3]), SPEC, np.full(4, 0.25))["lost"] == pytest.approx(0)
+    assert stagewise_lost(additive, cost, np.array([0.3]), SPEC, np.full(4, 0.25), np.ones(50)) == pytest.approx(0)
     for _ in range(20):
         q, c = rng.random((50, 4)), rng.random((50, 4, 2))
-        assert stagewise_loss(q, c, rng.random(2), SPEC, rng.dirichlet(np.ones(4)))["lost"] >= 0
+        assert stagewise_lost(q, c, rng.random(2), SPEC, rng.dirichlet(np.ones(4)), rng.random(50)) >= 0
