@@ -77,7 +77,6 @@ class PredictConfig(Config):
     states: str = Field(default="runs/world/logs/requests.parquet", description="table with the state columns")
     name: str = Field(default="q", description="name of the score column")
     max_states: int | None = Field(default=None, ge=1, description="score only the first distinct states; null: all")
-    chunk: int = Field(default=512, ge=1, description="states scored at once")
     threads: int = Field(default=1, ge=1, description="torch threads")
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="where tensors live")
 
@@ -92,6 +91,7 @@ class EvaluateConfig(Config):
     )
     budgets: list[float] = Field(
         default=[0.04, 0.08, 0.12, 0.2, 0.3],
+        min_length=1,
         description="budgets of the capture curve, as shares of the way from the cheapest to the clairvoyant's spend",
     )
     slices: list[str] = Field(default=["user_value", "placement"], description="columns by which metrics are split")

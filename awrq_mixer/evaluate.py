@@ -46,7 +46,9 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
     model = Predictor.load(config.checkpoint, config.device)
     name = model.config.learner
     with RunFolder(out, config) as run:
-        train, test = _rows(config, model)
+        train, _, test = read_by_time(config.requests, model.config)
+        if len(test) < 20:
+            raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
         states, ids, _ = model.spec.distinct_states(test)
         sample, rows, place = _sample(ids, len(states), config)
         q = model.values(states.iloc[sample])
@@ -68,10 +70,8 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
             scored = model.values(truth.states)
             against = evaluate_scores(scored, truth.value, truth.cost, truth.requests, config.budgets)
             curve = pd.DataFrame(against.pop("curve"))
-            budget = float(np.sort(curve["budget"])[len(curve) // 2])
-            against["stagewise_lost"] = lost_by_stage(
-                scored, truth, logging_profile(train, model.spec), model.spec, budget
-            )
+            budget, profile = float(np.sort(curve["budget"])[len(curve) // 2]), logging_profile(train, model.spec)
+            against["stagewise_lost"] = lost_by_stage(scored, truth, profile, model.spec, budget)
             summary["truth"] = against
             curve.to_csv(run.path / "capture.csv", index=False)
             capture_figure(curve, run.path / "capture.png", name)
@@ -197,13 +197,6 @@ def lost_by_stage(q: np.ndarray, truth: TruthSample, profile: np.ndarray, spec: 
     price = np.diff(spent.value)[step - 1] / np.diff(spent.cost)[step - 1] if inside else 0.0
     lambda_ = np.full(truth.cost.shape[2], price)
     return stagewise_lost(q, truth.cost, lambda_, spec, profile, truth.requests)
-
-
-def _rows(config: EvaluateConfig, model: Predictor) -> tuple[pd.DataFrame, pd.DataFrame]:
-    train, _, test = read_by_time(config.requests, model.config)
-    if len(test) < 20:
-        raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
-    return train, test.reset_index(drop=True)
 
 
 def _sample(ids: np.ndarray, states: int, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -72,10 +72,7 @@ class Learner(nn.Module, ABC):
     def check(cls, config: LearnerConfig) -> None:
         """Refuse, with a ValueError, a config that this learner can make nothing of."""
         if config.plus.surrogate and not cls.uses_surrogate:
-            raise ValueError(
-                f"plus.surrogate: learner {config.learner!r} cannot learn from it; expected null "
-                "(awrq_plus, regression and lightgbm can)"
-            )
+            raise ValueError(f"plus.surrogate: learner {config.learner!r} cannot learn from it; expected null")
 
     @abstractmethod
     def build(self) -> nn.Module:

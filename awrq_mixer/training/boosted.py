@@ -59,10 +59,9 @@ def _grow(
         return lightgbm.Dataset(rows, labels, reference, init_score=start, categorical_feature=categories)
 
     data = dataset(train, None)
-    callbacks: list[Any] = []
-    if held_out is not None:
-        callbacks = [lightgbm.early_stopping(config.patience * 5 if config.patience else 10_000, verbose=False)]
     valid = None if held_out is None else [dataset(held_out, data)]
+    patience = config.patience * 5 if config.patience else 10_000
+    callbacks: list[Any] = [lightgbm.early_stopping(patience, verbose=False)] if valid else []
     return lightgbm.train(_parameters(config), data, config.boost.trees, valid_sets=valid, callbacks=callbacks)
 
 

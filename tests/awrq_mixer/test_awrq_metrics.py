@@ -88,6 +88,7 @@ def test_evaluation_from_end_to_end(small_world, small_config, tmp_path):
     summary = evaluate(config, tmp_path / "evaluation").summary
     assert summary["truth"]["spearman_within"] > 0.5
     assert 0 < summary["truth"]["capture"] <= 1
+    assert 0 <= summary["truth"]["stagewise_lost"] < 0.5
     assert 0.5 < summary["observed"]["predicted_mean"] / summary["observed"]["observed_mean"] < 2
     assert set(summary["slices"]["place"]) == {"0", "1", "2"}
     assert summary["unseen_states"]["rows"] == 0

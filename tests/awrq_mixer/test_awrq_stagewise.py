@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from awrq_mixer.evaluate import TruthSample, lost_by_stage
 from awrq_mixer.serving.stagewise import decide_by_stage, stagewise_lost
 from marca_common.requests import RequestSpec
 
@@ -35,3 +37,13 @@ def test_additive_values_lose_nothing_and_others_never_gain():
     for _ in range(20):
         q, c = rng.random((50, 4)), rng.random((50, 4, 2))
         assert stagewise_lost(q, c, rng.random(2), SPEC, rng.dirichlet(np.ones(4)), rng.random(50)) >= 0
+
+
+def test_the_price_is_the_one_at_which_the_scores_spend_the_budget():
+    spec = SPEC.model_copy(update={"sizes": {"b1": 2, "b2": 3}})
+    q, cost = np.array([[5.0, 7.0, -1.0, 5.0, 5.0, 5.0]]), np.array([[1.0, 2.0, 4.0, 1.5, 1.5, 1.5]])
+    truth, even = TruthSample(pd.DataFrame({"x": ["a"]}), q, cost[..., None], np.ones(1)), np.full(6, 1 / 6)
+    # a budget of 1.5 lies on the climb from cost 1 to cost 2, at price 2: Q − 2C = 3, 3, −9 | 2, 2, 2
+    assert lost_by_stage(q, truth, even, spec, 1.5) == pytest.approx(1 / 3)
+    # more than the scores can spend: Q itself decides, by stage 5 instead of 7
+    assert lost_by_stage(q, truth, even, spec, 9.0) == pytest.approx(2 / 7)

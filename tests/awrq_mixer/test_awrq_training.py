@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.stats import rankdata
 
-from awrq_mixer.config import TrainConfig
+from awrq_mixer.config import EvaluateConfig, PredictConfig, TrainConfig
 from awrq_mixer.learners import LEARNERS
 from awrq_mixer.serving import Predictor
 from awrq_mixer.train import train
 from awrq_mixer.training.training_state import TrainingState
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
@@ -68,6 +71,14 @@ def test_a_denser_column_teaches_what_revenue_hides(small_world, small_config, t
 def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config):
     with pytest.raises(ValueError, match=r"plus\.surrogate: learner 'qmix' cannot learn from it"):
         _config(small_config, learner="qmix", plus={"surrogate": "hint"})
+
+
+@pytest.mark.parametrize(
+    "file, cls", [("default", TrainConfig), ("predict", PredictConfig), ("evaluate", EvaluateConfig)]
+)
+def test_defaults_are_the_shipped_config_s(file, cls):
+    path = Path(__file__).parents[2] / f"configs/awrq_mixer/{file}.yaml"
+    assert load_config(cls, path) == cls()
 
 
 def test_shuffled_rewards_teach_no_order(shuffled_world, small_config, tmp_path):
