@@ -125,14 +125,13 @@ class Observed:
         reward = test[spec.reward].to_numpy(np.float64)
         return cls(test, q[place, joint], reward, comparison_groups(test, spec), seen)
 
-    def metrics(self, buckets: int, keep: np.ndarray | None = None) -> dict[str, float]:
+    def metrics(self, buckets: int, keep: np.ndarray | slice = slice(None)) -> dict[str, float]:
         """What can be said without a truth."""
-        rows = np.flatnonzero(np.ones(len(self.reward), bool) if keep is None else keep)
-        predicted, reward = self.predicted[rows], self.reward[rows]
+        predicted, reward = self.predicted[keep], self.reward[keep]
         return {
-            "rows": len(rows),
+            "rows": len(reward),
             "spearman_rows": spearman(predicted, reward),
-            "shape_gain": shape_gain(predicted, reward, self.group[rows]),
+            "shape_gain": shape_gain(predicted, reward, self.group[keep]),
             "predicted_mean": float(predicted.mean()),
             "observed_mean": float(reward.mean()),
             "bucket_spearman": bucket_spearman(predicted, reward, buckets),

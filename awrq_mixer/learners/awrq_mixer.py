@@ -1,8 +1,8 @@
-"""AWRQ-Mixer is QMIX plus K weighted heads per agent (AW, Eqs. 8–10), softplus mixing weights (SMC, Eqs. 11–15) and a
-TD loss on every sub-step whose reward is scaled by how much the sub-action moves revenue (VGCA, Eq. 16).
+"""AWRQ-Mixer is QMIX plus K weighted heads per agent (AW, Eqs. 8–10) and softplus mixing weights (SMC, Eqs. 11–15).
+Every sub-step has a TD loss, whose reward is scaled by how much the sub-action moves revenue (VGCA, Eq. 16).
 
-Algorithm 1. Agents observe the state and their own earlier sub-actions; sub-step t's target is
-w_t R + γ Q'_k(o_{t+1}, a_{t+1}) with the logged next sub-action, inside an agent and across to the next one; Q_tot's
+Algorithm 1. Agents observe the state and their own earlier sub-actions. Sub-step t's target is
+w_t R + γ Q'_k(o_{t+1}, a_{t+1}) with the logged next sub-action, inside an agent and across to the next one. Q_tot's
 target is R. ``algorithm1``: the heads' losses train the agents, Q_tot's only the mixer. ``end_to_end``: both reach
 the agents, the heads' losses weighted by η, which carries no gradient. Serving takes the plain mean over heads.
 """

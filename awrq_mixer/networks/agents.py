@@ -105,8 +105,8 @@ class RecurrentAgent(OwnInit):
     """One agent: a GRU over its sub-steps (Eq. 7), K heads a sub-step.
 
     The input of a sub-step is the state and, by their embedding, the earlier sub-actions that it may see. The
-    state's part of the input product is made once for all sub-steps, a sub-action's part is a row of a table, and
-    the first sub-step has no recurrent product because h_0 = 0.
+    state's part of the input product is made once for all sub-steps; a sub-action's part is a row of a table. The
+    first sub-step has no recurrent product because h_0 = 0.
     """
 
     def __init__(

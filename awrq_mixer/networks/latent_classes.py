@@ -1,8 +1,8 @@
 """Latent classes of states: a gate that guesses a state's class from its columns, and what logged rows say about it.
 
 Every class has a log surface over joint actions. A state belongs to one class; the network sees its columns, the log holds what
-happened in it before. Rows of a state are Gaussian around level + surface on a log scale, with a random level of the state that
-is integrated out, so the posterior over classes is a softmax of sums over rows.
+happened in it before. On a log scale rows of a state are Gaussian around level + surface. The state's random level is integrated
+out, so the posterior over classes is a softmax of sums over rows.
 """
 
 from __future__ import annotations

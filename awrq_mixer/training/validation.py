@@ -1,9 +1,9 @@
 """Validation that sees the order of actions within a state.
 
 The loss on held-out rows is mostly about which state is worth more, and nearly blind to what pays: the shape of
-Q(s, ·) within a state. The measure here conditions the level out: of the revenue that the held-out rows of one state
-earned together, which share does the learner give to each row? (The conditional likelihood of a Poisson model
-with a fixed effect per state; it needs no state value at all, of the learner's or anybody's.)
+Q(s, ·) within a state. The measure here conditions the level out. The held-out rows of one state earned some revenue
+together: which share of it does the learner give to each row? That is the conditional likelihood of a Poisson model
+with a fixed effect per state. It needs no state value at all, of the learner's or anybody's.
 """
 
 from __future__ import annotations
