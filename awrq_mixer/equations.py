@@ -71,12 +71,12 @@ def elementwise_loss(raw: Tensor, target: Tensor, kind: str, *, power: float = 1
     """
     if kind == "tweedie":
         return tweedie_deviance(raw, target, power)
-    raw, target = torch.broadcast_tensors(raw, target)
+    error = raw - target
     if kind == "mse":
-        return (raw - target).square()
+        return error.square()
     if kind == "mae":
-        return (raw - target).abs()
-    return F.huber_loss(raw, target, reduction="none", delta=delta)
+        return error.abs()
+    return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
 
 
 def link(raw: Tensor, kind: str) -> Tensor:

@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from awrq_mixer.capture_figure import capture_figure
-from awrq_mixer.config import EvaluateConfig, TrainConfig
+from awrq_mixer.config import EvaluateConfig
 from awrq_mixer.serving.predictor import Predictor
-from awrq_mixer.training.training_log import split_by_time
+from awrq_mixer.serving.stagewise import stagewise_lost
+from awrq_mixer.training.training_log import logging_profile, read_by_time
 from awrq_mixer.training.validation import comparison_groups, shape_gain
-from marca_common.checkpoint import load_checkpoint
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
 from marca_common.errors import UserError
@@ -24,7 +24,7 @@ from marca_common.run_folder import RunFolder
 from marca_common.scores import read_scores
 from marca_common.seeding import numpy_generator
 from marca_measures.calibration import bucket_spearman, calibration, calibration_figure, prediction_errors
-from marca_measures.frontier import capture_curve
+from marca_measures.frontier import capture_curve, frontier
 from marca_measures.rank_correlation import TruthRanks, reference_scores, spearman
 
 
@@ -44,16 +44,17 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
     """
     set_threads(config.threads)
     model = Predictor.load(config.checkpoint, config.device)
-    trained = TrainConfig.model_validate(load_checkpoint(config.checkpoint, "awrq_mixer")["config"])
+    name = model.config.learner
     with RunFolder(out, config) as run:
-        train, test = _rows(config, trained, model)
+        train, _, test = read_by_time(config.requests, model.config)
+        if len(test) < 20:
+            raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
         states, ids, _ = model.spec.distinct_states(test)
-        sample = _sample(len(states), config)
+        sample, rows, place = _sample(ids, len(states), config)
         q = model.values(states.iloc[sample])
-        rows, place = _rows_of(sample, ids, len(states))
         observed = Observed.make(model, train, test.iloc[rows].reset_index(drop=True), q, place)
         summary: dict[str, Any] = {
-            "learner": trained.learner,
+            "learner": name,
             "test_rows": len(test),
             "sampled_states": len(sample),
             "observed": observed.metrics(config.buckets),
@@ -62,16 +63,18 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
             "unseen_states": observed.part(~observed.seen, config.buckets),
         }
         buckets = calibration(observed.predicted, observed.reward, config.buckets)
-        calibration_figure({trained.learner: buckets}, run.path / "calibration.png", f"{trained.learner}: calibration")
+        calibration_figure({name: buckets}, run.path / "calibration.png", f"{name}: calibration")
         curve = pd.DataFrame()
         if config.truth:
             truth = read_truth(config.truth, model.spec.read(config.requests), model.spec)
             scored = model.values(truth.states)
             against = evaluate_scores(scored, truth.value, truth.cost, truth.requests, config.budgets)
             curve = pd.DataFrame(against.pop("curve"))
+            budget, profile = float(np.sort(curve["budget"])[len(curve) // 2]), logging_profile(train, model.spec)
+            against["stagewise_lost"] = lost_by_stage(scored, truth, profile, model.spec, budget)
             summary["truth"] = against
             curve.to_csv(run.path / "capture.csv", index=False)
-            capture_figure(curve, run.path / "capture.png", trained.learner)
+            capture_figure(curve, run.path / "capture.png", name)
         run.write_summary(summary)
     return EvaluateResult(summary, curve)
 
@@ -122,14 +125,13 @@ class Observed:
         reward = test[spec.reward].to_numpy(np.float64)
         return cls(test, q[place, joint], reward, comparison_groups(test, spec), seen)
 
-    def metrics(self, buckets: int, keep: np.ndarray | None = None) -> dict[str, float]:
+    def metrics(self, buckets: int, keep: np.ndarray | slice = slice(None)) -> dict[str, float]:
         """What can be said without a truth."""
-        rows = np.flatnonzero(np.ones(len(self.reward), bool) if keep is None else keep)
-        predicted, reward = self.predicted[rows], self.reward[rows]
+        predicted, reward = self.predicted[keep], self.reward[keep]
         return {
-            "rows": len(rows),
+            "rows": len(reward),
             "spearman_rows": spearman(predicted, reward),
-            "shape_gain": shape_gain(predicted, reward, self.group[rows]),
+            "shape_gain": shape_gain(predicted, reward, self.group[keep]),
             "predicted_mean": float(predicted.mean()),
             "observed_mean": float(reward.mean()),
             "bucket_spearman": bucket_spearman(predicted, reward, buckets),
@@ -183,28 +185,27 @@ def read_truth(path: str, log: pd.DataFrame, spec: RequestSpec) -> TruthSample:
     )
 
 
-def _rows(config: EvaluateConfig, trained: TrainConfig, model: Predictor) -> tuple[pd.DataFrame, pd.DataFrame]:
-    frame = model.spec.read(config.requests)
-    if trained.max_rows:
-        frame = frame.iloc[-trained.max_rows :].reset_index(drop=True)
-    train, _, test = split_by_time(frame, trained.split)
-    if len(test) < 20:
-        raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
-    return train, test.reset_index(drop=True)
+def lost_by_stage(q: np.ndarray, truth: TruthSample, profile: np.ndarray, spec: RequestSpec, budget: float) -> float:
+    """Share of the objective lost by deciding stage by stage, at the price where scores ``q`` (S, A) spend ``budget``.
+
+    The price is the same for every service. A budget that the scores cannot spend has the price 0.
+    """
+    spent = frontier(q, truth.cost.sum(2), q, truth.requests)
+    step = int(np.searchsorted(spent.cost, budget))  # the climb that the budget ends in
+    inside = 0 < step < len(spent.cost)
+    price = np.diff(spent.value)[step - 1] / np.diff(spent.cost)[step - 1] if inside else 0.0
+    lambda_ = np.full(truth.cost.shape[2], price)
+    return stagewise_lost(q, truth.cost, lambda_, spec, profile, truth.requests)
 
 
-def _sample(states: int, config: EvaluateConfig) -> np.ndarray:
-    if states <= config.max_states:
-        return np.arange(states)
-    return np.sort(numpy_generator(config.seed, "test_states").choice(states, config.max_states, replace=False))
-
-
-def _rows_of(sample: np.ndarray, ids: np.ndarray, states: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose state is in the sample, and the place of that state in it."""
+def _sample(ids: np.ndarray, states: int, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A seeded sample of states, the rows that are in one of them, and the place of their state in the sample."""
+    rng = numpy_generator(config.seed, "test_states")
+    sample = np.sort(rng.choice(states, min(states, config.max_states), replace=False))
     place = np.full(states, -1)
     place[sample] = np.arange(len(sample))
     rows = np.flatnonzero(place[ids] >= 0)
-    return rows, place[ids[rows]]
+    return sample, rows, place[ids[rows]]
 
 
 if __name__ == "__main__":

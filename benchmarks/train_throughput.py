@@ -16,10 +16,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import LEARNERS, Learner
-from awrq_mixer.networks.agents import Space, initialise, use_generator
-from awrq_mixer.training.training_log import Batch
+from awrq_mixer.config import OptimiserConfig, TrainConfig
+from awrq_mixer.learners import LEARNERS
+from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.networks.agents import initialise, use_generator
+from awrq_mixer.networks.space import Space
 from awrq_mixer.training.training_state import make_optimiser
 from marca_common.compute import resolve_device, set_threads
 from marca_common.run_folder import versions
@@ -86,7 +87,7 @@ def throughput(
     """Updates (target, loss, gradients, clipping, Adam) in samples per second of the wall, and of a core."""
     device = resolve_device(arguments.device)
     learner, batch = make(name, arguments, device)
-    optimiser = make_optimiser(learner, learner.config.optimiser)
+    optimiser = make_optimiser(learner, OptimiserConfig())
     loss_of = torch.compile(learner.loss) if compiled else learner.loss
 
     def update() -> None:

@@ -7,15 +7,6 @@ import numpy as np
 
 
 @numba.njit(cache=True, nogil=True)
-def decide_states(first: np.ndarray, q: np.ndarray, c: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
-    """Best candidate of every state: ``first`` (S + 1,), ``q`` (V,), ``c`` (V, D) → position in the cache (S,)."""
-    out = np.empty(len(first) - 1, np.int64)
-    for s in range(len(out)):
-        out[s] = _best(first[s], first[s + 1], q, c, lambda_)
-    return out
-
-
-@numba.njit(cache=True, nogil=True)
 def decide_rows(ids: np.ndarray, first: np.ndarray, q: np.ndarray, c: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
     """Best candidate of the states ``ids`` (M,): position in the cache (M,)."""
     out = np.empty(len(ids), np.int64)

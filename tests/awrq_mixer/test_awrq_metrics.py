@@ -57,8 +57,8 @@ def test_validation_rows_come_in_whole_groups(small_world, small_config):
     assert np.isin(np.bincount(some.group)[np.unique(some.group)], np.bincount(sizes)).all()
     assert (np.bincount(some.group)[np.unique(some.group)] > 1).all()
     table = np.arange(len(some.states) * log.spec.n_joint, dtype=np.float64).reshape(len(some.states), -1)
-    by_pair = some.measure(lambda states, rows, joint: table[rows, joint])
-    assert by_pair["shape_gain"] == shape_gain(table[some.state_id, some.joint], some.reward, some.group)
+    by_pair = some.shape_gain(lambda states, rows, joint: table[rows, joint])
+    assert by_pair == shape_gain(table[some.state_id, some.joint], some.reward, some.group)
 
 
 def test_evaluate_scores_knows_perfect_and_reference_scores():
@@ -88,6 +88,7 @@ def test_evaluation_from_end_to_end(small_world, small_config, tmp_path):
     summary = evaluate(config, tmp_path / "evaluation").summary
     assert summary["truth"]["spearman_within"] > 0.5
     assert 0 < summary["truth"]["capture"] <= 1
+    assert 0 <= summary["truth"]["stagewise_lost"] < 0.5
     assert 0.5 < summary["observed"]["predicted_mean"] / summary["observed"]["observed_mean"] < 2
     assert set(summary["slices"]["place"]) == {"0", "1", "2"}
     assert summary["unseen_states"]["rows"] == 0

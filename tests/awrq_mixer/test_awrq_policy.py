@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from awrq_mixer.serving import HullPolicy
 from awrq_mixer.serving.decide_kernels import scan
-from awrq_mixer.serving.policy import HullPolicy
 from marca_common.errors import UserError
 from marca_measures.hull import candidates, chain, pareto
 
