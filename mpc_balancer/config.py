@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,8 +42,10 @@ class ColumnsConfig(Config):
     separator: str = Field(",", description="separator of a CSV file")
 
 
-class TrainConfig(Config):
-    """Training of the system model g from a minute table."""
+class SystemModelConfig(Config):
+    """Training of the system model g from a minute table, and of all that is fitted beside it."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"learning_rate": "lr"}
 
     table: str | None = Field(None, description="system table, CSV or Parquet; null = commission the reference plant")
     services: list[str] = Field(["retrieval", "ranking"], description="services whose CPU is steered", min_length=1)
@@ -57,7 +59,7 @@ class TrainConfig(Config):
     epochs: int = Field(45, ge=1, description="most passes over the training rows")
     patience: int = Field(8, ge=1, description="passes without a better validation loss before stopping")
     batch_size: int = Field(256, ge=1, description="windows per update")
-    learning_rate: float = Field(3e-3, gt=0, description="Adam's step, decayed by a cosine to a tenth")
+    lr: float = Field(3e-3, gt=0, description="Adam's step, decayed by a cosine to a tenth")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
     huber_points: float = Field(5.0, gt=0, description="errors beyond this many CPU points count linearly")
     monotone_weight: float = Field(
@@ -71,7 +73,7 @@ class TrainConfig(Config):
     box_margin: float = Field(1.0, ge=1, description="how far beyond the largest λ seen the box may reach")
     max_minutes: float = Field(2.0, gt=0, description="wall-clock limit of the training loop, minutes")
     forecast_horizon: int = Field(10, ge=1, description="minutes ahead that traffic forecasts are fitted for")
-    tune_pi: bool = Field(True, description="also tune pi and pi_feedforward on the same table")
+    tune_pi: bool = Field(True, description="also tune pi, pi_feedforward and pi_forecast on the same table")
     tune_days: float = Field(0.75, gt=0, description="last days of each group's table that gains are tuned on")
     tune_candidates: int = Field(14, ge=2, description="gains tried per round, three rounds")
     commission_days: float = Field(5.0, gt=0, description="days of the reference plant simulated where table is null")
@@ -83,7 +85,7 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0, description="seed of initial weights and batches")
 
 
-class EvaluateConfig(Config):
+class SystemErrorsConfig(Config):
     """One-step and N-step errors of a trained system model on a table."""
 
     model: str = Field("runs/mpc_train/system_model.pt", description="checkpoint written by mpc_balancer.train")
@@ -114,9 +116,7 @@ class ObjectiveConfig(Config):
 class SolverConfig(Config):
     """How a plan is searched."""
 
-    name: Literal["gauss_newton", "grid", "random_sampling", "slsqp", "lbfgsb", "gradient_descent", "icem"] = Field(
-        "gauss_newton", description="the solver"
-    )
+    name: str = Field("gauss_newton", description="the solver: a name in planning/solvers, or module:function")
     deadline_ms: float | None = Field(50.0, gt=0, description="wall-clock limit per solve, ms; null = none")
     constants: int = Field(12, ge=2, description="gauss_newton: constant-λ seeds")
     refine: int = Field(1, ge=1, description="gauss_newton: how many of the best seeds are refined")
@@ -199,9 +199,7 @@ class PiConfig(Config):
 class ControllerConfig(Config):
     """One controller of one data centre."""
 
-    name: Literal[
-        "mpc", "pi", "pi_feedforward", "pi_forecast", "bisection", "fixed", "knows_next_minute", "clairvoyant"
-    ] = Field("mpc", description="which controller")
+    name: str = Field("mpc", description="which controller: a name in controllers, or module:Class")
     budget: list[float] | float = Field(
         65.0, description="C_m, percent of declared cores: one for all services or one each"
     )
@@ -213,7 +211,7 @@ class ControllerConfig(Config):
     )
     fixed_price: list[float] | None = Field(None, description="fixed: the λ to hold; null = start")
     mpc: MpcConfig = Field(default_factory=MpcConfig, description="settings of mpc and knows_next_minute")
-    pi: PiConfig = Field(default_factory=PiConfig, description="settings of pi, pi_feedforward and the ladder's PI")
+    pi: PiConfig = Field(default_factory=PiConfig, description="settings of the PI rules, the ladder's too")
     bisection_tolerance: float = Field(
         0.02, gt=0, description="bisection: bracket width, box units, at which it re-opens"
     )

@@ -87,8 +87,24 @@ def objective(
 
 @numba.njit(cache=True, error_model="numpy")
 def _evaluate(
-    kind, beta, over_weight, discount, move, target, now, before, unit, path, plan, value, by_cpu, by_unit, level, rise
-):
+    kind: int,
+    beta: float,
+    over_weight: float,
+    discount: np.ndarray,
+    move: np.ndarray,
+    target: np.ndarray,
+    now: np.ndarray,
+    before: np.ndarray,
+    unit: np.ndarray,
+    path: np.ndarray,
+    plan: np.ndarray,
+    value: np.ndarray,
+    by_cpu: np.ndarray,
+    by_unit: np.ndarray,
+    level: np.ndarray,
+    rise: np.ndarray,
+) -> None:
+    """J and its derivatives: fills ``value`` and the four arrays after it, which come as zeros."""
     batch, steps, size = path.shape
     for b in range(batch):
         for s in range(size):

@@ -104,7 +104,7 @@ class Features:
         own = np.eye(len(self.groups))[group]  # (n, G)
         standard = (extras - self.extras_mean) / self.extras_scale  # (n, E)
         values = np.column_stack([*columns, standard, age, own])  # (n, F)
-        return np.clip(values, self.low, self.high).astype(np.float32)
+        return np.asarray(np.clip(values, self.low, self.high), np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

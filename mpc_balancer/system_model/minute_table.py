@@ -167,7 +167,7 @@ def _is_iso_column(columns: ColumnsConfig) -> bool:
 
 def _times(frame: pd.DataFrame, columns: ColumnsConfig, place: str) -> np.ndarray:
     if _is_iso_column(columns):
-        return frame[columns.timestamp[0]].to_numpy("datetime64[s]")
+        return np.asarray(frame[columns.timestamp[0]].to_numpy("datetime64[s]"))
     text = frame[columns.timestamp].astype(str).agg(" ".join, axis=1)
     times = pd.to_datetime(text, format=columns.timestamp_format or "ISO8601", errors="coerce")
     if times.isna().any():
@@ -176,7 +176,7 @@ def _times(frame: pd.DataFrame, columns: ColumnsConfig, place: str) -> np.ndarra
         raise UserError(
             f"{place}: row {row + 1}, columns {columns.timestamp}: got {text.iloc[row]!r}; expected a time as {expected}"
         )
-    return times.to_numpy("datetime64[s]")
+    return np.asarray(times.to_numpy("datetime64[s]"))
 
 
 def _check_order(times: np.ndarray, code: np.ndarray, groups: tuple[str, ...], place: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,12 @@ import torch
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
 from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig
+from mpc_balancer.forecasting.traffic_forecast import TrafficForecast
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model import rollout_kernels as kernels
 from mpc_balancer.system_model.features import CPU_CENTRE, CPU_SPREAD, Features
 from mpc_balancer.system_model.system_network import SystemNetwork
+from mpc_balancer.system_model.tuned import Tuned
 
 KIND = "mpc_balancer.system_model"
 
@@ -26,7 +27,7 @@ class SystemModel:
     """g with everything that was learned beside it; plain numpy, float32 inside.
 
     ``residuals`` (Q, S): quantiles of the operational one-step error (forecast traffic, no knowledge of the minute), at
-    ``quantiles`` (Q,). ``tuned`` holds plain numbers fitted on the same table: forecasts, observer rate, PI gains.
+    ``quantiles`` (Q,). ``tuned`` holds what was fitted beside g on the same table.
     """
 
     services: tuple[str, ...]
@@ -42,7 +43,7 @@ class SystemModel:
     step_seconds: int = 60
     quantiles: np.ndarray = field(default_factory=lambda: np.array([0.5]))
     residuals: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
-    tuned: dict[str, Any] = field(default_factory=dict)
+    tuned: Tuned = field(default_factory=Tuned)
 
     def __post_init__(self) -> None:
         self.sound = all(
@@ -186,9 +187,9 @@ class SystemModel:
             h = np.tanh(h @ weight + bias)
         out = h @ self.weights[-1] + self.biases[-1]
         if self.head == "plain":
-            return self.level + CPU_SPREAD * out
+            return np.asarray(self.level + CPU_SPREAD * out)
         load = np.exp(np.minimum(out + self.level, 8.0)) * traffic[:, None]
-        return self.carry * cpu + (1 - self.carry) * (self.idle + load)
+        return np.asarray(self.carry * cpu + (1 - self.carry) * (self.idle + load))
 
     # -- what was learned beside ---------------------------------------------------------------------------------------
     def backoff(self, quantile: float | None) -> np.ndarray:
@@ -196,11 +197,20 @@ class SystemModel:
         if quantile is None:
             return np.zeros(len(self.services))
         points = [np.interp(quantile, self.quantiles, column) for column in self.residuals.T]
-        return np.maximum(np.array(points), 0.0)
+        return np.maximum(points, 0.0)
 
     def relative_traffic(self, qps: np.ndarray, group: int) -> np.ndarray:
         """Traffic over its training mean, the scale that the utilisation law uses."""
-        return np.asarray(qps, np.float64) / self.features.traffic_mean[group]
+        return np.asarray(np.asarray(qps, np.float64) / self.features.traffic_mean[group])
+
+    def traffic_forecast(self, group: str, horizon: int = 1) -> TrafficForecast:
+        """The fitted forecast of a group; persistence over ``horizon`` steps where there is none."""
+        return self.tuned.forecasts.get(group) or TrafficForecast.persistence(horizon, self.step_seconds)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Back-tested one-step errors (n, S), CPU points, that simulations with g draw from; one zero where there are none."""
+        return np.zeros((1, len(self.services))) if self.tuned.observer is None else self.tuned.observer.errors
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that ``load`` reads."""
@@ -217,7 +227,7 @@ class SystemModel:
             "columns": self.columns.model_dump(mode="json"),
             "quantiles": self.quantiles.tolist(),
             "residuals": self.residuals.tolist(),
-            "tuned": self.tuned,
+            "tuned": self.tuned.to_dict(),
         }
         save_checkpoint(path, KIND, list(self.services), payload)
 
@@ -240,7 +250,8 @@ class SystemModel:
                 content["step_seconds"],
                 np.array(content["quantiles"]),
                 np.array(content["residuals"]),
-                content["tuned"],
+                Tuned.from_dict(content["tuned"]),
             )
-        except KeyError as error:
-            raise UserError(f"{path}: an incomplete system model; {error} is missing") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path}: not a system model of this version ({what}); train it again") from None

@@ -39,7 +39,7 @@ class SystemNetwork(nn.Module):
         h = torch.cat([(cpu - CPU_CENTRE) / CPU_SPREAD, unit, exogenous], dim=1)  # (B, S+L+F)
         for layer in self.layers[:-1]:
             h = torch.tanh(layer(h))
-        out = self.layers[-1](h) + (0.0 if self.head == "plain" else self.level)  # (B, S)
+        out: torch.Tensor = self.layers[-1](h) + (0.0 if self.head == "plain" else self.level)  # (B, S)
         if self.head == "plain":
             return self.level + CPU_SPREAD * out
         load = torch.exp(torch.clamp(out, max=8.0)) * traffic[:, None]

@@ -17,7 +17,7 @@ class ModelPlant:
         self.index = model.features.group_index(group)
         self.time = np.datetime64(str(start), "s")
         self._generator = numpy_generator(seed, "mpc_balancer", "model_plant")
-        self._errors = noise * np.array(model.tuned.get("observer", {}).get("errors", [[0.0] * len(model.services)]))
+        self._errors = noise * model.noise
         self._cpu = np.full(len(model.services), 60.0)
         self._qps: float | None = None
         self._minute = 0

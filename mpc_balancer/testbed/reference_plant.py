@@ -16,6 +16,7 @@ from pydantic import Field
 from marca_common.config import Config
 from marca_common.protocols import Measurement
 from marca_common.seeding import numpy_generator
+from mpc_balancer.testbed.reference_traffic import wander
 
 
 class ReferenceConfig(Config):
@@ -65,7 +66,18 @@ class Disturbances:
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _advance(cpu, queue, degradation, relief, work, idle, capacity_keep, queue_limit, degrade_above, degrade_relief):
+def _advance(
+    cpu: np.ndarray,
+    queue: np.ndarray,
+    degradation: np.ndarray,
+    relief: np.ndarray,
+    work: np.ndarray,
+    idle: np.ndarray,
+    keep: float,
+    queue_limit: float,
+    degrade_above: float,
+    degrade_relief: float,
+) -> tuple[np.ndarray, float]:
     """Sub-intervals of one step in place: cpu (S,), queue (S,) in percent·sub-intervals; work (K, S). Returns the mean CPU."""
     steps, size = work.shape
     mean = np.zeros(size)
@@ -80,7 +92,7 @@ def _advance(cpu, queue, degradation, relief, work, idle, capacity_keep, queue_l
             if queue[s] > queue_limit:
                 timeouts += queue[s] - queue_limit
                 queue[s] = queue_limit
-            cpu[s] = capacity_keep * cpu[s] + (1.0 - capacity_keep) * (idle[s] + done)
+            cpu[s] = keep * cpu[s] + (1.0 - keep) * (idle[s] + done)
             mean[s] += cpu[s] / steps
             worst = max(worst, cpu[s])
         goal = min(max((worst - degrade_above) / (100.0 - degrade_above), 0.0), 1.0)
@@ -105,7 +117,7 @@ class ReferencePlant:
         generator = numpy_generator(self.seed, "mpc_balancer", "reference_plant")
         hour = np.arange(count)[:, None] / parts / 1440 + (self.start.astype(np.int64) % 86_400) / 86_400
         mix = 1 + own.mix_amplitude * np.sin(2 * np.pi * hour + np.arange(size))
-        slow = _slow_noise(generator, count, size, own.slow_noise, 120 * parts)
+        slow = wander(generator, (count, size), own.slow_noise, 120 * parts)
         fast = own.fast_noise * generator.standard_normal((count, size))
         self._cost = mix * np.exp(slow + fast)  # (M·K, S)
         self._reading_noise = own.reading_noise * generator.standard_normal((count, size))
@@ -127,7 +139,7 @@ class ReferencePlant:
         relative = np.asarray(lambda_) / np.array(own.half_price)
         pressure = relative + own.cross * (relative.sum() - relative)
         floor = np.array(own.floor)
-        return floor + (1 - floor) / (1 + pressure**own.steepness)
+        return np.asarray(floor + (1 - floor) / (1 + pressure**own.steepness))
 
     def step(self, lambda_: np.ndarray, exogenous: np.ndarray) -> Measurement:
         """Serve ``exogenous`` arrivals per sub-interval (K',) under the price that is in force by now; report it."""
@@ -159,16 +171,16 @@ class ReferencePlant:
         qps = np.asarray(exogenous, np.float64) * parts / 60
         minute = np.minimum(rows // parts, self.minutes - 1)
         factor = 1.0 if self.disturbances.cost is None else self.disturbances.cost[minute][:, None]
-        return (qps / self.config.reference_qps)[:, None] * self._load * self._cost[rows] * factor
+        return np.asarray((qps / self.config.reference_qps)[:, None] * self._load * self._cost[rows] * factor)
 
     def _advance(
         self, cpu: np.ndarray, queue: np.ndarray, degradation: np.ndarray, relief: np.ndarray, work: np.ndarray
     ) -> tuple[np.ndarray, float]:
         own = self.config
         limit = 100.0 * own.queue_seconds / (60 / own.sub_intervals)
-        return _advance(
-            cpu, queue, degradation, relief, work, self._idle, self._keep, limit, own.degrade_above, own.degrade_relief
-        )
+        fixed = (self._idle, self._keep, limit, own.degrade_above, own.degrade_relief)
+        mean, timeouts = _advance(cpu, queue, degradation, relief, work, *fixed)
+        return mean, timeouts
 
     def _hit(self, name: str, minute: int) -> bool:
         values = getattr(self.disturbances, name)
@@ -207,12 +219,3 @@ class ReferencePlant:
             arrivals=None if blind else arrivals,
             aggregates={k: float("nan") for k in aggregates} if blind else aggregates,
         )
-
-
-def _slow_noise(generator: np.random.Generator, count: int, size: int, deviation: float, steps: float) -> np.ndarray:
-    from scipy.signal import lfilter
-
-    keep = np.exp(-1 / steps)
-    noise = generator.standard_normal((count, size)) * np.sqrt(1 - keep**2)
-    noise[0] = generator.standard_normal(size)
-    return deviation * lfilter([1.0], [1.0, -keep], noise, axis=0)

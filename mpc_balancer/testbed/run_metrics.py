@@ -40,7 +40,7 @@ def recoveries(cpu: np.ndarray, budget: np.ndarray, alarm: float = 88.0, toleran
 def per_minute(cpu: np.ndarray, steps_per_minute: int) -> np.ndarray:
     """CPU (T, S) of shorter control steps as means over minutes (M, S), so that all runs are judged alike."""
     whole = len(cpu) // steps_per_minute * steps_per_minute
-    return cpu[:whole].reshape(-1, steps_per_minute, cpu.shape[1]).mean(axis=1)
+    return np.asarray(cpu[:whole].reshape(-1, steps_per_minute, cpu.shape[1]).mean(axis=1))
 
 
 def run_metrics(

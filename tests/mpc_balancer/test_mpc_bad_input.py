@@ -7,13 +7,13 @@ from mpc_fixtures import random_model
 
 from marca_common.config import load_config
 from marca_common.errors import UserError
-from mpc_balancer.config import ColumnsConfig, ControllerConfig, EvaluateConfig, TrainConfig
+from mpc_balancer.config import ColumnsConfig, ControllerConfig, SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.system_model.minute_table import from_frame, read_system
 from mpc_balancer.testbed.scenarios import load_scenarios
-from mpc_balancer.testbed.test_traffic import trace_traffic
+from mpc_balancer.testbed.reference_traffic import trace_traffic
 from mpc_balancer.train import fit_model
 
 SERVICES = ["retrieval", "ranking"]
@@ -141,7 +141,7 @@ columns:
   next_qps: nsum_
   extras: [downgrade_tp90, downgrade_avg]
 """)
-    config = load_config(TrainConfig, tmp_path / "train.yaml")
+    config = load_config(SystemModelConfig, tmp_path / "train.yaml")
     data = read_system(tmp_path / "minutes.csv", config.columns, config.services)
     assert data.groups == ("lf/g1",)
     model, summary = fit_model(data, config)
@@ -211,7 +211,7 @@ def test_a_group_seen_only_at_prediction(tmp_path):
     model.save(tmp_path / "m.pt")
     frame = table(40, "new").rename(columns=lambda n: n.replace("retrieval", "x").replace("ranking", "y"))
     frame.to_csv(tmp_path / "s.csv", index=False)
-    config = EvaluateConfig(
+    config = SystemErrorsConfig(
         model=str(tmp_path / "m.pt"), table=str(tmp_path / "s.csv"), columns=ColumnsConfig(extras=[]), steps=2
     )
     with pytest.raises(UserError, match="group 'new': not among"):
@@ -226,7 +226,7 @@ def test_unknown_scenario_key(tmp_path):
 
 
 def test_a_table_too_short_to_back_test():
-    config = TrainConfig(services=SERVICES, epochs=1, tune_pi=False)
+    config = SystemModelConfig(services=SERVICES, epochs=1, tune_pi=False)
     data = from_frame(table(40), config.columns, SERVICES, "short.csv")
     with pytest.raises(UserError, match="got 8 validation rows; expected more than 20"):
         fit_model(data, config)

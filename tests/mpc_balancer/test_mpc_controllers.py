@@ -16,7 +16,7 @@ from mpc_balancer.testbed.control_loop import closed_loop
 from mpc_balancer.testbed.model_plant import ModelPlant
 from mpc_balancer.testbed.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
 from mpc_balancer.testbed.run_metrics import over_utilisation, recoveries, run_metrics, utilisation
-from mpc_balancer.testbed.test_traffic import TrafficConfig, synthetic_traffic
+from mpc_balancer.testbed.reference_traffic import SyntheticTrafficConfig, synthetic_traffic
 
 QUICK = MpcConfig(
     objective=ObjectiveConfig(horizon=4), solver=SolverConfig(iterations=2, constants=5, refine=1, deadline_ms=None)
@@ -78,7 +78,7 @@ def test_placebo_perfect_model_constant_traffic():
 
 
 def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it():
-    run = synthetic_traffic(TrafficConfig(), 3, 200)
+    run = synthetic_traffic(SyntheticTrafficConfig(), 3, 200)
     mu = {}
     for name in ("fixed", "bisection", "mpc", "clairvoyant"):
         plant = ReferencePlant(ReferenceConfig(), 3, 200)
@@ -91,7 +91,7 @@ def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it():
 
 @pytest.mark.parametrize("name", list(CONTROLLERS))
 def test_same_seed_same_prices_and_always_in_the_box(name):
-    run = synthetic_traffic(TrafficConfig(), 5, 25)
+    run = synthetic_traffic(SyntheticTrafficConfig(), 5, 25)
     first, second = (
         closed_loop(ReferencePlant(ReferenceConfig(), 5, 25), controller(name), run.arrivals).prices for _ in range(2)
     )
@@ -173,7 +173,7 @@ def test_the_bank_believes_noisy_readings_less():
 
 
 def test_gain_correction_removes_a_mismatch():
-    run = synthetic_traffic(TrafficConfig(), 6, 240)
+    run = synthetic_traffic(SyntheticTrafficConfig(), 6, 240)
     over = {}
     for rate in (0.0, 0.2):
         mpc = QUICK.model_copy(update={"gain": GainConfig(rate=rate), "backoff_quantile": None})
@@ -279,14 +279,14 @@ def random_faults(minutes, seed):
 
 def fuzz(minutes, seed):
     """A run with every fault at random; each 500 minutes the solver or the model breaks for a while."""
-    from mpc_balancer.testbed.test_traffic import Surge
+    from mpc_balancer.testbed.reference_traffic import Surge
 
     generator = np.random.default_rng(seed)
     surges = [
         Surge(minute=int(m), factor=float(generator.uniform(1.7, 2.6)), decay_minutes=20)
         for m in range(150, minutes, 250)
     ]
-    run = synthetic_traffic(TrafficConfig(), seed, minutes, surges=surges)
+    run = synthetic_traffic(SyntheticTrafficConfig(), seed, minutes, surges=surges)
     faults = random_faults(minutes, seed)
     plant = ReferencePlant(ReferenceConfig(reading_noise=1.0), seed, minutes, disturbances=faults)
     mpc = controller("mpc")

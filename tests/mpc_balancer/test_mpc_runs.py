@@ -12,11 +12,11 @@ from mpc_fixtures import trained_model
 
 from marca_common.config import load_config
 from marca_common.files import read_json
-from mpc_balancer.config import EvaluateConfig, TrainConfig
+from mpc_balancer.config import SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.traffic_forecast import fit_forecast
 from mpc_balancer.price_scale import PriceScale
-from mpc_balancer.run import RunConfig, _arguments, run
+from mpc_balancer.run import ClosedLoopConfig, _arguments, run
 from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 from mpc_balancer.train import train
 
@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "mpc_balancer"
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("train", TrainConfig), ("paper_table", TrainConfig), ("evaluate", EvaluateConfig), ("run", RunConfig)],
+    [("train", SystemModelConfig), ("paper_table", SystemModelConfig), ("evaluate", SystemErrorsConfig), ("run", ClosedLoopConfig)],
 )
 def test_shipped_configs_load_and_every_key_is_explained(name, kind):
     load_config(kind, CONFIGS / f"{name}.yaml")
@@ -64,7 +64,7 @@ def test_announced_sales_are_in_the_calendar_and_others_not():
 
 
 def test_train_evaluate_run_leave_complete_folders(tmp_path):
-    settings = TrainConfig(
+    settings = SystemModelConfig(
         hidden=[12],
         epochs=4,
         commission_days=2.2,
@@ -89,12 +89,12 @@ def test_train_evaluate_run_leave_complete_folders(tmp_path):
     again = train(settings, tmp_path / "again")
     np.testing.assert_array_equal(result.model.weights[0], again.model.weights[0])  # same seed, same model
     path = str(tmp_path / "train" / "system_model.pt")
-    errors = evaluate(EvaluateConfig(model=path, commission_days=0.3, steps=3), tmp_path / "evaluate").errors
+    errors = evaluate(SystemErrorsConfig(model=path, commission_days=0.3, steps=3), tmp_path / "evaluate").errors
     assert set(errors["step"]) == {1, 2, 3}
     assert {"all", "steady"} <= set(errors["regime"])
     for plant in ("reference", "model"):
         config = load_config(
-            RunConfig,
+            ClosedLoopConfig,
             None,
             [f"model={path}", f"plant={plant}", "scenario.days=0.03", "scenario.surges=[{minute: 20, factor: 1.5}]"],
         )
@@ -112,7 +112,7 @@ def test_any_trace_drives_a_run(tmp_path):
     pd.DataFrame({"timestamp": times, "value": [3, 4, 5, 9, 9, 6, 5, 4]}).to_csv(tmp_path / "t.csv", index=False)
     arguments = _arguments(["--traffic", str(tmp_path / "t.csv"), "--plant=reference", "--out", "x"])
     assert arguments == ["--set", f"traffic={tmp_path / 't.csv'}", "--set", "plant=reference", "--out", "x"]
-    config = load_config(RunConfig, None, [f"model={tmp_path / 'm.pt'}", *arguments[1:4:2]])
+    config = load_config(ClosedLoopConfig, None, [f"model={tmp_path / 'm.pt'}", *arguments[1:4:2]])
     assert len(run(config, tmp_path / "out").frame) == 49
 
 
