@@ -14,8 +14,8 @@ from mpc_balancer.planning.control_problem import Problem
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.reference_plant import ReferenceConfig
-from mpc_balancer.testbed.scenarios import Scenario, start_scenario
 from mpc_balancer.testbed.reference_traffic import Surge
+from mpc_balancer.testbed.scenarios import Scenario, start_scenario
 from mpc_balancer.train import fit_model, load_data
 
 RESULTS = Path(__file__).parent / "results"

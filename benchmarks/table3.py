@@ -47,9 +47,11 @@ def main() -> None:
         kind, mpc = CONTROLLERS[name]
         script = scenarios[scenario].model_copy(update={"days": 1 / 12}) if quick else scenarios[scenario]
         pi = PiConfig(**pi_gains(kind, 1, script)) if kind.startswith("pi") else PiConfig()
-        config = ControllerConfig(name=kind, budget=BUDGET, mpc=mpc, pi=pi)  # type: ignore[arg-type]
+        config = ControllerConfig(name=kind, budget=BUDGET, mpc=mpc, pi=pi)
         drawn = start_scenario(script, seed)
-        _, loop, cpu = simulate(ClosedLoopConfig(controller=config), drawn, system_model(1), drawn.calendar, progress=False)
+        _, loop, cpu = simulate(
+            ClosedLoopConfig(controller=config), drawn, system_model(1), drawn.calendar, progress=False
+        )
         out = run_metrics(cpu, loop.prices, np.full(2, BUDGET), np.array(loop.step_seconds))
         rows.append(
             {

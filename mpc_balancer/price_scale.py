@@ -24,7 +24,7 @@ class PriceScale:
 
     @classmethod
     def from_data(cls, prices: np.ndarray, high: Sequence[float] | None = None, margin: float = 1.0) -> PriceScale:
-        """Box and scale from prices (M, L): up to the largest seen times ``margin``, ref at the median positive one."""
+        """Box and scale from prices (T, L): up to the largest seen times ``margin``, ref at the median positive one."""
         top = np.nanmax(prices, axis=0) * margin if high is None else np.asarray(high, np.float64)
         if top.shape != (prices.shape[1],):
             raise UserError(f"price_high: got {top.size} values; expected one per price, {prices.shape[1]}")

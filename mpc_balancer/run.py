@@ -14,7 +14,7 @@ from pydantic import Field
 
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
-from marca_common.config import Config
+from marca_common.config import Config, replaced
 from marca_common.protocols import Controller
 from marca_common.run_folder import RunFolder
 from marca_common.tables import write_table
@@ -36,19 +36,13 @@ class ClosedLoopConfig(Config):
     """A closed-loop simulation."""
 
     controller: ControllerConfig = Field(default_factory=ControllerConfig, description="who steers λ")
-    plant: Literal["reference", "model"] = Field(
-        "reference", description="reference plant, or the model as its own plant"
-    )
+    plant: Literal["reference", "model"] = Field("reference", description="reference plant, or the model itself")
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="parameters of the reference plant")
     scenario: Scenario = Field(default_factory=Scenario, description="what happens; nominal where left out")
-    traffic: str | None = Field(
-        None, description="timestamp,value file that replaces the synthetic traffic; null = none"
-    )
+    traffic: str | None = Field(None, description="timestamp,value file in place of synthetic traffic; null = none")
     calendar: str | None = Field(None, description="calendar CSV; null = the scenario's own announcements")
     model: str | None = Field(None, description="system model checkpoint; null = train one into the run folder first")
-    train: SystemModelConfig = Field(
-        default_factory=SystemModelConfig, description="how to train it where model is null"
-    )
+    train: SystemModelConfig = Field(default_factory=SystemModelConfig, description="how to train where model is null")
     group: str | None = Field(None, description="data centre to run as; null = the model's first")
     clairvoyant: bool = Field(True, description="reference plant: also run the clairvoyant, for the reachable μ")
     zoom_minutes: int = Field(90, ge=10, description="minutes shown around an event")
@@ -99,8 +93,7 @@ def simulate(
     group = config.group or model.features.groups[0]
     own = config.controller
     if drawn.scenario.deadline_ms is not None:
-        solver = own.mpc.solver.model_copy(update={"deadline_ms": drawn.scenario.deadline_ms})
-        own = own.model_copy(update={"mpc": own.mpc.model_copy(update={"solver": solver})})
+        own = replaced(own, {"mpc.solver.deadline_ms": drawn.scenario.deadline_ms})
     deployed = broken(model) if drawn.scenario.broken_model else model
     controller = make_controller(own, group, deployed, calendar)
     plant: ModelPlant | ReferencePlant

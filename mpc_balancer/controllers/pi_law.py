@@ -30,14 +30,8 @@ class CostCurve:
         prices, size = model.prices.size, len(model.services)
         grid = np.linspace(0, 1, points)
         relief = np.empty((prices, points))
-        exogenous = model.features.rows(
-            np.array([group]),
-            model.features.traffic_mean[[group]],
-            model.features.traffic_mean[[group]],
-            np.array(["2026-01-01T12:00:00"], "datetime64[s]"),
-            model.features.extras_mean[None],
-            np.zeros(1),
-        )
+        mean = float(model.features.traffic_mean[group])
+        exogenous = model.features.typical_row(group, mean, mean, np.datetime64("2026-01-01T12:00:00"))
         for j in range(prices):
             unit = np.full((points, prices), 0.5)
             unit[:, j] = grid

@@ -75,8 +75,7 @@ class TrafficForecast:
         features = np.empty((len(ahead), self.weights.shape[1]))  # (H, D)
         features[:, :_LAGS], features[:, _LAGS] = lags, ahead - now
         features[:, _LAGS + 1], features[:, _LAGS + 2 :] = excess, early
-        weights = self.weights
-        change = (features * weights).sum(axis=1)
+        change = (features * self.weights).sum(axis=1)
         return np.asarray(history[-1] * np.exp(np.clip(change, -1.0, 1.0)))
 
 
@@ -88,7 +87,7 @@ def fit_forecast(
     step_seconds: int = 60,
     holdout: float = 0.3,
 ) -> TrafficForecast:
-    """Fit and back-test all candidates on one group's contiguous history (M,); see the module text."""
+    """Fit and back-test all candidates on one group's contiguous history (T,); see the module text."""
     result = TrafficForecast.persistence(horizon, step_seconds)
     cut = int(len(qps) * (1 - holdout))
     if cut < 200 or len(qps) - cut < 100:
@@ -116,7 +115,7 @@ def fit_forecast(
 def _design(
     result: TrafficForecast, log: np.ndarray, timestamps: np.ndarray, arrivals: np.ndarray | None, h: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D) and log changes (n,) of horizon h, at rows _LAGS … M-h."""
+    """Features (n, D) and log changes (n,) of horizon h, at rows _LAGS … T-h."""
     rows = np.arange(result.window - 1, len(log) - h)
     change = np.diff(log)
     lags = np.column_stack([_habit(change[rows - 1 - k]) for k in range(_LAGS)])

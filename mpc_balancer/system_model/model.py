@@ -69,21 +69,9 @@ class SystemModel:
             carry = torch.sigmoid(net.carry).numpy().astype(np.float32)
             idle = torch.nn.functional.softplus(net.idle).numpy().astype(np.float32)
             level = net.level.numpy().astype(np.float32).copy()
-        size = len(services)
-        return cls(
-            tuple(services),
-            net.head,
-            weights,
-            biases,
-            carry,
-            idle,
-            level,
-            features,
-            prices,
-            columns,
-            step_seconds,
-            residuals=np.zeros((1, size)),
-        )
+        learned = (weights, biases, carry, idle, level)
+        residuals = np.zeros((1, len(services)))
+        return cls(tuple(services), net.head, *learned, features, prices, columns, step_seconds, residuals=residuals)
 
     # -- one step and rollouts ---------------------------------------------------------------------------------------
     def rollout(
@@ -98,11 +86,17 @@ class SystemModel:
 
         ``gain`` κ (S,) corrects g multiplicatively: C' = κ·g(C/κ), exact where g is linear in C and in cost.
         """
-        return self._forward(cpu, unit, exogenous, traffic, gain)[0]
+        return self.rollout_with_tape(cpu, unit, exogenous, traffic, gain)[0]
 
-    def _forward(
-        self, cpu: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: np.ndarray, gain: np.ndarray | float
+    def rollout_with_tape(
+        self,
+        cpu: np.ndarray,
+        unit: np.ndarray,
+        exogenous: np.ndarray,
+        traffic: np.ndarray,
+        gain: np.ndarray | float = 1.0,
     ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As rollout, with the activations that ``jacobians`` needs: each layer's (N, B, width), and the loads."""
         batch, steps, prices = unit.shape
         size = len(self.services)
         first = self.weights[0]
@@ -137,17 +131,6 @@ class SystemModel:
             path,
         )
         return path * kappa, [*tape, loads]
-
-    def rollout_with_tape(
-        self,
-        cpu: np.ndarray,
-        unit: np.ndarray,
-        exogenous: np.ndarray,
-        traffic: np.ndarray,
-        gain: np.ndarray | float = 1.0,
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """As rollout, with the activations that ``jacobians`` needs: each layer's (N, B, width), and the loads."""
-        return self._forward(cpu, unit, exogenous, traffic, gain)
 
     def jacobians(self, tape: list[np.ndarray], gain: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """∂C_{i+1}/∂C_i (B, N, S, S) and ∂C_{i+1}/∂u_i (B, N, S, L), all steps in one backward pass."""
@@ -237,20 +220,17 @@ class SystemModel:
         content = load_checkpoint(path, KIND, None if services is None else list(services))
         try:
             return cls(
-                tuple(content["services"]),
-                content["head"],
-                [w.numpy() for w in content["weights"]],
-                [b.numpy() for b in content["biases"]],
-                content["carry"].numpy(),
-                content["idle"].numpy(),
-                content["level"].numpy(),
-                Features.from_dict(content["features"]),
-                PriceScale.from_dict(content["prices"]),
-                ColumnsConfig(**content["columns"]),
-                content["step_seconds"],
-                np.array(content["quantiles"]),
-                np.array(content["residuals"]),
-                Tuned.from_dict(content["tuned"]),
+                services=tuple(content["services"]),
+                head=content["head"],
+                weights=[w.numpy() for w in content["weights"]],
+                biases=[b.numpy() for b in content["biases"]],
+                features=Features.from_dict(content["features"]),
+                prices=PriceScale.from_dict(content["prices"]),
+                columns=ColumnsConfig(**content["columns"]),
+                step_seconds=content["step_seconds"],
+                tuned=Tuned.from_dict(content["tuned"]),
+                **{name: content[name].numpy() for name in ("carry", "idle", "level")},
+                **{name: np.array(content[name]) for name in ("quantiles", "residuals")},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"

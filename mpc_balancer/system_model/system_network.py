@@ -49,7 +49,7 @@ class SystemNetwork(nn.Module):
     def rollout(
         self, cpu: torch.Tensor, unit: torch.Tensor, exogenous: torch.Tensor, traffic: torch.Tensor
     ) -> torch.Tensor:
-        """CPU of K minutes (B, K, S) from the start (B, S) under prices (B, K, L) and inputs (B, K, F), (B, K)."""
+        """CPU of N minutes (B, N, S) from the start (B, S) under prices (B, N, L) and inputs (B, N, F), (B, N)."""
         steps = []
         for k in range(unit.shape[1]):
             cpu = self(cpu, unit[:, k], exogenous[:, k], traffic[:, k])

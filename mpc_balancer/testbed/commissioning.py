@@ -35,7 +35,7 @@ def excite(
     generator = numpy_generator(seed, "mpc_balancer", "dither")
     unit, offset = np.full(scale.size, 0.5), np.zeros(scale.size)
     measurements = []
-    arrivals = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T, K')
+    arrivals = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T, I')
     hold, gain = hold * steps_per_minute, gain / steps_per_minute
     for step in range(len(arrivals)):
         if step % hold == 0:

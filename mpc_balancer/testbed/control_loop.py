@@ -18,7 +18,6 @@ class LoopResult(list[Measurement]):
     def __init__(self) -> None:
         super().__init__()
         self.step_seconds: list[float] = []  # wall seconds of each controller step
-        self.commands: list[np.ndarray] = []  # prices sent to the plant in each interval
         self.forecasts: list[float] = []  # traffic each controller step expected of the coming interval, NaN where none
         self.rungs: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -37,12 +36,12 @@ class LoopResult(list[Measurement]):
 def closed_loop(
     plant: Plant, controller: Controller, arrivals: np.ndarray, *, steps_per_minute: int = 1, what: str | None = None
 ) -> LoopResult:
-    """Run ``controller`` on ``plant`` over arrivals (T, K); the first interval runs under the controller's first ``lambda_``.
+    """Run ``controller`` on ``plant`` over arrivals (T, I); the first interval runs under the controller's first ``lambda_``.
 
-    ``steps_per_minute`` > 1 splits each minute's K sub-intervals into shorter control steps. A controller with Foresight is
+    ``steps_per_minute`` > 1 splits each minute's I sub-intervals into shorter control steps. A controller with Foresight is
     told what is coming; all others only ever see measurements. ``what`` names a progress bar; None shows none.
     """
-    parts = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T', K')
+    parts = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T', I')
     qps = parts.sum(axis=1) * steps_per_minute / 60
     result = LoopResult()
     price = np.asarray(controller.lambda_, np.float64)
@@ -50,7 +49,6 @@ def closed_loop(
     for t in progress(range(len(parts)), what=what or "", unit="step", disable=what is None):
         measurement = plant.step(price, parts[t])
         result.append(measurement)
-        result.commands.append(price)
         if isinstance(controller, Foresight) and t + 1 < len(parts):
             trial = partial(plant.preview, exogenous=parts[t + 1]) if isinstance(plant, Previewable) else None
             controller.foresee(Coming(qps[t + 1 : t + 12], trial))

@@ -42,8 +42,8 @@ class SyntheticTrafficConfig(Config):
 class TrafficRun:
     """Arrivals of a run."""
 
-    timestamps: np.ndarray  # datetime64[s] (M,) start of each minute
-    arrivals: np.ndarray  # (M, K) requests per sub-interval
+    timestamps: np.ndarray  # datetime64[s] (T,) start of each minute
+    arrivals: np.ndarray  # (T, I) requests per sub-interval
 
 
 def synthetic_traffic(

@@ -55,9 +55,7 @@ class Scenario(Config):
     frozen: list[MinuteSpan] = Field([], description="readings repeat")
     blind: list[MinuteSpan] = Field([], description="nothing is measured (NaN)")
     stuck: list[MinuteSpan] = Field([], description="the commanded λ is not applied")
-    deadline_ms: float | None = Field(
-        None, gt=0, description="solver deadline in this scenario; null = the controller's own"
-    )
+    deadline_ms: float | None = Field(None, gt=0, description="the solver's deadline; null = the controller's own")
     broken_model: bool = Field(False, description="the deployed model's weights are NaN")
 
 

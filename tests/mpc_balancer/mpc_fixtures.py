@@ -37,6 +37,9 @@ def trained_model():
         rollout_steps=2,
         lr=6e-3,
         forecast_horizon=6,
+        tune_candidates=4,
+        tune_days=0.2,
+        max_minutes=60,
     )
     return fit_model(load_data(config), config)[0]
 

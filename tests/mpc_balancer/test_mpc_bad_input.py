@@ -1,5 +1,8 @@
 """Bad tables, calendars, traces and configs: one line that names the place; and the paper's table by configuration alone."""
 
+import sys
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +15,8 @@ from mpc_balancer.controllers import make_controller
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.system_model.minute_table import from_frame, read_system
-from mpc_balancer.testbed.scenarios import load_scenarios
 from mpc_balancer.testbed.reference_traffic import trace_traffic
+from mpc_balancer.testbed.scenarios import load_scenarios
 from mpc_balancer.train import fit_model
 
 SERVICES = ["retrieval", "ranking"]
@@ -124,6 +127,7 @@ def test_the_papers_48_columns_by_configuration_alone(tmp_path):
 services: [cpu1, cpu2]
 hidden: [16]
 epochs: 40
+max_minutes: 60
 tune_pi: false
 forecast_horizon: 3
 rollout_steps: 2
@@ -204,6 +208,46 @@ def test_bad_controllers():
         make_controller(ControllerConfig(name="pi"), "a", services=SERVICES)
     with pytest.raises(UserError, match="budget"):
         load_config(ControllerConfig, None, ["budget=120"])
+
+
+class Silent:
+    """No ``step``."""
+
+
+class Priceless:
+    """Steps, but never says what it set."""
+
+    def __init__(self, *_):
+        pass
+
+    def step(self, measurement):
+        return measurement.lambda_
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mcp", "controller.name: got 'mcp'; expected one of mpc, .* did you mean 'mpc'"),
+        ("nowhere:Rule", "controller.name: got 'nowhere:Rule'; .*No module named 'nowhere'"),
+        ("here:Nobody", "controller.name: .* no attribute 'Nobody'"),
+        ("here:Silent", "'here:Silent' is no Controller; expected a class with step"),
+        ("here:Priceless", "'here:Priceless' has no lambda_; expected the prices"),
+        ("os:getcwd", "'os:getcwd' is no Controller; expected a class with step"),
+    ],
+)
+def test_bad_names_of_controllers(name, expected, monkeypatch):
+    here = types.ModuleType("here")
+    here.Silent, here.Priceless = Silent, Priceless
+    monkeypatch.setitem(sys.modules, "here", here)
+    with pytest.raises(UserError, match=expected) as error:
+        make_controller(ControllerConfig(name=name), "a", random_model())
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_solver_is_told_when_the_controller_is_made_not_hidden_by_the_ladder():
+    config = load_config(ControllerConfig, None, ["mpc.solver.name=grit"])
+    with pytest.raises(UserError, match="did you mean 'grid'"):
+        make_controller(config, "a", random_model())
 
 
 def test_a_group_seen_only_at_prediction(tmp_path):

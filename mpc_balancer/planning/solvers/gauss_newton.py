@@ -93,38 +93,21 @@ def _directions(
 
 
 def _solve_all(problem: Problem, plans: np.ndarray, chain: np.ndarray, q: Quadratic, damping: np.ndarray) -> np.ndarray:
-    out = np.zeros(plans.shape)
-    _normal_steps(
-        chain,
-        q.by_cpu,
-        q.by_unit,
-        q.level_weight,
-        q.rise_weight,
-        q.move_weight,
-        plans,
-        problem.low,
-        problem.high,
-        damping,
-        out,
-    )
-    return out
+    weights = (q.by_cpu, q.by_unit, q.level_weight, q.rise_weight, q.move_weight)
+    return np.asarray(_normal_steps(chain, weights, plans, (problem.low, problem.high), damping))
 
 
 @numba.njit(cache=True, error_model="numpy")
 def _normal_steps(
     chain: np.ndarray,
-    by_cpu: np.ndarray,
-    by_unit: np.ndarray,
-    level: np.ndarray,
-    rise: np.ndarray,
-    move: np.ndarray,
+    weights: tuple[np.ndarray, ...],
     plans: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
+    box: tuple[np.ndarray, np.ndarray],
     damping: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """Solve (H + damping) x = -∇J/2 per plan, H from first derivatives, on free variables only; fills ``out`` (B, N, L)."""
+) -> np.ndarray:
+    """x (B, N, L) of (H + damping) x = -∇J/2 per plan, H from first derivatives, on free variables only."""
+    (by_cpu, by_unit, level, rise, move), (low, high) = weights, box
+    out = np.zeros(plans.shape)
     batch, steps, size = by_cpu.shape
     prices = plans.shape[2]
     count = steps * prices
@@ -184,3 +167,4 @@ def _normal_steps(
                 total -= hessian[k, v] * row[k]
             row[v] = total / hessian[v, v]
             out[b, v // prices, v % prices] = row[v]
+    return out
