@@ -162,6 +162,16 @@ def test_a_controller_of_somebody_elses_runs_from_config_to_figures(tmp_path, mo
     assert (tmp_path / "out" / "run.png").exists()
 
 
+@pytest.mark.slow
+def test_the_readmes_lines_run_as_they_stand(tmp_path, monkeypatch):
+    text = (CONFIGS.parents[1] / "mpc_balancer" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(re.search(r"```python\n(.+?)```", text, re.DOTALL)[1], names)
+    assert len(names["loop"].prices) == 120
+    assert names["loop"].rungs["solver"] > 0
+
+
 FOREIGN = """
 class Climber:
     def __init__(self, config, group, services, scale, model, calendar):
