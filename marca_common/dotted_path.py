@@ -24,16 +24,23 @@ def load_by_path(name: str, place: str) -> Callable[..., Any]:
     return cast(Callable[..., Any], found)
 
 
+def find(name: str, ours: Mapping[str, Any], place: str, kind: str = "function") -> Any:
+    """What a name stands for: one of ``ours``, or ``module:name`` of somebody else's ``kind``."""
+    if name in ours:
+        return ours[name]
+    if ":" in name:
+        return load_by_path(name, place)
+    near = difflib.get_close_matches(name, ours, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{place}: got {name!r}; expected one of {', '.join(ours)}, or module:{kind} of your own{hint}")
+
+
 def find_class(name: str, ours: Mapping[str, type[T]], base: type[Any], place: str) -> type[T]:
     """The class behind a name: one of ``ours``, or ``module:Class``, derived from ``base`` or, where that is a protocol,
     with its methods. Anything else is a UserError naming ``place``."""
+    found = find(name, ours, place, "Class")
     if name in ours:
-        return ours[name]
-    if ":" not in name:
-        near = difflib.get_close_matches(name, ours, n=1, cutoff=0.5)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"{place}: got {name!r}{hint}; expected one of {', '.join(ours)}, or module:Class of your own")
-    found = load_by_path(name, place)
+        return cast(type[T], found)
     if getattr(base, "_is_protocol", False):
         methods = [one for one, value in vars(base).items() if callable(value) and not one.startswith("_")]
         fits = isinstance(found, type) and all(callable(getattr(found, one, None)) for one in methods)

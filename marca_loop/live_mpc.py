@@ -49,7 +49,7 @@ class LiveMpc(Config):
     dither: float = Field(
         default=0.15, gt=0, description="spread of the price around the slow controller's, share of its box"
     )
-    training: mpc_balancer.config.TrainConfig = Field(
+    training: mpc_balancer.config.SystemModelConfig = Field(
         description="mpc_balancer.train; table and services are filled in"
     )
     mpc: MpcConfig = Field(

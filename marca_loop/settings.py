@@ -75,7 +75,7 @@ class Orchestration(Config):
     costs: autobucket.costs.cost_config.FitCostsConfig = Field(description="autobucket.fit_costs")
     ground_truth: revenue_sim.train.TrainConfig = Field(description="revenue_sim.train")
     offline: revenue_sim.config.RunConfig = Field(description="revenue_sim.run")
-    balancer: mpc_balancer.config.TrainConfig = Field(description="mpc_balancer.train")
+    balancer: mpc_balancer.config.SystemModelConfig = Field(description="mpc_balancer.train")
     day: DayConfig = Field(description="the simulated days")
     workers: int = Field(default=2, ge=1, description="processes that learn or judge side by side, one thread each")
     sample_states: int = Field(default=2000, ge=10, description="states of the log's last part, scored for comparison")

@@ -43,8 +43,8 @@ BOOSTED = "lightgbm"  # trees, no network: grown by training.boosted, served by 
 
 def find_learner(name: str) -> type[Learner]:
     """The class behind ``learner: name``: one of ours, or ``module:Class`` of somebody else's; else a UserError."""
-    known: dict[str, type[Learner]] = {**LEARNERS, BOOSTED: Learner}  # type: ignore[type-abstract]
-    found = find_class(name, known, Learner, "learner")  # type: ignore[type-abstract]
+    known: dict[str, type[Learner]] = {**LEARNERS, BOOSTED: Learner}
+    found = find_class(name, known, Learner, "learner")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise UserError(f"learner: {name!r} does not define {', '.join(missing)}; every learner must")
