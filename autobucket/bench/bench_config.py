@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from autobucket.costs.cost_config import ActionsConfig
 from marca_common.config import Config
+from marca_common.cost_maps import ActionsConfig
 
 
 class TargetConfig(Config):
@@ -37,7 +37,6 @@ class TargetConfig(Config):
     service: str = Field(default="service", description="name of the service where health names none")
     start_timeout_s: float = Field(default=30.0, gt=0, le=600, description="seconds until health must answer")
     request_timeout_s: float = Field(default=5.0, gt=0, le=60, description="seconds after which a request is lost")
-    connections: int = Field(default=64, ge=1, le=4096, description="open connections at most")
     threads: int = Field(default=1, ge=1, description="BLAS threads of the target (set in its environment)")
     environment: dict[str, str] = Field(default={}, description="further environment variables of the target")
 
@@ -53,7 +52,7 @@ class TargetConfig(Config):
         return self
 
 
-class TrafficConfig(Config):
+class BenchTrafficConfig(Config):
     """Simulated requests: a table of your own, or fields drawn from choices."""
 
     table: Path | None = Field(
@@ -176,7 +175,7 @@ class TestbenchConfig(Config):
     __test__ = False  # not a test class, whatever its name
 
     target: TargetConfig = TargetConfig()
-    traffic: TrafficConfig = TrafficConfig()
+    traffic: BenchTrafficConfig = BenchTrafficConfig()
     buckets: BucketsConfig = BucketsConfig()
     load: LoadConfig = LoadConfig()
     validity: ValidityConfig = ValidityConfig()
@@ -197,8 +196,9 @@ class TestbenchConfig(Config):
 class LiveControllerConfig(Config):
     """The shipped controllers."""
 
-    kind: Literal["pi", "feed_forward", "fixed"] = Field(
-        default="feed_forward", description="who sets the queue lengths"
+    kind: str = Field(
+        default="feed_forward",
+        description="who sets the queue lengths: pi, feed_forward, fixed, or module:Class of your own",
     )
     target_percent: float = Field(
         default=60.0, gt=0, le=100, description="CPU to keep to, percent of the target's cores"
@@ -229,7 +229,7 @@ class LiveConfig(Config):
     """`python -m autobucket.live`."""
 
     target: TargetConfig = TargetConfig()
-    traffic: TrafficConfig = TrafficConfig()
+    traffic: BenchTrafficConfig = BenchTrafficConfig()
     accounting: AccountingConfig = AccountingConfig()
     controller: LiveControllerConfig = LiveControllerConfig()
     seconds: float = Field(default=60.0, ge=1, le=3600, description="length of the run; a day is compressed into it")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks.agents import OwnInit, SeededDropout, Space, StateNet
+from awrq_mixer.networks.agents import Space, StateNet
 from awrq_mixer.training.training_log import Batch
+from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
 class Regression(Learner):

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.config import NetworkConfig, PlusConfig
-from awrq_mixer.networks.agents import OwnInit, SeededDropout, Space
+from awrq_mixer.networks.agents import Space
+from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
 @dataclass

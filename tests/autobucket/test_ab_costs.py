@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
-from autobucket.costs.cost_maps import CostMaps, cost_per_request
+from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.isotonic import (
     choose_knots,
     interpolate,
@@ -22,6 +21,7 @@ from autobucket.costs.isotonic import (
 )
 from autobucket.fit_costs import fit_costs, fit_service
 from marca_common.config import load_config
+from marca_common.cost_maps import ActionsConfig, CostMaps, cost_per_request
 from marca_common.errors import UserError
 from tests.autobucket.conftest import ACTIONS, SETS, make_loadtest, true_cost
 from tests.reference.isotonic_reference import isotonic_by_max_min

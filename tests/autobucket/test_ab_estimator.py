@@ -11,8 +11,7 @@ import torch
 
 from autobucket import train as training
 from autobucket.config import EvaluateConfig, ModelConfig, PredictConfig, TaskConfig, TrainConfig
-from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
-from autobucket.costs.cost_maps import CostMaps
+from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.cost_model import CostModel
 from autobucket.evaluate import binary_metrics, evaluate, regression_metrics
 from autobucket.fit_costs import fit_costs
@@ -23,6 +22,7 @@ from autobucket.results.result_network import ActionResultModel, cross_v1, cross
 from autobucket.results.tasks import Task
 from marca_common.checkpoint import save_checkpoint
 from marca_common.config import load_config
+from marca_common.cost_maps import ActionsConfig, CostMaps
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores

@@ -13,13 +13,13 @@ import pytest
 from autobucket.bench.bench_config import LiveConfig
 from autobucket.bench.live.live_loop import arrival_times, planned_qps
 from autobucket.bench.live.queue_controllers import (
-    CostCurve,
-    FeedForwardController,
-    FixedController,
+    FeedForwardQueueController,
+    FixedQueueController,
     Observation,
-    PiController,
-    Scale,
-    make_controller,
+    PiQueueController,
+    QueueScale,
+    ScaleCost,
+    make_queue_controller,
 )
 from autobucket.bench.measuring.run_async import run_async
 from autobucket.live import live, main, summarise
@@ -27,7 +27,7 @@ from marca_common.config import load_config
 from marca_common.errors import UserError
 from tests.autobucket.bench_fakes import FakeTarget
 
-CURVE = CostCurve(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))
+CURVE = ScaleCost(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))
 
 
 def config(**controller):
@@ -51,14 +51,14 @@ def drive_plant(controller, qps_of, factor=1.0, steps=60):
 
 
 def test_scale_is_geometric_and_clipped():
-    scale = Scale({"a": (1, 100), "b": (4, 4)})
+    scale = QueueScale({"a": (1, 100), "b": (4, 4)})
     assert scale.lengths(0) == scale.lengths(-1) == {"a": 1, "b": 4}
     assert scale.lengths(0.5) == {"a": 10, "b": 4}
     assert scale.lengths(1) == scale.lengths(7) == {"a": 100, "b": 4}
 
 
 def test_pi_settles_on_the_target_and_does_not_wind_up():
-    controller = PiController(config(kind="pi"))
+    controller = PiQueueController(config(kind="pi"))
     cpu = drive_plant(controller, lambda k: 80.0)
     np.testing.assert_allclose(cpu[-10:], 60, atol=1.0)
     drive_plant(controller, lambda k: 10.0, steps=100)  # unreachable: even the longest queues leave it at 12 %
@@ -67,16 +67,16 @@ def test_pi_settles_on_the_target_and_does_not_wind_up():
 
 
 def test_feed_forward_follows_traffic_and_trims_a_wrong_curve():
-    controller = FeedForwardController(config(kind="feed_forward", smoothing=0.0), CURVE, cores=1)
+    controller = FeedForwardQueueController(config(kind="feed_forward", smoothing=0.0), CURVE, cores=1)
     cpu = drive_plant(controller, lambda k: 80.0 if k < 30 else 100.0)
     np.testing.assert_allclose(cpu[1:30], 60, atol=0.1)  # exact after one step: the curve is true
     assert cpu[31] == pytest.approx(60, abs=0.1)
-    wrong = FeedForwardController(config(kind="feed_forward", trim=0.2), CURVE, cores=1)
+    wrong = FeedForwardQueueController(config(kind="feed_forward", trim=0.2), CURVE, cores=1)
     np.testing.assert_allclose(drive_plant(wrong, lambda k: 80.0, factor=1.3)[-5:], 60, atol=1.0)
     assert wrong.factor == pytest.approx(1.3, abs=0.05)
 
 
-@pytest.mark.parametrize("make", [lambda c: PiController(c), lambda c: FeedForwardController(c, CURVE, 1)])
+@pytest.mark.parametrize("make", [lambda c: PiQueueController(c), lambda c: FeedForwardQueueController(c, CURVE, 1)])
 def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low(make):
     controller = make(config(brake=0.2, latency_limit_ms=500))
     for k in range(6):
@@ -89,19 +89,19 @@ def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low
 
 
 def test_controllers_survive_nonsense():
-    for controller in (PiController(config(kind="pi")), FeedForwardController(config(), CURVE, 1)):
+    for controller in (PiQueueController(config(kind="pi")), FeedForwardQueueController(config(), CURVE, 1)):
         for cpu, qps in ((float("nan"), 50.0), (50.0, 0.0), (0.0, 50.0), (1e9, 1e-9)):
             lengths = controller(observe({}, cpu, qps))
             assert all(1 <= lengths[name] <= 150 for name in ("queue_a", "queue_b", "truncation"))
 
 
 def test_fixed_never_moves_and_feed_forward_needs_a_curve():
-    controller = FixedController(config(kind="fixed", level=1.0))
+    controller = FixedQueueController(config(kind="fixed", level=1.0))
     assert (
         controller(observe({}, 99)) == controller(observe({}, 1)) == {"queue_a": 100, "queue_b": 80, "truncation": 150}
     )
     with pytest.raises(ValueError, match="cost curve"):
-        make_controller(config(), None, 1)
+        make_queue_controller(config(), None, 1)
 
 
 def test_traffic_of_a_day():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobucket.bench.bench_config import BucketsConfig, TestbenchConfig, TrafficConfig
+from autobucket.bench.bench_config import BenchTrafficConfig, BucketsConfig, TestbenchConfig
 from autobucket.bench.findings.result_predictor import ResultPredictor
 from autobucket.bench.measuring.bench_requests import make_requests, payloads
 from autobucket.bench.measuring.buckets import (
@@ -101,7 +101,7 @@ def test_target_aware_edges_are_optimal(seed, bins, min_count):
 
 
 def scouted(n=600, seed=0):
-    requests = make_requests(TrafficConfig(), seed, "test", count=n)
+    requests = make_requests(BenchTrafficConfig(), seed, "test", count=n)
     generator = np.random.default_rng(seed)
     requests["retrieved"] = (requests["queue_a"] + requests["queue_b"]).astype(int) + generator.integers(0, 5, n)
     requests["preranked"] = np.minimum(requests["retrieved"], requests["truncation"].astype(int))
@@ -166,17 +166,17 @@ def test_buckets_refuse_what_they_cannot_group():
 
 
 def test_traffic_is_reproducible_and_a_user_keeps_its_value(tmp_path):
-    first, again = (make_requests(TrafficConfig(users=20), 3, "x", count=300) for _ in range(2))
+    first, again = (make_requests(BenchTrafficConfig(users=20), 3, "x", count=300) for _ in range(2))
     pd.testing.assert_frame_equal(first, again)
     assert (first.groupby("user")["value"].nunique() == 1).all()
     assert payloads(first.head(1))[0]["user"] == int(first["user"][0])
     first.to_csv(tmp_path / "table.csv", index=False)
-    table = make_requests(TrafficConfig(table=tmp_path / "table.csv"), 3, "x", count=10)
+    table = make_requests(BenchTrafficConfig(table=tmp_path / "table.csv"), 3, "x", count=10)
     assert list(table.columns) == list(first.columns)
     with pytest.raises(UserError, match="column 'worth'"):
-        make_requests(TrafficConfig(table=tmp_path / "table.csv", value="worth"), 3)
+        make_requests(BenchTrafficConfig(table=tmp_path / "table.csv", value="worth"), 3)
     with pytest.raises(UserError, match="no such file"):
-        make_requests(TrafficConfig(table=tmp_path / "absent.csv"), 3)
+        make_requests(BenchTrafficConfig(table=tmp_path / "absent.csv"), 3)
 
 
 def fake_process(pid, children=()):

@@ -10,10 +10,11 @@ from torch import nn
 
 from awrq_mixer.config import MixerConfig, NetworkConfig, TrainConfig
 from awrq_mixer.learners import LEARNERS
-from awrq_mixer.networks.agents import RecurrentAgent, Space, gru_cell, initialise, use_generator
+from awrq_mixer.networks.agents import RecurrentAgent, Space, gru_cell, initialise
 from awrq_mixer.networks.mixers import MonotonicMixer, VDNMixer
 from awrq_mixer.training.training_log import Batch
 from marca_common.seeding import torch_generator
+from marca_common.torch_seeding import use_generator
 
 SPACE = Space((4, 3), 1, ((2, 3), (4,)))
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from autobucket.bench.bench_config import TestbenchConfig
 from autobucket.bench.measuring.campaign import Measured
-from autobucket.costs.cost_maps import CostMaps
+from marca_common.cost_maps import CostMaps
 from marca_common.files import write_text
 
 _TEXTS = {

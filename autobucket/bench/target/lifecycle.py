@@ -39,23 +39,20 @@ class Child:
         log: Path | None = None,
     ) -> None:
         self.command, self.log = list(command), log
-        output = log.open("wb") if log is not None else subprocess.DEVNULL
         try:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT if log is not None else subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-                preexec_fn=lambda: _in_child(cores, cgroup),
-            )
+            with (log or Path(os.devnull)).open("wb") as output:
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **(environment or {})},
+                    start_new_session=True,
+                    preexec_fn=lambda: _in_child(cores, cgroup),
+                )
         except (OSError, subprocess.SubprocessError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"target.command: cannot start {self.command[0]!r}: {reason}") from None
-        finally:
-            if log is not None:
-                output.close()  # type: ignore[union-attr]
         self.pid = self.process.pid
         self.guard = _guard(self.pid)
         _alive.add(self)
@@ -83,9 +80,8 @@ class Child:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
         if self.guard is not None:
-            self.guard.kill()
-            self.guard.wait()
-            self.guard.stdin.close()  # type: ignore[union-attr]
+            with self.guard:  # closes the pipe and waits
+                self.guard.kill()
         _alive.discard(self)
 
 
