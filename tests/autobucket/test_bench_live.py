@@ -19,15 +19,20 @@ from autobucket.bench.live.queue_controllers import (
     PiQueueController,
     QueueScale,
     ScaleCost,
-    make_queue_controller,
 )
 from autobucket.bench.measuring.run_async import run_async
 from autobucket.live import live, main, summarise
 from marca_common.config import load_config
 from marca_common.errors import UserError
-from tests.autobucket.bench_fakes import FakeTarget
+from tests.autobucket.bench_fakes import FakeTarget, virtual_time
 
 CURVE = ScaleCost(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))
+
+
+@pytest.fixture
+def on_virtual_time():
+    with virtual_time():
+        yield
 
 
 def config(**controller):
@@ -100,8 +105,8 @@ def test_fixed_never_moves_and_feed_forward_needs_a_curve():
     assert (
         controller(observe({}, 99)) == controller(observe({}, 1)) == {"queue_a": 100, "queue_b": 80, "truncation": 150}
     )
-    with pytest.raises(ValueError, match="cost curve"):
-        make_queue_controller(config(), None, 1)
+    with pytest.raises(UserError, match="cost curve; set calibration_s above 0"):
+        FeedForwardQueueController(config(), None, 1)
 
 
 def test_traffic_of_a_day():
@@ -115,7 +120,7 @@ def test_traffic_of_a_day():
 
 
 @pytest.mark.parametrize("kind", ["pi", "feed_forward", "fixed"])
-def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch):
+def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch, on_virtual_time):
     if kind != "pi":  # one figure is enough
         monkeypatch.setattr("autobucket.live.draw_live", lambda rows, name, path: path.write_bytes(b"drawn"))
     settings = LiveConfig(
@@ -128,7 +133,7 @@ def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch):
         accounting={"pin": False},
     )
     result = live(settings, tmp_path / "run", make_target=FakeTarget)
-    assert len(result.rows) == 6
+    np.testing.assert_allclose(result.rows["second"], 0.2 * np.arange(1, 7), atol=1e-6)
     assert result.summary["lost"] == 0
     assert result.summary["controller"] == kind
     assert (result.rows[["length_queue_a", "length_queue_b", "length_truncation"]] >= 1).all().all()
@@ -139,7 +144,7 @@ def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch):
     assert (len(saved["calibration"]) == 4) == (kind == "feed_forward")
 
 
-def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch):
+def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch, on_virtual_time):
     monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
     seen = []
 
@@ -155,6 +160,32 @@ def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch
     assert result.summary["controller"] == "mine"
     with pytest.raises(UserError, match="controller: set 'depth'"):
         live(settings, tmp_path / "other", controller=lambda seen: {"depth": 1}, make_target=FakeTarget)
+
+
+class Alternates:
+    """A controller of somebody else's: long and short queues in turns."""
+
+    def __init__(self, config, curve, cores):
+        self.config, self.curve, self.cores = config, curve, cores
+
+    def __call__(self, seen):
+        return {"queue_a": 50 if seen.interval % 2 else 5}
+
+
+def test_a_controller_of_ones_own_enters_by_its_path(tmp_path, monkeypatch, on_virtual_time):
+    monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
+    options = {"seconds": 2, "interval_s": 0.5, "peak_qps": 30, "warmup_s": 0, "accounting": {"pin": False}}
+    mine = {"kind": "tests.autobucket.test_bench_live:Alternates"}
+    result = live(LiveConfig(controller=mine, calibration_s=0.4, **options), tmp_path / "run", make_target=FakeTarget)
+    assert result.rows["length_queue_a"].tolist()[1:] == [5, 50, 5]
+    assert result.summary["controller"] == mine["kind"]
+    assert len(result.summary["calibration"]) == 4  # it gets the cost curve, as feed-forward does
+    for kind, message in [
+        ("pid", "got 'pid'; expected pi, feed_forward, fixed or module:Class"),
+        ("tests.autobucket.test_bench_live:Nobody", "expected module:name that can be imported"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            live(LiveConfig(controller={"kind": kind}, **options), tmp_path / "bad", make_target=FakeTarget)
 
 
 def test_summary_by_hand():
@@ -190,7 +221,10 @@ def test_the_live_loop_on_the_real_service(tmp_path):
     settings = load_config(
         LiveConfig,
         "configs/autobucket/live.yaml",
-        ["seconds=6", "peak_qps=20", "calibration_s=2", "calibration_points=2"],
+        [
+            *("seconds=6", "peak_qps=20", "calibration_s=2", "calibration_points=2"),
+            *("target.request_timeout_s=60", "target.start_timeout_s=600"),
+        ],
     )
     result = live(settings, tmp_path / "run")
     assert len(result.rows) == 6

@@ -21,10 +21,10 @@ from cascade_world.sample import sample
 from cascade_world.world import World, load_truth
 from marca_common.config import dump_yaml, load_config
 from marca_common.errors import UserError
+from marca_common.load_test_table import load_test_schema
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
 from marca_common.system import system_schema
-from marca_common.load_test_table import load_test_schema
 from marca_common.tables import read_table
 
 
@@ -123,7 +123,9 @@ def test_late_segments_appear_late(make_config):
 
 def test_load_test_rows_give_the_cost_back(generated):
     """Eq. 26 on the rows, less idle, is the cost of the bucket up to the declared noise; f(D) is negative."""
-    rows = read_table(generated.folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"]))
+    rows = read_table(
+        generated.folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"])
+    )
     world = generated.world
     part = rows[(rows["idc"] == "south") & (rows["service"] == "ranking") & (rows["qps"] > 0)]
     part = part[(part["degradation"] == 0) & (part["retrieved"] == 120) & (part["preranked"] == 50)]
