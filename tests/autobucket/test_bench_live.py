@@ -245,19 +245,23 @@ def test_it_runs_inside_a_running_loop_as_in_a_notebook(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_in_a_notebook_stops_the_work_first():
-    cleaned = []
+    cleaned, working = [], threading.Event()
 
     async def work():
+        working.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(3600)
         except asyncio.CancelledError:
             cleaned.append("cancelled")
             raise
 
     async def cell():
-        timer = threading.Timer(0.3, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
-        timer.start()
+        threading.Thread(target=interrupt, daemon=True).start()
         run_async(work)
+
+    def interrupt():
+        working.wait()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     loop = asyncio.new_event_loop()  # as a notebook's kernel runs it: Ctrl-C is an exception in the cell
     try:

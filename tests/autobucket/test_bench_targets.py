@@ -21,7 +21,7 @@ from autobucket.bench.measuring.load import Budget, drive, schedule
 from autobucket.bench.target.callable_target import CallableTarget
 from autobucket.bench.target.http_target import HttpTarget, JsonClient
 from autobucket.bench.target.lifecycle import Child
-from autobucket.bench.target.machine import Placement, place
+from autobucket.bench.target.machine import Placement, generator_on, place
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from tests.autobucket.bench_fakes import MISBEHAVING
@@ -336,3 +336,13 @@ def test_the_shipped_configs_load():
     for name in ("testbench", "testbench_quick"):
         config = load_config(TestbenchConfig, f"configs/autobucket/{name}.yaml")
         assert json.dumps(config.model_dump(mode="json"))
+
+
+def test_a_system_that_cannot_pin_runs_without(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    unpinned = place(AccountingConfig(), "http")
+    assert unpinned.target is None
+    with pytest.raises(UserError, match="expected null: processes cannot be pinned on this system"):
+        place(AccountingConfig(target_cores=[0]), "http")
+    with generator_on(Placement([0], [1], 1)):  # from a machine that could
+        pass

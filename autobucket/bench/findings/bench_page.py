@@ -13,21 +13,22 @@ from autobucket.bench.measuring.campaign import Measured
 from marca_common.cost_maps import CostMaps
 from marca_common.html_page import Section, write_page
 
-_TEXTS = {
-    "buckets_valid": "valid cells (bucket × rate × degradation)",
+_FACTS = {
+    "cost_median_ms": "core-ms, median request",
+    "noop_ms": "core-ms without work",
+    "buckets_valid": "valid cells",
     "buckets": "cells measured",
-    "buckets_found": "buckets found in the traffic",
-    "requests": "requests measured",
-    "lost": "requests lost or failed",
-    "cost_median_ms": "median cost of a request, core-ms",
-    "noop_ms": "request without work, core-ms",
-    "cv_median": "spread between rounds (CV), median bucket, %",
-    "fit_error_pct": "fit against bucket medians, median, %",
-    "replay_error_pct": "mixed replay, total CPU predicted from actions, error %",
-    "replay_error_realised_pct": "the same from realised results, error %",
-    "machine_vs_process_pct": "machine-wide p% against process clocks, median difference, %",
-    "rate_sensitivity_pct": "change of cost between rates, median, %",
-    "wall_s": "wall time, s",
+    "requests": "requests",
+    "lost": "lost or failed",
+    "wall_s": "seconds",
+}
+_QUALITY = {
+    "cv_median": "spread between rounds (CV), median cell",
+    "fit_error_pct": "fit against cell medians, median",
+    "replay_error_pct": "mixed replay, total CPU predicted from actions, error",
+    "replay_error_realised_pct": "the same from realised results",
+    "machine_vs_process_pct": "machine-wide p% against process clocks, median difference",
+    "rate_sensitivity_pct": "change of cost between rates, median",
 }
 _BUCKETS = (
     "Cost: core-milliseconds per answered request by the target's own CPU clocks, idle CPU taken off, with a 95 % interval "
@@ -46,12 +47,18 @@ def write_report(
     figures: Mapping[str, Path],
 ) -> None:
     """Write the page; figures are embedded, so that the file can be passed on alone."""
-    facts = {label: _short(summary[name]) for name, label in _TEXTS.items()}
+    facts = {label: _short(summary[name]) for name, label in _FACTS.items()}
+    quality = pd.DataFrame([(label, _short(summary[name])) for name, label in _QUALITY.items()], columns=["", "%"])
     machine = pd.DataFrame([(name.replace("_", " "), str(value)) for name, value in details["machine"].items()])
     edges = [(bucket.name, bucket.label(), bucket.count) for bucket in measured.buckets]
     scouted = pd.DataFrame(edges, columns=["bucket", "settings · request value · realised lengths", "scouted"])
     sections = [
         *_warnings(config, summary, table),
+        Section(
+            "How good the numbers are",
+            f"A cell is a bucket at a rate and degradation level; the traffic has {summary['buckets_found']} buckets.",
+            tables={"": quality},
+        ),
         *(Section(title, "", [file]) for title, file in figures.items()),
         Section("Buckets", _BUCKETS, tables={"": _bucket_rows(table)}),
         _cost_maps(details["fit"], path.parent / "costs" / "cost_maps.json"),
@@ -90,20 +97,20 @@ def _bucket_rows(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(
             {
                 "bucket": row["bucket"],
-                "D": row["degradation"],
-                "n": row["requests"],
-                "asked/s": row["asked_qps"],
-                "served/s": row["served_qps"],
-                "late p99 ms": row["lateness_p99_ms"],
-                "lost": row["lost"] + row["errors"],
+                "valid": "yes" if row["valid"] else row["why_not"],
                 "cost ms": f"{row['cost_ms']:.3f}",
                 "95 %": f"{row['cost_low_ms']:.2f}–{row['cost_high_ms']:.2f}",
                 "CV %": row["cv_pct"],
                 "machine %": row["machine_vs_process_pct"],
+                "D": row["degradation"],
+                "n": row["requests"],
+                "lost": row["lost"] + row["errors"],
+                "asked/s": row["asked_qps"],
+                "served/s": row["served_qps"],
+                "late p99 ms": row["lateness_p99_ms"],
                 "p50 ms": row["p50_ms"],
                 "p99 ms": row["p99_ms"],
                 "ctx": f"{row['voluntary_switches']:.1f} / {row['involuntary_switches']:.1f}",
-                "valid": "yes" if row["valid"] else row["why_not"],
             }
         )
     return pd.DataFrame(rows)

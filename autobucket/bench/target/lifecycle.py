@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from marca_common.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if os.name == "posix" else None
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _GUARD = 'read -r _; kill -KILL -- "-$0" 2>/dev/null'  # the pipe closes when the bench is gone, however it went
 _alive: set[Child] = set()
 
@@ -86,9 +87,9 @@ class Child:
 
 
 def _in_child(cores: Sequence[int] | None, cgroup: Path | None) -> None:
-    if _LIBC is not None and hasattr(_LIBC, "prctl"):
+    if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if cores is not None and hasattr(os, "sched_setaffinity"):
+    if cores is not None and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
     if cgroup is not None:
         (cgroup / "cgroup.procs").write_text(str(os.getpid()))
