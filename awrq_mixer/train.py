@@ -13,7 +13,7 @@ import torch
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import BOOSTED, find_learner
 from awrq_mixer.learners.base import Batch, Learner
-from awrq_mixer.networks.agents import initialise, use_generator
+from awrq_mixer.networks.agents import initialise
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training import boosted
 from awrq_mixer.training.training_log import Log, batches, load_log, logging_profile, make_batch
@@ -25,6 +25,7 @@ from marca_common.errors import UserError
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
+from marca_common.torch_seeding import use_generator
 
 
 @dataclass

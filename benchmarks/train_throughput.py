@@ -19,13 +19,14 @@ import torch
 from awrq_mixer.config import OptimiserConfig, TrainConfig
 from awrq_mixer.learners import LEARNERS
 from awrq_mixer.learners.base import Batch, Learner
-from awrq_mixer.networks.agents import initialise, use_generator
+from awrq_mixer.networks.agents import initialise
 from awrq_mixer.networks.space import Space
 from awrq_mixer.training.training_state import make_optimiser
 from marca_common.compute import resolve_device, set_threads
 from marca_common.run_folder import versions
 from marca_common.seeding import torch_generator
 from marca_common.tables import write_table
+from marca_common.torch_seeding import use_generator
 
 RESULTS = Path(__file__).parent / "results"
 SPACE = Space((101, 7, 401, 3), 0, ((4, 5, 5, 2), (5,)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from awrq_mixer.learners.averaged_dqn import AveragedDQN
 from awrq_mixer.learners.awrq_mixer import AWRQMixer
 from awrq_mixer.learners.awrq_no_aw import AWRQNoAW
@@ -43,8 +45,8 @@ BOOSTED = "lightgbm"  # trees, no network: grown by training.boosted, served by 
 
 def find_learner(name: str) -> type[Learner]:
     """The class behind ``learner: name``: one of ours, or ``module:Class`` of somebody else's; else a UserError."""
-    known: dict[str, type[Learner]] = {**LEARNERS, BOOSTED: Learner}
-    found = find_class(name, known, Learner, "learner")
+    known: dict[str, Any] = {**LEARNERS, BOOSTED: None}  # a name that messages list; trees have no class here
+    found: type[Learner] = find_class(name, known, Learner, "learner")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:
         raise UserError(f"learner: {name!r} does not define {', '.join(missing)}; every learner must")

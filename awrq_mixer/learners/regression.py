@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.learners.base import Batch, Learner
-from awrq_mixer.networks.agents import OwnInit, StateNet, mlp
+from awrq_mixer.networks.agents import StateNet, mlp
 from awrq_mixer.networks.space import Space
+from marca_common.torch_seeding import OwnInit
 
 
 class Regression(Learner):

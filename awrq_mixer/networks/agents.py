@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,30 +12,7 @@ from torch import Tensor, nn
 from awrq_mixer.learner_config import NetworkConfig
 from awrq_mixer.networks.cell_kernels import grow
 from awrq_mixer.networks.space import Space
-
-
-class OwnInit(nn.Module, ABC):
-    """A module that draws its own bare parameters; its layers are drawn by ``initialise`` as any other."""
-
-    @abstractmethod
-    def reset(self, generator: torch.Generator) -> None:
-        """Draw them."""
-
-
-class SeededDropout(nn.Module):
-    """Dropout from a named generator, so that a resumed run draws the same masks."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.generator: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero a share of ``x`` in training and scale up the rest."""
-        if not self.training or self.rate == 0:
-            return x
-        keep = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
-        return x * keep / (1 - self.rate)
+from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
 class StateEmbedding(nn.Module):
@@ -259,10 +235,3 @@ def initialise(module: nn.Module, kind: str, generator: torch.Generator) -> None
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
             nn.init.normal_(child.weight, std=0.1, generator=generator)
-
-
-def use_generator(module: nn.Module, generator: torch.Generator) -> None:
-    """Let every source of noise inside ``module`` draw from ``generator``."""
-    for child in module.modules():
-        if hasattr(child, "generator"):
-            setattr(child, "generator", generator)  # noqa: B010 - modules type their attributes as tensors

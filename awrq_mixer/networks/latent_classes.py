@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.learner_config import NetworkConfig, PlusConfig
-from awrq_mixer.networks.agents import OwnInit, SeededDropout
 from awrq_mixer.networks.space import Space
+from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
 @dataclass

@@ -11,10 +11,11 @@ from torch import nn
 from awrq_mixer.learner_config import LearnerConfig, MixerConfig, NetworkConfig
 from awrq_mixer.learners import LEARNERS
 from awrq_mixer.learners.base import Batch
-from awrq_mixer.networks.agents import RecurrentAgent, gru_cell, initialise, use_generator
+from awrq_mixer.networks.agents import RecurrentAgent, gru_cell, initialise
 from awrq_mixer.networks.mixers import MonotonicMixer, VDNMixer
 from awrq_mixer.networks.space import Space
 from marca_common.seeding import torch_generator
+from marca_common.torch_seeding import use_generator
 
 SPACE = Space((4, 3), 1, ((2, 3), (4,)))
 
