@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from autobucket.costs.additive import AdditiveFit, fit_additive
-from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
+from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.cost_figures import draw_cost_maps
-from autobucket.costs.cost_maps import CostMaps, ServiceMap, cost_per_request
+from autobucket.costs.measured_costs import measured_costs, read_loadtest, round_cv
 from marca_common.cli import run_cli
+from marca_common.cost_maps import ActionsConfig, CostMaps, ServiceMap
 from marca_common.errors import UserError
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import numpy_generator
-from marca_common.tables import Column, Schema, read_table, write_table
+from marca_common.tables import write_table
 
 
 @dataclass
@@ -56,37 +57,6 @@ def fit_costs(config: FitCostsConfig, out: str | Path) -> FitCostsResult:
         return FitCostsResult(fitted, table, summary)
 
 
-def read_loadtest(config: FitCostsConfig) -> pd.DataFrame:
-    """Load-test rows under the schema of data/README.md, impossible combinations refused."""
-    rows = read_table(config.loadtest, loadtest_schema(config.actions), rename=config.columns)
-    for name, value in (("bucket", ""), ("degradation", 0.0)):
-        if name not in rows:
-            rows[name] = value
-    if (rows["qps"] > 0).sum() == 0:
-        raise UserError(
-            f"{config.loadtest}: column 'qps': got only 0; expected measurements under load beside the idle ones"
-        )
-    return rows
-
-
-def loadtest_schema(actions: ActionsConfig) -> Schema:
-    """Columns of the load-test table that these settings need."""
-    return [
-        Column("idc", "category"),
-        Column("service", "category"),
-        Column("round", "int", 0),
-        *([Column("channels", "category")] if actions.channels else []),
-        *(Column(name, "category") for name in actions.switches),
-        *(Column(name, low=0, nullable=True) for name in actions.elements),
-        Column("degradation", low=0, required=False),
-        Column("bucket", "category", required=False),
-        Column("qps", low=0),
-        Column("machines", "int", 1),
-        Column("cores", "int", 1),
-        Column("cpu_percent", low=0, high=100),
-    ]
-
-
 def fit_service(
     config: FitCostsConfig, idc: str, service: str, rows: pd.DataFrame, generator: np.random.Generator
 ) -> tuple[ServiceMap, pd.DataFrame]:
@@ -114,26 +84,6 @@ def fit_service(
     degradation = degradation_costs(table, config.actions)
     one = fit.to_map(config, generator)
     return replace(one, load=load, degradation=degradation, idle_percent=idle, quality=quality), table
-
-
-def measured_costs(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> tuple[float, pd.DataFrame]:
-    """Idle CPU in percent (median of rows at qps 0; 0 without any) and the loaded rows with their ``cost`` (Eq. 26)."""
-    resting = rows["qps"] == 0
-    idle = float(rows.loc[resting, "cpu_percent"].median()) if resting.any() else 0.0
-    table = rows[~resting].reset_index(drop=True)
-    for name in config.actions.elements:
-        missing = table[name].isna()
-        if missing.any():
-            raise UserError(
-                f"{place}: row {int(missing.idxmax()) + 1} under load, column {name!r}: got an empty value; expected a length"
-            )
-    table["cost"] = cost_per_request(table["cpu_percent"], table["machines"], table["cores"], table["qps"], idle)
-    strong = table["cpu_percent"] - idle > config.min_cpu_percent
-    if strong.sum() < 8:
-        raise UserError(
-            f"{place}: {int(strong.sum())} rows use more than {config.min_cpu_percent:g} % CPU above idle; expected at least 8"
-        )
-    return idle, table[strong].reset_index(drop=True)
 
 
 def load_dependence(fit: AdditiveFit) -> tuple[tuple[list[float], list[float]], float]:
@@ -167,18 +117,10 @@ def degradation_costs(table: pd.DataFrame, actions: ActionsConfig) -> tuple[list
     return [0.0], [0.0]
 
 
-def round_cv(table: pd.DataFrame) -> float:
-    """Median over buckets of the coefficient of variation between rounds, percent; NaN where nothing was repeated."""
-    settings = [name for name in table if name not in ("round", "cpu_percent", "cost", "fitted")]
-    groups = table.groupby(settings, observed=True)["cost"]
-    cv = (groups.std() / groups.mean())[groups.count() > 1]
-    return float(100 * cv.median()) if len(cv) else float("nan")
-
-
 def _expected_load(fit: AdditiveFit) -> np.ndarray:
     """Utilisation in percent that the fitted costs of its rows make, (rows,)."""
     cores = (fit.rows["machines"] * fit.rows["cores"]).to_numpy(np.float64)
-    return fit.fitted * fit.rows["qps"].to_numpy() / (10 * cores)
+    return np.asarray(fit.fitted * fit.rows["qps"].to_numpy() / (10 * cores))
 
 
 def _require_all(path: Path, maps: dict[str, dict[str, ServiceMap]], services: tuple[str, ...]) -> None:

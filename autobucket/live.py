@@ -14,12 +14,11 @@ import pandas as pd
 from autobucket.bench.bench_config import LiveConfig
 from autobucket.bench.live.live_figures import draw_live
 from autobucket.bench.live.live_loop import LiveLoop, calibrate
-from autobucket.bench.live.queue_controllers import CostCurve, LiveController, Scale, make_controller
+from autobucket.bench.live.queue_controllers import QueueController, QueueScale, ScaleCost, controller_class
 from autobucket.bench.measuring.bench_requests import make_requests, payloads
+from autobucket.bench.measuring.campaign import build_target
 from autobucket.bench.measuring.load import Budget, drive, schedule
 from autobucket.bench.measuring.run_async import run_async
-from autobucket.bench.target.callable_target import CallableTarget
-from autobucket.bench.target.http_target import HttpTarget
 from autobucket.bench.target.interface import Target
 from autobucket.bench.target.machine import Placement, generator_on, machine_facts, place
 from marca_common.cli import run_cli
@@ -40,12 +39,12 @@ class LiveResult:
 def live(
     config: LiveConfig,
     out: str | Path,
-    controller: LiveController | None = None,
+    controller: QueueController | None = None,
     make_target: Callable[[], Target] | None = None,
 ) -> LiveResult:
     """A day of traffic in ``seconds`` on a real service while a controller sets its queue lengths every interval.
 
-    ``controller`` is any callable from an Observation to queue lengths; without one, the config's is used. Writes
+    ``controller`` is any callable from an Observation to queue lengths; without one, the config's is made. Writes
     ``live.csv``, ``live.png`` and ``summary.json``. Short of a better clock, judge on means over five seconds.
     """
     with RunFolder(out, config) as run:
@@ -69,22 +68,24 @@ def live(
 async def _run(
     config: LiveConfig,
     placement: Placement,
-    controller: LiveController | None,
+    controller: QueueController | None,
     make_target: Callable[[], Target] | None,
-) -> tuple[pd.DataFrame, CostCurve | None, str]:
-    target = make_target() if make_target is not None else _target(config, placement)
+) -> tuple[pd.DataFrame, ScaleCost | None, str]:
+    make = controller_class(config.controller.kind)  # before anything starts
+    target = make_target() if make_target is not None else build_target(config.target, config.accounting, placement)
     try:
         await target.start()
         await _warm(config, target)
-        wanted = controller is None and config.controller.kind == "feed_forward"
+        wanted = controller is None and config.controller.kind not in ("pi", "fixed") and config.calibration_s > 0
         curve = await calibrate(config, target, placement.target) if wanted else None
-        chosen = controller or make_controller(config, curve, placement.declared_cores)
-        first = Scale(config.lengths).lengths(config.controller.level)
+        chosen = controller or make(config, curve, placement.declared_cores)
+        first = QueueScale(config.lengths).lengths(config.controller.level)
         rows = await LiveLoop(config, target, chosen, first, placement.declared_cores).run()
-        name = (
-            config.controller.kind if controller is None else getattr(controller, "__name__", type(controller).__name__)
+        return (
+            rows,
+            curve,
+            getattr(controller, "__name__", type(controller).__name__) if controller else config.controller.kind,
         )
-        return rows, curve, name
     finally:
         await target.stop()
 
@@ -95,12 +96,6 @@ async def _warm(config: LiveConfig, target: Target) -> None:
         times = schedule("poisson", rate, config.warmup_s, numpy_generator(config.seed, "autobucket", "live", "warm"))
         requests = payloads(make_requests(config.traffic, config.seed, "live", "warm", count=len(times)))
         await drive(target, requests, times, Budget(len(times), abort_errors=50), horizon_s=config.warmup_s)
-
-
-def _target(config: LiveConfig, placement: Placement) -> Target:
-    if config.target.kind == "callable":
-        return CallableTarget(config.target)
-    return HttpTarget(config.target, config.accounting, placement.target)
 
 
 def summarise(rows: pd.DataFrame) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from autobucket.config import PredictConfig
-from autobucket.costs.cost_maps import CostMaps
 from autobucket.costs.cost_model import CostModel
 from autobucket.results.estimator import Estimator
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
+from marca_common.cost_maps import CostMaps
 from marca_common.errors import UserError
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
@@ -61,7 +62,7 @@ def predict(config: PredictConfig, out: str | Path) -> PredictResult:
 
 
 def _score(
-    estimator: Estimator, model: CostModel | None, states, names: list[str], keep: bool
+    estimator: Estimator, model: CostModel | None, states: pd.DataFrame, names: list[str], keep: bool
 ) -> dict[str, np.ndarray]:
     size, n_joint = len(states), estimator.spec.n_joint
     kept = [*(names if keep else []), *(f"c_{name}" for name in (model.services if model else ()))]

@@ -30,9 +30,9 @@ from autobucket.bench.measuring.campaign import Campaign, Measured
 from autobucket.bench.target.interface import Target
 from autobucket.bench.target.machine import generator_on, machine_facts, place
 from autobucket.costs.cost_config import FitCostsConfig
-from autobucket.costs.cost_maps import CostMaps
 from autobucket.fit_costs import fit_costs
 from marca_common.cli import run_cli
+from marca_common.cost_maps import CostMaps
 from marca_common.errors import UserError
 from marca_common.files import read_json, write_json
 from marca_common.run_folder import RunFolder

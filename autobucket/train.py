@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autobucket.config import TrainConfig
 from autobucket.evaluate import metrics_table
 from autobucket.results.estimator import Estimator, build_model
-from autobucket.results.log_rows import Rows, encode, read_log, split
+from autobucket.results.estimator_config import TrainConfig
+from autobucket.results.log_rows import EncodedRows, encode, read_log, split
 from autobucket.results.tasks import Task
 from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from marca_common.cli import run_cli
@@ -26,6 +26,7 @@ from marca_common.progress import MetricsLog, progress
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
 from marca_common.tables import write_table
+from marca_common.torch_seeding import use_generator
 
 _RESUME = "autobucket-training"
 _EVALUATION_BATCH = 8192
@@ -87,7 +88,8 @@ class _Training:
             self.model.parameters(), lr=config.optimiser.lr, weight_decay=config.optimiser.weight_decay, fused=True
         )
         self.order = torch_generator(config.seed, "autobucket", "order")
-        self.noise = config.seed  # dropout draws from the global torch generator; seeded per evaluation interval
+        self.noise = torch_generator(config.seed, "autobucket", "dropout", device=str(self.device))
+        use_generator(self.model, self.noise)
         self.evaluation = 0
         self.best = [math.inf] * len(self.tasks)
         self.kept = [-1] * len(self.tasks)  # evaluation whose weights a task keeps
@@ -155,20 +157,19 @@ class _Training:
         if part == 0:
             self.permutation = torch.randperm(len(self.rows), generator=self.order).to(self.device)
         order = self.permutation[len(self.rows) * part // per_epoch : len(self.rows) * (part + 1) // per_epoch]
-        torch.manual_seed(self.config.seed * 100_003 + self.evaluation)
         self.model.train()
         active, total, lr = self.active(), torch.zeros((), device=self.device), settings.lr
-        for start in range(0, len(order), settings.batch):
+        for start in range(0, len(order), settings.batch_size):
             share = (self.evaluation + start / len(order)) / (settings.epochs * per_epoch)
             lr = self._set_lr(share)
-            batch = self.rows.take(order[start : start + settings.batch])
+            batch = self.rows.take(order[start : start + settings.batch_size])
             loss = self._step(batch, active)
             total += loss * len(batch)
             bar.update(len(batch))
         self.rows_seen += len(order)
         return float(total) / max(len(order), 1), lr
 
-    def _step(self, batch: Rows, active: list[int]) -> Tensor:
+    def _step(self, batch: EncodedRows, active: list[int]) -> Tensor:
         state, action = self.model.embed_states(batch.codes, batch.numbers), self.model.embed_actions(batch.actions)
         outputs = self.model(state, action, active)
         losses = [
@@ -177,7 +178,7 @@ class _Training:
         ]
         loss = torch.stack(losses).sum()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         if self.config.optimiser.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.gradient_clip)
         self.optimiser.step()
@@ -216,6 +217,7 @@ class _Training:
             "model": self.model.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "order": generator_state(self.order),
+            "noise": generator_state(self.noise),
             "permutation": self.permutation.cpu(),
             "evaluation": self.evaluation,
             "best": self.best,
@@ -232,6 +234,7 @@ class _Training:
         self.model.load_state_dict(saved["model"])
         self.optimiser.load_state_dict(saved["optimiser"])
         restore_generator(self.order, saved["order"])
+        restore_generator(self.noise, saved["noise"])
         self.permutation = saved["permutation"].to(self.device)
         for name in ("evaluation", "best", "kept", "snapshots", "seconds", "cpu_seconds", "rows_seen"):
             setattr(self, name, saved[name])

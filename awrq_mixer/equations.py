@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from marca_measures.deviance import tweedie_deviance
+
 
 def td_target(reward: Tensor, next_value: Tensor | None, gamma: float) -> Tensor:
     """One-step target r_t + γ Q'(o_{t+1}, a_{t+1}) (in Eq. 8); the last sub-step has no next value.
@@ -62,17 +64,6 @@ def credit_weights(reward: Tensor, actions: Tensor, sizes: tuple[int, ...], kind
     return torch.where(total > 0, variances.cumsum(0) / total.clamp_min(torch.finfo(reward.dtype).tiny), even)
 
 
-def tweedie_deviance(log_mean: Tensor, target: Tensor, power: float) -> Tensor:
-    """Unit Tweedie deviance, 1 < p < 2, elementwise and ≥ 0; the mean is exp(``log_mean``).
-
-    d = 2 [ y^(2−p)/((1−p)(2−p)) − y μ^(1−p)/(1−p) + μ^(2−p)/(2−p) ].
-    """
-    constant = target.clamp_min(0).pow(2 - power) / ((1 - power) * (2 - power))
-    pull = target * torch.exp((1 - power) * log_mean) / (1 - power)
-    push = torch.exp((2 - power) * log_mean) / (2 - power)
-    return 2 * (constant - pull + push)
-
-
 def elementwise_loss(raw: Tensor, target: Tensor, kind: str, *, power: float = 1.5, delta: float = 1.0) -> Tensor:
     """Loss of network outputs against targets in (scaled) money, elementwise, without reduction.
 
@@ -80,12 +71,12 @@ def elementwise_loss(raw: Tensor, target: Tensor, kind: str, *, power: float = 1
     """
     if kind == "tweedie":
         return tweedie_deviance(raw, target, power)
-    raw, target = torch.broadcast_tensors(raw, target)
+    error = raw - target
     if kind == "mse":
-        return (raw - target).square()
+        return error.square()
     if kind == "mae":
-        return (raw - target).abs()
-    return F.huber_loss(raw, target, reduction="none", delta=delta)
+        return error.abs()
+    return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
 
 
 def link(raw: Tensor, kind: str) -> Tensor:

@@ -10,19 +10,22 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from awrq_mixer.config import EvaluateConfig, TrainConfig
-from awrq_mixer.evaluation_figures import calibration_figure, capture_figure
+from awrq_mixer.capture_figure import capture_figure
+from awrq_mixer.config import EvaluateConfig
 from awrq_mixer.serving.predictor import Predictor
-from awrq_mixer.training.training_log import split_by_time
+from awrq_mixer.serving.stagewise import stagewise_lost
+from awrq_mixer.training.training_log import logging_profile, read_by_time
 from awrq_mixer.training.validation import comparison_groups, shape_gain
-from marca_common.checkpoint import load_checkpoint
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
 from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
-from marca_common.scores import ScoreMatrix, read_scores
+from marca_common.scores import read_scores
 from marca_common.seeding import numpy_generator
-from marca_measures import score_metrics as metrics
+from marca_measures.calibration import bucket_spearman, calibration, calibration_figure, prediction_errors
+from marca_measures.frontier import capture_curve, frontier
+from marca_measures.rank_correlation import TruthRanks, reference_scores, spearman
 
 
 @dataclass
@@ -41,16 +44,17 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
     """
     set_threads(config.threads)
     model = Predictor.load(config.checkpoint, config.device)
-    trained = TrainConfig.model_validate(load_checkpoint(config.checkpoint, "awrq_mixer")["config"])
+    name = model.config.learner
     with RunFolder(out, config) as run:
-        train, test = _rows(config, trained, model)
-        states, ids, counts = model.spec.distinct_states(test)
-        sample = _sample(len(states), config)
+        train, _, test = read_by_time(config.requests, model.config)
+        if len(test) < 20:
+            raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
+        states, ids, _ = model.spec.distinct_states(test)
+        sample, rows, place = _sample(ids, len(states), config)
         q = model.values(states.iloc[sample])
-        rows, place = _rows_of(sample, ids, len(states))
         observed = Observed.make(model, train, test.iloc[rows].reset_index(drop=True), q, place)
         summary: dict[str, Any] = {
-            "learner": trained.learner,
+            "learner": name,
             "test_rows": len(test),
             "sampled_states": len(sample),
             "observed": observed.metrics(config.buckets),
@@ -58,17 +62,19 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
             "seen_states": observed.part(observed.seen, config.buckets),
             "unseen_states": observed.part(~observed.seen, config.buckets),
         }
-        calibration_figure(observed.calibration(config.buckets), run.path / "calibration.png", trained.learner)
+        buckets = calibration(observed.predicted, observed.reward, config.buckets)
+        calibration_figure({name: buckets}, run.path / "calibration.png", f"{name}: calibration")
         curve = pd.DataFrame()
         if config.truth:
-            truth = read_truth(config.truth, states.iloc[sample], model)
-            against = evaluate_scores(
-                q[truth.rows], truth.value, truth.cost, counts[sample][truth.rows], config.budgets
-            )
+            truth = read_truth(config.truth, model.spec.read(config.requests), model.spec)
+            scored = model.values(truth.states)
+            against = evaluate_scores(scored, truth.value, truth.cost, truth.requests, config.budgets)
             curve = pd.DataFrame(against.pop("curve"))
+            budget, profile = float(np.sort(curve["budget"])[len(curve) // 2]), logging_profile(train, model.spec)
+            against["stagewise_lost"] = lost_by_stage(scored, truth, profile, model.spec, budget)
             summary["truth"] = against
             curve.to_csv(run.path / "capture.csv", index=False)
-            capture_figure(curve, run.path / "capture.png", trained.learner)
+            capture_figure(curve, run.path / "capture.png", name)
         run.write_summary(summary)
     return EvaluateResult(summary, curve)
 
@@ -82,16 +88,14 @@ def evaluate_scores(
     states, capture and regret are what decisions live on. ``capture`` is the mean over the budgets.
     """
     total, weight = cost.sum(2), np.asarray(weight, np.float64)
-    references = metrics.reference_scores(truth, weight)
-    curve = metrics.capture_curve(q, total, truth, weight, budgets)
+    references, ranks = reference_scores(truth, weight), TruthRanks(truth, weight)
+    curve = capture_curve(q, total, truth, weight, budgets)
     return {
-        "spearman": metrics.spearman(q.ravel(), truth.ravel()),
-        "spearman_state_value": metrics.spearman(references["state_value"].ravel(), truth.ravel()),
-        "spearman_state_times_profile": metrics.spearman(references["state_times_profile"].ravel(), truth.ravel()),
-        "within": float(np.average(metrics.within_state_spearman(q, truth), weights=weight)),
-        "within_profile": float(
-            np.average(metrics.within_state_spearman(references["state_times_profile"], truth), weights=weight)
-        ),
+        "spearman": ranks.spearman(q),
+        "spearman_state_value": ranks.spearman(references["state_value"]),
+        "spearman_state_times_profile": ranks.spearman(references["state_times_profile"]),
+        "spearman_within": ranks.spearman_within(q),
+        "spearman_within_profile": ranks.spearman_within(references["state_times_profile"]),
         "capture": float(np.mean([row["capture"] for row in curve])),
         "regret": float(np.mean([row["regret"] for row in curve])),
         "least_spend": float(min(row["spend"] for row in curve)),
@@ -121,21 +125,17 @@ class Observed:
         reward = test[spec.reward].to_numpy(np.float64)
         return cls(test, q[place, joint], reward, comparison_groups(test, spec), seen)
 
-    def calibration(self, buckets: int) -> dict[str, np.ndarray]:
-        """Predicted and observed means by bucket of prediction."""
-        return metrics.calibration(self.predicted, self.reward, buckets)
-
-    def metrics(self, buckets: int, keep: np.ndarray | None = None) -> dict[str, float]:
+    def metrics(self, buckets: int, keep: np.ndarray | slice = slice(None)) -> dict[str, float]:
         """What can be said without a truth."""
-        rows = np.flatnonzero(np.ones(len(self.reward), bool) if keep is None else keep)
-        curve = metrics.calibration(self.predicted[rows], self.reward[rows], buckets)
+        predicted, reward = self.predicted[keep], self.reward[keep]
         return {
-            "rows": len(rows),
-            "spearman_rows": metrics.spearman(self.predicted[rows], self.reward[rows]),
-            "shape_gain": shape_gain(self.predicted[rows], self.reward[rows], self.group[rows]),
-            "predicted_mean": float(self.predicted[rows].mean()),
-            "observed_mean": float(self.reward[rows].mean()),
-            **metrics.bucket_errors(curve),
+            "rows": len(reward),
+            "spearman_rows": spearman(predicted, reward),
+            "shape_gain": shape_gain(predicted, reward, self.group[keep]),
+            "predicted_mean": float(predicted.mean()),
+            "observed_mean": float(reward.mean()),
+            "bucket_spearman": bucket_spearman(predicted, reward, buckets),
+            **prediction_errors(calibration(predicted, reward, buckets)),
         }
 
     def part(self, keep: np.ndarray, buckets: int) -> dict[str, float]:
@@ -158,51 +158,54 @@ class Observed:
 
 @dataclass
 class TruthSample:
-    """True values and costs of those sampled states that the truth file holds."""
+    """The states of a truth file that the log visits."""
 
-    rows: np.ndarray
-    value: np.ndarray
-    cost: np.ndarray
+    states: pd.DataFrame
+    value: np.ndarray  # (S, A) money per request
+    cost: np.ndarray  # (S, A, services) core-ms per request
+    requests: np.ndarray  # (S,) requests of the whole log in each state: the weight of a state
 
 
-def read_truth(path: str, states: pd.DataFrame, model: Predictor) -> TruthSample:
-    """Look sampled states up in a wide score file with ``value`` and ``cost_<service>`` columns."""
-    matrix: ScoreMatrix = read_scores(path, model.spec)
+def read_truth(path: str, log: pd.DataFrame, spec: RequestSpec) -> TruthSample:
+    """Read a wide score file with ``value`` and ``cost_<service>`` columns."""
+    matrix = read_scores(path, spec)
     services = [name for name in matrix.scores if name.startswith("cost_")]
     if "value" not in matrix.scores or not services:
         found = ", ".join(pq.read_schema(path).names)
         raise UserError(f"{path}: expected score columns value and cost_<service>; found {found}")
-    index = pd.MultiIndex.from_frame(matrix.states.astype(str))
-    place = index.get_indexer(pd.MultiIndex.from_frame(states.astype(str)))
+    visited, _, counts = spec.distinct_states(log)
+    index = pd.MultiIndex.from_frame(visited.astype(str))
+    place = index.get_indexer(pd.MultiIndex.from_frame(matrix.states.astype(str)))
     rows = np.flatnonzero(place >= 0)
     if not len(rows):
-        raise UserError(f"{path}: holds none of the {len(states)} sampled test states")
-    value, cost = matrix.scores["value"][place[rows]], [matrix.scores[name][place[rows]] for name in services]
-    return TruthSample(rows, value, np.stack(cost, axis=2))
+        raise UserError(f"{path}: holds none of the {len(visited)} states of the log")
+    cost = np.stack([matrix.scores[name][rows] for name in services], axis=2)
+    return TruthSample(
+        matrix.states.iloc[rows].reset_index(drop=True), matrix.scores["value"][rows], cost, counts[place[rows]]
+    )
 
 
-def _rows(config: EvaluateConfig, trained: TrainConfig, model: Predictor) -> tuple[pd.DataFrame, pd.DataFrame]:
-    frame = model.spec.read(config.requests)
-    if trained.max_rows:
-        frame = frame.iloc[-trained.max_rows :].reset_index(drop=True)
-    train, _, test = split_by_time(frame, trained.split)
-    if len(test) < 20:
-        raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
-    return train, test.reset_index(drop=True)
+def lost_by_stage(q: np.ndarray, truth: TruthSample, profile: np.ndarray, spec: RequestSpec, budget: float) -> float:
+    """Share of the objective lost by deciding stage by stage, at the price where scores ``q`` (S, A) spend ``budget``.
+
+    The price is the same for every service. A budget that the scores cannot spend has the price 0.
+    """
+    spent = frontier(q, truth.cost.sum(2), q, truth.requests)
+    step = int(np.searchsorted(spent.cost, budget))  # the climb that the budget ends in
+    inside = 0 < step < len(spent.cost)
+    price = np.diff(spent.value)[step - 1] / np.diff(spent.cost)[step - 1] if inside else 0.0
+    lambda_ = np.full(truth.cost.shape[2], price)
+    return stagewise_lost(q, truth.cost, lambda_, spec, profile, truth.requests)
 
 
-def _sample(states: int, config: EvaluateConfig) -> np.ndarray:
-    if states <= config.max_states:
-        return np.arange(states)
-    return np.sort(numpy_generator(config.seed, "test_states").choice(states, config.max_states, replace=False))
-
-
-def _rows_of(sample: np.ndarray, ids: np.ndarray, states: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose state is in the sample, and the place of that state in it."""
+def _sample(ids: np.ndarray, states: int, config: EvaluateConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A seeded sample of states, the rows that are in one of them, and the place of their state in the sample."""
+    rng = numpy_generator(config.seed, "test_states")
+    sample = np.sort(rng.choice(states, min(states, config.max_states), replace=False))
     place = np.full(states, -1)
     place[sample] = np.arange(len(sample))
     rows = np.flatnonzero(place[ids] >= 0)
-    return rows, place[ids[rows]]
+    return sample, rows, place[ids[rows]]
 
 
 if __name__ == "__main__":

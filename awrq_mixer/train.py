@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import LEARNERS, Learner
-from awrq_mixer.networks.agents import initialise, use_generator
-from awrq_mixer.serving.predictor import Predictor, gradient_payload
+from awrq_mixer.learners import BOOSTED, find_learner
+from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.networks.agents import initialise
+from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training import boosted
-from awrq_mixer.training.training_log import Batch, Log, batches, load_log, logging_profile, make_batch
+from awrq_mixer.training.training_log import Log, batches, load_log, logging_profile, make_batch
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from marca_common.cli import run_cli
@@ -24,6 +25,7 @@ from marca_common.errors import UserError
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
+from marca_common.torch_seeding import use_generator
 
 
 @dataclass
@@ -43,60 +45,55 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     set_threads(config.threads)
     with RunFolder(out, config) as run:
         log = load_log(config)
-        profile = logging_profile(log.train, log.spec)
         validation = make_validation_set(log, config.validation_rows, config.seed)
-        if config.learner == "lightgbm":
-            model, summary = boosted.fit(config, log, validation, run.path / "best.pt")
-        else:
-            model, summary = _fit(config, log, profile, validation, run)
+        fit = boosted.fit if config.learner == BOOSTED else _fit
+        model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
     return TrainResult(model, summary)
 
 
 def _fit(
-    config: TrainConfig, log: Log, profile: Any, validation: ValidationSet | None, run: RunFolder
+    config: TrainConfig, log: Log, validation: ValidationSet | None, run: RunFolder
 ) -> tuple[Predictor, dict[str, Any]]:
     device = resolve_device(config.device)
     data = make_batch(log.train, log.spec, log.encoder, config.plus.surrogate).to(device)
-    learner = make_learner(config, log, data, torch.from_numpy(profile).float())
-    predictor = Predictor(learner, log.spec, log.encoder, device)
+    learner = make_learner(config, log, data)
+    predictor = Predictor(learner, config, log.encoder, device)
     state = TrainingState.start(config, run, learner, predictor, data)
     data.reward = data.reward / learner.reward_scale
-    total = state.total_steps
-    started = time.perf_counter()
-    bar = progress(
-        what=config.learner, total=total * state.batch_size, initial=state.step * state.batch_size, unit="row"
-    )
+    rows, started = state.batch_size, time.perf_counter()
+    bar = progress(what=config.learner, total=state.total_steps * rows, initial=state.step * rows, unit="row")
     update = torch.compile(learner.loss) if config.compile else learner.loss
     try:
         for batch in batches(data, config.batch_size, config.seed, state.step, learner.groups(data)):
-            if state.step >= total or state.out_of_patience:
+            if state.step >= state.total_steps or state.out_of_patience:
                 break
             learner.train()
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 loss, logged = update(batch)
             state.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(learner.online.parameters(), config.optimiser.clip or math.inf)
             _require_finite(loss, norm, state.step + 1, config)
             state.optimiser.step()
             state.schedule.step()
             state.count(float(loss.detach()), float(norm), logged)
             learner.after_step(state.step)
-            bar.update(state.batch_size)
-            if state.step % config.eval_every == 0 or state.step == total:
+            bar.update(rows)
+            if state.step % config.eval_every == 0 or state.step == state.total_steps:
                 state.report(validation)
     finally:
         bar.close()
     return _finish(config, run, state, predictor, time.perf_counter() - started)
 
 
-def make_learner(config: TrainConfig, log: Log, data: Batch, profile: torch.Tensor) -> Learner:
-    """A learner with weights drawn from the config's seed, prepared on the training rows."""
-    learner = LEARNERS[config.learner](log.space, config).to(data.reward.device)
+def make_learner(config: TrainConfig, log: Log, data: Batch) -> Learner:
+    """A learner with weights drawn from the config's seed, prepared on the training rows ``data``."""
+    device = data.reward.device
+    learner = find_learner(config.learner)(log.space, config).to(device)
     initialise(learner, config.network.init, torch_generator(config.seed, "weights"))
-    learner.generator = torch_generator(config.seed, "noise", device=data.reward.device.type)
-    learner.prepare(data, profile.to(data.reward.device))
+    learner.generator = torch_generator(config.seed, "noise", device=device.type)
+    learner.prepare(data, torch.from_numpy(logging_profile(log.train, log.spec)).float().to(device))
     use_generator(learner, learner.generator)
     return learner
 
@@ -113,10 +110,10 @@ def _finish(
     config: TrainConfig, run: RunFolder, state: TrainingState, predictor: Predictor, seconds: float
 ) -> tuple[Predictor, dict[str, Any]]:
     state.restore_best()
-    predictor.save(run.path / "best.pt", gradient_payload(predictor, config))
+    predictor.save(run.path / "best.pt")
     learning_curve(run.path / "metrics.csv", run.path / "learning_curve.png", config.learner)
     summary = state.summary() | {
-        "train_s": round(state.seconds_before + seconds, 3),
+        "train_s": round(seconds, 3),
         "samples_per_s": round(state.steps_here * state.batch_size / max(seconds, 1e-9), 1),
     }
     return predictor, summary

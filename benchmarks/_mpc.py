@@ -8,14 +8,14 @@ import numpy as np
 
 from marca_common.config import content_hash
 from marca_common.run_folder import versions
-from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, SolverConfig, TrainConfig
+from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, SolverConfig, SystemModelConfig
 from mpc_balancer.controllers.mpc import MpcController
 from mpc_balancer.planning.control_problem import Problem
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.reference_plant import ReferenceConfig
+from mpc_balancer.testbed.reference_traffic import Surge
 from mpc_balancer.testbed.scenarios import Scenario, start_scenario
-from mpc_balancer.testbed.test_traffic import Surge
 from mpc_balancer.train import fit_model, load_data
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +38,7 @@ def stamp(seed: int | str) -> dict[str, object]:
 
 def commissioned_model(hidden: list[int], days: float = 7, seed: int = 0, **options: object) -> SystemModel:
     """A model trained on days of the reference plant (development seed), kept in runs/ for the next benchmark."""
-    config = TrainConfig(hidden=hidden, commission_days=days, seed=seed, **options)  # type: ignore[arg-type]
+    config = SystemModelConfig(hidden=hidden, commission_days=days, seed=seed, **options)  # type: ignore[arg-type]
     path = CACHE / f"system_model_{content_hash(config, ReferenceConfig())}.pt"
     if not path.exists():
         model, summary = fit_model(load_data(config), config)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ from marca_common.config import content_hash
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.files import read_json, write_json
 from marca_common.progress import progress
-from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig, TrainConfig
+from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig, SystemModelConfig
 from mpc_balancer.controllers.pi_tuning import PI_KINDS, tune_on_model
-from mpc_balancer.run import RunConfig, simulate
+from mpc_balancer.run import ClosedLoopConfig, simulate
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.run_metrics import per_minute, recoveries, run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, load_scenarios, start_scenario
@@ -87,11 +88,11 @@ def pi_gains(kind: str, parts: int, scenario: Scenario) -> dict[str, float]:
     """Gains tuned on two development days for this delay and reading noise; kept on disk."""
     noise = (0.5 if scenario.reading_noise is None else scenario.reading_noise) * parts**0.5
     delay = parts * scenario.delay_minutes
-    path = CACHE / f"pi_{content_hash(kind, parts, noise, delay, system_model(parts).tuned)}.json"
+    path = CACHE / f"pi_{content_hash(kind, parts, noise, delay, system_model(parts).tuned.to_dict())}.json"
     if not path.exists():
-        data = load_data(TrainConfig(commission_days=2, seed=3, commission_steps_per_minute=parts))
+        data = load_data(SystemModelConfig(commission_days=2, seed=3, commission_steps_per_minute=parts))
         gains = tune_on_model(system_model(parts), data, kind, np.full(2, BUDGET), delay=delay, reading_noise=noise)
-        write_json(path, gains.to_dict())
+        write_json(path, asdict(gains))
     return read_json(path)
 
 
@@ -104,7 +105,7 @@ def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[
     slowest: dict[float, int] = {}
 
     def run(offset: float) -> tuple[float, float]:
-        config = ControllerConfig(name=kind, budget=BUDGET, offset=offset, mpc=MPC[parts], pi=pi)  # type: ignore[arg-type]
+        config = ControllerConfig(name=kind, budget=BUDGET, offset=offset, mpc=MPC[parts], pi=pi)
         if kind == "fixed":  # no target: the sweep is over the price itself
             config = config.model_copy(
                 update={
@@ -112,7 +113,7 @@ def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[
                     "fixed_price": model.prices.from_unit(np.full(2, np.clip(0.5 - offset / 40, 0, 1))).tolist(),
                 }
             )
-        _, loop, cpu = simulate(RunConfig(controller=config), drawn, model, drawn.calendar, progress=False)
+        _, loop, cpu = simulate(ClosedLoopConfig(controller=config), drawn, model, drawn.calendar, progress=False)
         cpu = per_minute(cpu, parts)
         out = run_metrics(cpu, loop.prices, np.full(2, BUDGET))
         slowest[offset] = max(recoveries(cpu, np.full(2, BUDGET)), default=0)

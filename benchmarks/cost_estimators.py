@@ -20,16 +20,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from autobucket.config import TaskConfig, TrainConfig
 from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.cost_model import CostModel
 from autobucket.evaluate import binary_metrics, regression_metrics
 from autobucket.fit_costs import fit_costs
 from autobucket.results.estimator import Estimator
+from autobucket.results.estimator_config import TaskConfig, TrainConfig
 from autobucket.results.log_rows import read_log, split
 from autobucket.results.tasks import Task
 from autobucket.train import train
-from cascade_world.allocation import clairvoyant
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
@@ -39,6 +38,7 @@ from marca_common.files import read_json, write_json
 from marca_common.run_folder import versions
 from marca_common.seeding import integer_seed, numpy_generator
 from marca_common.tables import write_table
+from marca_measures.clairvoyant import clairvoyant
 
 RESULTS, ROOT = Path("benchmarks/results"), Path("runs/benchmarks/cost_estimators")
 TASKS: dict[str, dict[str, Any]] = {
@@ -126,7 +126,7 @@ def network(setting: Setting, name: str, seed: int) -> dict[str, Any]:
     pair_rate = results["retrieved"].size / (time.process_time() - started)
     rates = {
         "lr": setting.config.optimiser.lr,
-        "batch": setting.config.optimiser.batch,
+        "batch_size": setting.config.optimiser.batch_size,
         "train_rows_per_s": result.summary["train_rows_per_cpu_s"],
         "score_rows_per_s": row_rate,
         "score_pairs_per_s": pair_rate,
@@ -255,7 +255,7 @@ def _any_estimator(setting: Setting) -> Estimator:
 
 
 def _maps(setting: Setting):
-    from autobucket.costs.cost_maps import CostMaps
+    from marca_common.cost_maps import CostMaps
 
     return CostMaps.load(setting.maps)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from autobucket.bench.bench_config import LiveConfig
-from autobucket.bench.live.queue_controllers import LiveController
+from autobucket.bench.live.queue_controllers import QueueController
 from autobucket.live import live
 from benchmarks._mpc import RESULTS, stamp
 from marca_common.config import load_config, replaced
@@ -25,7 +25,7 @@ from mpc_balancer.system_model.model import SystemModel
 FOLDER = Path("runs/benchmarks/live")
 
 
-def controllers(parts: LiveMpc, model: SystemModel) -> dict[str, tuple[LiveConfig, LiveController | None]]:
+def controllers(parts: LiveMpc, model: SystemModel) -> dict[str, tuple[LiveConfig, QueueController | None]]:
     """Name → config and callable of the live loop; its own controllers are named by the config alone."""
     config = parts.live
     own = {

@@ -16,7 +16,7 @@ from benchmarks.controllers import BUDGET, system_model
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig
-from mpc_balancer.run import RunConfig, simulate
+from mpc_balancer.run import ClosedLoopConfig, simulate
 from mpc_balancer.testbed.run_metrics import run_metrics
 from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 
@@ -51,7 +51,7 @@ def main() -> None:
         objective = ObjectiveConfig(**{**(PAPER if mode == "paper" else OWN), name: value})  # type: ignore[arg-type]
         mpc = MpcConfig(objective=objective, backoff_quantile=None if mode == "paper" else 0.7)
         drawn = start_scenario(script, seed)
-        config = RunConfig(controller=ControllerConfig(name="mpc", budget=BUDGET, mpc=mpc))
+        config = ClosedLoopConfig(controller=ControllerConfig(name="mpc", budget=BUDGET, mpc=mpc))
         _, loop, cpu = simulate(config, drawn, system_model(1), drawn.calendar, progress=False)
         out = run_metrics(cpu, loop.prices, np.full(2, BUDGET), np.array(loop.step_seconds))
         rows.append(

@@ -28,7 +28,7 @@ RUNS = RESULTS / "learner_runs.csv"
 KEYS = ["learner", "world", "seed", "rows", "epochs"]
 COLUMNS = {
     "spearman": "spearman",
-    "within": "within",
+    "spearman_within": "spearman_within",
     "capture": "capture",
     "return_pct": "return_pct_greedy",
     "return_pct_optimal": "return_pct_optimal",
@@ -38,7 +38,7 @@ COLUMNS = {
     "train_s": "train_s",
 }
 LEADS = {
-    "within": "r_s within states",
+    "spearman_within": "r_s within states",
     "capture": "capture, mean of five budgets",
     "return_pct": "Return%, greedy transport",
 }
@@ -85,7 +85,8 @@ def run_missing(jobs: list[Job], workers: int) -> None:
             runs = pd.concat([known_runs(), pd.DataFrame([row])], ignore_index=True)
             write_table(runs, RUNS)
             print(
-                f"{number}/{len(missing)} {row['learner']} seed {row['seed']}: within {row['within']:.3f}", flush=True
+                f"{number}/{len(missing)} {row['learner']} seed {row['seed']}: within {row['spearman_within']:.3f}",
+                flush=True,
             )
 
 
@@ -163,7 +164,7 @@ def _markdown(table: pd.DataFrame, job: Job) -> str:
         cells = [
             f"{row[f'{name}_mean']:.{digits}f} ± {row[f'{name}_sd']:.{digits}f}"
             for name, digits in (
-                ("spearman", 3), ("within", 3), ("capture", 3), ("return_pct", 2), ("return_pct_optimal", 2), ("train_s", 0)
+                ("spearman", 3), ("spearman_within", 3), ("capture", 3), ("return_pct", 2), ("return_pct_optimal", 2), ("train_s", 0)
             )
         ]  # fmt: skip
         leads = [

@@ -18,11 +18,11 @@ import torch
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import LEARNERS
-from awrq_mixer.networks.agents import Space, initialise
+from awrq_mixer.learners.base import Batch
+from awrq_mixer.networks.agents import initialise
+from awrq_mixer.networks.space import Space
+from awrq_mixer.serving import HullPolicy, Predictor
 from awrq_mixer.serving.decide_kernels import scan
-from awrq_mixer.serving.policy import HullPolicy
-from awrq_mixer.serving.predictor import Predictor
-from awrq_mixer.training.training_log import Batch
 from marca_common.compute import set_threads
 from marca_common.encoding import StateEncoder
 from marca_common.requests import RequestSpec
@@ -84,13 +84,13 @@ def uncached(learner: str, hidden: int, seconds: float) -> list[dict]:
     """Scoring of all joint actions and one decision after it."""
     spec = RequestSpec()
     encoder = StateEncoder({name: [str(i) for i in range(n)] for name, n in VOCABULARY.items()}, {}, {})
-    space = Space(tuple(encoder.sizes), 0, ((4, 5, 5, 2), (5,)))
+    space = Space.of(spec, encoder)
     plus = {"surrogate": "predicted_value" if learner == "awrq_plus" else None, "classes": 128}
     config = TrainConfig.model_validate({"learner": learner, "network": {"hidden": hidden, "heads": 20}, "plus": plus})
     model = LEARNERS[learner](space, config)
     initialise(model, "glorot_uniform", torch_generator(0, "serving"))
     model.prepare(random_log(space), model.profile)
-    predictor = Predictor(model.eval(), spec, encoder)
+    predictor = Predictor(model.eval(), config, encoder)
     rng = numpy_generator(0, "serving_states")
     states = pd.DataFrame({name: rng.integers(0, n, 256).astype(str) for name, n in VOCABULARY.items()})
     cost = rng.random((256, spec.n_joint, 2)).astype(np.float32)

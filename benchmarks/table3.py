@@ -17,7 +17,7 @@ from benchmarks.controllers import BUDGET, pi_gains, system_model
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, PiConfig
-from mpc_balancer.run import RunConfig, simulate
+from mpc_balancer.run import ClosedLoopConfig, simulate
 from mpc_balancer.testbed.run_metrics import run_metrics
 from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 
@@ -47,9 +47,11 @@ def main() -> None:
         kind, mpc = CONTROLLERS[name]
         script = scenarios[scenario].model_copy(update={"days": 1 / 12}) if quick else scenarios[scenario]
         pi = PiConfig(**pi_gains(kind, 1, script)) if kind.startswith("pi") else PiConfig()
-        config = ControllerConfig(name=kind, budget=BUDGET, mpc=mpc, pi=pi)  # type: ignore[arg-type]
+        config = ControllerConfig(name=kind, budget=BUDGET, mpc=mpc, pi=pi)
         drawn = start_scenario(script, seed)
-        _, loop, cpu = simulate(RunConfig(controller=config), drawn, system_model(1), drawn.calendar, progress=False)
+        _, loop, cpu = simulate(
+            ClosedLoopConfig(controller=config), drawn, system_model(1), drawn.calendar, progress=False
+        )
         out = run_metrics(cpu, loop.prices, np.full(2, BUDGET), np.array(loop.step_seconds))
         rows.append(
             {

@@ -16,15 +16,17 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import LEARNERS, Learner
-from awrq_mixer.networks.agents import Space, initialise, use_generator
-from awrq_mixer.training.training_log import Batch
+from awrq_mixer.config import OptimiserConfig, TrainConfig
+from awrq_mixer.learners import LEARNERS
+from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.networks.agents import initialise
+from awrq_mixer.networks.space import Space
 from awrq_mixer.training.training_state import make_optimiser
 from marca_common.compute import resolve_device, set_threads
 from marca_common.run_folder import versions
 from marca_common.seeding import torch_generator
 from marca_common.tables import write_table
+from marca_common.torch_seeding import use_generator
 
 RESULTS = Path(__file__).parent / "results"
 SPACE = Space((101, 7, 401, 3), 0, ((4, 5, 5, 2), (5,)))
@@ -86,7 +88,7 @@ def throughput(
     """Updates (target, loss, gradients, clipping, Adam) in samples per second of the wall, and of a core."""
     device = resolve_device(arguments.device)
     learner, batch = make(name, arguments, device)
-    optimiser = make_optimiser(learner, learner.config.optimiser)
+    optimiser = make_optimiser(learner, OptimiserConfig())
     loss_of = torch.compile(learner.loss) if compiled else learner.loss
 
     def update() -> None:

@@ -94,7 +94,7 @@ def _summary(world: World, states: np.ndarray, curves: dict[str, pd.DataFrame], 
     n_first = len(next(iter(world.spec.agents.values())))
     shipped = {group: curve[curve["factor"] == 1.0].iloc[0] for group, curve in curves.items()}
     weights = np.array([row["static"] for row in shipped.values()]) * list(world.config.states.idcs.values())
-    uplift = float(np.average([row["uplift_pct"] for row in shipped.values()], weights=weights))
+    uplift = float(np.average([row["oracle_uplift_pct"] for row in shipped.values()], weights=weights))
     sample = request_log(world, rows=min(world.config.logs.requests, 100_000))
     relative = world.tables.q_se / world.tables.q
     return {
@@ -103,7 +103,7 @@ def _summary(world: World, states: np.ndarray, curves: dict[str, pd.DataFrame], 
         "joint_actions": world.space.n_joint,
         "classes": world.population.n_classes,
         "oracle_uplift_pct": uplift,
-        "oracle_uplift_by_group": {group: float(row["uplift_pct"]) for group, row in shipped.items()},
+        "oracle_uplift_by_group": {group: float(row["oracle_uplift_pct"]) for group, row in shipped.items()},
         "budget_core_ms": {group: budget.tolist() for group, budget in world.budgets().items()},
         "lambda_at_budget": {
             group: [float(row[f"lambda_{name}"]) for name in world.services] for group, row in shipped.items()

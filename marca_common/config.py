@@ -46,7 +46,7 @@ def parse_config(cls: type[ConfigT], values: Any, place: str) -> ConfigT:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        raise UserError(_one_line(cls, error, place)) from None
+        raise UserError(f"{place}: {first_problem(cls, error)}") from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -138,12 +138,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override!r}: the value is not valid YAML") from None
 
 
-def _one_line(cls: type[BaseModel], error: ValidationError, place: str) -> str:
+def first_problem(cls: type[BaseModel], error: ValidationError) -> str:
+    """What is wrong with a config, in one line: a renamed key, or else the first bad key, its value and the expectation."""
     unknown = [tuple(map(str, one["loc"])) for one in error.errors() if one["type"] == "extra_forbidden"]
     for *parents, old in unknown:
         for new in (model.RENAMED.get(old) for model in _models_at(cls, parents) if issubclass(model, Config)):
             if new:
-                return f"{place}: key {'.'.join([*parents, old])!r} is now {'.'.join([*parents, new])!r}"
+                return f"key {'.'.join([*parents, old])!r} is now {'.'.join([*parents, new])!r}"
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "(whole config)"
     if first["type"] == "extra_forbidden":
@@ -151,11 +152,11 @@ def _one_line(cls: type[BaseModel], error: ValidationError, place: str) -> str:
         known = [name for model in _models_at(cls, parents) for name in model.model_fields]
         near = difflib.get_close_matches(last, known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"{place}: {key}: unknown key{hint}"
+        return f"{key}: unknown key{hint}"
     if first["type"] == "missing":
-        return f"{place}: {key}: missing, a value is required"
+        return f"{key}: missing, a value is required"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {key}: got {first['input']!r:.120}; {message}"
+    return f"{key}: got {first['input']!r:.120}; {message}"
 
 
 def _models_at(cls: type[BaseModel], location: Iterable[str]) -> list[type[BaseModel]]:

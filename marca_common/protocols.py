@@ -45,6 +45,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class Predicting(Protocol):
+    """A policy that can say what it expects of its decisions."""
+
+    def expected(self, states: Any, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Value (M,), money, and cost (M, services), core-ms, of joint actions (M,) in states (M,)."""
+        ...
+
+
 class Controller(Protocol):
     """Sets the price of computation of one data centre."""
 

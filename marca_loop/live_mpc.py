@@ -16,7 +16,7 @@ from pydantic import Field
 import mpc_balancer.config
 import mpc_balancer.train
 from autobucket.bench.bench_config import LiveConfig
-from autobucket.bench.live.queue_controllers import Brake, Lengths, Observation, Scale
+from autobucket.bench.live.queue_controllers import Brake, Lengths, Observation, QueueScale
 from autobucket.live import LiveResult, live
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
@@ -49,7 +49,7 @@ class LiveMpc(Config):
     dither: float = Field(
         default=0.15, gt=0, description="spread of the price around the slow controller's, share of its box"
     )
-    training: mpc_balancer.config.TrainConfig = Field(
+    training: mpc_balancer.config.SystemModelConfig = Field(
         description="mpc_balancer.train; table and services are filled in"
     )
     mpc: MpcConfig = Field(
@@ -132,7 +132,7 @@ def measurement(seen: Observation, price: np.ndarray) -> Measurement:
 
 def lengths_of(config: LiveConfig, price: np.ndarray, cap: float = 1.0) -> Lengths:
     """The dearer, the shorter: price 0 gives the longest queues."""
-    return Scale(config.lengths).lengths(min(1.0 - float(PRICES.to_unit(price)[0]), cap))
+    return QueueScale(config.lengths).lengths(min(1.0 - float(PRICES.to_unit(price)[0]), cap))
 
 
 def _first_price(config: LiveConfig) -> np.ndarray:

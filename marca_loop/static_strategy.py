@@ -1,4 +1,4 @@
-"""The static strategy: one mixture of joint actions for every request, with a downgrade rule.
+"""The static strategy's parts: one mixture of joint actions for every request, with a downgrade rule.
 
 It is what a platform does before it prices computation: sized for the peak, the same for all, and stepped down by a
 rule when CPUs run over. Uplifts are stated against this strategy, so it is chosen as well as the logs allow.
@@ -6,38 +6,31 @@ rule when CPUs run over. Uplifts are stated against this strategy, so it is chos
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 
 from marca_common.protocols import Measurement
-from marca_measures.static_mixture import StaticMixture
+from marca_measures.static_mixture import StaticMixture, static_mixture
 
 
-class StaticPolicy:
-    """Draws every request's joint action from the mixture of the level in force; states are not looked at."""
+class DowngradeRule:
+    """A level down after a minute over budget, one up after ``patience`` minutes well under it. It sets no price."""
 
-    def __init__(self, mixtures: Sequence[StaticMixture], generator: np.random.Generator) -> None:
-        """``mixtures``: one per downgrade level, level 0 first."""
-        self.mixtures, self.generator = mixtures, generator
+    def __init__(self, budget_percent: np.ndarray, levels: int, patience: int, headroom: float, delay: int = 0) -> None:
+        """``budget_percent`` (services,): C_m. *Well under* means below ``headroom`` × C_m on every service.
 
-    def decide(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
-        """Joint action per state, int64 (M,); ``lambda_`` carries the level, as StaticRule sets it."""
-        return self.mixtures[int(lambda_[0])].draw(self.generator.random(len(states)))
-
-
-class StaticRule:
-    """The downgrade rule: a level down after a minute over budget, one up after ``patience`` minutes well under it."""
-
-    def __init__(self, budget_percent: np.ndarray, levels: int, patience: int, headroom: float) -> None:
-        """``budget_percent`` (services,): C_m. *Well under* means below ``headroom`` × C_m on every service."""
+        ``delay``: minutes until a new level is in force, as for a price.
+        """
         self.budget_percent = budget_percent
         self.levels, self.patience, self.headroom = levels, patience, headroom
-        self.level, self.calm = 0, 0
+        self.level, self.calm, self._pending = 0, 0, deque([0] * delay)
+        self.in_force = 0
         self.lambda_ = np.zeros(len(budget_percent))
 
     def step(self, measurement: Measurement) -> np.ndarray:
-        """The level of the next minute, once per service, (services,); a lost measurement changes nothing."""
+        """Choose the next minute's level; a lost measurement changes nothing. Returns prices of zero (services,)."""
         load = measurement.cpu / self.budget_percent
         if np.isfinite(load).any():
             worst = float(np.nanmax(load))
@@ -46,5 +39,29 @@ class StaticRule:
                 self.level = min(self.level + 1, self.levels - 1)
             elif self.calm >= self.patience:
                 self.level, self.calm = max(self.level - 1, 0), 0
-        self.lambda_ = np.full(len(self.budget_percent), float(self.level))
+        self._pending.append(self.level)
+        self.in_force = self._pending.popleft()
         return self.lambda_
+
+
+class StaticPolicy:
+    """Draws every request's joint action from the mixture of the rule's level in force; states are not looked at."""
+
+    def __init__(self, mixtures: Sequence[StaticMixture], rule: DowngradeRule, generator: np.random.Generator) -> None:
+        """``mixtures``: one per downgrade level, level 0 first."""
+        self.mixtures, self.rule, self.generator = mixtures, rule, generator
+
+    def decide(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
+        """Joint action per state, int64 (M,); prices change nothing."""
+        return self.mixtures[self.rule.in_force].draw(self.generator.random(len(states)))
+
+
+def downgrade_mixtures(
+    values: np.ndarray, costs: np.ndarray, allowed: np.ndarray, shares: Sequence[float]
+) -> list[StaticMixture]:
+    """The best mixtures within each share of ``allowed`` (services,), core-ms per request; never below what fits at all.
+
+    ``values`` mean Q per joint action (A,), ``costs`` mean C (A, services).
+    """
+    least = float((costs / allowed).max(axis=1).min())  # share at which one fixed action still fits
+    return [static_mixture(values, costs, allowed * max(share, 1.001 * least)) for share in shares]

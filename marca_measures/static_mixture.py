@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +26,19 @@ class StaticMixture:
     cost: np.ndarray  # mean cost per request and budget (K,)
     lambda_: np.ndarray  # worth of one more unit of each budget (K,)
 
+    def mean(self, by_action: np.ndarray) -> np.ndarray:
+        """Mean per request of numbers per joint action, (A,) or (A, K)."""
+        return np.asarray(self.weights @ by_action[self.actions])
+
     def draw(self, uniforms: np.ndarray) -> np.ndarray:
         """Joint action of each request from its uniform number in [0, 1), int64 (M,)."""
         edges = np.cumsum(self.weights)
         return self.actions[np.minimum(np.searchsorted(edges, uniforms, side="right"), len(self.actions) - 1)]
 
 
-def static_mixture(values_by_action: np.ndarray, costs_by_action: np.ndarray, budget) -> StaticMixture:
+def static_mixture(
+    values_by_action: np.ndarray, costs_by_action: np.ndarray, budget: float | Sequence[float] | np.ndarray
+) -> StaticMixture:
     """Best mixture of fixed joint actions with mean cost within ``budget`` per request.
 
     ``values_by_action`` (A,) mean value per request; ``costs_by_action`` (A,) or (A, K) for K budgets; ``budget`` a number or (K,).

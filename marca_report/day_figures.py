@@ -6,35 +6,36 @@ degradation, budget_<service>, cpu_<service>, lambda_<service>``, one row per st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.figures import new_figure, save_figure
+from marca_report.looks import Look
 
-LABELS = {"static": "static mixture", "marca_feedback": "MaRCA, feedback (PI)", "marca_mpc": "MaRCA, MPC"}
+Looks = Mapping[str, Look]  # by strategy, in the order of legends and bars
 
 
-def draw_revenue(minutes: pd.DataFrame, path: Path, baseline: str = "static") -> Path:
+def draw_revenue(minutes: pd.DataFrame, path: Path, looks: Looks, baseline: str) -> Path:
     """Revenue rate over the day, and what each strategy has earned more than the baseline so far."""
     minutes = with_hour(minutes)
     rate = minutes.groupby(["strategy", "hour"])["revenue"].sum().unstack(0) / minutes["seed"].nunique()
     unit, name = (1e6, "million money") if rate.max().max() > 1e6 else (1.0, "money")
     figure, (top, bottom) = new_figure(2, 1, height=5.2, sharex=True)
     hours = rate.index.to_numpy()
-    for strategy in in_order(rate.columns):
+    for strategy in looks:
         smooth = rate[strategy].rolling(15, center=True, min_periods=1).mean() / unit
-        top.plot(hours, smooth, color=strategy_color(strategy), label=LABELS.get(strategy, strategy), lw=1.4)
+        top.plot(hours, smooth, color=looks[strategy].color, label=looks[strategy].label, lw=1.4)
         if strategy != baseline:
             uplift = 100 * (rate[strategy].cumsum() / rate[baseline].cumsum() - 1)
-            bottom.plot(hours[30:], uplift.iloc[30:], color=strategy_color(strategy), lw=1.4)
+            bottom.plot(hours[30:], uplift.iloc[30:], color=looks[strategy].color, lw=1.4)
     top.set(title="Revenue over the day (15-minute mean)", ylabel=f"{name} per minute")
     bottom.axhline(0, color="0.3", lw=0.8)
     bottom.set(
-        title=f"Earned since the start, against the {LABELS.get(baseline, baseline)}",
+        title=f"Earned since the start, against the {looks[baseline].label}",
         ylabel="uplift in %",
         xlabel="hour of day",
     )
@@ -43,7 +44,7 @@ def draw_revenue(minutes: pd.DataFrame, path: Path, baseline: str = "static") ->
     return save_figure(figure, path)
 
 
-def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path) -> Path:
+def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: Looks) -> Path:
     """CPU of every service and data centre against its budget."""
     groups = sorted(minutes["group"].unique())
     day = _one_seed(minutes)
@@ -54,15 +55,15 @@ def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path) -> Path
         for column, group in enumerate(groups):
             axis = axes[row][column]
             part = day[day["group"] == group]
-            for strategy in in_order(part["strategy"].unique()):
+            for strategy in looks:
                 one = part[part["strategy"] == strategy]
                 axis.plot(
                     one["hour"],
                     one[f"cpu_{service}"],
-                    color=strategy_color(strategy),
+                    color=looks[strategy].color,
                     lw=0.7,
                     alpha=0.9,
-                    label=LABELS.get(strategy, strategy),
+                    label=looks[strategy].label,
                 )
             axis.axhline(part[f"budget_{service}"].iloc[0], color="0.2", lw=1.0, ls="--", label="budget")
             axis.set_title(f"{group} · {service}")
@@ -76,8 +77,13 @@ def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path) -> Path
     return save_figure(figure, path)
 
 
-def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, strategies: Sequence[str]) -> Path:
-    """The price of computation and the traffic it answers to."""
+def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: Looks) -> Path:
+    """The price of computation, of the strategies that set one, and the traffic it answers to."""
+    strategies = [
+        name
+        for name in looks
+        if (minutes.loc[minutes["strategy"] == name, [f"lambda_{one}" for one in services]] > 0).any(axis=None)
+    ]
     day = _one_seed(minutes)
     groups = sorted(day["group"].unique())
     figure, axes = new_figure(
@@ -91,7 +97,7 @@ def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, stra
     )
     for column, group in enumerate(groups):
         part = day[day["group"] == group]
-        first = part[part["strategy"] == strategies[0]]
+        first = part[part["strategy"] == next(iter(looks))]
         axes[0][column].plot(first["hour"], first["qps"], color="0.35", lw=0.8)
         axes[0][column].set_title(f"{group} · traffic")
         for row, service in enumerate(services, start=1):
@@ -100,9 +106,9 @@ def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, stra
                 axes[row][column].plot(
                     one["hour"],
                     1e3 * one[f"lambda_{service}"],
-                    color=strategy_color(strategy),
+                    color=looks[strategy].color,
                     lw=0.8,
-                    label=LABELS.get(strategy, strategy),
+                    label=looks[strategy].label,
                 )
             axes[row][column].set_title(f"{group} · price of {service}")
         axes[-1][column].set_xlabel("hour of day")
@@ -115,25 +121,25 @@ def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, stra
     return save_figure(figure, path)
 
 
-def draw_result(minutes: pd.DataFrame, services: Sequence[str], path: Path, baseline: str = "static") -> Path:
+def draw_result(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: Looks, baseline: str) -> Path:
     """The whole result in one picture: what each strategy earns, and how the busiest CPU sits at its budget."""
     figure, (left, right) = new_figure(1, 2, width=9.6, height=3.4, width_ratios=[1, 2.1])
     earned = minutes.groupby(["strategy", "seed"])["revenue"].sum().unstack(0)
     uplift = 100 * (earned.div(earned[baseline], axis=0) - 1)
-    shown = [strategy for strategy in in_order(uplift.columns) if strategy != baseline]
-    bars = left.bar(range(len(shown)), uplift[shown].mean(), color=[strategy_color(one) for one in shown], width=0.55)
+    shown = [strategy for strategy in looks if strategy != baseline]
+    bars = left.bar(range(len(shown)), uplift[shown].mean(), color=[looks[one].color for one in shown], width=0.55)
     left.bar_label(bars, fmt="%+.1f %%", padding=2)
-    left.set_xticks(range(len(shown)), [LABELS.get(one, one).replace(", ", ",\n") for one in shown])
-    left.set(title=f"Revenue against the\n{LABELS.get(baseline, baseline)}", ylabel="uplift in %")
+    left.set_xticks(range(len(shown)), [looks[one].label.replace(", ", ",\n") for one in shown])
+    left.set(title=f"Revenue against the\n{looks[baseline].label}", ylabel="uplift in %")
     left.margins(y=0.15)
     day = _one_seed(minutes)
     busiest = max(services, key=lambda name: (day[f"cpu_{name}"] / day[f"budget_{name}"]).mean())
     group = sorted(day["group"].unique())[0]
     part = day[day["group"] == group]
-    for strategy in in_order(part["strategy"].unique()):
+    for strategy in looks:
         one = part[part["strategy"] == strategy]
         smooth = one[f"cpu_{busiest}"].rolling(5, center=True, min_periods=1).mean()
-        right.plot(one["hour"], smooth, color=strategy_color(strategy), lw=1.0, label=LABELS.get(strategy, strategy))
+        right.plot(one["hour"], smooth, color=looks[strategy].color, lw=1.0, label=looks[strategy].label)
     right.axhline(part[f"budget_{busiest}"].iloc[0], color="0.2", lw=1.0, ls="--", label="budget")
     right.set(title=f"CPU of {busiest} in {group} over a day (5-minute mean)", xlabel="hour of day", ylabel="CPU in %")
     _hours(right)
@@ -154,13 +160,3 @@ def _one_seed(minutes: pd.DataFrame) -> pd.DataFrame:
 def _hours(axis: Axes) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 3, 4, 6, 10], integer=True))
     axis.margins(x=0.01)
-
-
-def in_order(strategies: Sequence[str]) -> list[str]:
-    known = [name for name in LABELS if name in set(strategies)]
-    return known + sorted(set(strategies) - set(known))
-
-
-def strategy_color(strategy: str) -> str:
-    fixed = dict(zip(LABELS, ("#7F7F7F", COLORS[0], COLORS[1])))
-    return fixed.get(strategy, COLORS[2])

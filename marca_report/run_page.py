@@ -9,7 +9,8 @@ import pandas as pd
 import yaml
 
 from marca_common.html_page import Section, write_page
-from marca_report.day_figures import draw_cpu, draw_lambda, draw_result, draw_revenue
+from marca_report.day_figures import Looks, draw_cpu, draw_lambda, draw_result, draw_revenue
+from marca_report.looks import strategy_looks
 from marca_report.who_gets_what import draw_action_mix, draw_computation
 
 
@@ -18,21 +19,21 @@ def write_run_page(out: Path, summary: dict[str, Any]) -> list[Path]:
     config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
     simulated = config["world"] is not None
     sections = _simulated(out, config, summary) if simulated else []
-    sections += [_values(out, config, summary), _costs(out), _balancer(out)]
+    sections += [_values(out, config, summary), _costs(out), _balancer(out, config["day"]["policy"])]
     name = config["world"]["name"] if simulated else Path(config["logs"]["requests"]).stem
-    page = write_page(out / "report.html", f"MaRCA · {name}", _lead(config), _facts(summary), sections)
+    page = write_page(out / "report.html", f"MaRCA · {name}", _lead(config), _facts(summary, config), sections)
     return [page, out / "summary.json", *sorted((out / "figures").glob("*.png"))]
 
 
 def _simulated(out: Path, config: dict[str, Any], summary: dict[str, Any]) -> list[Section]:
     services = list(config["world"]["cost"]["services"])
-    strategies = list(config["day"]["controllers"])
+    looks = strategy_looks(config["day"]["strategies"], config["day"]["baseline"])
     minutes = pd.read_parquet(out / "day/minutes.parquet")
     breakdown = pd.read_csv(out / "day/who_gets_what.csv", dtype={"value": str})
     return [
-        _result(out, minutes, services, summary),
-        _price(out, minutes, services, strategies),
-        _who_gets_what(out, breakdown, config, strategies),
+        _result(out, minutes, services, summary, looks, config["day"]["baseline"]),
+        _price(out, minutes, services, looks),
+        _who_gets_what(out, breakdown, config, looks),
     ]
 
 
@@ -46,18 +47,19 @@ def _lead(config: dict[str, Any]) -> str:
     return (
         f"Values, costs and the price of computation were learned from logs; then {days} day{'s' * (days > 1)} "
         f"of traffic were served in closed loop by every strategy, with the same requests and the same luck. "
-        f"The policy decides by the Q of {config['day']['policy']}."
+        f"Where a strategy names no learner, {config['day']['policy']} decides."
     )
 
 
-def _facts(summary: dict[str, Any]) -> dict[str, str]:
+def _facts(summary: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
     run = {"wall time": f"{summary['wall_s']:.0f} s", "peak memory": f"{summary['peak_rss_mb']:.0f} MB"}
     strategies = summary.get("strategies")
     if not strategies:
         return run
-    last = list(strategies.values())[-1]
+    looks = strategy_looks(config["day"]["strategies"], config["day"]["baseline"])
+    name, last = list(strategies.items())[-1]
     return {
-        "revenue against static": f"{last['uplift_pct']:+.1f} %",
+        f"revenue of {looks[name].label} against {looks[config['day']['baseline']].label}": f"{last['uplift_pct']:+.1f} %",
         "budget used (μ)": f"{100 * last['mu']:.1f} %",
         "over budget (ν)": f"{100 * last['nu']:.2f} %",
         "mean CPU": f"{last['cpu_mean']:.1f} %",
@@ -65,8 +67,11 @@ def _facts(summary: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _result(out: Path, minutes: pd.DataFrame, services: list[str], summary: dict[str, Any]) -> Section:
+def _result(
+    out: Path, minutes: pd.DataFrame, services: list[str], summary: dict[str, Any], looks: Looks, baseline: str
+) -> Section:
     table = pd.DataFrame(summary["strategies"]).T.rename_axis("strategy").reset_index()
+    table["strategy"] = [looks[name].label for name in table["strategy"]]
     table = table.assign(mu=100 * table["mu"], nu=100 * table["nu"]).rename(
         columns={
             "revenue": "revenue per day",
@@ -82,24 +87,25 @@ def _result(out: Path, minutes: pd.DataFrame, services: list[str], summary: dict
         "μ is the share of the budget in use, ν the share by which it is exceeded, both averaged over minutes, services and "
         "data centres.",
         [
-            draw_result(minutes, services, out / "figures/result.png"),
-            draw_revenue(minutes, out / "figures/revenue.png"),
-            draw_cpu(minutes, services, out / "figures/cpu.png"),
+            draw_result(minutes, services, out / "figures/result.png", looks, baseline),
+            draw_revenue(minutes, out / "figures/revenue.png", looks, baseline),
+            draw_cpu(minutes, services, out / "figures/cpu.png", looks),
         ],
         {"Mean over the simulated days": table},
     )
 
 
-def _price(out: Path, minutes: pd.DataFrame, services: list[str], strategies: list[str]) -> Section:
+def _price(out: Path, minutes: pd.DataFrame, services: list[str], looks: Looks) -> Section:
     return Section(
         "The price of computation",
         "λ rises where traffic presses on the budget and falls to nothing where computation is free. There is one price per "
         "service and data centre.",
-        [draw_lambda(minutes, services, out / "figures/lambda.png", strategies)],
+        [draw_lambda(minutes, services, out / "figures/lambda.png", looks)],
     )
 
 
-def _who_gets_what(out: Path, breakdown: pd.DataFrame, config: dict[str, Any], strategies: list[str]) -> Section:
+def _who_gets_what(out: Path, breakdown: pd.DataFrame, config: dict[str, Any], looks: Looks) -> Section:
+    last = list(looks)[-1]
     actions = config["world"]["cascade"]["actions"]
     sizes = {name: len(action["levels"]) for name, action in actions.items()}
     legend = pd.DataFrame(
@@ -112,8 +118,8 @@ def _who_gets_what(out: Path, breakdown: pd.DataFrame, config: dict[str, Any], s
         "Who gets what",
         "Computation per request and the action mix by user value, placement and hour.",
         [
-            draw_computation(breakdown, out / "figures/computation.png"),
-            draw_action_mix(breakdown, sizes, strategies[-1], out / "figures/action_mix.png"),
+            draw_computation(breakdown, out / "figures/computation.png", looks),
+            draw_action_mix(breakdown, sizes, last, looks[last].label, out / "figures/action_mix.png"),
         ],
         {"The sub-actions": legend},
     )
@@ -152,11 +158,11 @@ def _costs(out: Path) -> Section:
     )
 
 
-def _balancer(out: Path) -> Section:
+def _balancer(out: Path, learner: str) -> Section:
     return Section(
         "The system model behind the controller",
         "Learned on commissioning days, on which the policy ran under a dithered price.",
-        _pictures(out / "balancer"),
+        _pictures(out / "balancer" / learner),
     )
 
 

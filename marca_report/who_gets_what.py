@@ -6,23 +6,24 @@ column ``<sub-action>=<choice>`` per choice (requests that got it), one row per 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from marca_common.figures import new_figure, save_figure
-from marca_report.day_figures import LABELS, in_order, strategy_color
+from marca_report.looks import Look
 
 _TITLES = {"user_value": "user value (tiers in tenths)", "placement": "placement", "hour": "hour of day"}
 
 
-def draw_computation(breakdown: pd.DataFrame, path: Path) -> Path:
+def draw_computation(breakdown: pd.DataFrame, path: Path, looks: Mapping[str, Look]) -> Path:
     """Core-milliseconds per request along each dimension, one line per strategy."""
     dimensions = list(_TITLES)
     figure, axes = new_figure(1, len(dimensions), width=9.6, height=3.3, sharey=True)
     for axis, dimension in zip(axes, dimensions):
-        for strategy in in_order(breakdown["strategy"].unique()):
+        for strategy in looks:
             table = grouped(breakdown, strategy, dimension)
             per_request = table["core_ms"] / table["requests"]
             axis.plot(
@@ -31,8 +32,8 @@ def draw_computation(breakdown: pd.DataFrame, path: Path) -> Path:
                 "o-",
                 ms=3,
                 lw=1.2,
-                color=strategy_color(strategy),
-                label=LABELS.get(strategy, strategy),
+                color=looks[strategy].color,
+                label=looks[strategy].label,
             )
         step = max(1, len(table) // 8)
         axis.set_xticks(range(0, len(table), step), [str(label) for label in table.index[::step]])
@@ -44,8 +45,8 @@ def draw_computation(breakdown: pd.DataFrame, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def draw_action_mix(breakdown: pd.DataFrame, sizes: dict[str, int], strategy: str, path: Path) -> Path:
-    """Share of each choice of each sub-action along each dimension, under one strategy."""
+def draw_action_mix(breakdown: pd.DataFrame, sizes: dict[str, int], strategy: str, label: str, path: Path) -> Path:
+    """Share of each choice of each sub-action along each dimension, under one strategy (called ``label``)."""
     dimensions = list(_TITLES)
     figure, axes = new_figure(
         len(sizes), len(dimensions), width=9.6, height=1.5 * len(sizes) + 0.6, sharey="row", squeeze=False
@@ -66,9 +67,7 @@ def draw_action_mix(breakdown: pd.DataFrame, sizes: dict[str, int], strategy: st
                 axis.set_ylabel(f"{name}, % of\nrequests")
             if row == 0:
                 axis.set_title("by " + _TITLES[dimension])
-    figure.suptitle(
-        f"Action mix of {LABELS.get(strategy, strategy)}: light = smallest choice, dark = largest", fontsize=10
-    )
+    figure.suptitle(f"Action mix of {label}: light = smallest choice, dark = largest", fontsize=10)
     return save_figure(figure, path)
 
 

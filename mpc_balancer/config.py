@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,9 +16,7 @@ class ColumnsConfig(Config):
     timestamp_format: str | None = Field(None, description="strptime format of the joined text; null = ISO 8601")
     group: list[str] = Field(["idc"], description="columns that, joined by '/', name the data centre (or group)")
     qps: str = Field("qps", description="traffic of the minute")
-    qps_divisor: float = Field(
-        1.0, gt=0, description="traffic column / this = requests per second (60 for counts a minute)"
-    )
+    qps_divisor: float = Field(1.0, gt=0, description="traffic / this = requests per second (60 for counts a minute)")
     cpu: list[str] | None = Field(None, description="CPU columns, percent; null = cpu_<service>")
     price: list[str] | None = Field(None, description="λ columns, money per core-ms; null = lambda_<service>")
     price_in_force: Literal["this_minute", "next_minute"] = Field(
@@ -34,16 +32,16 @@ class ColumnsConfig(Config):
         None, description="requests per sub-minute interval, in order; null = arrivals_0, arrivals_1, … where present"
     )
     gaps: Literal["error", "split"] = Field(
-        "error", description="a missing minute: refuse the table, or learn around it"
+        "error", description="a missing minute: refuse the table or learn around it"
     )
-    header: list[str] | None = Field(
-        None, description="names of the columns of a file without a header row; null = it has one"
-    )
+    header: list[str] | None = Field(None, description="columns of a file without a header row; null = it has one")
     separator: str = Field(",", description="separator of a CSV file")
 
 
-class TrainConfig(Config):
-    """Training of the system model g from a minute table."""
+class SystemModelConfig(Config):
+    """Training of the system model g from a minute table, and of all that is fitted beside it."""
+
+    RENAMED: ClassVar[dict[str, str]] = {"learning_rate": "lr"}
 
     table: str | None = Field(None, description="system table, CSV or Parquet; null = commission the reference plant")
     services: list[str] = Field(["retrieval", "ranking"], description="services whose CPU is steered", min_length=1)
@@ -57,12 +55,10 @@ class TrainConfig(Config):
     epochs: int = Field(45, ge=1, description="most passes over the training rows")
     patience: int = Field(8, ge=1, description="passes without a better validation loss before stopping")
     batch_size: int = Field(256, ge=1, description="windows per update")
-    learning_rate: float = Field(3e-3, gt=0, description="Adam's step, decayed by a cosine to a tenth")
+    lr: float = Field(3e-3, gt=0, description="Adam's step, decayed by a cosine to a tenth")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
     huber_points: float = Field(5.0, gt=0, description="errors beyond this many CPU points count linearly")
-    monotone_weight: float = Field(
-        1.0, ge=0, description="weight of the hint that a service's own price lowers its CPU"
-    )
+    monotone_weight: float = Field(1.0, ge=0, description="weight of the hint that a service's price lowers its CPU")
     validation_share: float = Field(0.2, gt=0, lt=0.9, description="last share of the time span kept for validation")
     price_high: list[float] | None = Field(
         None,
@@ -71,19 +67,17 @@ class TrainConfig(Config):
     box_margin: float = Field(1.0, ge=1, description="how far beyond the largest λ seen the box may reach")
     max_minutes: float = Field(2.0, gt=0, description="wall-clock limit of the training loop, minutes")
     forecast_horizon: int = Field(10, ge=1, description="minutes ahead that traffic forecasts are fitted for")
-    tune_pi: bool = Field(True, description="also tune pi and pi_feedforward on the same table")
+    tune_pi: bool = Field(True, description="also tune pi, pi_feedforward and pi_forecast on the same table")
     tune_days: float = Field(0.75, gt=0, description="last days of each group's table that gains are tuned on")
     tune_candidates: int = Field(14, ge=2, description="gains tried per round, three rounds")
     commission_days: float = Field(5.0, gt=0, description="days of the reference plant simulated where table is null")
-    commission_steps_per_minute: int = Field(
-        1, ge=1, description="control steps per minute of those days (1, 2, 3 or 6)"
-    )
+    commission_steps_per_minute: int = Field(1, ge=1, description="control steps per minute then (1, 2, 3 or 6)")
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where to train; the network is small: cpu")
     threads: int = Field(1, ge=1, description="torch threads")
     seed: int = Field(0, ge=0, description="seed of initial weights and batches")
 
 
-class EvaluateConfig(Config):
+class SystemErrorsConfig(Config):
     """One-step and N-step errors of a trained system model on a table."""
 
     model: str = Field("runs/mpc_train/system_model.pt", description="checkpoint written by mpc_balancer.train")
@@ -106,17 +100,13 @@ class ObjectiveConfig(Config):
     )
     over_weight: float = Field(3.0, gt=0, description="asymmetric: weight of squared CPU points above the target")
     rise_weight: float = Field(0.0, ge=0, description="asymmetric: weight of squared upward moves of CPU above target")
-    move_weight: float = Field(
-        0.1, ge=0, description="asymmetric: weight of squared moves of λ's coordinate, percent of the box"
-    )
+    move_weight: float = Field(0.1, ge=0, description="asymmetric: weight of squared moves of λ, percent of the box")
 
 
 class SolverConfig(Config):
     """How a plan is searched."""
 
-    name: Literal["gauss_newton", "grid", "random_sampling", "slsqp", "lbfgsb", "gradient_descent", "icem"] = Field(
-        "gauss_newton", description="the solver"
-    )
+    name: str = Field("gauss_newton", description="the solver: a name in planning/solvers, or module:function")
     deadline_ms: float | None = Field(50.0, gt=0, description="wall-clock limit per solve, ms; null = none")
     constants: int = Field(12, ge=2, description="gauss_newton: constant-λ seeds")
     refine: int = Field(1, ge=1, description="gauss_newton: how many of the best seeds are refined")
@@ -132,7 +122,7 @@ class GainConfig(Config):
     """Online multiplicative correction of the system model."""
 
     rate: float | None = Field(
-        None, ge=0, le=1, description="share of each log error absorbed; 0 = off; null = picked online"
+        None, ge=0, le=1, description="share of a log error absorbed; 0 = off; null = picked online"
     )
     fast_rate: float = Field(
         0.2, ge=0, le=1, description="share absorbed while errors keep one sign (tracking signal 1); 0 = always `rate`"
@@ -140,9 +130,7 @@ class GainConfig(Config):
     tracking_memory: float = Field(0.3, gt=0, le=1, description="smoothing of the tracking signal, per interval")
     low: float = Field(0.6, gt=0, le=1, description="lower clip of the correction")
     high: float = Field(1.7, ge=1, description="upper clip")
-    freeze_log_error: float = Field(
-        0.7, gt=0, description="errors beyond this (log scale) are taken for faults, not gain"
-    )
+    freeze_log_error: float = Field(0.7, gt=0, description="log errors beyond this are taken for faults, not gain")
     saturated_cpu: float = Field(
         85.0,
         gt=0,
@@ -154,12 +142,10 @@ class GainConfig(Config):
 class LadderConfig(Config):
     """When the MPC steps down to a simpler rule, and what counts as a bad measurement."""
 
-    bridge_minutes: int = Field(
-        3, ge=0, description="minutes without a CPU reading over which the model stands in for it"
-    )
+    bridge_minutes: int = Field(3, ge=0, description="minutes without a CPU reading that the model bridges")
     frozen_minutes: int = Field(4, ge=2, description="identical readings in a row that count as a frozen sensor")
     high_cpu: float = Field(
-        85.0, gt=0, le=100, description="last good CPU at or above this and stale: λ goes to its maximum"
+        85.0, gt=0, le=100, description="last good CPU at or above this and stale: λ to its maximum"
     )
     stale_minutes: int = Field(2, ge=1, description="minutes without a reading after which high_cpu applies")
 
@@ -174,9 +160,7 @@ class MpcConfig(Config):
     backoff_quantile: float | None = Field(
         0.7, gt=0, lt=1, description="the target backs off by this quantile of one-step errors; null = none"
     )
-    forecast: Literal["auto", "persistence"] = Field(
-        "auto", description="auto = whatever beat persistence in back-tests"
-    )
+    forecast: Literal["auto", "persistence"] = Field("auto", description="auto = what beat persistence in back-tests")
     detect_delay: bool = Field(True, description="learn from the λ in force how late commands act")
     max_delay: int = Field(5, ge=0, description="longest actuation delay considered, control steps")
 
@@ -184,38 +168,26 @@ class MpcConfig(Config):
 class PiConfig(Config):
     """Velocity-form PI; its price coordinate is logarithmic in λ. Null gains come from the checkpoint (tuned there)."""
 
-    kp: float | None = Field(
-        None, ge=0, description="proportional gain, box units per relative CPU error; null = tuned"
-    )
-    ki: float | None = Field(
-        None, ge=0, description="integral gain per minute, box units per relative error; null = tuned"
-    )
+    kp: float | None = Field(None, ge=0, description="proportional gain, box per relative CPU error; null = tuned")
+    ki: float | None = Field(None, ge=0, description="integral gain per minute, box per relative error; null = tuned")
     down_factor: float | None = Field(None, gt=0, description="gain factor while CPU is under its target; null = tuned")
-    feedforward: float | None = Field(
-        None, ge=0, description="share of forecast log traffic change passed on; null = tuned"
-    )
+    feedforward: float | None = Field(None, ge=0, description="share of forecast log traffic change used; null = tuned")
 
 
 class ControllerConfig(Config):
     """One controller of one data centre."""
 
-    name: Literal[
-        "mpc", "pi", "pi_feedforward", "pi_forecast", "bisection", "fixed", "knows_next_minute", "clairvoyant"
-    ] = Field("mpc", description="which controller")
-    budget: list[float] | float = Field(
-        65.0, description="C_m, percent of declared cores: one for all services or one each"
-    )
+    name: str = Field("mpc", description="which controller: a name in controllers, or module:Class")
+    budget: list[float] | float = Field(65.0, description="C_m, percent of declared cores, for all services or each")
     offset: float = Field(0.0, description="added to the target, percent of the budget (negative = more careful)")
     price_low: float = Field(0.0, ge=0, description="lower end of λ's box, money per core-ms")
     price_high: list[float] | None = Field(None, description="upper end per price; null = the model's box")
-    start: list[float] | None = Field(
-        None, description="λ before the first measurement; null = middle of the box (log scale)"
-    )
+    start: list[float] | None = Field(None, description="λ before the first measurement; null = middle of the box")
     fixed_price: list[float] | None = Field(None, description="fixed: the λ to hold; null = start")
     mpc: MpcConfig = Field(default_factory=MpcConfig, description="settings of mpc and knows_next_minute")
-    pi: PiConfig = Field(default_factory=PiConfig, description="settings of pi, pi_feedforward and the ladder's PI")
+    pi: PiConfig = Field(default_factory=PiConfig, description="settings of the PI rules, the ladder's too")
     bisection_tolerance: float = Field(
-        0.02, gt=0, description="bisection: bracket width, box units, at which it re-opens"
+        0.02, gt=0, description="bisection: width of a bracket, box units, that re-opens"
     )
 
     @model_validator(mode="after")

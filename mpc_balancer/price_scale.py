@@ -24,7 +24,7 @@ class PriceScale:
 
     @classmethod
     def from_data(cls, prices: np.ndarray, high: Sequence[float] | None = None, margin: float = 1.0) -> PriceScale:
-        """Box and scale from prices (M, L): up to the largest seen times ``margin``, ref at the median positive one."""
+        """Box and scale from prices (T, L): up to the largest seen times ``margin``, ref at the median positive one."""
         top = np.nanmax(prices, axis=0) * margin if high is None else np.asarray(high, np.float64)
         if top.shape != (prices.shape[1],):
             raise UserError(f"price_high: got {top.size} values; expected one per price, {prices.shape[1]}")
@@ -47,12 +47,12 @@ class PriceScale:
 
     def to_unit(self, prices: np.ndarray) -> np.ndarray:
         """λ (…, L) → u (…, L)."""
-        return np.log1p(np.asarray(prices, np.float64) / self.ref) / np.log1p(self.high / self.ref)
+        return np.asarray(np.log1p(np.asarray(prices) / self.ref) / np.log1p(self.high / self.ref))
 
     def from_unit(self, unit: np.ndarray) -> np.ndarray:
         """u (…, L) → λ (…, L), inside the box to the last bit."""
         prices = self.ref * np.expm1(np.asarray(unit, np.float64) * np.log1p(self.high / self.ref))
-        return np.clip(prices, self.low, self.high)
+        return np.asarray(np.clip(prices, self.low, self.high))
 
     def clip(self, prices: np.ndarray) -> np.ndarray:
         """Finite prices inside the box; NaN goes to the upper end, the safe side."""

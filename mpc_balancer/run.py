@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,39 +13,35 @@ from pydantic import Field
 
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
-from marca_common.config import Config
-from marca_common.errors import UserError
+from marca_common.config import Config, replaced
+from marca_common.protocols import Controller
 from marca_common.run_folder import RunFolder
 from marca_common.tables import write_table
-from mpc_balancer.config import ControllerConfig, TrainConfig
-from mpc_balancer.controllers import make_controller
-from mpc_balancer.controllers.base import PriceController
+from mpc_balancer.config import ControllerConfig, SystemModelConfig
+from mpc_balancer.controllers import find_controller, make_controller
+from mpc_balancer.controllers.price_controller import budget_of
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.control_loop import LoopResult, closed_loop
 from mpc_balancer.testbed.model_plant import ModelPlant
-from mpc_balancer.testbed.reference_plant import ReferenceConfig
+from mpc_balancer.testbed.reference_plant import ReferenceConfig, ReferencePlant
 from mpc_balancer.testbed.run_figures import plot_run
 from mpc_balancer.testbed.run_metrics import run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, start_scenario
 from mpc_balancer.train import train
 
 
-class RunConfig(Config):
+class ClosedLoopConfig(Config):
     """A closed-loop simulation."""
 
     controller: ControllerConfig = Field(default_factory=ControllerConfig, description="who steers λ")
-    plant: Literal["reference", "model"] = Field(
-        "reference", description="reference plant, or the model as its own plant"
-    )
+    plant: Literal["reference", "model"] = Field("reference", description="reference plant, or the model itself")
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="parameters of the reference plant")
     scenario: Scenario = Field(default_factory=Scenario, description="what happens; nominal where left out")
-    traffic: str | None = Field(
-        None, description="timestamp,value file that replaces the synthetic traffic; null = none"
-    )
+    traffic: str | None = Field(None, description="timestamp,value file in place of synthetic traffic; null = none")
     calendar: str | None = Field(None, description="calendar CSV; null = the scenario's own announcements")
     model: str | None = Field(None, description="system model checkpoint; null = train one into the run folder first")
-    train: TrainConfig = Field(default_factory=TrainConfig, description="how to train it where model is null")
+    train: SystemModelConfig = Field(default_factory=SystemModelConfig, description="how to train where model is null")
     group: str | None = Field(None, description="data centre to run as; null = the model's first")
     clairvoyant: bool = Field(True, description="reference plant: also run the clairvoyant, for the reachable μ")
     zoom_minutes: int = Field(90, ge=10, description="minutes shown around an event")
@@ -53,55 +50,54 @@ class RunConfig(Config):
 
 
 @dataclass
-class RunResult:
+class ClosedLoopRun:
     """A simulated run."""
 
-    frame: pd.DataFrame  # one row per minute
-    controller: PriceController
+    frame: pd.DataFrame  # one row per control interval
+    controller: Controller
     loop: LoopResult
     summary: dict[str, Any]
 
 
-def run(config: RunConfig, out: str | Path) -> RunResult:
+def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
     """Train a model where none is given, run the controller in closed loop; write run.csv, summary.json and figures."""
     set_threads(config.threads)
+    find_controller(config.controller)
     with RunFolder(out, config) as folder:
         model = _model(config, folder.path)
         drawn = start_scenario(config.scenario, config.seed, config.reference, config.traffic)
         calendar = Calendar.read(config.calendar) if config.calendar else drawn.calendar
         controller, loop, truth = simulate(config, drawn, model, calendar)
         bound = _clairvoyant(config, drawn, model) if config.clairvoyant and config.plant == "reference" else None
-        summary = run_metrics(truth, loop.prices, controller.budget, np.array(loop.step_seconds), bound)
+        budget = budget_of(config.controller, model.services, model)
+        summary = run_metrics(truth, loop.prices, budget, np.array(loop.step_seconds), bound)
         summary |= {
             "controller": config.controller.name,
             "minutes": len(loop),
             "rungs": {k: v for k, v in loop.rungs.items() if v},
             "refused": {k: v for k, v in loop.refused.items() if v},
         }
-        frame = run_frame(loop, truth, controller)
+        frame = run_frame(loop, truth, model.services)
         write_table(frame, folder.path / "run.csv")
-        plot_run(frame, controller, drawn, config.zoom_minutes, folder.path)
+        budgets = dict(zip(model.services, budget))
+        plot_run(frame, config.controller.name, budgets, drawn, config.zoom_minutes, folder.path)
         folder.write_summary(summary)
-    return RunResult(frame, controller, loop, summary)
+    return ClosedLoopRun(frame, controller, loop, summary)
 
 
 def simulate(
-    config: RunConfig, drawn: ScenarioRun, model: SystemModel, calendar: Calendar, progress: bool = True
-) -> tuple[PriceController, LoopResult, np.ndarray]:
+    config: ClosedLoopConfig, drawn: ScenarioRun, model: SystemModel, calendar: Calendar, progress: bool = True
+) -> tuple[Controller, LoopResult, np.ndarray]:
     """One closed loop; returns controller, loop and the true CPU (T, S)."""
     group = config.group or model.features.groups[0]
     own = config.controller
     if drawn.scenario.deadline_ms is not None:
-        solver = own.mpc.solver.model_copy(update={"deadline_ms": drawn.scenario.deadline_ms})
-        own = own.model_copy(update={"mpc": own.mpc.model_copy(update={"solver": solver})})
+        own = replaced(own, {"mpc.solver.deadline_ms": drawn.scenario.deadline_ms})
     deployed = broken(model) if drawn.scenario.broken_model else model
     controller = make_controller(own, group, deployed, calendar)
+    plant: ModelPlant | ReferencePlant
     if config.plant == "model":
-        if own.name == "clairvoyant":
-            raise UserError(
-                "controller.name: got 'clairvoyant' with plant 'model'; the clairvoyant needs the reference plant"
-            )
-        plant: Any = ModelPlant(model, group, config.seed, drawn.traffic.timestamps[0])
+        plant = ModelPlant(model, group, config.seed, drawn.traffic.timestamps[0])
     else:
         plant = drawn.plant(delay_minutes=0 if own.name == "clairvoyant" else None)
     parts = 60 // model.step_seconds
@@ -114,22 +110,22 @@ def broken(model: SystemModel) -> SystemModel:
     return replace(model, weights=[np.full_like(w, np.nan) for w in model.weights])
 
 
-def run_frame(loop: LoopResult, truth: np.ndarray, controller: PriceController) -> pd.DataFrame:
+def run_frame(loop: LoopResult, truth: np.ndarray, services: Sequence[str]) -> pd.DataFrame:
     """One row per control interval."""
+    prices = loop.prices  # (T, L)
+    names = services if prices.shape[1] == len(services) else range(prices.shape[1])
     frame = pd.DataFrame({"timestamp": [one.timestamp for one in loop], "qps": [one.qps for one in loop]})
     frame["forecast_qps"] = [float("nan"), *loop.forecasts[:-1]]
-    for j, name in enumerate(controller.services):
+    for j, name in enumerate(services):
         frame[f"cpu_{name}"] = truth[:, j]
         frame[f"measured_cpu_{name}"] = loop.measured_cpu[:, j]
-    for j in range(controller.scale.size):
-        frame[
-            f"lambda_{j}" if controller.scale.size != len(controller.services) else f"lambda_{controller.services[j]}"
-        ] = loop.prices[:, j]
+    for j, price in enumerate(names):
+        frame[f"lambda_{price}"] = prices[:, j]
     frame["step_ms"] = np.array(loop.step_seconds) * 1000
     return frame
 
 
-def _model(config: RunConfig, folder: Path) -> SystemModel:
+def _model(config: ClosedLoopConfig, folder: Path) -> SystemModel:
     if config.model is not None:
         return SystemModel.load(config.model)
     path = folder / "train" / "system_model.pt"
@@ -138,7 +134,7 @@ def _model(config: RunConfig, folder: Path) -> SystemModel:
     return SystemModel.load(path)
 
 
-def _clairvoyant(config: RunConfig, drawn: ScenarioRun, model: SystemModel) -> np.ndarray:
+def _clairvoyant(config: ClosedLoopConfig, drawn: ScenarioRun, model: SystemModel) -> np.ndarray:
     own = config.controller.model_copy(update={"name": "clairvoyant", "offset": 0.0})
     return simulate(config.model_copy(update={"controller": own}), drawn, model, drawn.calendar)[2]
 
@@ -146,7 +142,7 @@ def _clairvoyant(config: RunConfig, drawn: ScenarioRun, model: SystemModel) -> n
 if __name__ == "__main__":
     run_cli(
         run,
-        RunConfig,
+        ClosedLoopConfig,
         default_config="configs/mpc_balancer/run.yaml",
         default_out="runs/mpc_run",
         flags={

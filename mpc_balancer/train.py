@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,33 @@ from marca_common.compute import resolve_device, set_threads
 from marca_common.figures import new_figure, save_figure
 from marca_common.progress import MetricsLog, progress
 from marca_common.run_folder import RunFolder
-from mpc_balancer.config import GainConfig, TrainConfig
+from mpc_balancer.config import GainConfig, SystemModelConfig
 from mpc_balancer.controllers.pi_tuning import PI_KINDS, tune_on_model
-from mpc_balancer.evaluate import error_table
-from mpc_balancer.forecasting.traffic_forecast import fit_forecast
+from mpc_balancer.forecasting.traffic_forecast import TrafficForecast, fit_forecast, one_step_forecasts
 from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.system_model.error_table import error_table
 from mpc_balancer.system_model.features import Features
-from mpc_balancer.system_model.minute_table import SystemData, from_frame, read_system
+from mpc_balancer.system_model.minute_table import SystemData, read_system
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.observer import run_observers, tune_observer
 from mpc_balancer.system_model.system_network import SystemNetwork
-from mpc_balancer.system_model.training_loop import fit_network
+from mpc_balancer.system_model.training_loop import Report, fit_network
 from mpc_balancer.system_model.training_windows import Windows, make_windows
+from mpc_balancer.system_model.tuned import ObserverTuning, Tuned
+from mpc_balancer.testbed.commissioning import commissioned_table
 
-log = logging.getLogger(__name__)
 _QUANTILES = np.array([0.05, 0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
 
 
 @dataclass
-class TrainResult:
+class TrainedSystemModel:
     """The trained model and how good it is."""
 
     model: SystemModel
     summary: dict[str, Any]
 
 
-def train(config: TrainConfig, out: str | Path) -> TrainResult:
+def train(config: SystemModelConfig, out: str | Path) -> TrainedSystemModel:
     """Learn how traffic and λ drive CPU; write system_model.pt, metrics.csv, errors.csv and summary.json to ``out``."""
     set_threads(config.threads)
     data = load_data(config)
@@ -62,23 +63,19 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         errors.to_csv(folder.path / "errors.csv", index=False, lineterminator="\n")
         _figure(pd.read_csv(metrics.path), errors, folder.path / "training.png")
         folder.write_summary(summary)
-    return TrainResult(model, summary)
+    return TrainedSystemModel(model, summary)
 
 
-def load_data(config: TrainConfig) -> SystemData:
+def load_data(config: SystemModelConfig) -> SystemData:
     """The configured table, or days of the commissioned reference plant."""
     if config.table is not None:
         return read_system(config.table, config.columns, config.services)
-    from mpc_balancer.testbed.commissioning import commission
-    from mpc_balancer.testbed.reference_plant import ReferenceConfig
-
-    reference = ReferenceConfig()
-    parts = config.commission_steps_per_minute
-    frame = commission(reference, config.commission_days, config.seed, steps_per_minute=parts)
-    return from_frame(frame, config.columns, list(reference.services), "reference plant")
+    return commissioned_table(config.columns, config.commission_days, config.seed, config.commission_steps_per_minute)
 
 
-def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tuple[SystemModel, dict[str, Any]]:
+def fit_model(
+    data: SystemData, config: SystemModelConfig, report: Report | None = None
+) -> tuple[SystemModel, dict[str, Any]]:
     """Everything that is learned from a table, in memory: g, forecasts, observer, residual quantiles, PI gains."""
     device = resolve_device(config.device)
     early, late = data.split(config.validation_share)
@@ -91,29 +88,21 @@ def fit_model(data: SystemData, config: TrainConfig, report: Any = None) -> tupl
     model = SystemModel.from_network(
         net.cpu(), config.services, features, prices, data.layout.columns, int(data.step.astype(np.int64))
     )
-    model.tuned["extras"] = list(data.layout.extras)
-    model.tuned["forecasts"] = _forecasts(data, model, config)
-    tuned = tune_observer(model, late, GainConfig())
-    model.tuned["observer"] = {
-        "rate": tuned.rate,
-        "trust": tuned.trust,
-        "scores": np.round(tuned.scores, 5).tolist(),
-        "errors": _sample(tuned.errors),
-    }
+    found = tune_observer(model, late, GainConfig())
+    kept = replace(found, scores=np.round(found.scores, 5), errors=_sample(found.errors))
+    model.tuned = Tuned(data.layout.extras, _forecasts(data, model, config), kept)
     model.quantiles = _QUANTILES
-    model.residuals = _operational_quantiles(model, late, tuned.rate, tuned.trust)
+    model.residuals = _operational_quantiles(model, late, found)
     if config.tune_pi:
         target = np.nanquantile(data.cpu, 0.75, axis=0)
-        model.tuned["pi_gains"] = {
-            name: tune_on_model(
-                model, data, name, target, config.seed, days=config.tune_days, candidates=config.tune_candidates
-            ).to_dict()
-            for name in PI_KINDS[:2]
-        }
-    return model, _summary(model, data, best, tuned.errors, windows)
+        tune = partial(
+            tune_on_model, model, data, seed=config.seed, days=config.tune_days, candidates=config.tune_candidates
+        )
+        model.tuned = replace(model.tuned, pi_gains={kind: tune(kind, target) for kind in PI_KINDS})
+    return model, _summary(model, data, best, found, windows)
 
 
-def _network(config: TrainConfig, windows: Windows, data: SystemData) -> SystemNetwork:
+def _network(config: SystemModelConfig, windows: Windows, data: SystemData) -> SystemNetwork:
     with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global generator
         torch.manual_seed(config.seed)
         net = SystemNetwork(
@@ -126,58 +115,53 @@ def _network(config: TrainConfig, windows: Windows, data: SystemData) -> SystemN
     return net
 
 
-def _forecasts(data: SystemData, model: SystemModel, config: TrainConfig) -> dict[str, Any]:
+def _forecasts(data: SystemData, model: SystemModel, config: SystemModelConfig) -> dict[str, TrafficForecast]:
     out = {}
     for g, name in enumerate(data.groups):
         part = data.take(np.flatnonzero(data.group == g))
-        fitted = fit_forecast(part.qps, part.timestamps, part.arrivals, config.forecast_horizon, model.step_seconds)
-        out[name] = fitted.to_dict()
+        out[name] = fit_forecast(part.qps, part.timestamps, part.arrivals, config.forecast_horizon, model.step_seconds)
     return out
 
 
-def _operational_quantiles(model: SystemModel, data: SystemData, rate: float, trust: float) -> np.ndarray:
+def _operational_quantiles(model: SystemModel, data: SystemData, found: ObserverTuning) -> np.ndarray:
     """Quantiles (Q, S) of one-step errors when the coming minute's traffic is a forecast, as it is in operation."""
-    from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
-
+    pair = np.array([[found.rate, found.trust]])
     errors = []
     for g, name in enumerate(data.groups):
         part = data.take(np.flatnonzero(data.group == g)[-3000:])
         if len(part) < 20:
             continue
-        forecaster = Forecaster(TrafficForecast.from_dict(model.tuned["forecasts"][name]), None)
-        coming = np.empty(len(part))
-        for i in range(len(part)):
-            forecaster.update(part.timestamps[i], part.qps[i], None if part.arrivals is None else part.arrivals[i])
-            coming[i] = forecaster.predict(1)[0]
+        coming = one_step_forecasts(model.traffic_forecast(name), part.timestamps, part.qps, part.arrivals)
         # the forecast error enters CPU in proportion: error' = error + cpu·(1 - ρ)·(actual/forecast - 1)
-        base = run_observers(model, part, np.array([[rate, trust]]), GainConfig())[:, 0]  # (n, S)
+        base = run_observers(model, part, pair, GainConfig())[:, 0]  # (n, S)
         ratio = np.log(np.maximum(part.next_qps, 1e-9) / np.maximum(coming, 1e-9))
         ratio = ratio[np.isfinite(ratio)][-len(base) :]
         size = min(len(base), len(ratio))
         level = np.nanmean(part.cpu, axis=0)
         errors.append(base[-size:] + level * (1 - model.carry) * np.clip(ratio[-size:, None], -0.5, 0.5))
-    return np.nanquantile(np.concatenate(errors), _QUANTILES, axis=0)
+    return np.asarray(np.nanquantile(np.concatenate(errors), _QUANTILES, axis=0))
 
 
-def _sample(errors: np.ndarray, count: int = 500) -> list[list[float]]:
+def _sample(errors: np.ndarray, count: int = 500) -> np.ndarray:
     """Some of the errors, to be drawn from as noise when controllers are tuned on the model."""
     good = errors[np.isfinite(errors).all(axis=1)]
-    return np.round(good[np.linspace(0, len(good) - 1, min(count, len(good))).astype(int)], 4).tolist()
+    return np.asarray(np.round(good[np.linspace(0, len(good) - 1, min(count, len(good))).astype(int)], 4))
 
 
-def _summary(model: SystemModel, data: SystemData, best: float, errors: np.ndarray, windows: Windows) -> dict[str, Any]:
-    chosen = {name: values["chosen"][0] for name, values in model.tuned["forecasts"].items()}
+def _summary(
+    model: SystemModel, data: SystemData, best: float, found: ObserverTuning, windows: Windows
+) -> dict[str, Any]:
     return {
         "rows": len(data),
         "windows": len(windows),
         "groups": list(data.groups),
         "rollout_rmse_points": best,
-        "one_step_rmse_points": float(np.sqrt(np.nanmean(errors**2))),
-        "gain_rate": model.tuned["observer"]["rate"],
-        "reading_trust": model.tuned["observer"]["trust"],
-        "forecast_one_step": chosen,
+        "one_step_rmse_points": float(np.sqrt(np.nanmean(found.errors**2))),
+        "gain_rate": found.rate,
+        "reading_trust": found.trust,
+        "forecast_one_step": {name: one.chosen[0] for name, one in model.tuned.forecasts.items()},
         "price_high": model.prices.high.tolist(),
-        "pi_gains": model.tuned.get("pi_gains", {}),
+        "pi_gains": model.tuned.to_dict()["pi_gains"],
     }
 
 
@@ -201,4 +185,4 @@ def _figure(metrics: pd.DataFrame, errors: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(train, TrainConfig, default_config="configs/mpc_balancer/train.yaml", default_out="runs/mpc_train")
+    run_cli(train, SystemModelConfig, default_config="configs/mpc_balancer/train.yaml", default_out="runs/mpc_train")

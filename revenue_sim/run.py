@@ -17,12 +17,14 @@ from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
+from marca_measures.calibration import bucket_spearman
+from marca_measures.rank_correlation import TruthRanks, pearson
 from revenue_sim.allocation.one_budget import allocate, check_budget
 from revenue_sim.config import RunConfig
 from revenue_sim.judging import offline_figures as figures
-from revenue_sim.judging import return_pct as returns
 from revenue_sim.judging.action_mix import action_mix
 from revenue_sim.judging.budget_curves import Curves, budget_curves
+from revenue_sim.judging.return_pct import return_interval, return_pct
 from revenue_sim.judging.score_files import (
     Demand,
     demand_of_log,
@@ -50,9 +52,9 @@ class Inputs:
     logged: pd.DataFrame | None  # requests of these states: row, joint action, reward
 
     @cached_property
-    def ranks(self) -> returns.TruthRanks:
+    def ranks(self) -> TruthRanks:
         """The truth's ranks, made once for all models."""
-        return returns.TruthRanks(self.truth)
+        return TruthRanks(self.truth, self.demand.states)
 
 
 @dataclass
@@ -164,8 +166,8 @@ def judge(seeds: list[np.ndarray], inputs: Inputs, truth: Judged | None = None) 
         judged.greedy_by_state.append(greedy.by_state(inputs.truth))
         judged.optimal_by_state.append(best.by_state(inputs.truth))
         base = truth or judged
-        judged.greedy_pct.append(returns.return_pct(judged.greedy_by_state[-1], base.greedy_by_state[0]))
-        judged.optimal_pct.append(returns.return_pct(judged.optimal_by_state[-1], base.optimal_by_state[0]))
+        judged.greedy_pct.append(return_pct(judged.greedy_by_state[-1], base.greedy_by_state[0]))
+        judged.optimal_pct.append(return_pct(judged.optimal_by_state[-1], base.optimal_by_state[0]))
         judged.spearman.append(inputs.ranks.spearman(scores))
         judged.spearman_within.append(inputs.ranks.spearman_within(scores))
     return judged
@@ -186,7 +188,7 @@ def _returns_table(
         for seed, file in enumerate(config.models[name].files):
             rows.append({"model": name, "seed": str(seed), "file": file} | {k: v[seed] for k, v in per_seed.items()})
         greedy, best = (
-            returns.return_interval(
+            return_interval(
                 of_model, of_truth[0], generator, draws=config.bootstrap_draws, confidence=config.confidence
             )
             for of_model, of_truth in (
@@ -219,26 +221,26 @@ def _summary(
         "greedy_gap_pct": 100.0 * (1.0 - truth.greedy_by_state[0].sum() / truth.optimal_by_state[0].sum()),
         "return_vs_spearman": {
             "models": len(means),
-            "greedy_overall": returns.pearson(means["greedy"].to_list(), means["spearman"].to_list()),
-            "greedy_within": returns.pearson(means["greedy"].to_list(), means["spearman_within"].to_list()),
-            "optimal_overall": returns.pearson(means["optimal"].to_list(), means["spearman"].to_list()),
-            "optimal_within": returns.pearson(means["optimal"].to_list(), means["spearman_within"].to_list()),
+            "greedy_overall": pearson(means["greedy"].to_list(), means["spearman"].to_list()),
+            "greedy_within": pearson(means["greedy"].to_list(), means["spearman_within"].to_list()),
+            "optimal_overall": pearson(means["optimal"].to_list(), means["spearman"].to_list()),
+            "optimal_within": pearson(means["optimal"].to_list(), means["spearman_within"].to_list()),
         },
         "states": len(inputs.states),
         "requests": int(inputs.demand.states.sum()),
-        "truth_spearman": _truth_spearman(config, inputs),
+        "truth_bucket_spearman": _truth_bucket_spearman(config, inputs),
         "seed": config.seed,
     }
     return summary | (curves.summary if curves is not None else {})
 
 
-def _truth_spearman(config: RunConfig, inputs: Inputs) -> float | None:
+def _truth_bucket_spearman(config: RunConfig, inputs: Inputs) -> float | None:
     """Rank correlation of the truth with the log's observed revenue, over buckets of requests."""
     if inputs.logged is None:
         return None
     logged = inputs.logged
     predicted = inputs.truth[logged["row"].to_numpy(), logged["joint"].to_numpy()]
-    return returns.bucketed_spearman(predicted, logged["reward"].to_numpy(), config.buckets)
+    return bucket_spearman(predicted, logged["reward"].to_numpy(), config.buckets)
 
 
 def _mix(config: RunConfig, inputs: Inputs, truth: Judged, judged: dict[str, Judged]) -> pd.DataFrame:

@@ -21,10 +21,10 @@ from marca_common.run_folder import RunFolder
 from marca_common.scores import ScoreMatrix, write_scores
 from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
-from revenue_sim.ground_truth.calibration_figure import calibration_figure
+from marca_measures.calibration import bucket_spearman, calibration, calibration_figure
+from marca_measures.rank_correlation import spearman
 from revenue_sim.ground_truth.nets import NetConfig, NetModel, fit_net
 from revenue_sim.ground_truth.trees import TreeModel, TreesConfig, fit_trees
-from revenue_sim.judging import return_pct as returns
 
 _KINDS: dict[str, Any] = {"trees": TreeModel, "net": NetModel}
 
@@ -113,7 +113,9 @@ def _fit_all(
     fold = numpy_generator(config.seed, "revenue_sim", "folds").permutation(len(frame)) % config.folds
     names = ["trees", *(f"net{k}" for k in range(config.nets.members))]
     held_out = {name: np.zeros(len(frame)) for name in names}
-    metrics = MetricsLog(folder.path / "metrics.csv", ["fold", "member", "rows", "spearman_buckets", "ratio"])
+    metrics = MetricsLog(
+        folder.path / "metrics.csv", ["fold", "member", "rows", "bucket_spearman", "observed_over_predicted"]
+    )
     members = []
     jobs = [(k, name) for k in range(config.folds) for name in names]
     for k, name in progress(jobs, what="ground truth", unit="member"):
@@ -127,8 +129,8 @@ def _fit_all(
             fold=k,
             member=name,
             rows=len(inside),
-            spearman_buckets=returns.bucketed_spearman(predicted, observed, config.buckets),
-            ratio=float(observed.sum() / predicted.sum()),
+            bucket_spearman=bucket_spearman(predicted, observed, config.buckets),
+            observed_over_predicted=float(observed.sum() / predicted.sum()),
         )
         members.append((name, member))
     weights = _weights(names, config.tree_weight)
@@ -186,17 +188,17 @@ def _sample(config: TrainConfig, frame: pd.DataFrame) -> pd.DataFrame:
 
 def _summary(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.ndarray, states: int) -> dict[str, Any]:
     def judged(predicted: np.ndarray) -> dict[str, float]:
-        means = returns.bucket_means(predicted, reward, config.buckets)
-        slope = float(np.polyfit(means[:, 0], means[:, 1], 1)[0]) if np.ptp(means[:, 0]) > 0 else float("nan")
+        means = calibration(predicted, reward, config.buckets)
+        level = bool(np.ptp(means["predicted"]) == 0)
+        slope = float("nan") if level else float(np.polyfit(means["predicted"], means["observed"], 1)[0])
         return {
-            "spearman_buckets": returns.bucketed_spearman(predicted, reward, config.buckets),
-            "spearman_requests": returns.spearman(predicted, reward),
+            "bucket_spearman": bucket_spearman(predicted, reward, config.buckets),
+            "spearman_rows": spearman(predicted, reward),
             "observed_over_predicted": float(reward.sum() / predicted.sum()),
             "calibration_slope": slope,
         }
 
     return {
-        "truth_spearman": returns.bucketed_spearman(held_out["ensemble"], reward, config.buckets),
         "held_out": {name: judged(predicted) for name, predicted in held_out.items()},
         "rows": len(reward),
         "states": states,
@@ -206,13 +208,11 @@ def _summary(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.nd
 
 def _calibration(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.ndarray, folder: Path) -> None:
     """Bucket means of prediction and observation, as a table and a figure."""
-    parts = []
-    for name, predicted in held_out.items():
-        means = returns.bucket_means(predicted, reward, min(config.buckets, 20))
-        parts.append(pd.DataFrame({"member": name, "predicted": means[:, 0], "observed": means[:, 1]}))
-    table = pd.concat(parts, ignore_index=True)
+    curves = {name: calibration(predicted, reward, min(config.buckets, 20)) for name, predicted in held_out.items()}
+    parts = [curve.drop(columns="rows").assign(member=name) for name, curve in curves.items()]
+    table = pd.concat(parts, ignore_index=True)[["member", "predicted", "observed"]]
     write_table(table, folder / "calibration.csv")
-    calibration_figure(table, folder / "calibration.png")
+    calibration_figure(curves, folder / "calibration.png", "Ground truth: calibration on rows not seen in fitting")
 
 
 if __name__ == "__main__":

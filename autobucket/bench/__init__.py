@@ -1,4 +1,1 @@
-"""The test bench: real load on a real service, its own CPU clocks, core-milliseconds per request (Appendix B, Eq. 26).
-
-The test bench: built here.
-"""
+"""What does a request cost on a real service? Real load, the service's own CPU clocks, core-milliseconds (Eq. 26)."""

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from autobucket.costs.cost_config import ActionsConfig
 from marca_common.config import Config
+from marca_common.cost_maps import ActionsConfig
 
 
 class TargetConfig(Config):
@@ -37,7 +37,6 @@ class TargetConfig(Config):
     service: str = Field(default="service", description="name of the service where health names none")
     start_timeout_s: float = Field(default=30.0, gt=0, le=600, description="seconds until health must answer")
     request_timeout_s: float = Field(default=5.0, gt=0, le=60, description="seconds after which a request is lost")
-    connections: int = Field(default=64, ge=1, le=4096, description="open connections at most")
     threads: int = Field(default=1, ge=1, description="BLAS threads of the target (set in its environment)")
     environment: dict[str, str] = Field(default={}, description="further environment variables of the target")
 
@@ -53,13 +52,13 @@ class TargetConfig(Config):
         return self
 
 
-class TrafficConfig(Config):
+class BenchTrafficConfig(Config):
     """Simulated requests: a table of your own, or fields drawn from choices."""
 
     table: Path | None = Field(
         default=None, description="CSV or Parquet, one request a row, columns = fields of the request; null: drawn"
     )
-    requests: int = Field(default=400, ge=8, le=100_000, description="requests of the scouting pass")
+    requests: int = Field(default=1600, ge=8, le=100_000, description="requests of the scouting pass")
     users: int = Field(default=5000, ge=1, description="users that drawn requests come from")
     values: dict[str, float] = Field(
         default={"low": 0.6, "mid": 0.3, "high": 0.1},
@@ -103,7 +102,7 @@ class BucketsConfig(Config):
         description="bins of equal counts, or bins that explain the service time seen in scouting best",
     )
     min_count: int = Field(default=4, ge=1, description="buckets with fewer scouted requests are merged or left out")
-    most: int = Field(default=24, ge=1, description="buckets measured at most; a balanced choice where there are more")
+    most: int = Field(default=32, ge=1, description="buckets measured at most; a balanced choice where there are more")
     replay: int = Field(default=24, ge=1, description="requests of a bucket that are replayed, over and over, at most")
 
 
@@ -113,23 +112,25 @@ class LoadConfig(Config):
     arrivals: Literal["poisson", "jittered", "constant"] = Field(default="poisson", description="gaps between requests")
     jitter: float = Field(default=0.5, ge=0, le=1, description="half width of a jittered gap, share of the mean gap")
     rates: list[float] = Field(
-        default=[40.0, 20.0], min_length=1, description="requests per second; the first is the main one"
+        default=[50.0, 20.0], min_length=1, description="requests per second; the first is the main one"
     )
-    second_rate_buckets: int = Field(default=6, ge=0, description="buckets that are measured at the further rates, too")
-    window_s: float = Field(default=2.0, gt=0, le=120, description="length of one measurement")
-    warmup_s: float = Field(default=1.5, ge=0, le=120, description="mixed load after each start, not measured")
-    idle_s: float = Field(default=1.0, gt=0, le=120, description="idle baseline after each start")
-    noop_s: float = Field(default=1.0, ge=0, le=120, description="no-op baseline after each start; 0: none")
+    second_rate_buckets: int = Field(
+        default=10, ge=0, description="buckets that are measured at the further rates, too"
+    )
+    window_s: float = Field(default=2.5, gt=0, le=120, description="length of one measurement")
+    warmup_s: float = Field(default=2.0, ge=0, le=120, description="mixed load after each start, not measured")
+    idle_s: float = Field(default=1.5, gt=0, le=120, description="idle baseline after each start")
+    noop_s: float = Field(default=1.5, ge=0, le=120, description="no-op baseline after each start; 0: none")
     pause_s: float = Field(default=0.1, ge=0, le=10, description="rest between measurements")
-    min_rounds: int = Field(default=3, ge=2, description="rounds (fresh starts of the target) at least")
-    max_rounds: int = Field(default=5, ge=2, description="rounds at most")
+    min_rounds: int = Field(default=4, ge=2, description="rounds (fresh starts of the target) at least")
+    max_rounds: int = Field(default=7, ge=2, description="rounds at most")
     stop_se_pct: float = Field(default=3.0, gt=0, description="a bucket is done when its standard error is below this")
     degradations: list[float] = Field(
         default=[0.0], min_length=1, description="degradation levels; 0 is normal service"
     )
     degradation_field: str = Field(default="degradation", description="field that sets the level")
-    degradation_buckets: int = Field(default=3, ge=0, description="buckets measured at levels above 0, too")
-    replay_s: float = Field(default=4.0, ge=0, le=600, description="mixed-action replay in each round; 0: none")
+    degradation_buckets: int = Field(default=4, ge=0, description="buckets measured at levels above 0, too")
+    replay_s: float = Field(default=8.0, ge=0, le=600, description="mixed-action replay in each round; 0: none")
 
     @model_validator(mode="after")
     def _sensible(self) -> LoadConfig:
@@ -176,7 +177,7 @@ class TestbenchConfig(Config):
     __test__ = False  # not a test class, whatever its name
 
     target: TargetConfig = TargetConfig()
-    traffic: TrafficConfig = TrafficConfig()
+    traffic: BenchTrafficConfig = BenchTrafficConfig()
     buckets: BucketsConfig = BucketsConfig()
     load: LoadConfig = LoadConfig()
     validity: ValidityConfig = ValidityConfig()
@@ -189,7 +190,7 @@ class TestbenchConfig(Config):
         default=None, description="estimator.pt whose own cost per request is reported beside; null: not measured"
     )
     estimator_requests: int = Field(default=32, ge=1, le=10_000, description="requests scored for it")
-    max_seconds: float = Field(default=900.0, gt=0, le=7200, description="the bench ends with what it has after this")
+    max_seconds: float = Field(default=840.0, gt=0, le=7200, description="the bench ends with what it has after this")
     max_requests: int = Field(default=200_000, ge=1, description="the bench never sends more than this")
     seed: int = Field(default=0, ge=0, description="seed of traffic, order of measurements and gaps")
 
@@ -197,8 +198,9 @@ class TestbenchConfig(Config):
 class LiveControllerConfig(Config):
     """The shipped controllers."""
 
-    kind: Literal["pi", "feed_forward", "fixed"] = Field(
-        default="feed_forward", description="who sets the queue lengths"
+    kind: str = Field(
+        default="feed_forward",
+        description="who sets the queue lengths: pi, feed_forward, fixed, or module:Class of your own",
     )
     target_percent: float = Field(
         default=60.0, gt=0, le=100, description="CPU to keep to, percent of the target's cores"
@@ -229,7 +231,7 @@ class LiveConfig(Config):
     """`python -m autobucket.live`."""
 
     target: TargetConfig = TargetConfig()
-    traffic: TrafficConfig = TrafficConfig()
+    traffic: BenchTrafficConfig = BenchTrafficConfig()
     accounting: AccountingConfig = AccountingConfig()
     controller: LiveControllerConfig = LiveControllerConfig()
     seconds: float = Field(default=60.0, ge=1, le=3600, description="length of the run; a day is compressed into it")
@@ -242,8 +244,8 @@ class LiveConfig(Config):
         min_length=1,
         description="field → shortest and longest queue that the controller may set",
     )
-    calibration_s: float = Field(default=6.0, ge=0, le=120, description="time spent on the cost curve before the run")
+    calibration_s: float = Field(default=8.0, ge=0, le=120, description="time spent on the cost curve before the run")
     calibration_points: int = Field(default=4, ge=2, le=20, description="queue scales measured in it")
     warmup_s: float = Field(default=1.5, ge=0, le=120, description="mixed load before anything is measured")
-    max_requests: int = Field(default=200_000, ge=1, description="never send more than this")
+    max_requests: int = Field(default=100_000, ge=1, description="never send more than this")
     seed: int = Field(default=0, ge=0, description="seed of traffic and gaps")

@@ -32,7 +32,8 @@ class Network:
         """Scores (n,) of rows (n, d)."""
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
             x = np.maximum(x @ weight + bias, 0)
-        return (x @ self.weights[-1] + self.biases[-1])[:, 0]
+        scores: np.ndarray = (x @ self.weights[-1] + self.biases[-1])[:, 0]
+        return scores
 
 
 def user_vector(user: int) -> np.ndarray:

@@ -16,22 +16,18 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import numpy as np
+from aiohttp import web
 
 from autobucket.bench.example_models import CHANNELS, DIMENSIONS, Ranking, Retrieval
 
 QUEUE_OF = {"similar": "queue_a", "behaviour": "queue_a", "popular": "queue_b", "graph": "queue_b"}
 _CALL = struct.Struct("<IqIId")  # request number, user, items, truncation, degradation
 _ANSWER = struct.Struct("<III")  # request number, items ranked, items shown
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 413: "Payload Too Large", 503: "Service Unavailable"}
 _MOST_BODY = 65536
-
-
-class BadRequest(Exception):
-    """A request that the service refuses."""
 
 
 class RankingClient:
@@ -60,7 +56,8 @@ class RankingClient:
         future = self.waiting[self.number] = asyncio.get_running_loop().create_future()
         call = _CALL.pack(self.number, user, len(ids), truncation, degradation)
         self.writer.write(call + ids.astype("<i4").tobytes())
-        return await future
+        answer: tuple[int, list[int]] = await future
+        return answer
 
     async def _listen(self) -> None:
         try:
@@ -76,101 +73,65 @@ class RankingClient:
 class Service:
     """HTTP front and retrieval."""
 
-    def __init__(self, ranking: RankingClient, most_waiting: int) -> None:
-        self.retrieval, self.ranking = Retrieval(), ranking
+    def __init__(self, most_waiting: int) -> None:
+        self.retrieval, self.ranking = Retrieval(), RankingClient()
         self.waiting, self.most_waiting = 0, most_waiting
 
-    async def answer(self, method: str, path: str, body: bytes) -> tuple[int, Mapping[str, Any]]:
-        """(status, content) of one request."""
-        if path == "/health":
-            return 200, {"services": {"retrieval": os.getpid(), "ranking": self.ranking.process.pid}}
-        if path == "/noop":
-            return 200, {}
-        if path != "/serve" or method != "POST":
-            return 404, {"error": f"no such page: {method} {path}"}
+    def application(self) -> web.Application:
+        """The pages of the service; the ranking process lives as long as they do."""
+        application = web.Application(client_max_size=_MOST_BODY)
+        application.router.add_get("/health", self.health)
+        application.router.add_post("/noop", self.noop)
+        application.router.add_post("/serve", self.serve)
+        application.cleanup_ctx.append(self._ranking_process)
+        return application
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Process ids of the two services."""
+        return web.json_response({"services": {"retrieval": os.getpid(), "ranking": self.ranking.process.pid}})
+
+    async def noop(self, request: web.Request) -> web.Response:
+        """A request without work."""
+        return web.json_response({})
+
+    async def serve(self, request: web.Request) -> web.Response:
+        """The cascade's results; 400 for a bad request, 503 when too many wait or the ranking process has ended."""
+        body = await request.read()
         if self.waiting >= self.most_waiting:  # better a quick no than an answer that nobody waits for any more
-            return 503, {"error": f"busy: {self.waiting} requests are waiting"}
+            return web.json_response({"error": f"busy: {self.waiting} requests are waiting"}, status=503)
         self.waiting += 1
         try:
-            return 200, await self.serve(json.loads(body))
-        except (BadRequest, ValueError, TypeError, KeyError) as error:
-            return 400, {"error": f"{type(error).__name__}: {error}"}
+            return web.json_response(await self.cascade(json.loads(body)))
+        except (ValueError, TypeError, KeyError) as error:
+            return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=400)
         except ConnectionError as error:
-            return 503, {"error": str(error)}
+            return web.json_response({"error": str(error)}, status=503)
         finally:
             self.waiting -= 1
 
-    async def serve(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the cascade for one request."""
+    async def cascade(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the cascade for one request; ValueError, TypeError or KeyError for one that it refuses."""
         user, model = int(fields.get("user", 0)), str(fields["model"])
         names = [name for name in str(fields["channels"]).split("+") if name]
         if model not in DIMENSIONS or not names or set(names) - set(CHANNELS):
-            raise BadRequest(
+            raise ValueError(
                 f"model {model!r} or channels {names} unknown; known are {list(DIMENSIONS)}, {list(CHANNELS)}"
             )
         lengths = {name: int(fields[QUEUE_OF[name]]) for name in names}
         truncation, degradation = int(fields["truncation"]), float(fields.get("degradation", 0))
         if min([*lengths.values(), truncation]) < 1 or max([*lengths.values(), truncation]) > 10_000 or user < 0:
-            raise BadRequest("queue lengths and truncation must be from 1 to 10000, user at least 0")
+            raise ValueError("queue lengths and truncation must be from 1 to 10000, user at least 0")
         ids, _ = self.retrieval(user, str(fields.get("value", "")), lengths, model)
         ranked, page = await self.ranking.rank(user, ids, truncation, degradation)
         return {"retrieved": len(ids), "preranked": ranked, "items": page}
 
-    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer requests of one connection until it closes."""
+    async def _ranking_process(self, application: web.Application) -> AsyncIterator[None]:
         try:
-            while (request := await _read_request(reader)) is not None:
-                method, path, body, keep = request
-                status, content = (
-                    (413, {"error": "too large"}) if body is None else await self.answer(method, path, body)
-                )
-                writer.write(_response(status, content))
-                await writer.drain()
-                if not keep or body is None:
-                    break
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):
-            pass
+            await self.ranking.open()
+            yield
         finally:
-            writer.close()
-
-
-async def _read_request(reader: asyncio.StreamReader) -> tuple[str, str, bytes | None, bool] | None:
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError:
-        return None
-    first, *lines = head.decode("latin-1").split("\r\n")
-    method, path, _ = first.split(" ", 2)
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    length = int(headers.get("content-length", "0"))
-    body = await reader.readexactly(length) if 0 <= length <= _MOST_BODY else None
-    return method, path, body, headers.get("connection", "").lower() != "close"
-
-
-def _response(status: int, content: Mapping[str, Any]) -> bytes:
-    body = json.dumps(content).encode()
-    head = (
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-async def serve_http(address: str, port: int, most_waiting: int) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    ranking = RankingClient()
-    try:
-        service = Service(ranking, most_waiting)
-        await ranking.open()
-        server = await asyncio.start_server(service.connection, address, port)
-        async with server:
-            await stop.wait()
-            server.close()
-    finally:
-        ranking.process.kill()
-        ranking.process.wait()
+            self.ranking.process.kill()
+            self.ranking.process.wait()
 
 
 def serve_ranking(descriptor: int) -> None:
@@ -200,7 +161,14 @@ def main() -> None:
         serve_ranking(arguments.ranking_fd)
         return
     try:
-        asyncio.run(serve_http(arguments.address, arguments.port, arguments.most_waiting))
+        web.run_app(
+            Service(arguments.most_waiting).application(),
+            host=arguments.address,
+            port=arguments.port,
+            access_log=None,
+            print=None,
+            shutdown_timeout=1.0,
+        )
     except OSError as error:
         sys.exit(f"cannot listen on {arguments.address}:{arguments.port}: {error.strerror}")
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import nnls
 
 from autobucket.costs.cost_config import FitCostsConfig
-from autobucket.costs.cost_maps import ALL, Curve, ServiceMap, channel_names
-from autobucket.costs.isotonic import choose_knots, interpolate, nonnegative_least_squares, ramp_basis
+from autobucket.costs.queue_curves import choose_knots, ramp_basis
+from marca_common.cost_maps import ALL, Curve, ServiceMap, channel_names, interpolate
 from marca_common.errors import UserError
 
 _REWEIGHTINGS = 3
@@ -132,11 +133,11 @@ class AdditiveFit:
     @cached_property
     def fitted(self) -> np.ndarray:
         """Cost in core-ms of its own rows (rows,)."""
-        return np.maximum(self.matrix @ self.coefficients, _LEAST)
+        return np.asarray(np.maximum(self.matrix @ self.coefficients, _LEAST))
 
     def predict(self, rows: pd.DataFrame) -> np.ndarray:
         """Cost in core-ms of any rows (M,)."""
-        return np.maximum(self.design.matrix(rows) @ self.coefficients, _LEAST)
+        return np.asarray(np.maximum(self.design.matrix(rows) @ self.coefficients, _LEAST))
 
     def to_map(self, config: FitCostsConfig, generator: np.random.Generator) -> ServiceMap:
         """The coefficients as a map, curves with a bootstrap band (wild, on relative residuals)."""
@@ -268,9 +269,14 @@ def _solve(design: Design, matrix: np.ndarray, y: np.ndarray, level: np.ndarray,
         1e-5 * np.sqrt(n) / scale
     )  # a ridge decides what the rows leave open (which of two always-open channels costs)
     stacked = np.concatenate([matrix / level[:, None], penalty * rough, tiny * np.eye(design.width)])
+    q, r = np.linalg.qr(stacked)  # each problem shrinks to ``width`` equations
     targets = np.atleast_2d(y) / level
     padded = np.concatenate([targets, np.zeros((len(targets), len(stacked) - n))], axis=1)
-    out = nonnegative_least_squares(stacked, padded.T).T
+    try:
+        out = np.array([nnls(r, target, maxiter=50 * design.width)[0] for target in (q.T @ padded.T).T])
+        out = out.reshape(len(targets), design.width)  # no targets: no rows
+    except RuntimeError as error:
+        raise UserError(f"{design.place}: the non-negative fit did not converge on {matrix.shape}: {error}") from None
     return out[0] if y.ndim == 1 else out
 
 

@@ -1,69 +1,13 @@
-"""Settings of the cost maps: which measured setting belongs to which sub-action, and how the maps are fitted."""
+"""Settings of the fit of cost maps."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from marca_common.config import Config
-from marca_common.requests import RequestSpec
-
-
-class SettingConfig(Config):
-    """A setting of the cascade that one sub-action chooses."""
-
-    action: str = Field(description="sub-action column")
-    values: list[str] = Field(min_length=1, description="name of the setting for each choice, as in the load test")
-
-
-class ElementConfig(Config):
-    """A realised queue length whose cost curve is fitted (elastic queue)."""
-
-    task: str | None = Field(default=None, description="estimator task that predicts it; null: the element's own name")
-    switch: str | None = Field(
-        default=None, description="switch whose settings have curves of their own; null: one curve"
-    )
-
-
-class ActionsConfig(Config):
-    """How joint actions and predicted results are read as measured settings."""
-
-    idc: str | None = Field(default="idc", description="state column that says which map applies; null: the only map")
-    channels: SettingConfig | None = Field(
-        default=None, description="channel sets (channels joined by +) per choice; null: no elastic channel"
-    )
-    channel_switch: str | None = Field(
-        default=None, description="switch that channel costs depend on; null: the same under all its settings"
-    )
-    switches: dict[str, SettingConfig] = Field(
-        default={}, description="load-test column → model switch (elastic model)"
-    )
-    elements: dict[str, ElementConfig] = Field(description="load-test column → realised queue length (elastic queue)")
-
-    @model_validator(mode="after")
-    def _switches_exist(self) -> ActionsConfig:
-        used = [self.channel_switch, *(element.switch for element in self.elements.values())]
-        unknown = [name for name in used if name is not None and name not in self.switches]
-        if unknown:
-            raise ValueError(f"unknown switch {unknown[0]!r}; expected one of {list(self.switches)}")
-        if not self.elements:
-            raise ValueError("at least one element (queue length) is needed")
-        return self
-
-    def check_spec(self, spec: RequestSpec) -> None:
-        """Raise ValueError unless every setting names a sub-action of ``spec`` and as many values as it has choices."""
-        named = dict(self.switches) | ({"channels": self.channels} if self.channels else {})
-        for name, setting in named.items():
-            if setting.action not in spec.sizes:
-                raise ValueError(f"{name}.action: {setting.action!r} is no sub-action; expected {list(spec.sizes)}")
-            if len(setting.values) != spec.sizes[setting.action]:
-                raise ValueError(
-                    f"{name}.values: {len(setting.values)} values, but {setting.action} has "
-                    f"{spec.sizes[setting.action]} choices"
-                )
-        if self.idc is not None and self.idc not in spec.state:
-            raise ValueError(f"idc: {self.idc!r} is no state column; expected one of {list(spec.state)}")
+from marca_common.cost_maps import ActionsConfig
 
 
 class FitCostsConfig(Config):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-from autobucket.costs.cost_maps import ALL, CostMaps, ServiceMap
+from marca_common.cost_maps import ALL, CostMaps, ServiceMap
 from marca_common.figures import COLORS, new_figure, save_figure
 
 
@@ -37,7 +38,7 @@ def draw_cost_maps(maps: CostMaps, table: pd.DataFrame, path: str | Path) -> Pat
     return save_figure(figure, path)
 
 
-def _draw_curves(axis, one: ServiceMap, element: str) -> None:
+def _draw_curves(axis: Axes, one: ServiceMap, element: str) -> None:
     for color, (setting, curve) in zip(COLORS, one.queues[element].items()):
         axis.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2, lw=0)
         axis.plot(curve.x, curve.cost, "o-", ms=3, color=color, label=None if setting == ALL else setting)
@@ -46,7 +47,7 @@ def _draw_curves(axis, one: ServiceMap, element: str) -> None:
     axis.set_ylim(bottom=0)
 
 
-def _draw_fit(axis, rows: pd.DataFrame) -> None:
+def _draw_fit(axis: Axes, rows: pd.DataFrame) -> None:
     top = float(np.nanmax([rows["cost"].max(), rows["fitted"].max(), 1e-3])) * 1.05
     axis.plot([0, top], [0, top], color="0.7", lw=1)
     axis.plot(rows["cost"], rows["fitted"], ".", ms=3, alpha=0.5)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-from autobucket.costs.cost_maps import ALL, CostMaps
 from autobucket.results.estimator import Estimator
+from marca_common.cost_maps import ALL, CostMaps
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 
@@ -62,7 +62,8 @@ class CostModel:
         """The maps applied to results, float32 (S, A) per task, of states in data centres ``idc`` (S,)."""
         lengths = np.stack([results[name] for name in self.tasks])  # (elements, S, A)
         t = self._tables
-        return _apply(lengths.astype(np.float32, copy=False), idc, t.fixed, t.x, t.y, t.size, t.setting)
+        costs: np.ndarray = _apply(lengths.astype(np.float32, copy=False), idc, t.fixed, t.x, t.y, t.size, t.setting)
+        return costs
 
     def idc_codes(self, states: pd.DataFrame) -> np.ndarray:
         """Row of the maps for every state, int64 (S,); a data centre without a map is a UserError."""
@@ -78,7 +79,7 @@ class CostModel:
                 f"states: row {row + 1}, column {column!r}: got {states[column].iloc[row]!r}; "
                 f"expected a measured data centre: {', '.join(self.maps.idcs)}"
             )
-        return codes.astype(np.int64)
+        return np.asarray(codes, np.int64)
 
 
 def _lay_out(maps: CostMaps, spec: RequestSpec) -> _Tables:
@@ -116,7 +117,15 @@ def _lay_out(maps: CostMaps, spec: RequestSpec) -> _Tables:
 
 
 @njit(cache=True)
-def _apply(lengths, idc, fixed, x, y, size, setting):
+def _apply(
+    lengths: np.ndarray,
+    idc: np.ndarray,
+    fixed: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    size: np.ndarray,
+    setting: np.ndarray,
+) -> np.ndarray:
     elements, n_states, n_actions = lengths.shape
     services = fixed.shape[2]
     out = np.empty((n_states, n_actions, services), dtype=np.float32)
@@ -133,9 +142,9 @@ def _apply(lengths, idc, fixed, x, y, size, setting):
 
 
 @njit(cache=True, inline="always")
-def _interpolate(value, x, y, size):
+def _interpolate(value: float, x: np.ndarray, y: np.ndarray, size: int) -> float:
     if size == 1:
-        return y[0]
+        return float(y[0])
     low, high = 0, size - 1
     while high - low > 1:  # segment [low, low + 1] that holds the value, or the end's
         middle = (low + high) // 2
@@ -143,4 +152,4 @@ def _interpolate(value, x, y, size):
             low = middle
         else:
             high = middle
-    return y[low] + (y[low + 1] - y[low]) * (value - x[low]) / (x[low + 1] - x[low])
+    return float(y[low] + (y[low + 1] - y[low]) * (value - x[low]) / (x[low + 1] - x[low]))

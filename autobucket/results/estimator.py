@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from autobucket.config import TrainConfig
-from autobucket.results.result_network import ActionResultModel
+from autobucket.results.estimator_config import TrainConfig
+from autobucket.results.result_network import ActionResultModel, initialise
 from autobucket.results.tasks import Task
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
 from marca_common.config import to_dict
@@ -28,22 +28,23 @@ _PAIRS = 16384  # state-action pairs per forward pass of results
 def build_model(
     config: TrainConfig, encoder: StateEncoder, generator: torch.Generator | None = None
 ) -> ActionResultModel:
-    """The network that fits the config and the vocabularies; weights depend on the generator alone."""
+    """The network that fits the config and the vocabularies, its weights drawn from ``generator`` (None: left to torch)."""
     spec = config.data.spec
     default = config.model.gates or list(spec.sub_actions)
     gates = [task.gates if task.gates is not None else default for task in config.tasks.values()]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed() if generator is not None else 0)
-        return ActionResultModel(
-            config.model,
-            [*encoder.vocabularies, *encoder.means],
-            encoder.sizes,
-            len(encoder.means),
-            spec.sub_actions,
-            spec.shape,
-            gates,
-            config.optimiser.dropout,
-        )
+    model = ActionResultModel(
+        config.model,
+        [*encoder.vocabularies, *encoder.means],
+        encoder.sizes,
+        len(encoder.means),
+        spec.sub_actions,
+        spec.shape,
+        gates,
+        config.optimiser.dropout,
+    )
+    if generator is not None:
+        initialise(model, generator)
+    return model
 
 
 class Estimator:

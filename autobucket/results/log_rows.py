@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from autobucket.config import DataConfig, TaskConfig
+from autobucket.results.estimator_config import DataConfig, TaskConfig
 from autobucket.results.tasks import labels_of
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
@@ -19,7 +19,7 @@ from marca_common.tables import Column
 
 
 @dataclass
-class Rows:
+class EncodedRows:
     """Encoded rows of a log."""
 
     codes: Tensor  # int64 (M, categorical state columns)
@@ -31,18 +31,18 @@ class Rows:
     def __len__(self) -> int:
         return len(self.actions)
 
-    def take(self, index: Tensor | slice) -> Rows:
+    def take(self, index: Tensor | slice) -> EncodedRows:
         """The rows of ``index``."""
-        return Rows(*(part[index] for part in self._parts()))
+        return EncodedRows(*(part[index] for part in self._parts()))
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> EncodedRows:
         """The same rows on ``device``."""
-        return Rows(*(part.to(device) for part in self._parts()))
+        return EncodedRows(*(part.to(device) for part in self._parts()))
 
     def _parts(self) -> tuple[Tensor, ...]:
         return self.codes, self.numbers, self.actions, self.joint, self.labels
 
-    def batches(self, size: int) -> Iterator[Rows]:
+    def batches(self, size: int) -> Iterator[EncodedRows]:
         """Consecutive slices of ``size`` rows."""
         for start in range(0, len(self), size):
             yield self.take(slice(start, start + size))
@@ -69,12 +69,14 @@ def split(config: DataConfig, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
     return train.reset_index(drop=True), middle.reset_index(drop=True), last.reset_index(drop=True)
 
 
-def encode(frame: pd.DataFrame, encoder: StateEncoder, spec: RequestSpec, tasks: Mapping[str, TaskConfig]) -> Rows:
+def encode(
+    frame: pd.DataFrame, encoder: StateEncoder, spec: RequestSpec, tasks: Mapping[str, TaskConfig]
+) -> EncodedRows:
     """Rows of a frame that holds state, action and task columns."""
     codes, numbers = encoder.transform(frame)
     actions = frame[list(spec.sub_actions)].to_numpy(np.int64).copy()
     labels = [labels_of(name, task, frame[name].to_numpy()) for name, task in tasks.items()]
-    return Rows(
+    return EncodedRows(
         torch.from_numpy(codes),
         torch.from_numpy(numbers),
         torch.from_numpy(actions),

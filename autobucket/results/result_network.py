@@ -7,15 +7,18 @@ the state part computed once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autobucket.config import ModelConfig
+from autobucket.results.estimator_config import ModelConfig
+from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
 def cross_v2(x0: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -28,13 +31,17 @@ def cross_v1(x0: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x0 * F.linear(x, weight) + bias + x
 
 
-class _Cross(nn.Module):
+class _Cross(OwnInit):
     """Weights of one cross layer: (d, d) for v2, (1, d) for v1, and a bias (d,)."""
 
     def __init__(self, width: int, rows: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rows, width)))
+        self.weight = nn.Parameter(torch.zeros(rows, width))
         self.bias = nn.Parameter(torch.zeros(width))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Glorot uniform weights, no bias."""
+        nn.init.xavier_uniform_(self.weight, generator=generator)
 
 
 class DeepCross(nn.Module):
@@ -49,12 +56,12 @@ class DeepCross(nn.Module):
         self.cross = nn.ModuleList(_Cross(width, rows) for _ in range(layers))
         sizes = [width, *config.deep]
         self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = SeededDropout(dropout)
         self.width = (width if layers else 0) + (sizes[-1] if config.deep else 0)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Features (…, width) of broadcastable parts state (…, state_width) and action (…, action_width)."""
-        shape = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])
+        shape = np.broadcast_shapes(state.shape[:-1], action.shape[:-1])
         x0 = torch.cat([state.expand(*shape, -1), action.expand(*shape, -1)], dim=-1)  # (…, d)
         outputs = []
         if len(self.cross):
@@ -115,8 +122,6 @@ class ActionResultModel(nn.Module):
         if not plain:
             self.state_embedding = nn.Embedding(max(sum(vocabulary_sizes), 1), config.state_dim)
             self.action_embedding = nn.Embedding(sum(action_sizes), config.action_dim)
-            nn.init.normal_(self.state_embedding.weight, std=0.05)
-            nn.init.normal_(self.action_embedding.weight, std=0.3)
         self.body = DeepCross(config, sum(state_dims), sum(action_dims), dropout)
         self.experts = nn.Linear(self.body.width, config.experts * config.expert_units)
         self.n_experts = config.experts
@@ -132,19 +137,20 @@ class ActionResultModel(nn.Module):
         if self.ids == "standardised":
             values = codes.to(numbers.dtype) / self.state_sizes
         else:
-            values = self.state_embedding(codes + self.state_offsets).flatten(1)
+            values = F.embedding(codes + self.state_offsets, self.state_embedding.weight).flatten(1)
         return torch.cat([values, numbers], dim=1) if self.n_numeric else values
 
     def embed_actions(self, actions: Tensor) -> Tensor:
         """Sub-actions int64 (M, sub-actions) to the action part (M, da)."""
         if self.ids == "standardised":
             return actions.to(torch.float32) / self.action_sizes
-        return self.action_embedding(actions + self.action_offsets).flatten(1)
+        return F.embedding(actions + self.action_offsets, self.action_embedding.weight).flatten(1)
 
     def forward(self, state: Tensor, action: Tensor, tasks: Sequence[int] | None = None) -> list[Tensor]:
         """One output (…) per task (or per index in ``tasks``) from broadcastable state and action parts."""
         features = self.body(state, action)
-        experts = F.relu_(self.experts(features)).unflatten(-1, (self.n_experts, -1))  # (…, E, U)
+        experts = F.relu_(self.experts(features))
+        experts = experts.view(*experts.shape[:-1], self.n_experts, -1)  # (…, E, U)
         outputs = []
         for t in range(len(self.towers)) if tasks is None else tasks:
             weights = torch.softmax(self._gate(t, state, action), dim=-1)  # (… or broadcastable, E)
@@ -163,6 +169,23 @@ class ActionResultModel(nn.Module):
         if in_action:
             logits = logits + F.linear(action[..., in_action], weight[:, len(in_state) :])
         return logits
+
+
+def initialise(model: ActionResultModel, generator: torch.Generator) -> None:
+    """Draw all weights: embeddings of a small spread, layers in torch's own bounds, cross layers Glorot uniform."""
+    if model.ids == "embedding":
+        tables = [model.state_embedding.weight, model.action_embedding.weight]
+        for table in tables:
+            nn.init.normal_(table, generator=generator)  # thrown away; without it every seed has another network
+        for table, spread in zip(tables, (0.05, 0.3)):
+            nn.init.normal_(table, std=spread, generator=generator)
+    for child in model.modules():
+        if isinstance(child, OwnInit):
+            child.reset(generator)
+        elif isinstance(child, nn.Linear):
+            bound = 1 / math.sqrt(child.in_features)
+            nn.init.kaiming_uniform_(child.weight, a=math.sqrt(5), generator=generator)
+            nn.init.uniform_(child.bias, -bound, bound, generator=generator)
 
 
 def _mix(experts: Tensor, weights: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autobucket.config import TaskConfig
+from autobucket.results.estimator_config import TaskConfig
 from marca_common.errors import UserError
 
 _ENOUGH = 20  # rows of a joint action that show what it allows

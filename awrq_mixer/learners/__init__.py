@@ -1,6 +1,8 @@
-"""Name → learner. Every file differs from its parent in a dozen lines."""
+"""Which learner is it? Name → class; every file differs from its parent in a dozen lines."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from awrq_mixer.learners.averaged_dqn import AveragedDQN
 from awrq_mixer.learners.awrq_mixer import AWRQMixer
@@ -18,6 +20,8 @@ from awrq_mixer.learners.regression import Regression
 from awrq_mixer.learners.rem import REM
 from awrq_mixer.learners.vdn import VDN
 from awrq_mixer.learners.wqmix import WQMIX
+from marca_common.dotted_path import find_class
+from marca_common.errors import UserError
 
 LEARNERS: dict[str, type[Learner]] = {
     "dqn": DQN,
@@ -36,3 +40,14 @@ LEARNERS: dict[str, type[Learner]] = {
     "regression": Regression,
     "awrq_plus": AWRQPlus,
 }
+BOOSTED = "lightgbm"  # trees, no network: grown by training.boosted, served by serving.boosted_scorer
+
+
+def find_learner(name: str) -> type[Learner]:
+    """The class behind ``learner: name``: one of ours, or ``module:Class`` of somebody else's; else a UserError."""
+    known: dict[str, Any] = {**LEARNERS, BOOSTED: None}  # a name that messages list; trees have no class here
+    found: type[Learner] = find_class(name, known, Learner, "learner")
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise UserError(f"learner: {name!r} does not define {', '.join(missing)}; every learner must")
+    return found

@@ -10,10 +10,7 @@ from awrq_mixer.learners.dqn import DQN
 class AveragedDQN(DQN):
     """REM with all weights equal."""
 
-    @property
-    def heads(self) -> int:
-        """K."""
-        return self.config.network.heads
+    many_heads = True
 
     def combine(self, q: list[Tensor], again: bool = False) -> list[Tensor]:
         """Mean over heads, (B, 1, n_t)."""

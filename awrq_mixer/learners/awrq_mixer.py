@@ -1,38 +1,37 @@
-"""AWRQ-Mixer is QMIX plus K weighted heads per agent (AW, Eqs. 8–10), softplus mixing weights (SMC, Eqs. 11–15) and a
-TD loss on every sub-step whose reward is scaled by how much the sub-action moves revenue (VGCA, Eq. 16).
+"""AWRQ-Mixer is QMIX plus K weighted heads per agent (AW, Eqs. 8–10) and softplus mixing weights (SMC, Eqs. 11–15).
+Every sub-step has a TD loss, whose reward is scaled by how much the sub-action moves revenue (VGCA, Eq. 16).
 
-Algorithm 1. Agents observe the state and their own earlier sub-actions; sub-step t's target is
-w_t R + γ Q'_k(o_{t+1}, a_{t+1}) with the logged next sub-action, inside an agent and across to the next one; Q_tot's
+Algorithm 1. Agents observe the state and their own earlier sub-actions. Sub-step t's target is
+w_t R + γ Q'_k(o_{t+1}, a_{t+1}) with the logged next sub-action, inside an agent and across to the next one. Q_tot's
 target is R. ``algorithm1``: the heads' losses train the agents, Q_tot's only the mixer. ``end_to_end``: both reach
 the agents, the heads' losses weighted by η, which carries no gradient. Serving takes the plain mean over heads.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from awrq_mixer.equations import adaptive_weights, chosen, credit_weights
+from awrq_mixer.learners.base import Batch
 from awrq_mixer.learners.qmix import QMIX
 from awrq_mixer.networks.mixers import MonotonicMixer
-from awrq_mixer.training.training_log import Batch
 
 
 class AWRQMixer(QMIX):
     """The paper's learner."""
 
     bootstraps = True
+    many_heads = True
     train_credit: Tensor  # (T,) credit weights of the whole training log
-
-    @property
-    def heads(self) -> int:
-        """K."""
-        return self.config.network.heads
 
     def build(self) -> nn.ModuleDict:
         """QMIX's networks, and room for the credit weights of the whole training log."""
+        self.steps = [len(sizes) for sizes in self.space.agents]  # sub-steps of every agent
+        self.ends = [steps - 1 for steps in itertools.accumulate(self.steps)]  # index of every agent's last one
         self.register_buffer("train_credit", torch.zeros(len(self.space.sizes)))
         return super().build()
 
@@ -62,7 +61,7 @@ class AWRQMixer(QMIX):
     def head_losses(self, q: Tensor, targets: Tensor) -> Tensor:
         """L_k of every agent (Eq. 8), mean over the batch and its sub-steps: two (B, T, K) → (agents, K)."""
         losses = self.fit_to(q, targets).mean(0)  # (T, K)
-        return torch.stack([part.mean(0) for part in losses.split(self.steps)])
+        return torch.stack([part.mean(0) for part in torch.split(losses, self.steps)])
 
     @torch.no_grad()
     def targets(self, outputs: list[Tensor], q: Tensor, batch: Batch) -> Tensor:
@@ -97,16 +96,6 @@ class AWRQMixer(QMIX):
     def at_logged(outputs: list[Tensor], batch: Batch) -> Tensor:
         """Heads at the logged sub-actions, (B, T, K)."""
         return torch.stack([chosen(q, batch.actions[:, t]) for t, q in enumerate(outputs)], 1)
-
-    @property
-    def steps(self) -> list[int]:
-        """Sub-steps of every agent."""
-        return [len(sizes) for sizes in self.space.agents]
-
-    @property
-    def ends(self) -> list[int]:
-        """Index of every agent's last sub-step."""
-        return [sum(self.steps[: g + 1]) - 1 for g in range(len(self.steps))]
 
     def head_weights(self, head_losses: Tensor) -> Tensor:
         """η (Eq. 9), (agents, K)."""

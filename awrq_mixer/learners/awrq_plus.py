@@ -22,11 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks.agents import Space
+from awrq_mixer.learner_config import LearnerConfig
+from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.networks.latent_classes import ClassNet, Evidence
-from awrq_mixer.training.training_log import Batch
+from awrq_mixer.networks.space import Space
 from marca_common.errors import UserError
 
 LEAST_SIGNAL = 1e-3  # smallest surrogate that has a logarithm, as a share of its mean
@@ -37,9 +36,11 @@ _MEMORY |= {"joint": torch.int32, "signal": torch.float32}
 class AWRQPlus(Learner):
     """Latent-class surfaces with a surrogate and a memory of each state's rows."""
 
+    uses_surrogate = True
+    online: ClassNet
     strides: Tensor
 
-    def __init__(self, space: Space, config: TrainConfig) -> None:
+    def __init__(self, space: Space, config: LearnerConfig) -> None:
         super().__init__(space, config)
         strides = [math.prod(space.sizes[t + 1 :]) for t in range(len(space.sizes))]
         self.register_buffer("strides", torch.tensor(strides), persistent=False)
@@ -53,6 +54,16 @@ class AWRQPlus(Learner):
         for name, kind in _MEMORY.items():  # sorted by key; rows of key k are start[k] … start[k + 1]
             self.register_buffer(f"memory_{name}", torch.zeros(0, dtype=kind))
 
+    @classmethod
+    def check(cls, config: LearnerConfig) -> None:
+        """Revenue must be modelled on a log scale, and ``plus.history`` must name categorical state columns."""
+        if config.loss.kind != "tweedie":
+            raise ValueError(f"loss.kind: got {config.loss.kind!r}; awrq_plus models log revenue, expected 'tweedie'")
+        categories = [name for name, kind in config.spec.state.items() if kind == "category"]
+        for name in config.plus.history or []:
+            if name not in categories:
+                raise ValueError(f"plus.history: got {name!r}; expected categorical state columns, of {categories}")
+
     def build(self) -> nn.Module:
         """All members in one batched network."""
         return ClassNet(self.space, self.config.network, self.config.plus, self.joint)
@@ -63,7 +74,7 @@ class AWRQPlus(Learner):
         if not self.remembers:
             return
         key, order = self.keys(train.codes).sort(stable=True)
-        self.memory_key, counts = key.unique_consecutive(return_counts=True)
+        self.memory_key, counts = torch.unique_consecutive(key, return_counts=True)
         self.memory_start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         rows = train.take(order)
         self.memory_codes, self.memory_numbers = rows.codes.int(), rows.numbers
@@ -77,7 +88,7 @@ class AWRQPlus(Learner):
 
     def groups(self, data: Batch) -> Tensor | None:
         """Rows of one state come in one batch, because they tell its class together."""
-        return self.keys(data.codes).unique(return_inverse=True)[1] if self.remembers else None
+        return torch.unique(self.keys(data.codes), return_inverse=True)[1] if self.remembers else None
 
     def keys(self, codes: Tensor) -> Tensor:
         """One number for the values of the ``plus.history`` columns, int64 (B,)."""
@@ -121,7 +132,7 @@ class AWRQPlus(Learner):
             known = torch.log_softmax(gate + remembered.log_likelihood(tau), 2) + remembered.level(tau)
         top = known.amax(2, keepdim=True)
         shape = torch.log(torch.exp(known - top) @ surfaces.exp()) + top  # (members, S, A)
-        raw = shape + self._revenue_level(codes, numbers)[..., None] + net.correction().transpose(1, 2)
+        raw: Tensor = shape + self._revenue_level(codes, numbers)[..., None] + net.correction().transpose(1, 2)
         return raw.mean(0)
 
     def _revenue_level(self, codes: Tensor, numbers: Tensor) -> Tensor:
@@ -134,7 +145,7 @@ class AWRQPlus(Learner):
         rows = torch.arange(len(codes), device=codes.device)
         if not self.history:
             return rows, rows
-        found, state = self.keys(codes).unique(return_inverse=True)
+        found, state = torch.unique(self.keys(codes), return_inverse=True)
         return state, rows.new_empty(len(found)).scatter_(0, state, rows)
 
     def _remembered(self, codes: Tensor, surfaces: Tensor) -> Evidence:
@@ -145,12 +156,7 @@ class AWRQPlus(Learner):
         state = torch.repeat_interleave(torch.arange(len(codes), device=codes.device), counts)
         within = torch.arange(len(state), device=codes.device) - (counts.cumsum(0) - counts)[state]
         rows = self.memory_start[place][state] + within
+        past, numbers, signal = self.memory_codes[rows].long(), self.memory_numbers[rows], self.memory_signal[rows]
         joint = self.memory_joint[rows].long()
-        found = self.online.evidence(
-            self.memory_codes[rows].long(),
-            self.memory_numbers[rows],
-            joint,
-            self.memory_signal[rows],
-            surfaces.transpose(1, 2)[:, joint],
-        )
+        found = self.online.evidence(past, numbers, joint, signal, surfaces.transpose(1, 2)[:, joint])
         return found.by_state(state, len(codes))

@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.config import TrainConfig
 from awrq_mixer.equations import elementwise_loss, link
-from awrq_mixer.networks.agents import Space
-from awrq_mixer.training.training_log import Batch
+from awrq_mixer.learner_config import LearnerConfig
+from awrq_mixer.networks.space import Space
+
+
+@dataclass
+class Batch:
+    """Rows of a log as tensors."""
+
+    codes: Tensor  # (B, categorical columns) int64, 0 = unseen
+    numbers: Tensor  # (B, numeric columns) float32
+    actions: Tensor  # (B, T) int64
+    reward: Tensor  # (B,) float32, money
+    surrogate: Tensor  # (B,) float32, an observed column that is less noisy than revenue; NaN where there is none
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+    def take(self, rows: Tensor) -> Batch:
+        """The given rows (M,)."""
+        return Batch(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Learner(nn.Module, ABC):
@@ -21,7 +43,10 @@ class Learner(nn.Module, ABC):
     ``self.online`` holds what is trained; learners that bootstrap keep a frozen copy in ``self.target``.
     """
 
-    bootstraps = False
+    bootstraps: ClassVar[bool] = False
+    many_heads: ClassVar[bool] = False  # K value heads (``network.heads``), not one
+    uses_surrogate: ClassVar[bool] = False  # can it learn from ``plus.surrogate``?
+    metrics: ClassVar[tuple[str, ...]] = ("td_last", "tot", "eta_max")  # numbers of ``loss`` that metrics.csv keeps
     online: Any
     target: Any
     reward_scale: Tensor  # money that stands for 1 in the losses
@@ -29,9 +54,10 @@ class Learner(nn.Module, ABC):
     profile: Tensor  # (A,) logged action mix
     joint: Tensor  # (A, T) sub-actions of every joint action
 
-    def __init__(self, space: Space, config: TrainConfig) -> None:
+    def __init__(self, space: Space, config: LearnerConfig) -> None:
         super().__init__()
         self.space, self.config = space, config
+        self.heads = config.network.heads if self.many_heads else 1
         self.register_buffer("reward_scale", torch.tensor(config.loss.reward_scale or 1.0))
         self.register_buffer("profile", torch.full((space.n_joint,), 1.0 / space.n_joint))
         joint = torch.cartesian_prod(*(torch.arange(n) for n in space.sizes)).reshape(space.n_joint, -1)
@@ -41,6 +67,12 @@ class Learner(nn.Module, ABC):
         self.generator: torch.Generator | None = None
         self.online = self.build()
         self.target = None
+
+    @classmethod
+    def check(cls, config: LearnerConfig) -> None:
+        """Refuse, with a ValueError, a config that this learner can make nothing of."""
+        if config.plus.surrogate and not cls.uses_surrogate:
+            raise ValueError(f"plus.surrogate: learner {config.learner!r} cannot learn from it; expected null")
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -71,7 +103,11 @@ class Learner(nn.Module, ABC):
 
     def values(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Q(s, a) of all joint actions in money, float32 (S, A)."""
-        return link(self.raw_table(codes, numbers).float(), self.config.loss.kind) * self.reward_scale
+        return self.money(self.raw_table(codes, numbers)) * self.reward_scale
+
+    def to_payload(self) -> dict[str, Any]:
+        """What a checkpoint must hold to serve this learner: all weights but the target network's."""
+        return {"weights": {name: w for name, w in self.state_dict().items() if not name.startswith("target.")}}
 
     def after_step(self, step: int) -> None:
         """Copy the online weights to the target network every τ updates."""
@@ -82,10 +118,6 @@ class Learner(nn.Module, ABC):
         """Elementwise loss of outputs against targets in scaled money."""
         loss = self.config.loss
         return elementwise_loss(raw.float(), target, loss.kind, power=loss.tweedie_power, delta=loss.huber_delta)
-
-    def surrogate_loss(self, raw: Tensor, batch: Batch) -> Tensor:
-        """Weighted elementwise loss of outputs, broadcast over leading dimensions, against the surrogate."""
-        return self.config.plus.surrogate_weight * self.fit_to(raw, batch.surrogate / self.surrogate_scale)
 
     def money(self, raw: Tensor) -> Tensor:
         """Value in scaled money of a network output."""

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.equations import chosen, td_target
-from awrq_mixer.learners.base import Learner
+from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.networks.agents import StateHeads
-from awrq_mixer.training.training_log import Batch
 
 
 class DQN(Learner):
@@ -23,11 +22,6 @@ class DQN(Learner):
     def build(self) -> nn.Module:
         """One head (or K) per sub-action."""
         return StateHeads(self.space, self.config.network.model_copy(update={"heads": self.heads}))
-
-    @property
-    def heads(self) -> int:
-        """Heads per sub-action."""
-        return 1
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum over sub-steps of the TD loss, mean over batch and heads."""
@@ -41,7 +35,8 @@ class DQN(Learner):
 
     def q_values(self, network: nn.Module, batch: Batch) -> list[Tensor]:
         """Outputs of a network for a batch, T × (B, K, n_t)."""
-        return network(batch.codes, batch.numbers)
+        q: list[Tensor] = network(batch.codes, batch.numbers)
+        return q
 
     def td(self, t: int, batch: Batch, q: list[Tensor], q_target: list[Tensor]) -> Tensor:
         """Target of sub-step ``t``, (B, K) or (B, 1)."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from awrq_mixer.equations import td_target
+from awrq_mixer.learners.base import Batch
 from awrq_mixer.learners.dqn import DQN
-from awrq_mixer.training.training_log import Batch
 
 
 class DQNRewardEverywhere(DQN):

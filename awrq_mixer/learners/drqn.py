@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from awrq_mixer.learners.base import Batch
 from awrq_mixer.learners.dqn import DQN
 from awrq_mixer.networks.agents import RecurrentAgent
-from awrq_mixer.training.training_log import Batch
 
 
 class DRQN(DQN):
     """Recurrent single agent, max-bootstrap, reward at the last sub-step."""
+
+    online: RecurrentAgent
 
     def build(self) -> nn.Module:
         """One recurrent agent for the whole request."""
@@ -26,13 +28,13 @@ class DRQN(DQN):
 
     def q_values(self, network: nn.Module, batch: Batch) -> list[Tensor]:
         """Outputs along the logged sub-actions, T × (B, K, n_t)."""
-        return network(batch.codes, batch.numbers, batch.actions[:, :0], batch.actions)
+        q: list[Tensor] = network(batch.codes, batch.numbers, batch.actions[:, :0], batch.actions)
+        return q
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """The last head over the tree of sub-actions; without sight of them, the additive score of DQN."""
         if self.online.sees_own:
             return self.online.tree(codes, numbers).flatten(1)
-        online = self.online
         actions = torch.zeros(len(codes), len(self.space.sizes), dtype=torch.long, device=codes.device)
-        heads = [head.mean(1) for head in online(codes, numbers, actions[:, :0], actions)]
+        heads = [head.mean(1) for head in self.online(codes, numbers, actions[:, :0], actions)]
         return self.additive(heads)

@@ -9,13 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.learners.base import Learner
-from awrq_mixer.networks.agents import OwnInit, SeededDropout, Space, StateNet
-from awrq_mixer.training.training_log import Batch
+from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.networks.agents import StateNet, mlp
+from awrq_mixer.networks.space import Space
+from marca_common.torch_seeding import OwnInit
 
 
 class Regression(Learner):
     """A ReLU network on [state, actions]; MSE or Tweedie by ``loss.kind``."""
+
+    uses_surrogate = True
+    online: JointNet
 
     def build(self) -> nn.Module:
         """The network."""
@@ -25,7 +29,10 @@ class Regression(Learner):
         """Mean loss against the reward."""
         revenue, *surrogate = self.online(batch.codes, batch.numbers, batch.actions)
         tot = self.fit_to(revenue, batch.reward).mean()
-        loss = tot + sum(self.surrogate_loss(raw, batch).mean() for raw in surrogate)
+        loss = tot
+        for raw in surrogate:  # one or none
+            apart = self.fit_to(raw, batch.surrogate / self.surrogate_scale)
+            loss = tot + (self.config.plus.surrogate_weight * apart).mean()
         return loss, {"tot": tot.detach()}
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
@@ -42,13 +49,8 @@ class JointNet(OwnInit):
         self.state = StateNet(space, config)
         self.first = nn.Linear(self.state.width, config.hidden)
         self.tables = nn.ParameterList([nn.Parameter(torch.zeros(n, config.hidden)) for n in space.sizes])
-        layers = config.head_layers or [config.hidden]
-        parts: list[nn.Module] = []
-        width = config.hidden
-        for size in layers:
-            parts += [nn.Linear(width, size), nn.ReLU(), SeededDropout(config.dropout)]
-            width = size
-        self.rest = nn.Sequential(*parts, nn.Linear(width, 2 if learner.config.plus.surrogate else 1))
+        body, width = mlp(config.hidden, config.head_layers or [config.hidden], config.dropout)
+        self.rest = nn.Sequential(*body, nn.Linear(width, 2 if learner.config.plus.surrogate else 1))
 
     def reset(self, generator: torch.Generator) -> None:
         """Small tables of sub-actions."""
@@ -60,10 +62,12 @@ class JointNet(OwnInit):
         x = self.first(self.state(codes, numbers))
         for t, table in enumerate(self.tables):
             x = x + table[actions[:, t]]
-        return self.rest(torch.relu(x)).T
+        raw: Tensor = self.rest(torch.relu(x))
+        return raw.T
 
     def table(self, codes: Tensor, numbers: Tensor, joint: Tensor) -> Tensor:
         """Raw value of all joint actions, (S, A)."""
         x = self.first(self.state(codes, numbers))  # (S, H)
         actions = torch.stack([table[joint[:, t]] for t, table in enumerate(self.tables)]).sum(0)  # (A, H)
-        return self.rest(torch.relu(x[:, None] + actions))[..., 0]
+        raw: Tensor = self.rest(torch.relu(x[:, None] + actions))
+        return raw[..., 0]

@@ -15,10 +15,7 @@ from awrq_mixer.learners.dqn import DQN
 class REM(DQN):
     """Random ensemble mixture; serves the plain mean over heads."""
 
-    @property
-    def heads(self) -> int:
-        """K."""
-        return self.config.network.heads
+    many_heads = True
 
     def combine(self, q: list[Tensor], again: bool = False) -> list[Tensor]:
         """Σ_k α_k Q_k, (B, 1, n_t); ``again`` reuses the draw made for the online network."""

@@ -12,19 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.equations import chosen
-from awrq_mixer.learners.base import Learner
+from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.networks.agents import RecurrentAgent
 from awrq_mixer.networks.mixers import VDNMixer
-from awrq_mixer.training.training_log import Batch
 
 
 class VDN(Learner):
     """Sunehag et al., 2018. ``self.online`` holds ``agents`` and ``mixer``."""
-
-    @property
-    def heads(self) -> int:
-        """Value heads per agent."""
-        return 1
 
     def build(self) -> nn.ModuleDict:
         """Agents and mixer."""
@@ -42,14 +36,11 @@ class VDN(Learner):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of Q_tot against the reward."""
-        q = torch.stack(
-            [
-                chosen(agent.last(batch.codes, batch.numbers, earlier, own), own[:, -1]).mean(1)
-                for agent, earlier, own in self.by_agent(batch)
-            ],
-            1,
-        )  # (B, agents)
-        q_tot = self.online["mixer"](q, batch.codes, batch.numbers, batch.actions)
+        q = [
+            chosen(agent.last(batch.codes, batch.numbers, earlier, own), own[:, -1]).mean(1)
+            for agent, earlier, own in self.by_agent(batch)
+        ]  # agents × (B,)
+        q_tot = self.online["mixer"](torch.stack(q, 1), batch.codes, batch.numbers, batch.actions)
         losses = self.fit_to(q_tot, batch.reward)
         return (self.sample_weights(q_tot, batch) * losses).mean(), {"tot": losses.detach().mean()}
 
@@ -67,7 +58,8 @@ class VDN(Learner):
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Agents' trees, mixed."""
-        return self.online["mixer"].table(self.agent_tables(codes, numbers), codes, numbers, self.joint)
+        table: Tensor = self.online["mixer"].table(self.agent_tables(codes, numbers), codes, numbers, self.joint)
+        return table
 
     def agent_tables(self, codes: Tensor, numbers: Tensor) -> list[Tensor]:
         """Every agent's values of its own choices, (S, P_g, N_g) each; what it decides by when it acts alone."""

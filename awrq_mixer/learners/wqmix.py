@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.equations import central_weights, optimistic_weights
+from awrq_mixer.learners.base import Batch
 from awrq_mixer.learners.qmix import QMIX
 from awrq_mixer.networks.agents import StateNet, mlp
-from awrq_mixer.training.training_log import Batch
 
 
 class WQMIX(QMIX):
@@ -64,4 +64,5 @@ class CentralNet(nn.Module):
     def forward(self, codes: Tensor, numbers: Tensor, actions: Tensor) -> Tensor:
         """Raw value, (B,)."""
         joined = torch.cat([self.state(codes, numbers), self.actions(actions + self.offsets).flatten(1)], 1)
-        return self.out(self.body(joined))[:, 0]
+        raw: Tensor = self.out(self.body(joined))
+        return raw[:, 0]

@@ -1,0 +1,1 @@
+"""Which networks value sub-actions and joint actions?"""

@@ -3,59 +3,16 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.config import NetworkConfig
+from awrq_mixer.learner_config import NetworkConfig
 from awrq_mixer.networks.cell_kernels import grow
-
-
-@dataclass(frozen=True)
-class Space:
-    """What a network must know of the log: sizes of the state's categories and of the sub-actions of each agent."""
-
-    categories: tuple[int, ...]  # rows per categorical column, the unseen row included
-    numeric: int  # numeric state columns
-    agents: tuple[tuple[int, ...], ...]  # choices of each sub-action, by agent
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Choices of every sub-action in order."""
-        return tuple(size for agent in self.agents for size in agent)
-
-    @property
-    def n_joint(self) -> int:
-        """Number of joint actions A."""
-        return math.prod(self.sizes)
-
-
-class OwnInit(nn.Module, ABC):
-    """A module that draws its own bare parameters; its layers are drawn by ``initialise`` as any other."""
-
-    @abstractmethod
-    def reset(self, generator: torch.Generator) -> None:
-        """Draw them."""
-
-
-class SeededDropout(nn.Module):
-    """Dropout from a named generator, so that a resumed run draws the same masks."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.generator: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero a share of ``x`` in training and scale up the rest."""
-        if not self.training or self.rate == 0:
-            return x
-        keep = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
-        return x * keep / (1 - self.rate)
+from awrq_mixer.networks.space import Space
+from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
 class StateEmbedding(nn.Module):
@@ -101,7 +58,8 @@ class StateNet(nn.Module):
 
     def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """(B, columns), (B, numeric) → (B, width)."""
-        return self.trunk(self.embedding(codes, numbers))
+        hidden: Tensor = self.trunk(self.embedding(codes, numbers))
+        return hidden
 
 
 class StateHeads(nn.Module):
@@ -123,8 +81,8 @@ class RecurrentAgent(OwnInit):
     """One agent: a GRU over its sub-steps (Eq. 7), K heads a sub-step.
 
     The input of a sub-step is the state and, by their embedding, the earlier sub-actions that it may see. The
-    state's part of the input product is made once for all sub-steps, a sub-action's part is a row of a table, and
-    the first sub-step has no recurrent product because h_0 = 0.
+    state's part of the input product is made once for all sub-steps; a sub-action's part is a row of a table. The
+    first sub-step has no recurrent product because h_0 = 0.
     """
 
     def __init__(
@@ -214,11 +172,12 @@ class RecurrentAgent(OwnInit):
         parts = (x.flatten(0, 2), self._table(t), gates.flatten(0, 1), parents.flatten(0, 1), self.candidate_bias)
         x_, table, gates_, parents_, bias = (part.detach().contiguous().numpy() for part in parts)
         grow(x_, table, gates_, parents_, bias, out.numpy())
-        return out.unflatten(0, (size, earlier)).flatten(2, 3)
+        return torch.unflatten(out, 0, (size, earlier)).flatten(2, 3)
 
     def _table(self, t: int) -> Tensor:
         """What sub-step ``t`` adds to the input product for each choice of the sub-action before it, (n, 3 hidden)."""
-        return self.action_tables[len(self.before) + t - 1] + self.step_bias[t - 1]
+        table: Tensor = self.action_tables[len(self.before) + t - 1]
+        return table + self.step_bias[t - 1]
 
     def _seen(self, t: int, actions: Tensor) -> Tensor:
         if not self.sees_own:
@@ -227,7 +186,7 @@ class RecurrentAgent(OwnInit):
 
     def _first(self, x: Tensor) -> Tensor:
         """The cell from h_0 = 0, which needs no recurrent product."""
-        gates, candidate = x.split([2 * self.hidden, self.hidden], -1)
+        gates, candidate = torch.split(x, [2 * self.hidden, self.hidden], -1)
         r, z = torch.sigmoid(gates).chunk(2, -1)
         n = _tanh(torch.addcmul(candidate, r, self.candidate_bias))
         return n - z * n
@@ -236,7 +195,7 @@ class RecurrentAgent(OwnInit):
         return gru_cell(x, self.recurrent(h), h, self.candidate_bias)
 
     def _heads(self, h: Tensor, t: int) -> Tensor:
-        return self.out[t](self.bodies[t](h)).unflatten(-1, (self.heads, self.sizes[t]))  # (B, K, n)
+        return torch.unflatten(self.out[t](self.bodies[t](h)), -1, (self.heads, self.sizes[t]))  # (B, K, n)
 
     def _mean_heads(self, h: Tensor, t: int) -> Tensor:
         """Plain mean over heads (Algorithm 2), taken on the weights so that it costs one head."""
@@ -254,8 +213,10 @@ def _tanh(x: Tensor) -> Tensor:
 def gru_cell(x: Tensor, g: Tensor, h: Tensor, candidate_bias: Tensor) -> Tensor:
     """A GRU cell from its input product ``x`` and recurrent product ``g`` (without bias), gates in torch's order r, z, n."""
     width = h.shape[-1]
-    x_gates, x_candidate = x.split([2 * width, width], -1)  # split, not slices: their gradient is one concatenation
-    g_gates, g_candidate = g.split([2 * width, width], -1)
+    x_gates, x_candidate = torch.split(
+        x, [2 * width, width], -1
+    )  # split, not slices: their gradient is one concatenation
+    g_gates, g_candidate = torch.split(g, [2 * width, width], -1)
     r, z = torch.sigmoid(x_gates + g_gates).chunk(2, -1)
     n = _tanh(torch.addcmul(x_candidate, r, g_candidate + candidate_bias))
     return torch.lerp(n, h, z)
@@ -274,10 +235,3 @@ def initialise(module: nn.Module, kind: str, generator: torch.Generator) -> None
                 nn.init.zeros_(child.bias)
         elif isinstance(child, nn.Embedding):
             nn.init.normal_(child.weight, std=0.1, generator=generator)
-
-
-def use_generator(module: nn.Module, generator: torch.Generator) -> None:
-    """Let every source of noise inside ``module`` draw from ``generator``."""
-    for child in module.modules():
-        if hasattr(child, "generator"):
-            setattr(child, "generator", generator)  # noqa: B010 - modules type their attributes as tensors

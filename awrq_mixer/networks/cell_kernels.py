@@ -11,11 +11,13 @@ _HALF = np.float32(0.5)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-def grow(x, table, gates, parents, bias, out):
+def grow(
+    x: np.ndarray, table: np.ndarray, gates: np.ndarray, parents: np.ndarray, bias: np.ndarray, out: np.ndarray
+) -> None:
     """Hidden states after each choice: fills ``out`` (S, M, n, H).
 
-    ``x`` (S, 3H) is the input product of the prefix, ``table`` (n, 3H) what each choice adds to it, ``gates`` (S, M, 3H)
-    the recurrent product of the ``parents`` (S, M, H), ``bias`` (H,) the candidate's. Gates in the order r, z, n.
+    ``x`` (S, 3H) is the input product of the prefix, ``table`` (n, 3H) what each choice adds to it. ``gates`` (S, M, 3H)
+    is the recurrent product of the ``parents`` (S, M, H), ``bias`` (H,) the candidate's. Gates in the order r, z, n.
     """
     size, many, width = parents.shape
     choices = len(table)

@@ -1,8 +1,8 @@
 """Latent classes of states: a gate that guesses a state's class from its columns, and what logged rows say about it.
 
 Every class has a log surface over joint actions. A state belongs to one class; the network sees its columns, the log holds what
-happened in it before. Rows of a state are Gaussian around level + surface on a log scale, with a random level of the state that
-is integrated out, so the posterior over classes is a softmax of sums over rows.
+happened in it before. On a log scale rows of a state are Gaussian around level + surface. The state's random level is integrated
+out, so the posterior over classes is a softmax of sums over rows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.config import NetworkConfig, PlusConfig
-from awrq_mixer.networks.agents import OwnInit, SeededDropout, Space
+from awrq_mixer.learner_config import NetworkConfig, PlusConfig
+from awrq_mixer.networks.space import Space
+from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
 @dataclass
@@ -128,8 +129,8 @@ class ClassNet(OwnInit):
 
     def surfaces(self) -> Tensor:
         """Log surface of every class, (members, classes, A)."""
-        own = self.coefficients @ self.actions().transpose(1, 2)
-        return own + self.profile().transpose(1, 2) + self.class_level
+        own: Tensor = self.coefficients @ self.actions().transpose(1, 2) + self.profile().transpose(1, 2)
+        return own + self.class_level
 
     def level(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Log level of the signal and of revenue by a state's columns, (members, S, 2)."""

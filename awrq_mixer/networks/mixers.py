@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from awrq_mixer.config import MixerConfig, NetworkConfig
-from awrq_mixer.networks.agents import Space, StateNet, mlp
+from awrq_mixer.learner_config import MixerConfig, NetworkConfig
+from awrq_mixer.networks.agents import StateNet, mlp
 from awrq_mixer.networks.mixing_kernels import EXP_RANGE, mix_elu, mix_relu
+from awrq_mixer.networks.space import Space
 
 
 class VDNMixer(nn.Module):
@@ -63,7 +64,7 @@ class MonotonicMixer(nn.Module):
         n, e = self.agents, self.embed
         w1, b1, w2, b2 = out.split([n * e, e, e, 1], dim=1)
         # Softplus of values near zero is .69: the division keeps Q_tot on the scale of the agents' values at the start.
-        return self._positive(w1).unflatten(1, (n, e)) / n, b1, self._positive(w2) * (2.0 / e), b2[:, 0]
+        return torch.unflatten(self._positive(w1), 1, (n, e)) / n, b1, self._positive(w2) * (2.0 / e), b2[:, 0]
 
     def table(self, q: list[Tensor], codes: Tensor, numbers: Tensor, sub_actions: Tensor) -> Tensor:
         """Q_tot of all joint actions, (S, A), from each agent's (S, P_g, N_g).
@@ -106,7 +107,7 @@ class MonotonicMixer(nn.Module):
             columns.append(_outer_sum(torch.zeros_like(columns[0][:, ::own]), one[..., None]))
         stacked = torch.cat(columns, 2).reshape(size * joint, self.agents)
         repeated = sub_actions.repeat(size, 1)
-        values = self(stacked, codes.repeat_interleave(joint, 0), numbers.repeat_interleave(joint, 0), repeated)
+        values: Tensor = self(stacked, codes.repeat_interleave(joint, 0), numbers.repeat_interleave(joint, 0), repeated)
         return values.reshape(size, joint)
 
     def _positive(self, w: Tensor) -> Tensor:

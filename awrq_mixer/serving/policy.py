@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.serving.decide_kernels import candidates, decide_rows, decide_states, positions, scan
+from awrq_mixer.serving.decide_kernels import decide_rows, positions, scan
 from awrq_mixer.serving.predictor import require_memory
 from marca_common.errors import UserError
 from marca_common.files import atomic_path
 from marca_common.progress import progress
+from marca_measures.hull import candidates
 
 ValuesFn = Callable[[pd.DataFrame], np.ndarray]
 
@@ -45,12 +46,7 @@ class HullPolicy:
 
     @classmethod
     def build(
-        cls,
-        states: pd.DataFrame,
-        values_fn: ValuesFn,
-        costs_fn: ValuesFn,
-        chunk: int = 256,
-        quiet: bool = False,
+        cls, states: pd.DataFrame, values_fn: ValuesFn, costs_fn: ValuesFn, chunk: int = 256, quiet: bool = False
     ) -> HullPolicy:
         """Score ``states`` chunk by chunk with ``values_fn`` → (S, A) and ``costs_fn`` → (S, A, D), keep what can win.
 
@@ -79,8 +75,8 @@ class HullPolicy:
             return self._decide_frame(states, price)
         ids = np.asarray(states, dtype=np.int64)
         if len(ids) > len(self.first):  # every state once, then a look-up
-            return self.joint[decide_states(self.first, self.q, self.c, price)][ids]
-        return self.joint[decide_rows(ids, self.first, self.q, self.c, price)]
+            return self._best(np.arange(len(self.states)), price)[ids]
+        return self._best(ids, price)
 
     def expected(self, ids: np.ndarray, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Value (M,) and costs (M, D) of joint actions taken in states ``ids``; any joint action may be asked for."""
@@ -122,12 +118,15 @@ class HullPolicy:
         if self._index is None:
             self._index = pd.MultiIndex.from_arrays([self.states[name].astype(str) for name in columns])
         asked = pd.MultiIndex.from_arrays([states[name].astype(str) for name in columns])
-        return self._index.get_indexer(asked).astype(np.int64)
+        return np.asarray(self._index.get_indexer(asked), dtype=np.int64)
+
+    def _best(self, ids: np.ndarray, price: np.ndarray) -> np.ndarray:
+        return np.asarray(self.joint[decide_rows(ids, self.first, self.q, self.c, price)])
 
     def _decide_frame(self, states: pd.DataFrame, price: np.ndarray) -> np.ndarray:
         ids = self.lookup(states)
         new = ids < 0
-        chosen = self.joint[decide_rows(np.where(new, 0, ids), self.first, self.q, self.c, price)]
+        chosen = self._best(np.where(new, 0, ids), price)
         if new.any():
             values_fn, costs_fn = self._functions()
             distinct = states.loc[new, list(self.states.columns)].astype(str)

@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import LEARNERS, Learner
-from awrq_mixer.training import boosted
-from awrq_mixer.training.training_log import make_space
+from awrq_mixer.learners import BOOSTED, find_learner
+from awrq_mixer.learners.base import Learner
+from awrq_mixer.networks.space import Space
+from awrq_mixer.serving.boosted_scorer import BoostedScorer
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
 from marca_common.compute import resolve_device
 from marca_common.config import to_dict
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
-from marca_common.requests import RequestSpec
 
 KIND = "awrq_mixer"
 
@@ -32,22 +33,19 @@ class Scorer(Protocol):
         """Q in money, (S, A)."""
         ...
 
+    def to_payload(self) -> dict[str, Any]:
+        """What a checkpoint must hold to make it again."""
+        ...
+
 
 class Predictor:
-    """Q(s, a) for states of a DataFrame; travels as one checkpoint with its encoder and declared columns."""
+    """Q(s, a) for states of a DataFrame; travels as one checkpoint with its encoder and training config."""
 
     def __init__(
-        self, scorer: Scorer, spec: RequestSpec, encoder: StateEncoder, device: torch.device | None = None
+        self, scorer: Scorer, config: TrainConfig, encoder: StateEncoder, device: torch.device | None = None
     ) -> None:
-        self.scorer, self.spec, self.encoder = scorer, spec, encoder
+        self.scorer, self.config, self.spec, self.encoder = scorer, config, config.spec, encoder
         self.device = device or torch.device("cpu")
-
-    @property
-    def learner(self) -> Learner:
-        """The network behind the scores; a boosted model has none."""
-        if not isinstance(self.scorer, Learner):
-            raise UserError("this model is not a network; it has no agents")
-        return self.scorer
 
     @torch.no_grad()
     def values(self, states: pd.DataFrame, chunk: int = 64) -> np.ndarray:
@@ -69,7 +67,7 @@ class Predictor:
     @torch.no_grad()
     def at(self, states: pd.DataFrame, rows: np.ndarray, joint: np.ndarray, chunk: int = 64) -> np.ndarray:
         """Expected revenue of chosen pairs: row ``rows`` of ``states`` under joint action ``joint``, both (V,) → (V,)."""
-        if isinstance(self.scorer, boosted.BoostedScorer):
+        if isinstance(self.scorer, BoostedScorer):
             return self.scorer.pairs(*self.encoder.transform(states.iloc[rows]), joint)
         out = np.empty(len(rows), dtype=np.float32)
         order = np.argsort(rows, kind="stable")
@@ -78,32 +76,27 @@ class Predictor:
             out[mine] = self.values(states.iloc[start : start + chunk])[rows[mine] - start, joint[mine]]
         return out
 
-    def save(self, path: str | Path, payload: dict[str, Any]) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the checkpoint, atomically."""
-        payload |= {"spec": to_dict(self.spec), "encoder": self.encoder.to_dict()}
-        save_checkpoint(path, KIND, list(self.spec.state), payload)
+        payload = {"learner": self.config.learner, "config": to_dict(self.config), "encoder": self.encoder.to_dict()}
+        save_checkpoint(path, KIND, list(self.spec.state), payload | self.scorer.to_payload())
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu", expect: str | None = None) -> Predictor:
-        """Read a checkpoint written by training; ``expect`` names the learner it must hold."""
+    def load(cls, path: str | Path, device: str = "cpu") -> Predictor:
+        """Read a checkpoint written by training."""
         payload = load_checkpoint(path, KIND)
-        if expect and payload["learner"] != expect:
-            raise UserError(f"{path}: a checkpoint of learner {payload['learner']!r}; expected {expect!r}")
-        spec = RequestSpec.model_validate(payload["spec"])
+        try:
+            config = TrainConfig.model_validate(payload["config"])
+        except ValidationError as error:
+            key = ".".join(map(str, error.errors()[0]["loc"]))
+            raise UserError(f"{path}: its config is of another version of this software ({key}); train again") from None
         encoder = StateEncoder.from_dict(payload["encoder"])
+        if config.learner == BOOSTED:
+            return cls(BoostedScorer.from_payload(payload, config), config, encoder)
         place = resolve_device(device)
-        if payload["learner"] == "lightgbm":
-            return cls(boosted.BoostedScorer.from_payload(payload, spec), spec, encoder)
-        config = TrainConfig.model_validate(payload["config"])
-        learner = LEARNERS[config.learner](make_space(spec, encoder), config)
+        learner = find_learner(config.learner)(Space.of(config.spec, encoder), config)
         learner.load_state_dict(payload["weights"])
-        return cls(learner.to(place).eval(), spec, encoder, place)
-
-
-def gradient_payload(predictor: Predictor, config: TrainConfig) -> dict[str, Any]:
-    """What a network's checkpoint holds; its target network stays in the training checkpoint."""
-    weights = {name: w for name, w in predictor.learner.state_dict().items() if not name.startswith("target.")}
-    return {"learner": config.learner, "config": to_dict(config), "weights": weights}
+        return cls(learner.to(place).eval(), config, encoder, place)
 
 
 def require_memory(states: int, joint: int, copies: float = 1.5) -> None:

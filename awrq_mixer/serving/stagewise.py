@@ -29,12 +29,12 @@ def decide_by_stage(
     return chosen
 
 
-def stagewise_loss(
-    q: np.ndarray, c: np.ndarray, lambda_: np.ndarray, spec: RequestSpec, profile: np.ndarray
-) -> dict[str, float]:
-    """What deciding by stage gives up against the joint choice at a price: mean objective of both, and the share lost."""
+def stagewise_lost(
+    q: np.ndarray, c: np.ndarray, lambda_: np.ndarray, spec: RequestSpec, profile: np.ndarray, weight: np.ndarray
+) -> float:
+    """Share of the mean objective Q − λ·C that deciding by stage loses against the joint choice; ``weight`` (S,) of states."""
     score = np.asarray(q, np.float64) - np.asarray(c, np.float64) @ np.atleast_1d(lambda_)
-    rows = np.arange(len(score))
-    joint = float(score.max(1).mean())
-    alone = float(score[rows, decide_by_stage(q, c, lambda_, spec, profile)].mean())
-    return {"joint": joint, "by_stage": alone, "lost": (joint - alone) / abs(joint) if joint else 0.0}
+    joint = np.average(score.max(1), weights=weight)
+    chosen = decide_by_stage(q, c, lambda_, spec, profile)
+    by_stage = np.average(score[np.arange(len(score)), chosen], weights=weight)
+    return float((joint - by_stage) / abs(joint)) if joint else 0.0

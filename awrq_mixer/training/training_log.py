@@ -3,42 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from awrq_mixer.config import SplitConfig, TrainConfig
-from awrq_mixer.networks.agents import Space
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.learners.base import Batch
+from awrq_mixer.networks.space import Space
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
 from marca_common.tables import Column
-
-
-@dataclass
-class Batch:
-    """Rows of a log as tensors."""
-
-    codes: Tensor  # (B, categorical columns) int64, 0 = unseen
-    numbers: Tensor  # (B, numeric columns) float32
-    actions: Tensor  # (B, T) int64
-    reward: Tensor  # (B,) float32, money
-    surrogate: Tensor  # (B,) float32, an observed column that is less noisy than revenue; NaN where there is none
-
-    def __len__(self) -> int:
-        return len(self.reward)
-
-    def take(self, rows: Tensor) -> Batch:
-        """The given rows (M,)."""
-        return Batch(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def to(self, device: torch.device) -> Batch:
-        """The same rows on another device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 @dataclass
@@ -54,13 +33,7 @@ class Log:
     @property
     def space(self) -> Space:
         """Sizes that networks need."""
-        return make_space(self.spec, self.encoder)
-
-
-def make_space(spec: RequestSpec, encoder: StateEncoder) -> Space:
-    """Sizes of the encoded state and of the agents' sub-actions."""
-    agents = tuple(tuple(spec.sizes[name] for name in columns) for columns in spec.agents.values())
-    return Space(tuple(encoder.sizes), len(encoder.means), agents)
+        return Space.of(self.spec, self.encoder)
 
 
 def load_log(config: TrainConfig) -> Log:
@@ -70,12 +43,10 @@ def load_log(config: TrainConfig) -> Log:
     """
     spec, surrogate = config.spec, config.plus.surrogate
     extra = [Column(surrogate, "float", 0)] if surrogate else []
-    frame = spec.read(config.requests, extra=extra)
-    if config.max_rows:
-        frame = frame.iloc[-config.max_rows :].reset_index(drop=True)
-    train, validation, test = split_by_time(frame, config.split)
+    train, validation, test = read_by_time(config.requests, config, extra)
     if len(train) < 2:
-        raise UserError(f"{config.requests}: {len(frame)} rows leave {len(train)} for training; expected at least 2")
+        rows = len(train) + len(validation) + len(test)
+        raise UserError(f"{config.requests}: {rows} rows leave {len(train)} for training; expected at least 2")
     for name in spec.sub_actions:
         if spec.sizes[name] > 1 and train[name].nunique() < 2:
             raise UserError(
@@ -85,10 +56,15 @@ def load_log(config: TrainConfig) -> Log:
     return Log(spec, StateEncoder.fit(train, spec.state), train, validation, test)
 
 
-def split_by_time(frame: pd.DataFrame, split: SplitConfig) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Cut rows that are in time order by the split's shares."""
-    first = round(len(frame) * split.train)
-    second = round(len(frame) * (split.train + split.validation))
+def read_by_time(
+    requests: str, config: TrainConfig, extra: list[Column] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Training, validation and test rows of a log, cut in time order as a training config says."""
+    frame = config.spec.read(requests, extra=extra)
+    if config.max_rows:
+        frame = frame.iloc[-config.max_rows :].reset_index(drop=True)
+    first = round(len(frame) * config.split.train)
+    second = round(len(frame) * (config.split.train + config.split.validation))
     return frame.iloc[:first], frame.iloc[first:second], frame.iloc[second:]
 
 

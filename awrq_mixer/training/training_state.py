@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-import csv
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from awrq_mixer.config import OptimiserConfig, TrainConfig
-from awrq_mixer.learners import Learner
+from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.serving.predictor import Predictor
-from awrq_mixer.training.training_log import Batch
 from awrq_mixer.training.validation import ValidationSet
 from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from marca_common.figures import new_figure, save_figure
@@ -24,7 +23,7 @@ from marca_common.progress import MetricsLog
 from marca_common.run_folder import RunFolder
 
 _KIND = "awrq_mixer.training"
-_COLUMNS = ["step", "samples", "loss", "gradient_norm", "lr", "shape_gain", "td_last", "tot", "eta_max"]
+_COLUMNS = ["step", "samples", "loss", "gradient_norm", "lr", "shape_gain"]
 
 
 @dataclass
@@ -43,7 +42,6 @@ class TrainingState:
     metrics: MetricsLog
     step: int = 0
     steps_here: int = 0
-    seconds_before: float = 0.0
     best: float = -math.inf
     best_step: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -64,7 +62,7 @@ class TrainingState:
         schedule = make_schedule(optimiser, config.optimiser.decay, total)
         fingerprint = [float(len(data)), float(data.reward.double().sum()), float(data.actions.double().sum())]
         saved = cls._saved(run, config, fingerprint)
-        metrics = MetricsLog(run.path / "metrics.csv", _COLUMNS, saved["step"] if saved else None)
+        metrics = MetricsLog(run.path / "metrics.csv", [*_COLUMNS, *learner.metrics], saved["step"] if saved else None)
         state = cls(config, run, learner, predictor, optimiser, schedule, size, total, fingerprint, metrics)
         if saved:
             state._load(saved)
@@ -94,11 +92,14 @@ class TrainingState:
 
     def report(self, validation: ValidationSet | None) -> None:
         """Validate, log one row, keep the best weights, write ``last.pt``."""
-        measured = validation.measure(self.predictor.at) if validation else {}
-        score = measured.get("shape_gain", float(self.step))  # without validation the last weights count as best
-        if measured:
+        score = float(self.step)  # without validation the last weights count as best
+        measured = {}
+        if validation:
+            score = measured["shape_gain"] = validation.shape_gain(self.predictor.at)
             self.history.append([float(self.step), score])
-        means = {name: total / self.since for name, total in self.sums.items() if name in _COLUMNS}
+        means = {
+            name: total / self.since for name, total in self.sums.items() if name in ("loss", *self.learner.metrics)
+        }
         self.metrics.write(
             step=self.step,
             samples=self.step * self.batch_size,
@@ -159,7 +160,7 @@ class TrainingState:
         }
 
 
-_PLAIN = ["step", "seconds_before", "best", "best_step", "stale", "history", "sums", "since", "fingerprint"]
+_PLAIN = ["step", "best", "best_step", "stale", "history", "sums", "since", "fingerprint"]
 
 
 def make_optimiser(learner: Learner, config: OptimiserConfig) -> torch.optim.Optimizer:
@@ -208,16 +209,14 @@ def gradient_variance(norms: list[float], window: int = 1000) -> float | None:
 
 def learning_curve(metrics: str | Path, path: str | Path, learner: str) -> Path | None:
     """Loss and validation gain over the samples seen."""
-    with Path(metrics).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
+    rows = pd.read_csv(metrics)
+    if rows.empty:
         return None
     figure, (left, right) = new_figure(1, 2, width=8.4, height=3.2)
-    samples = [float(row["samples"]) / 1e6 for row in rows]
-    left.plot(samples, [float(row["loss"]) for row in rows])
+    left.plot(rows["samples"] / 1e6, rows["loss"])
     left.set(title=f"{learner}: training loss", xlabel="samples (million)", ylabel="loss on scaled revenue")
-    gains = [(x, float(row["shape_gain"])) for x, row in zip(samples, rows) if row["shape_gain"]]
-    right.plot([x for x, _ in gains], [100 * y for _, y in gains], marker="o", markersize=3)
+    gains = rows.dropna(subset="shape_gain")
+    right.plot(gains["samples"] / 1e6, 100 * gains["shape_gain"], marker="o", markersize=3)
     right.axhline(0, color="black", linewidth=0.8)
     right.set(title="validation: order within states", xlabel="samples (million)", ylabel="deviance explained (%)")
     return save_figure(figure, path)

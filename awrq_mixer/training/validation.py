@@ -1,9 +1,9 @@
 """Validation that sees the order of actions within a state.
 
 The loss on held-out rows is mostly about which state is worth more, and nearly blind to what pays: the shape of
-Q(s, ·) within a state. The measure here conditions the level out: of the revenue that the held-out rows of one state
-earned together, which share does the learner give to each row? (The conditional likelihood of a Poisson model
-with a fixed effect per state; it needs no state value at all, of the learner's or anybody's.)
+Q(s, ·) within a state. The measure here conditions the level out. The held-out rows of one state earned some revenue
+together: which share of it does the learner give to each row? That is the conditional likelihood of a Poisson model
+with a fixed effect per state. It needs no state value at all, of the learner's or anybody's.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ValidationSet:
     reward: np.ndarray  # (V,) money
     group: np.ndarray  # (V,) rows compared with each other: equal categories
 
-    def measure(self, at: Callable[[pd.DataFrame, np.ndarray, np.ndarray], np.ndarray]) -> dict[str, float]:
+    def shape_gain(self, at: Callable[[pd.DataFrame, np.ndarray, np.ndarray], np.ndarray]) -> float:
         """``shape_gain`` of the values ``at(states, state_id, joint)``, (V,)."""
-        return {"shape_gain": shape_gain(at(self.states, self.state_id, self.joint), self.reward, self.group)}
+        return shape_gain(at(self.states, self.state_id, self.joint), self.reward, self.group)
 
 
 def make_validation_set(log: Log, rows: int, seed: int) -> ValidationSet | None:
@@ -58,7 +58,7 @@ def comparison_groups(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
     names = [name for name, kind in spec.state.items() if kind == "category"]
     if not names:
         return np.zeros(len(frame), np.int64)
-    return frame.groupby([frame[name].astype(str) for name in names], sort=False).ngroup().to_numpy()
+    return np.asarray(frame.groupby([frame[name].astype(str) for name in names], sort=False).ngroup())
 
 
 def shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> float:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from cascade_world.config import WorldConfig
-from marca_common.errors import UserError
-from marca_common.files import read_json
+from marca_common.cost_maps import CostMaps, ServiceMap
 
 
 @dataclass(frozen=True)
@@ -64,39 +62,27 @@ def _curve(x: np.ndarray, points: list[tuple[float, float]] | None) -> np.ndarra
 
 
 def _from_map(config: WorldConfig, path: str) -> CostTables:
-    """Read a ``marca-cost-maps`` file; every service, channel and model of the world must stand in it."""
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != "marca-cost-maps":
-        raise UserError(f"{path}: not a cost map; expected a JSON object with format 'marca-cost-maps'")
+    """Read a cost map file; every data centre, service, channel and model of the world must stand in it."""
+    maps = CostMaps.load(path)
     channels, models, rankers = config.cascade.channels, list(config.cascade.models), list(config.cascade.rankers)
     x = np.arange(len(channels) * config.cascade.max_candidates + 1)
-    profiles = []
+    settings = [[{"model": m, "ranker": k} for k in rankers] for m in models]
+    base, opened, queue, ranked = [], [], [], []
     for idc in config.groups:
-        by_service = [_get(content, path, "maps", idc, service) for service in config.services]
-        profiles.append([_service_tables(one, path, x, channels, models, len(rankers)) for one in by_service])
-    base, opened, queue, ranked = ([[one[j] for one in profile] for profile in profiles] for j in range(4))
+        ones = [maps.service_map(idc, service) for service in config.services]
+        base.append([[maps.fixed_cost(one, "", by[0]) for by in settings] for one in ones])
+        opened.append([[[maps.channel_cost(one, c, by[0]) for c in channels] for by in settings] for one in ones])
+        queue.append([[maps.curve(one, "retrieved", by[0])(x) for by in settings] for one in ones])
+        ranked.append([[[_ranked(maps, one, x, s, by[0]) for s in by] for by in settings] for one in ones])
     groups = len(config.groups)
     return CostTables(
         np.array(base), np.array(opened), np.array(queue), np.array(ranked), np.arange(groups), np.ones(groups)
     )
 
 
-def _service_tables(
-    one: dict[str, Any], path: str, x: np.ndarray, channels: list[str], models: list[str], rankers: int
-) -> tuple[np.ndarray, ...]:
-    base = [float(_get(one, path, "base")) + float(one.get("model", {}).get(m, 0.0)) for m in models]
-    opened = [[float(_get(one, path, "channels", m, c)) for c in channels] for m in models]
-    curves = {}
-    for element in ("retrieved", "preranked"):
-        found = [_get(one, path, "queues", element, m) for m in models]
-        curves[element] = [np.interp(x, curve["x"], curve["cost"]) for curve in found]
-    ranked = [[curve] * rankers for curve in curves["preranked"]]
-    return np.array(base), np.array(opened), np.array(curves["retrieved"]), np.array(ranked)
-
-
-def _get(content: Any, path: str, *keys: str) -> Any:
-    for depth, key in enumerate(keys):
-        if not isinstance(content, dict) or key not in content:
-            raise UserError(f"{path}: {'.'.join(keys[: depth + 1])} is missing from the cost map")
-        content = content[key]
-    return content
+def _ranked(
+    maps: CostMaps, one: ServiceMap, x: np.ndarray, settings: dict[str, str], first: dict[str, str]
+) -> np.ndarray:
+    """Cost of ranking ``x`` items, with what this ranker costs more than the first one whatever the length."""
+    extra = maps.fixed_cost(one, "", settings) - maps.fixed_cost(one, "", first)
+    return maps.curve(one, "preranked", settings)(x) + extra

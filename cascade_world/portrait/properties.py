@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cascade_world.allocation import clairvoyant, mixture_weights, static_mixture
 from cascade_world.mechanism.request_luck import hash_columns
 from cascade_world.world import World
 from marca_common.errors import UserError
 from marca_common.seeding import integer_seed
+from marca_measures.clairvoyant import clairvoyant
+from marca_measures.static_mixture import static_mixture
 
 
 def sample_states(world: World, count: int, seed: int = 0, group: int | None = None) -> np.ndarray:
@@ -52,7 +53,7 @@ def budget_curve(world: World, group: int, states: np.ndarray, factors: np.ndarr
     shipped, rows = world.budgets()[world.groups[group]], []
     for factor in factors:
         try:
-            fixed = static_mixture(mean_values, mean_costs, factor * shipped)
+            fixed = static_mixture(mean_values, mean_costs, factor * shipped).value
             best = clairvoyant(values, costs, factor * shipped)
         except UserError:
             continue
@@ -62,7 +63,7 @@ def budget_curve(world: World, group: int, states: np.ndarray, factors: np.ndarr
                 "budget_core_ms": float(factor * shipped.sum()),
                 "static": fixed,
                 "clairvoyant": best.value,
-                "uplift_pct": 100 * (best.value / fixed - 1),
+                "oracle_uplift_pct": 100 * (best.value / fixed - 1),
             }
             | {f"lambda_{name}": float(best.lambda_[j]) for j, name in enumerate(world.services)}
         )
@@ -172,10 +173,10 @@ def degradation_price(world: World, states: np.ndarray) -> pd.DataFrame:
     costs = world.expected_costs(frame).mean(axis=0, dtype=np.float64)
     shares = np.array(list(world.config.states.idcs.values()))
     budget = np.average(list(world.budgets().values()), axis=0, weights=shares)
-    weights = mixture_weights(values, costs, budget)
+    mixture = static_mixture(values, costs, budget)
     rows = []
     for level, served in enumerate(world.space.degraded):
-        change = weights @ costs[served] - weights @ costs
-        loss = 100 * (weights @ values[served] / (weights @ values) - 1)
+        change = mixture.mean(costs[served]) - mixture.cost
+        loss = 100 * (mixture.mean(values[served]) / mixture.value - 1)
         rows.append({"level": level, "revenue_pct": loss} | {f"f_{n}": change[j] for j, n in enumerate(world.services)})
     return pd.DataFrame(rows)

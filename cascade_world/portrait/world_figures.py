@@ -9,22 +9,7 @@ import pandas as pd
 
 from cascade_world.world import World
 from marca_common.figures import COLORS, new_figure, save_figure
-
-
-def upper_hull(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Indices of the upper concave hull of (cost, value) points, rising in both."""
-    order = np.lexsort((-value, cost))
-    hull: list[int] = []
-    for i in order:
-        if hull and value[i] <= value[hull[-1]]:
-            continue
-        while len(hull) > 1:
-            a, b = hull[-2], hull[-1]
-            if (value[b] - value[a]) * (cost[i] - cost[b]) > (value[i] - value[b]) * (cost[b] - cost[a]):
-                break
-            hull.pop()
-        hull.append(int(i))
-    return np.array(hull)
+from marca_measures.hull import chain
 
 
 def draw_clouds(world: World, states: np.ndarray, path: Path) -> Path:
@@ -36,7 +21,7 @@ def draw_clouds(world: World, states: np.ndarray, path: Path) -> Path:
     values, costs = world.values(frame), world.expected_costs(frame).sum(axis=2)
     figure, axes = new_figure(1, len(picks), width=10.0, height=3.2, sharex=True)
     for axis, q, c, row in zip(axes, values, costs, frame.itertuples(index=False)):
-        hull = upper_hull(c, q)
+        hull = chain(q, c)
         axis.scatter(c, q, s=3, color="0.7", label="joint actions", rasterized=True)
         axis.plot(c[hull], q[hull], "o-", ms=3, lw=1.3, color=COLORS[0], label="hull: best for some λ")
         axis.set_title(f"{row.user_value} · {row.placement} · {row.segment}", fontsize=10)
@@ -57,7 +42,7 @@ def draw_budget_curves(curves: dict[str, pd.DataFrame], path: Path) -> Path:
         shipped = curve[curve["factor"] == 1.0].iloc[0]
         axis.axvline(shipped["budget_core_ms"], color="0.4", lw=0.9, ls="--")
         axis.annotate(
-            f"shipped budget:\n+{shipped['uplift_pct']:.1f} %",
+            f"shipped budget:\n+{shipped['oracle_uplift_pct']:.1f} %",
             (shipped["budget_core_ms"], shipped["static"]),
             xytext=(6, -28),
             textcoords="offset points",

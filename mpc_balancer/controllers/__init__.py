@@ -1,14 +1,15 @@
-"""Controllers of λ behind one protocol; ``make_controller`` builds them by name."""
+"""Who sets λ, and by which rule? Controllers behind one protocol; ``make_controller`` builds them by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from marca_common.dotted_path import find_class
 from marca_common.errors import UserError
+from marca_common.protocols import Controller
 from mpc_balancer.config import ControllerConfig
-from mpc_balancer.controllers.base import PriceController
 from mpc_balancer.controllers.bisection import BisectionController
 from mpc_balancer.controllers.clairvoyant import ClairvoyantController
 from mpc_balancer.controllers.fixed import FixedController
@@ -17,7 +18,9 @@ from mpc_balancer.controllers.mpc import MpcController
 from mpc_balancer.controllers.pi import PiController
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
 from mpc_balancer.controllers.pi_forecast import PiForecastController
+from mpc_balancer.controllers.price_controller import PriceController
 from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.planning.solvers import find_solver
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
 
@@ -33,6 +36,15 @@ CONTROLLERS: dict[str, type[PriceController]] = {
 }
 
 
+def find_controller(config: ControllerConfig) -> Callable[..., Controller]:
+    """The class that ``config.name`` stands for; a UserError for a bad name of a controller or of a solver.
+
+    Programs call it before they start long work. A class of somebody else's needs ``step`` and ``lambda_``.
+    """
+    find_solver(config.mpc.solver.name)
+    return find_class(config.name, CONTROLLERS, Controller, "controller.name")
+
+
 def make_controller(
     config: ControllerConfig,
     group: str,
@@ -40,11 +52,12 @@ def make_controller(
     calendar: Calendar | None = None,
     services: Sequence[str] | None = None,
     scale: PriceScale | None = None,
-) -> PriceController:
+) -> Controller:
     """The configured controller of one data centre.
 
-    ``model`` (from mpc_balancer.train) brings the box of λ, tuned gains and forecasts; without one, give ``services`` and
-    either ``scale`` or ``price_high`` in the config. Only mpc, knows_next_minute and pi_feedforward need it.
+    ``model`` (from mpc_balancer.train) brings the box of λ, tuned gains and forecasts. Without one, give ``services`` and
+    either ``scale`` or ``price_high`` in the config. Only mpc, knows_next_minute, pi_feedforward and pi_forecast need it.
+    Every class, ours or not, is called with (config, group, services, scale, model, calendar).
     """
     names = tuple(model.services if model is not None else services or ())
     if not names:
@@ -58,4 +71,7 @@ def make_controller(
         raise UserError(f"controller {config.name}: λ's box is unknown; give price_high or a system model")
     if model is not None:
         model.features.group_index(group)
-    return CONTROLLERS[config.name](config, group, names, base, model, calendar)
+    made = find_controller(config)(config, group, names, base, model, calendar)
+    if not hasattr(made, "lambda_"):
+        raise UserError(f"controller.name: {config.name!r} has no lambda_; expected the prices it last set, one each")
+    return made

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mpc_balancer.controllers.base import PriceController
 from mpc_balancer.controllers.checked_reading import Reading
+from mpc_balancer.controllers.price_controller import PriceController
 
 
 class BisectionController(PriceController):

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from marca_common.errors import UserError
-from mpc_balancer.controllers.base import PriceController
+from marca_common.protocols import Coming
 from mpc_balancer.controllers.checked_reading import Reading
-
-Preview = Callable[[np.ndarray], np.ndarray]  # prices (L,) → the true CPU (S,) of the coming interval
+from mpc_balancer.controllers.price_controller import PriceController
 
 
 class ClairvoyantController(PriceController):
-    """Puts each coming interval's true CPU on the target, by damped Newton steps and bisection on the plant itself."""
+    """Puts each coming interval's true CPU on the target, by repeated bisection on the plant itself. Has Foresight."""
 
-    preview: Preview | None = None  # set by the loop before every step
+    coming: Coming | None = None
+
+    def foresee(self, coming: Coming) -> None:
+        """Keep the trial run of the coming interval."""
+        self.coming = coming
 
     def decide(self, reading: Reading) -> np.ndarray:
         """Prices whose true outcome is the target, or the end of the box where it can't be reached."""
-        if self.preview is None:
-            raise UserError("controller clairvoyant: this plant can't be previewed; it needs the reference plant")
-        self.rungs["clairvoyant"] += 1
         if self.scale.size != len(self.services):
             raise UserError("controller clairvoyant: needs one price per service")
+        self.rungs["clairvoyant"] += 1
         unit = self.scale.to_unit(self.lambda_)
         for _ in range(6):  # coordinate-wise bisection, repeated because prices act across services
             before = unit.copy()
@@ -35,14 +34,15 @@ class ClairvoyantController(PriceController):
         return self.scale.from_unit(unit)
 
     def _bisect(self, unit: np.ndarray, j: int) -> float:
-        assert self.preview is not None
+        if self.coming is None or self.coming.cpu_under is None:
+            raise UserError("controller clairvoyant: this plant can't be previewed; it needs the reference plant")
         low, high = float(self.scale.unit_low[j]), 1.0
         for _ in range(12):
             middle = (low + high) / 2
             trial = unit.copy()
             trial[j] = middle
-            if self.preview(self.scale.from_unit(trial))[j] > self.target[j]:
+            if self.coming.cpu_under(self.scale.from_unit(trial))[j] > self.target[j]:
                 low = middle
             else:
                 high = middle
-        return high if high < 1.0 else 1.0
+        return high

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpc_balancer.controllers.base import PriceController
 from mpc_balancer.controllers.checked_reading import Reading
+from mpc_balancer.controllers.price_controller import PriceController
 
 
 class FixedController(PriceController):

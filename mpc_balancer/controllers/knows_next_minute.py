@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
+from marca_common.protocols import Coming
 from mpc_balancer.controllers.mpc import MpcController
 
 
 class KnowsNextMinuteController(MpcController):
-    """Identical to MPC but for the traffic of the coming 1 + delay intervals."""
+    """Identical to MPC but for the traffic of the coming 1 + delay intervals. Has Foresight."""
 
-    future: np.ndarray | None = None  # requests per second of the coming intervals, set by the loop
+    coming_qps: np.ndarray | None = None  # requests per second of the coming intervals
 
-    def foresee(self, future_qps: np.ndarray) -> None:
-        """The true traffic of the coming intervals (n,)."""
-        self.future = np.asarray(future_qps, np.float64)
+    def foresee(self, coming: Coming) -> None:
+        """Keep the true traffic of the coming intervals."""
+        self.coming_qps = np.asarray(coming.qps, np.float64)
 
     def forecast(self, steps: int) -> np.ndarray:
         """The truth for the coming 1 + delay intervals, the usual forecast scaled to it beyond."""
         ahead = super().forecast(steps)
-        if self.future is None or not len(self.future):
+        if self.coming_qps is None or not len(self.coming_qps):
             return ahead
-        known = min(1 + self.delay.delay, len(self.future), steps)
-        scale = self.future[known - 1] / max(ahead[known - 1], 1e-9)
-        return np.concatenate([self.future[:known], ahead[known:] * scale])
+        known = min(1 + self.delay.delay, len(self.coming_qps), steps)
+        scale = self.coming_qps[known - 1] / max(ahead[known - 1], 1e-9)
+        return np.concatenate([self.coming_qps[:known], ahead[known:] * scale])

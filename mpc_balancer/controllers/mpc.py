@@ -9,20 +9,21 @@ the model allows) runs along every interval, from the price that was given.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from marca_common.errors import UserError
 from mpc_balancer.config import SolverConfig
-from mpc_balancer.controllers.base import PriceController
 from mpc_balancer.controllers.checked_reading import Reading
 from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
+from mpc_balancer.controllers.price_controller import PriceController
 from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
 from mpc_balancer.planning.control_problem import Problem
 from mpc_balancer.planning.objective import Start
-from mpc_balancer.planning.solvers import solve
+from mpc_balancer.planning.solvers import find_solver, solve
 from mpc_balancer.planning.solvers.seeds import shifted
 from mpc_balancer.system_model.observer import Observer
 
@@ -34,26 +35,25 @@ class MpcController(PriceController):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        if self.model is None:
-            raise UserError(f"controller {self.config.name}: needs a system model; run mpc_balancer.train")
-        own = self.config.mpc
-        self.group_index = self.model.features.group_index(self.group)
-        self.observer = Observer(self.model, own.gain)
-        self.forecaster = Forecaster(self._forecast(), self.calendar)
+        own, model = self.config.mpc, self.system_model
+        find_solver(own.solver.name)  # a bad name is told at once; later the ladder would hide it
+        self.now: Callable[[], float] = time.perf_counter
+        self.group_index = model.features.group_index(self.group)
+        self.observer = Observer(model, own.gain)
+        self.forecaster = Forecaster(self._fitted_forecast(), self.calendar)
         self.delay = DelayDetector(self.scale, own.max_delay if own.detect_delay else 0)
         self.delay.command(self.lambda_)
         self.backup = PiFeedforwardController(
             self.config, self.group, self.services, self.scale, self.model, self.calendar
         )
-        self.target = self.target - self.model.backoff(own.backoff_quantile)
+        self.target = self.target - model.backoff(own.backoff_quantile)
         self._generator = np.random.default_rng(own.solver.seed)
         self._warm: np.ndarray | None = None
         self._stale = 0
-        self._extras = self.model.features.extras_mean.copy()
+        self._extras = model.features.extras_mean.copy()
         self._qps = float("nan")
         self._last_cpu = np.full(len(self.services), np.nan)
         self.last_error: str | None = None
-        self.expected_qps = float("nan")
 
     def decide(self, reading: Reading) -> np.ndarray:
         """Climb down the ladder until a rung answers with finite prices."""
@@ -76,15 +76,14 @@ class MpcController(PriceController):
 
     # -- taking in a measurement ------------------------------------------------------------------------------------
     def _take_in(self, reading: Reading) -> None:
-        assert self.model is not None
-        known = np.isfinite(reading.cpu)
+        model, known = self.system_model, np.isfinite(reading.cpu)
         self._stale = 0 if known.any() else self._stale + 1
         self._last_cpu = np.where(known, reading.cpu, self._last_cpu)
         self.delay.observe(reading.lambda_)
         before, self._qps = self._qps, reading.qps if np.isfinite(reading.qps) else self._qps
         self.forecaster.update(reading.timestamp, reading.qps, reading.arrivals)
         if np.isfinite(self._qps):
-            step = np.timedelta64(self.model.step_seconds, "s")
+            step = np.timedelta64(model.step_seconds, "s")
             inputs = self._inputs(
                 np.array([before if np.isfinite(before) else self._qps]),
                 np.array([self._qps]),
@@ -94,25 +93,18 @@ class MpcController(PriceController):
                 reading.cpu,
                 self._unit(reading.lambda_),
                 inputs[0],
-                float(self.model.relative_traffic(np.array([self._qps]), self.group_index)[0]),
+                float(model.relative_traffic(np.array([self._qps]), self.group_index)[0]),
             )
-        values = [reading.extras.get(name, np.nan) for name in self.model_extras]
+        values = [reading.extras.get(name, np.nan) for name in model.tuned.extras]
         self._extras = np.where(np.isfinite(values), values, self._extras) if values else self._extras
 
-    @property
-    def model_extras(self) -> tuple[str, ...]:
-        """Names of the extra inputs, in the model's order."""
-        assert self.model is not None
-        return tuple(self.model.tuned.get("extras", ()))
-
     def _unit(self, lambda_: np.ndarray) -> np.ndarray:
-        assert self.model is not None
-        return self.model.prices.to_unit(np.clip(lambda_, self.model.prices.low, self.model.prices.high))
+        prices = self.system_model.prices
+        return prices.to_unit(np.clip(lambda_, prices.low, prices.high))
 
     def _inputs(self, qps: np.ndarray, next_qps: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
-        assert self.model is not None
         count = len(qps)
-        return self.model.features.rows(
+        return self.system_model.features.rows(
             np.full(count, self.group_index),
             qps,
             next_qps,
@@ -144,15 +136,13 @@ class MpcController(PriceController):
         if not np.isfinite(solution.value) or (solution.timed_out and solution.iterations == 0):
             return np.array([np.nan])
         self._warm = shifted(solution.plan)
-        assert self.model is not None
-        return self.model.prices.from_unit(solution.plan[delay])
+        return self.system_model.prices.from_unit(solution.plan[delay])
 
     def problem(self) -> tuple[Problem, int]:
         """The control problem of this moment, and how many leading steps are fixed by commands already given."""
-        assert self.model is not None
         if not np.all(np.isfinite(self.observer.cpu)) or not np.isfinite(self._qps):
             raise ValueError("no measurement yet")
-        model, scale = self.model, self.model.prices
+        model = self.system_model
         pending = self._pending()
         steps = self.config.mpc.objective.horizon + len(pending)
         ahead = self.forecast(steps)
@@ -162,7 +152,7 @@ class MpcController(PriceController):
         low = np.tile(self._unit(self.scale.low), (steps, 1))
         high = np.tile(self._unit(self.scale.high), (steps, 1))
         low[: len(pending)] = high[: len(pending)] = np.clip(pending, low[: len(pending)], high[: len(pending)])
-        start = Start(self.observer.cpu, self.observer.cpu_before, scale.to_unit(self.lambda_))
+        start = Start(self.observer.cpu, self.observer.cpu_before, model.prices.to_unit(self.lambda_))
         return Problem(
             model,
             self.config.mpc.objective,
@@ -173,6 +163,7 @@ class MpcController(PriceController):
             low,
             high,
             self.observer.gain,
+            self.now,
         ), len(pending)
 
     def _pending(self) -> np.ndarray:
@@ -195,9 +186,8 @@ class MpcController(PriceController):
         self.rungs["hold"] += 1
         return self.lambda_
 
-    def _forecast(self) -> TrafficForecast:
-        assert self.model is not None
-        known = self.model.tuned.get("forecasts", {}).get(self.group)
-        if known is None or self.config.mpc.forecast == "persistence":
-            return TrafficForecast.persistence(self.config.mpc.objective.horizon, self.model.step_seconds)
-        return TrafficForecast.from_dict(known)
+    def _fitted_forecast(self) -> TrafficForecast:
+        model, horizon = self.system_model, self.config.mpc.objective.horizon
+        if self.config.mpc.forecast == "persistence":
+            return TrafficForecast.persistence(horizon, model.step_seconds)
+        return model.traffic_forecast(self.group, horizon)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mpc_balancer.controllers.base import PriceController
 from mpc_balancer.controllers.checked_reading import Reading
-from mpc_balancer.controllers.pi_law import CostCurve, PiGains, pi_step
+from mpc_balancer.controllers.pi_law import CostCurve, pi_step
+from mpc_balancer.controllers.price_controller import PriceController
+from mpc_balancer.system_model.tuned import PiGains
 
 
 class PiController(PriceController):
@@ -38,7 +40,7 @@ class PiController(PriceController):
             gains.down_factor,
             self.push(reading),
             self.curve.top,
-            self.slack(error),
+            self.low(error),
         )
         self._error = error
         return self.scale.from_unit(self.curve.to_unit(self._state))
@@ -52,14 +54,14 @@ class PiController(PriceController):
         """Feed-forward of this step; none here."""
         return 0.0
 
-    def slack(self, error: np.ndarray) -> np.ndarray | float:
-        """How far below zero the state may rest; not at all here."""
+    def low(self, error: np.ndarray) -> np.ndarray | float:
+        """Lower end of the state."""
         return 0.0
 
     def _curve(self) -> CostCurve:
         return CostCurve.identity(self.scale.size)
 
     def _gains(self, tuned_as: str) -> PiGains:
-        tuned = self.model.tuned.get("pi_gains", {}).get(tuned_as, {}) if self.model is not None else {}
-        given = {k: v for k, v in self.config.pi.model_dump().items() if v is not None}
-        return PiGains.from_dict({**PiGains().to_dict(), **tuned, **given})
+        """The tuned gains of that controller, with those that the config gives in their place."""
+        tuned = {} if self.model is None else self.model.tuned.pi_gains
+        return replace(tuned.get(tuned_as, PiGains()), **self.config.pi.model_dump(exclude_none=True))

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from marca_common.errors import UserError
 from mpc_balancer.controllers.checked_reading import Reading
 from mpc_balancer.controllers.pi import PiController
-from mpc_balancer.controllers.pi_law import CostCurve, PiGains
+from mpc_balancer.controllers.pi_law import CostCurve
 from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
+from mpc_balancer.system_model.tuned import PiGains
 
 
 class PiFeedforwardController(PiController):
@@ -29,26 +29,23 @@ class PiFeedforwardController(PiController):
     def push(self, reading: Reading) -> np.ndarray | float:
         """feedforward · log(forecast of the coming interval / forecast of the one just ended)."""
         self.forecaster.update(reading.timestamp, reading.qps, reading.arrivals)
-        coming = float(self.forecaster.predict(1)[0])
-        change = (
-            np.log(max(coming, 1e-9) / max(self._forecast_before, 1e-9)) if np.isfinite(self._forecast_before) else 0.0
-        )
-        self._forecast_before = coming
+        before, self._forecast_before = self._forecast_before, float(self.forecaster.predict(1)[0])
+        change = np.log(max(self._forecast_before, 1e-9) / max(before, 1e-9)) if np.isfinite(before) else 0.0
         return self.gains.feedforward * float(np.clip(change, -2, 2))
 
-    def slack(self, error: np.ndarray) -> np.ndarray | float:
-        """As far as CPU is short of its target."""
-        return np.maximum(-np.nan_to_num(error), 0.0)
+    def low(self, error: np.ndarray) -> np.ndarray | float:
+        """As far below zero as CPU is short of its target.
+
+        Where even a price of zero leaves CPU short, rising traffic is then met by no price too early.
+        """
+        return np.asarray(np.minimum(np.nan_to_num(error), 0.0))
 
     def _curve(self) -> CostCurve:
-        if self.model is None:
-            raise UserError(
-                "controller pi_feedforward: needs a system model for its gain schedule; run mpc_balancer.train"
-            )
-        curve = CostCurve.from_model(self.model, self.model.features.group_index(self.group))
+        model = self.system_model
+        curve = CostCurve.from_model(model, model.features.group_index(self.group))
         if not np.isfinite(curve.relief).all():
             return CostCurve.identity(self.scale.size)
-        unit = self.model.prices.to_unit(self.scale.from_unit(curve.unit[:, None].repeat(self.scale.size, axis=1)))
+        unit = model.prices.to_unit(self.scale.from_unit(curve.unit[:, None].repeat(self.scale.size, axis=1)))
         relief = curve.to_relief(unit)  # the same curve over this controller's own box
         return CostCurve(curve.unit, np.maximum.accumulate(relief.T, axis=1) + 1e-6 * curve.unit)
 
@@ -58,5 +55,4 @@ class PiFeedforwardController(PiController):
 
     def _forecast(self) -> TrafficForecast:
         """Traffic as measured (and the calendar)."""
-        assert self.model is not None
-        return TrafficForecast.persistence(1, self.model.step_seconds)
+        return TrafficForecast.persistence(1, self.system_model.step_seconds)

@@ -12,6 +12,4 @@ class PiForecastController(PiFeedforwardController):
     tuned_as = "pi_forecast"
 
     def _forecast(self) -> TrafficForecast:
-        assert self.model is not None
-        known = self.model.tuned.get("forecasts", {}).get(self.group)
-        return super()._forecast() if known is None else TrafficForecast.from_dict(known)
+        return self.system_model.traffic_forecast(self.group)

@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mpc_balancer.system_model.model import SystemModel
-
-
-@dataclass(frozen=True)
-class PiGains:
-    """Gains in units of the controlled coordinate per relative CPU error."""
-
-    kp: float = 0.3
-    ki: float = 0.3
-    down_factor: float = 1.0  # multiplies both while CPU is under its target
-    feedforward: float = 0.0  # share of the forecast log change of traffic that is passed on
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain numbers."""
-        return dict(self.__dict__)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PiGains:
-        """The gains that ``to_dict`` described."""
-        return cls(**{name: float(value) for name, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -50,14 +30,8 @@ class CostCurve:
         prices, size = model.prices.size, len(model.services)
         grid = np.linspace(0, 1, points)
         relief = np.empty((prices, points))
-        exogenous = model.features.rows(
-            np.array([group]),
-            model.features.traffic_mean[[group]],
-            model.features.traffic_mean[[group]],
-            np.array(["2026-01-01T12:00:00"], "datetime64[s]"),
-            model.features.extras_mean[None],
-            np.zeros(1),
-        )
+        mean = float(model.features.traffic_mean[group])
+        exogenous = model.features.typical_row(group, mean, mean, np.datetime64("2026-01-01T12:00:00"))
         for j in range(prices):
             unit = np.full((points, prices), 0.5)
             unit[:, j] = grid
@@ -93,15 +67,14 @@ def pi_step(
     ki: np.ndarray | float,
     down: np.ndarray | float,
     push: np.ndarray | float,
-    top: np.ndarray,
-    slack: np.ndarray | float = 0.0,
+    top: np.ndarray | float,
+    low: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """One velocity-form step: v' = v + kp·Δe + ki·e + push, clamped (which is the anti-windup).
+    """One velocity-form step: v' = v + kp·Δe + ki·e + push, clamped to [low, top] (which is the anti-windup).
 
-    ``error`` is log(CPU / target), ``push`` the feed-forward, and the lower clamp is -``slack``: where even a price of zero
-    leaves CPU short, v may rest as far below zero as CPU is short, so that rising traffic is met by no price too early.
-    A NaN error (lost reading) leaves only the feed-forward.
+    All arguments broadcast to (…, L). ``error`` is log(CPU / target), ``down`` the factor of both gains while CPU is under
+    its target, ``push`` the feed-forward. A NaN error (lost reading) leaves only the feed-forward.
     """
     factor = np.where(error < 0, down, 1.0)
     move = factor * (ki * error + kp * np.nan_to_num(error - last_error))
-    return np.clip(state + np.nan_to_num(move) + push, -np.asarray(slack), top)
+    return np.asarray(np.clip(state + np.nan_to_num(move) + push, low, top))

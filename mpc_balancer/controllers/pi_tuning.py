@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from marca_common.seeding import numpy_generator
-from mpc_balancer.controllers.pi_law import CostCurve, PiGains, pi_step
-from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
+from mpc_balancer.controllers.pi_law import CostCurve, pi_step
+from mpc_balancer.forecasting.traffic_forecast import TrafficForecast, one_step_forecasts
 from mpc_balancer.system_model.minute_table import SystemData
 from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.system_model.tuned import PiGains
 
 OVER_PRICE = 8.0  # a point above the budget costs this many points below: E(over)/E(under) near that of ν = 0.64 %
 _ROUNDS, _PER_ROUND = 3, 20
@@ -93,25 +94,17 @@ class _Scene:
         self.inputs = model.features.rows(np.full(count, group), before, data.qps, times, data.extras, np.zeros(count))
         self.traffic = data.qps / model.features.traffic_mean[group]
         generator = numpy_generator(seed, "mpc_balancer", "tune", group)
-        errors = np.array(model.tuned.get("observer", {}).get("errors", [[0.0] * len(target)]))
-        self.noise = errors[generator.integers(0, len(errors), count)]  # (T, S)
+        self.noise = model.noise[generator.integers(0, len(model.noise), count)]  # (T, S)
         self.blur = reading_noise * generator.standard_normal(self.noise.shape)
         self.curve = CostCurve.from_model(model, group) if feedforward else CostCurve.identity(model.prices.size)
         self.push = self._pushes(data, group, kind) if feedforward else np.zeros(count)
         self.feedforward = feedforward
 
     def _pushes(self, data: SystemData, group: int, kind: str) -> np.ndarray:
-        known = self.model.tuned.get("forecasts", {}).get(self.model.features.groups[group])
-        fitted = (
-            TrafficForecast.from_dict(known)
-            if known and kind == "pi_forecast"
-            else TrafficForecast.persistence(1, self.model.step_seconds)
-        )
-        forecaster = Forecaster(fitted, None)
-        coming = np.empty(len(data))
-        for i in range(len(data)):
-            forecaster.update(data.timestamps[i], data.qps[i], None if data.arrivals is None else data.arrivals[i])
-            coming[i] = forecaster.predict(1)[0]
+        fitted = TrafficForecast.persistence(1, self.model.step_seconds)
+        if kind == "pi_forecast":
+            fitted = self.model.traffic_forecast(self.model.features.groups[group])
+        coming = one_step_forecasts(fitted, data.timestamps, data.qps, data.arrivals)
         return np.diff(np.log(np.maximum(coming, 1e-9)), prepend=np.log(max(coming[0], 1e-9)))
 
     def costs(self, gains: Sequence[PiGains]) -> np.ndarray:
@@ -123,7 +116,7 @@ class _Scene:
         cpu = self._simulate(every, aim)  # (T, P·O, S)
         under = np.maximum(self.target - cpu, 0).mean(axis=(0, 2)) / self.target.mean()
         over = np.maximum(cpu - self.target, 0).mean(axis=(0, 2)) / self.target.mean()
-        return (under + OVER_PRICE * over).reshape(len(gains), -1).min(axis=1)
+        return np.asarray((under + OVER_PRICE * over).reshape(len(gains), -1).min(axis=1))
 
     def _simulate(self, gains: np.ndarray, aim: np.ndarray) -> np.ndarray:
         """CPU (T, P, S) of P closed loops side by side."""
@@ -139,7 +132,7 @@ class _Scene:
             out[t] = cpu
             error = np.log(np.maximum(np.clip(cpu + self.blur[t], 0.5, 100), 0.5) / aim)
             error = error if prices == error.shape[1] else np.repeat(error.max(axis=1, keepdims=True), prices, axis=1)
-            slack = np.maximum(-error, 0) if self.feedforward else 0.0
+            low = np.minimum(error, 0) if self.feedforward else 0.0
             state = pi_step(
                 state,
                 error,
@@ -149,7 +142,7 @@ class _Scene:
                 gains[:, 2],
                 gains[:, 3] * self.push[t],
                 self.curve.top,
-                slack,
+                low,
             )
             last = error
             queue = [*queue[1:], self.curve.to_unit(state)]

@@ -1,0 +1,1 @@
+"""How much traffic is coming? Back-tested forecasts, and the calendar of planned events."""

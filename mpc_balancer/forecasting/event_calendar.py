@@ -16,7 +16,7 @@ _SCHEMA = [Column("start", "time"), Column("factor", low=0), Column("decay_minut
 
 
 @dataclass(frozen=True)
-class Event:
+class PlannedEvent:
     """Traffic is multiplied by ``factor`` from ``start`` on and returns to normal with time constant ``decay_minutes``."""
 
     start: np.datetime64
@@ -27,7 +27,7 @@ class Event:
 class Calendar:
     """Events in time order; two that overlap (the next starts within the decay time of the one before) are an error."""
 
-    def __init__(self, events: Sequence[Event], place: str = "calendar") -> None:
+    def __init__(self, events: Sequence[PlannedEvent], place: str = "calendar") -> None:
         self.events = list(events)
         for number, event in enumerate(self.events, start=1):
             if not (event.factor > 0 and event.decay_minutes > 0):
@@ -59,7 +59,8 @@ class Calendar:
         """A calendar from a frame with the CSV's columns."""
         starts = frame["start"].to_numpy("datetime64[s]")
         return cls(
-            [Event(s, float(f), float(d)) for s, f, d in zip(starts, frame["factor"], frame["decay_minutes"])], place
+            [PlannedEvent(s, float(f), float(d)) for s, f, d in zip(starts, frame["factor"], frame["decay_minutes"])],
+            place,
         )
 
     def factor(self, timestamp: np.datetime64 | np.ndarray, step_seconds: int = 60) -> np.ndarray:

@@ -41,24 +41,12 @@ class TrafficForecast:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {
-            "season": self.season.tolist(),
-            "step_seconds": self.step_seconds,
-            "chosen": self.chosen,
-            "weights": self.weights.tolist(),
-            "rmse": self.rmse,
-        }
+        return {**vars(self), "season": self.season.tolist(), "weights": self.weights.tolist()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrafficForecast:
         """The forecast that ``to_dict`` described."""
-        return cls(
-            np.array(values["season"]),
-            values["step_seconds"],
-            list(values["chosen"]),
-            np.array(values["weights"]),
-            dict(values["rmse"]),
-        )
+        return cls(**{**values, "season": np.array(values["season"]), "weights": np.array(values["weights"])})
 
     @property
     def window(self) -> int:
@@ -68,7 +56,7 @@ class TrafficForecast:
     def phase(self, timestamp: np.datetime64 | np.ndarray) -> np.ndarray:
         """Position in the season, an index into ``season``."""
         seconds = np.asarray(timestamp).astype("datetime64[s]").astype(np.int64)
-        return (seconds // self.step_seconds) % len(self.season)
+        return np.asarray((seconds // self.step_seconds) % len(self.season))
 
     def predict(self, history: np.ndarray, arrivals: np.ndarray | None, timestamp: np.datetime64) -> np.ndarray:
         """Traffic of the next H steps (H,), from the latest values (oldest first), the last of the step at ``timestamp``."""
@@ -87,9 +75,8 @@ class TrafficForecast:
         features = np.empty((len(ahead), self.weights.shape[1]))  # (H, D)
         features[:, :_LAGS], features[:, _LAGS] = lags, ahead - now
         features[:, _LAGS + 1], features[:, _LAGS + 2 :] = excess, early
-        weights = self.weights
-        change = (features * weights).sum(axis=1)
-        return history[-1] * np.exp(np.clip(change, -1.0, 1.0))
+        change = (features * self.weights).sum(axis=1)
+        return np.asarray(history[-1] * np.exp(np.clip(change, -1.0, 1.0)))
 
 
 def fit_forecast(
@@ -100,7 +87,7 @@ def fit_forecast(
     step_seconds: int = 60,
     holdout: float = 0.3,
 ) -> TrafficForecast:
-    """Fit and back-test all candidates on one group's contiguous history (M,); see the module text."""
+    """Fit and back-test all candidates on one group's contiguous history (T,); see the module text."""
     result = TrafficForecast.persistence(horizon, step_seconds)
     cut = int(len(qps) * (1 - holdout))
     if cut < 200 or len(qps) - cut < 100:
@@ -128,7 +115,7 @@ def fit_forecast(
 def _design(
     result: TrafficForecast, log: np.ndarray, timestamps: np.ndarray, arrivals: np.ndarray | None, h: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, D) and log changes (n,) of horizon h, at rows _LAGS … M-h."""
+    """Features (n, D) and log changes (n,) of horizon h, at rows _LAGS … T-h."""
     rows = np.arange(result.window - 1, len(log) - h)
     change = np.diff(log)
     lags = np.column_stack([_habit(change[rows - 1 - k]) for k in range(_LAGS)])
@@ -212,4 +199,16 @@ class Forecaster:
         base = self.fitted.predict(np.array(self._history), self._arrivals, self.time)
         base = np.concatenate([base, np.full(max(steps - len(base), 0), base[-1])])[:steps]
         ahead = self.time + np.timedelta64(self.fitted.step_seconds, "s") * np.arange(1, steps + 1)
-        return base * self.calendar.factor(ahead, self.fitted.step_seconds)
+        return np.asarray(base * self.calendar.factor(ahead, self.fitted.step_seconds))
+
+
+def one_step_forecasts(
+    fitted: TrafficForecast, timestamps: np.ndarray, qps: np.ndarray, arrivals: np.ndarray | None
+) -> np.ndarray:
+    """What would have been forecast of the step after each row (T,), rows taken in one by one; no planned events."""
+    forecaster = Forecaster(fitted, None)
+    coming = np.empty(len(qps))
+    for t in range(len(qps)):
+        forecaster.update(timestamps[t], qps[t], None if arrivals is None else arrivals[t])
+        coming[t] = forecaster.predict(1)[0]
+    return coming

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from mpc_balancer.config import ObjectiveConfig
+from mpc_balancer.config import ObjectiveConfig, SolverConfig
 from mpc_balancer.planning.objective import Quadratic, Start, objective
 from mpc_balancer.system_model.model import SystemModel
 
@@ -25,12 +26,13 @@ class Problem:
     low: np.ndarray  # (N, L) price coordinate
     high: np.ndarray  # (N, L)
     gain: np.ndarray | float = 1.0  # κ (S,)
-    evaluations: int = field(default=0)
+    now: Callable[[], float] = time.perf_counter  # seconds; what deadlines are read off
+    evaluations: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
         """(N, L)."""
-        return self.low.shape
+        return self.low.shape[0], self.low.shape[1]
 
     def values(self, plans: np.ndarray) -> np.ndarray:
         """J of each plan (B, N, L) → (B,)."""
@@ -40,7 +42,7 @@ class Problem:
 
     def path(self, plan: np.ndarray) -> np.ndarray:
         """Predicted CPU (N, S) under one plan (N, L)."""
-        return self.model.rollout(self.start.cpu, plan[None], self.exogenous, self.traffic, self.gain)[0]
+        return np.asarray(self.model.rollout(self.start.cpu, plan[None], self.exogenous, self.traffic, self.gain)[0])
 
     def trace(self, plans: np.ndarray) -> tuple[Quadratic, list[np.ndarray]]:
         """J with its local weights, and the tape for ``chain``."""
@@ -68,7 +70,7 @@ class Problem:
 
     def clip(self, plans: np.ndarray) -> np.ndarray:
         """Plans moved into the box."""
-        return np.clip(plans, self.low, self.high)
+        return np.asarray(np.clip(plans, self.low, self.high))
 
 
 @dataclass(frozen=True)
@@ -82,31 +84,31 @@ class Solution:
     timed_out: bool = False
 
 
-class Clock:
-    """A wall-clock limit; ``None`` never ends."""
+class Search:
+    """A solver's progress: the best feasible plan so far, so that it can stop at any moment, and whether time is up."""
 
-    def __init__(self, deadline_ms: float | None) -> None:
-        self._end = np.inf if deadline_ms is None else time.perf_counter() + deadline_ms / 1000
-
-    def over(self) -> bool:
-        """Whether the time is up."""
-        return time.perf_counter() >= self._end
-
-
-class Best:
-    """Keeps the best feasible plan seen, so that a solver stopped at any moment has an answer."""
-
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, config: SolverConfig) -> None:
         self.problem = problem
         self.plan = problem.clip(np.broadcast_to(problem.start.unit, problem.shape).copy())
         self.value = np.inf
+        self._end = np.inf if config.deadline_ms is None else problem.now() + config.deadline_ms / 1000
+
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.problem.now() >= self._end
 
     def offer(self, plans: np.ndarray, values: np.ndarray) -> None:
-        """Take the best of B plans if it beats what is held; NaN never does."""
+        """Take the best of B plans, whose J are ``values``, if it beats what is held; NaN never does."""
         i = int(np.argmin(np.where(np.isnan(values), np.inf, values)))
         if values[i] < self.value:
             self.plan, self.value = plans[i].copy(), float(values[i])
 
-    def solution(self, iterations: int, clock: Clock) -> Solution:
+    def attempt(self, plans: np.ndarray) -> np.ndarray:
+        """Evaluate B plans (B, N, L), offer them, return their J (B,)."""
+        values = self.problem.values(plans)
+        self.offer(plans, values)
+        return values
+
+    def solution(self, iterations: int) -> Solution:
         """What is held, as a Solution."""
-        return Solution(self.problem.clip(self.plan), self.value, iterations, self.problem.evaluations, clock.over())
+        return Solution(self.problem.clip(self.plan), self.value, iterations, self.problem.evaluations, self.over())

@@ -58,38 +58,31 @@ def objective(
     kind = _ASYMMETRIC if not paper else (_PER_STEP if config.reading == "per_step" else _WHOLE)
     discount = config.alpha ** np.arange(1, path.shape[1] + 1)  # (N,)
     move = discount * (0.0 if paper else config.move_weight * 1e4)
-    value = np.zeros(len(path))
-    shape = path.shape
-    by_cpu, level, rise = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    by_unit = np.zeros(plan.shape)
+    beta = config.beta if paper else config.rise_weight
     before = np.where(np.isnan(start.cpu_before), start.cpu, start.cpu_before)
-    path = np.asarray(path, np.float64)
-    _evaluate(
-        kind,
-        config.beta if paper else config.rise_weight,
-        config.over_weight,
-        discount,
-        move,
-        np.asarray(target, np.float64),
-        np.asarray(start.cpu, np.float64),
-        before,
-        np.asarray(start.unit, np.float64),
-        path,
-        np.asarray(plan, np.float64),
-        value,
-        by_cpu,
-        by_unit,
-        level,
-        rise,
-    )
-    return Quadratic(value, path, by_cpu, by_unit, level, rise, move)
+    arrays = [np.asarray(one, np.float64) for one in (target, start.cpu, before, start.unit, path, plan)]
+    value, by_cpu, by_unit, level, rise = _evaluate(kind, beta, config.over_weight, discount, move, *arrays)
+    return Quadratic(value, arrays[-2], by_cpu, by_unit, level, rise, move)
 
 
 @numba.njit(cache=True, error_model="numpy")
 def _evaluate(
-    kind, beta, over_weight, discount, move, target, now, before, unit, path, plan, value, by_cpu, by_unit, level, rise
-):
+    kind: int,
+    beta: float,
+    over_weight: float,
+    discount: np.ndarray,
+    move: np.ndarray,
+    target: np.ndarray,
+    now: np.ndarray,
+    before: np.ndarray,
+    unit: np.ndarray,
+    path: np.ndarray,
+    plan: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """J and its derivatives, in the order of Quadratic."""
     batch, steps, size = path.shape
+    value, by_cpu, by_unit = np.zeros(batch), np.zeros(path.shape), np.zeros(plan.shape)
+    level, rise = np.zeros(path.shape), np.zeros(path.shape)
     for b in range(batch):
         for s in range(size):
             ever = now[s] >= target[s]
@@ -122,3 +115,4 @@ def _evaluate(
                 by_unit[b, i, j] += 2 * move[i] * step
                 if i:
                     by_unit[b, i - 1, j] -= 2 * move[i] * step
+    return value, by_cpu, by_unit, level, rise

@@ -104,7 +104,12 @@ class Features:
         own = np.eye(len(self.groups))[group]  # (n, G)
         standard = (extras - self.extras_mean) / self.extras_scale  # (n, E)
         values = np.column_stack([*columns, standard, age, own])  # (n, F)
-        return np.clip(values, self.low, self.high).astype(np.float32)
+        return np.asarray(np.clip(values, self.low, self.high), np.float32)
+
+    def typical_row(self, group: int, qps: float, next_qps: float, timestamp: np.datetime64) -> np.ndarray:
+        """As ``rows`` for one minute (1, F) whose extras are at their training mean."""
+        group_, qps_, next_, time = (np.array([one]) for one in (group, qps, next_qps, timestamp))
+        return self.rows(group_, qps_, next_, time, self.extras_mean[None], np.zeros(1))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,16 +72,16 @@ class SystemData:
 
     layout: Layout
     groups: tuple[str, ...]
-    group: np.ndarray  # int (M,), index into groups
-    timestamps: np.ndarray  # datetime64[s] (M,)
-    qps: np.ndarray  # (M,)
-    cpu: np.ndarray  # (M, S), NaN where lost
-    price: np.ndarray  # (M, L), in force in the minute that ``layout.columns.price_in_force`` names
-    next_cpu: np.ndarray  # (M, S)
-    next_qps: np.ndarray  # (M,), NaN where unknown
-    extras: np.ndarray  # (M, E)
-    arrivals: np.ndarray | None  # (M, K)
-    follows: np.ndarray  # bool (M,): the next row is the next minute of the same group
+    group: np.ndarray  # int (T,), index into groups
+    timestamps: np.ndarray  # datetime64[s] (T,)
+    qps: np.ndarray  # (T,)
+    cpu: np.ndarray  # (T, S), NaN where lost
+    price: np.ndarray  # (T, L), in force in the minute that ``layout.columns.price_in_force`` names
+    next_cpu: np.ndarray  # (T, S)
+    next_qps: np.ndarray  # (T,), NaN where unknown
+    extras: np.ndarray  # (T, E)
+    arrivals: np.ndarray | None  # (T, I)
+    follows: np.ndarray  # bool (T,): the next row is the next minute of the same group
     step: np.timedelta64  # distance of rows
 
     def __len__(self) -> int:
@@ -92,19 +92,10 @@ class SystemData:
         index = np.flatnonzero(rows) if rows.dtype == bool else rows
         kept_next = np.zeros(len(index), dtype=bool)
         kept_next[:-1] = np.diff(index) == 1
-        arrays = {
-            n: getattr(self, n)[index]
-            for n in ("group", "timestamps", "qps", "cpu", "price", "next_cpu", "next_qps", "extras")
-        }
+        names = ("group", "timestamps", "qps", "cpu", "price", "next_cpu", "next_qps", "extras")
         arrivals = None if self.arrivals is None else self.arrivals[index]
-        return SystemData(
-            layout=self.layout,
-            groups=self.groups,
-            arrivals=arrivals,
-            step=self.step,
-            follows=self.follows[index] & kept_next,
-            **arrays,
-        )
+        taken = {name: getattr(self, name)[index] for name in names}
+        return replace(self, arrivals=arrivals, follows=self.follows[index] & kept_next, **taken)
 
     def split(self, validation_share: float) -> tuple[SystemData, SystemData]:
         """Earlier and later part, cut at one time for all groups."""
@@ -167,7 +158,7 @@ def _is_iso_column(columns: ColumnsConfig) -> bool:
 
 def _times(frame: pd.DataFrame, columns: ColumnsConfig, place: str) -> np.ndarray:
     if _is_iso_column(columns):
-        return frame[columns.timestamp[0]].to_numpy("datetime64[s]")
+        return np.asarray(frame[columns.timestamp[0]].to_numpy("datetime64[s]"))
     text = frame[columns.timestamp].astype(str).agg(" ".join, axis=1)
     times = pd.to_datetime(text, format=columns.timestamp_format or "ISO8601", errors="coerce")
     if times.isna().any():
@@ -176,7 +167,7 @@ def _times(frame: pd.DataFrame, columns: ColumnsConfig, place: str) -> np.ndarra
         raise UserError(
             f"{place}: row {row + 1}, columns {columns.timestamp}: got {text.iloc[row]!r}; expected a time as {expected}"
         )
-    return times.to_numpy("datetime64[s]")
+    return np.asarray(times.to_numpy("datetime64[s]"))
 
 
 def _check_order(times: np.ndarray, code: np.ndarray, groups: tuple[str, ...], place: str) -> None:

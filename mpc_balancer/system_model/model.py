@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,12 @@ import torch
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
 from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig
+from mpc_balancer.forecasting.traffic_forecast import TrafficForecast
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model import rollout_kernels as kernels
 from mpc_balancer.system_model.features import CPU_CENTRE, CPU_SPREAD, Features
 from mpc_balancer.system_model.system_network import SystemNetwork
+from mpc_balancer.system_model.tuned import Tuned
 
 KIND = "mpc_balancer.system_model"
 
@@ -26,7 +27,7 @@ class SystemModel:
     """g with everything that was learned beside it; plain numpy, float32 inside.
 
     ``residuals`` (Q, S): quantiles of the operational one-step error (forecast traffic, no knowledge of the minute), at
-    ``quantiles`` (Q,). ``tuned`` holds plain numbers fitted on the same table: forecasts, observer rate, PI gains.
+    ``quantiles`` (Q,). ``tuned`` holds what was fitted beside g on the same table.
     """
 
     services: tuple[str, ...]
@@ -42,7 +43,7 @@ class SystemModel:
     step_seconds: int = 60
     quantiles: np.ndarray = field(default_factory=lambda: np.array([0.5]))
     residuals: np.ndarray = field(default_factory=lambda: np.zeros((1, 1)))
-    tuned: dict[str, Any] = field(default_factory=dict)
+    tuned: Tuned = field(default_factory=Tuned)
 
     def __post_init__(self) -> None:
         self.sound = all(
@@ -68,21 +69,9 @@ class SystemModel:
             carry = torch.sigmoid(net.carry).numpy().astype(np.float32)
             idle = torch.nn.functional.softplus(net.idle).numpy().astype(np.float32)
             level = net.level.numpy().astype(np.float32).copy()
-        size = len(services)
-        return cls(
-            tuple(services),
-            net.head,
-            weights,
-            biases,
-            carry,
-            idle,
-            level,
-            features,
-            prices,
-            columns,
-            step_seconds,
-            residuals=np.zeros((1, size)),
-        )
+        learned = (weights, biases, carry, idle, level)
+        residuals = np.zeros((1, len(services)))
+        return cls(tuple(services), net.head, *learned, features, prices, columns, step_seconds, residuals=residuals)
 
     # -- one step and rollouts ---------------------------------------------------------------------------------------
     def rollout(
@@ -97,11 +86,17 @@ class SystemModel:
 
         ``gain`` κ (S,) corrects g multiplicatively: C' = κ·g(C/κ), exact where g is linear in C and in cost.
         """
-        return self._forward(cpu, unit, exogenous, traffic, gain)[0]
+        return self.rollout_with_tape(cpu, unit, exogenous, traffic, gain)[0]
 
-    def _forward(
-        self, cpu: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: np.ndarray, gain: np.ndarray | float
+    def rollout_with_tape(
+        self,
+        cpu: np.ndarray,
+        unit: np.ndarray,
+        exogenous: np.ndarray,
+        traffic: np.ndarray,
+        gain: np.ndarray | float = 1.0,
     ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """As rollout, with the activations that ``jacobians`` needs: each layer's (N, B, width), and the loads."""
         batch, steps, prices = unit.shape
         size = len(self.services)
         first = self.weights[0]
@@ -136,17 +131,6 @@ class SystemModel:
             path,
         )
         return path * kappa, [*tape, loads]
-
-    def rollout_with_tape(
-        self,
-        cpu: np.ndarray,
-        unit: np.ndarray,
-        exogenous: np.ndarray,
-        traffic: np.ndarray,
-        gain: np.ndarray | float = 1.0,
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """As rollout, with the activations that ``jacobians`` needs: each layer's (N, B, width), and the loads."""
-        return self._forward(cpu, unit, exogenous, traffic, gain)
 
     def jacobians(self, tape: list[np.ndarray], gain: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """∂C_{i+1}/∂C_i (B, N, S, S) and ∂C_{i+1}/∂u_i (B, N, S, L), all steps in one backward pass."""
@@ -186,9 +170,9 @@ class SystemModel:
             h = np.tanh(h @ weight + bias)
         out = h @ self.weights[-1] + self.biases[-1]
         if self.head == "plain":
-            return self.level + CPU_SPREAD * out
+            return np.asarray(self.level + CPU_SPREAD * out)
         load = np.exp(np.minimum(out + self.level, 8.0)) * traffic[:, None]
-        return self.carry * cpu + (1 - self.carry) * (self.idle + load)
+        return np.asarray(self.carry * cpu + (1 - self.carry) * (self.idle + load))
 
     # -- what was learned beside ---------------------------------------------------------------------------------------
     def backoff(self, quantile: float | None) -> np.ndarray:
@@ -196,11 +180,20 @@ class SystemModel:
         if quantile is None:
             return np.zeros(len(self.services))
         points = [np.interp(quantile, self.quantiles, column) for column in self.residuals.T]
-        return np.maximum(np.array(points), 0.0)
+        return np.maximum(points, 0.0)
 
     def relative_traffic(self, qps: np.ndarray, group: int) -> np.ndarray:
         """Traffic over its training mean, the scale that the utilisation law uses."""
-        return np.asarray(qps, np.float64) / self.features.traffic_mean[group]
+        return np.asarray(np.asarray(qps, np.float64) / self.features.traffic_mean[group])
+
+    def traffic_forecast(self, group: str, horizon: int = 1) -> TrafficForecast:
+        """The fitted forecast of a group; persistence over ``horizon`` steps where there is none."""
+        return self.tuned.forecasts.get(group) or TrafficForecast.persistence(horizon, self.step_seconds)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Back-tested one-step errors (n, S), CPU points, that simulations with g draw from; one zero where there are none."""
+        return np.zeros((1, len(self.services))) if self.tuned.observer is None else self.tuned.observer.errors
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that ``load`` reads."""
@@ -217,7 +210,7 @@ class SystemModel:
             "columns": self.columns.model_dump(mode="json"),
             "quantiles": self.quantiles.tolist(),
             "residuals": self.residuals.tolist(),
-            "tuned": self.tuned,
+            "tuned": self.tuned.to_dict(),
         }
         save_checkpoint(path, KIND, list(self.services), payload)
 
@@ -227,20 +220,18 @@ class SystemModel:
         content = load_checkpoint(path, KIND, None if services is None else list(services))
         try:
             return cls(
-                tuple(content["services"]),
-                content["head"],
-                [w.numpy() for w in content["weights"]],
-                [b.numpy() for b in content["biases"]],
-                content["carry"].numpy(),
-                content["idle"].numpy(),
-                content["level"].numpy(),
-                Features.from_dict(content["features"]),
-                PriceScale.from_dict(content["prices"]),
-                ColumnsConfig(**content["columns"]),
-                content["step_seconds"],
-                np.array(content["quantiles"]),
-                np.array(content["residuals"]),
-                content["tuned"],
+                services=tuple(content["services"]),
+                head=content["head"],
+                weights=[w.numpy() for w in content["weights"]],
+                biases=[b.numpy() for b in content["biases"]],
+                features=Features.from_dict(content["features"]),
+                prices=PriceScale.from_dict(content["prices"]),
+                columns=ColumnsConfig(**content["columns"]),
+                step_seconds=content["step_seconds"],
+                tuned=Tuned.from_dict(content["tuned"]),
+                **{name: content[name].numpy() for name in ("carry", "idle", "level")},
+                **{name: np.array(content[name]) for name in ("quantiles", "residuals")},
             )
-        except KeyError as error:
-            raise UserError(f"{path}: an incomplete system model; {error} is missing") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path}: not a system model of this version ({what}); train it again") from None

@@ -7,8 +7,6 @@ and online, and the pair that predicted best of late is the one in use: noisier 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from marca_common.errors import UserError
@@ -16,6 +14,7 @@ from mpc_balancer.config import GainConfig
 from mpc_balancer.system_model.minute_table import SystemData
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.training_windows import make_windows
+from mpc_balancer.system_model.tuned import ObserverTuning
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45)
 TRUSTS = (1.0, 0.7, 0.4, 0.2)
@@ -66,17 +65,7 @@ def bank(config: GainConfig) -> np.ndarray:
     return np.array([(r, t) for r in (RATES if config.rate is None else (config.rate,)) for t in TRUSTS])
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What a back-test found: the best pair, the score of every pair, and the best one's one-step errors (n, S)."""
-
-    rate: float
-    trust: float
-    scores: np.ndarray  # (P,) mean squared error, CPU points², in the order of ``bank``
-    errors: np.ndarray
-
-
-def tune_observer(model: SystemModel, data: SystemData, config: GainConfig, limit: int = 3000) -> Tuned:
+def tune_observer(model: SystemModel, data: SystemData, config: GainConfig, limit: int = 3000) -> ObserverTuning:
     """Back-test the bank on ``data``, the actual traffic known."""
     pairs = bank(config)
     errors = []
@@ -91,7 +80,7 @@ def tune_observer(model: SystemModel, data: SystemData, config: GainConfig, limi
     every = np.concatenate(errors)  # (n, P, S)
     scores = np.nanmean(np.minimum(every**2, _OUTLIER**2), axis=(0, 2))
     best = int(np.argmin(scores))
-    return Tuned(float(pairs[best, 0]), float(pairs[best, 1]), scores, every[:, best])
+    return ObserverTuning(float(pairs[best, 0]), float(pairs[best, 1]), scores, every[:, best])
 
 
 def run_observers(model: SystemModel, data: SystemData, pairs: np.ndarray, config: GainConfig) -> np.ndarray:
@@ -147,10 +136,11 @@ class Observer:
 
     def __init__(self, model: SystemModel, config: GainConfig) -> None:
         pairs = bank(config)
-        prior = np.array(model.tuned.get("observer", {}).get("scores", []))
-        self._scores = prior if len(prior) == len(pairs) else np.zeros(len(pairs))
+        prior = model.tuned.observer
+        usable = prior is not None and len(prior.scores) == len(pairs)
+        self._scores = prior.scores if prior is not None and usable else np.zeros(len(pairs))
         self._bank = _Bank(model, pairs, config)
-        self._seen = _MEMORY // 4 if len(prior) == len(pairs) else 0  # the back-test counts as that many intervals
+        self._seen = _MEMORY // 4 if usable else 0  # the back-test counts as that many intervals
         self._best = int(np.argmin(self._scores))
         self.cpu_before = self.cpu
 
@@ -166,12 +156,12 @@ class Observer:
     @property
     def cpu(self) -> np.ndarray:
         """CPU now (S,), percent; NaN before the first reading."""
-        return self._bank.cpu[self._best]
+        return np.asarray(self._bank.cpu[self._best])
 
     @property
     def gain(self) -> np.ndarray:
         """κ (S,)."""
-        return np.exp(self._bank.tracker.log_gain[self._best])
+        return np.asarray(np.exp(self._bank.tracker.log_gain[self._best]))
 
     @property
     def trust(self) -> float:

@@ -15,8 +15,8 @@ from marca_common.fast_tanh import fast_tanh
 
 
 @numba.njit(fastmath=True, cache=True, error_model="numpy")
-def _affine(h, weight, bias, out):
-    """out (B, M) = h (B, K) @ weight (K, M) + bias; two rows and four inputs at a time keep the products in registers."""
+def _affine(h: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+    """out (B, H) = h (B, D) @ weight (D, H) + bias; two rows and four inputs at a time keep the products in registers."""
     rows, inputs = h.shape
     width = weight.shape[1]
     for r in range(rows):
@@ -45,7 +45,7 @@ def _affine(h, weight, bias, out):
 
 
 @numba.njit(fastmath=True, cache=True, error_model="numpy")
-def _dense(h, weight, bias, out):
+def _dense(h: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     """As _affine; large batches go to BLAS."""
     if h.shape[0] > 8 and h.shape[1] > 8:
         np.dot(h, weight, out)
@@ -57,7 +57,22 @@ def _dense(h, weight, bias, out):
 
 
 @numba.njit(fastmath=True, cache=True, error_model="numpy")
-def rollout(start, drive, into, weights, biases, law, carry, idle, level, spread, traffic, tape, loads, path):
+def rollout(
+    start: np.ndarray,
+    drive: np.ndarray,
+    into: np.ndarray,
+    weights: tuple[np.ndarray, ...],
+    biases: tuple[np.ndarray, ...],
+    law: bool,
+    carry: np.ndarray,
+    idle: np.ndarray,
+    level: np.ndarray,
+    spread: np.float32,
+    traffic: np.ndarray,
+    tape: tuple[np.ndarray, ...],
+    loads: np.ndarray,
+    path: np.ndarray,
+) -> None:
     """CPU paths (B, N, S) of B plans: fills ``path``, and ``tape`` (one (N, B, H) per hidden layer) and ``loads`` (N, B, S).
 
     ``drive`` (N, B, H) is what prices and exogenous inputs add to the first layer, ``into`` (S, H) the weights of CPU.
@@ -103,7 +118,7 @@ def rollout(start, drive, into, weights, biases, law, carry, idle, level, spread
 
 
 @numba.njit(cache=True, error_model="numpy")
-def chain_rule(by_cpu, by_price, out):
+def chain_rule(by_cpu: np.ndarray, by_price: np.ndarray, out: np.ndarray) -> None:
     """∂C_i/∂u_j (B, N, S, N, L) from the Jacobians of single steps (B, N, S, S) and (B, N, S, L): fills ``out``."""
     batch, steps, size, prices = by_price.shape
     for b in range(batch):

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from marca_common.seeding import torch_generator
-from mpc_balancer.config import TrainConfig
+from mpc_balancer.config import SystemModelConfig
 from mpc_balancer.system_model.system_network import SystemNetwork
 from mpc_balancer.system_model.training_windows import Windows
 
 Report = Callable[[int, float, float, float], None]
 
 
-def fit_network(net: SystemNetwork, train: Windows, valid: Windows, config: TrainConfig, report: Report) -> float:
+def fit_network(net: SystemNetwork, train: Windows, valid: Windows, config: SystemModelConfig, report: Report) -> float:
     """Adam with a cosine decay on the rollout loss; ends on patience or time; the best epoch's weights stay.
 
     Returns the best validation RMSE of the rollout, CPU points.
@@ -29,17 +29,17 @@ def fit_network(net: SystemNetwork, train: Windows, valid: Windows, config: Trai
     ]
     generator = torch_generator(config.seed, "mpc_balancer", "batches")
     batch = max(config.batch_size, len(train) // 128)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     updates = -(-len(train) // batch) * config.epochs
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates, config.learning_rate / 10)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates, config.lr / 10)
     best, best_state, since, started = np.inf, copy.deepcopy(net.state_dict()), 0, time.monotonic()
     for epoch in range(config.epochs):
         net.train()
         total = 0.0
-        for rows in torch.randperm(len(train), generator=generator).split(batch):
+        for rows in torch.split(torch.randperm(len(train), generator=generator), batch):
             optimiser.zero_grad(set_to_none=True)
             loss = _loss(net, [d[rows] for d in data], config, generator)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimiser.step()
             schedule.step()
@@ -67,20 +67,15 @@ def rollout_rmse(net: SystemNetwork, windows: Windows) -> float:
 
 
 def _loss(
-    net: SystemNetwork, batch: list[torch.Tensor], config: TrainConfig, generator: torch.Generator
+    net: SystemNetwork, batch: list[torch.Tensor], config: SystemModelConfig, generator: torch.Generator
 ) -> torch.Tensor:
     cpu, unit, exogenous, traffic, target, mask = batch
     path = net.rollout(cpu, unit, exogenous, traffic)
-    error = nn_huber(path, target, config.huber_points)
+    error = torch.nn.functional.huber_loss(path, target, reduction="none", delta=config.huber_points)
     loss = (error * mask).sum() / mask.sum().clamp(min=1)
     if config.monotone_weight and net.prices == net.services:
         loss = loss + config.monotone_weight * _monotone_hint(net, batch, generator)
     return loss
-
-
-def nn_huber(path: torch.Tensor, target: torch.Tensor, delta: float) -> torch.Tensor:
-    """Elementwise Huber loss: squared within ``delta`` points, linear beyond."""
-    return torch.nn.functional.huber_loss(path, target, reduction="none", delta=delta)
 
 
 def _monotone_hint(net: SystemNetwork, batch: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Training windows: a measured start and the prices, traffic and CPU of the K minutes after it."""
+"""Training windows: a measured start and the prices, traffic and CPU of the N minutes after it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mpc_balancer.system_model.minute_table import SystemData
 
 @dataclass(frozen=True)
 class Windows:
-    """n windows of K steps; ``mask`` is 0 where the table does not know the CPU."""
+    """n windows of N steps; ``mask`` is 0 where the table does not know the CPU."""
 
     cpu: np.ndarray  # (n, S) float32, percent
-    unit: np.ndarray  # (n, K, L) price coordinate in force in each step
-    exogenous: np.ndarray  # (n, K, F)
-    traffic: np.ndarray  # (n, K) relative to its mean
-    target: np.ndarray  # (n, K, S) percent, 0 where unknown
-    mask: np.ndarray  # (n, K, S)
+    unit: np.ndarray  # (n, N, L) price coordinate in force in each step
+    exogenous: np.ndarray  # (n, N, F)
+    traffic: np.ndarray  # (n, N) relative to its mean
+    target: np.ndarray  # (n, N, S) percent, 0 where unknown
+    mask: np.ndarray  # (n, N, S)
     row: np.ndarray  # (n,) row of the table each window starts at
 
     def __len__(self) -> int:
@@ -31,12 +31,12 @@ class Windows:
 def make_windows(data: SystemData, features: Features, prices: PriceScale, steps: int) -> Windows:
     """All windows whose start and first step are known; extras stay as measured at the start."""
     count = len(data)
-    row = np.arange(count)[:, None] + np.arange(steps)  # (M, K), the row before each step
+    row = np.arange(count)[:, None] + np.arange(steps)  # (T, N), the row before each step
     inside = row < count
     row = np.minimum(row, count - 1)
     price_row, reachable = _price_rows(data, row, inside)
     known = reachable & np.isfinite(data.next_qps[row])
-    known = np.logical_and.accumulate(known, axis=1)  # (M, K)
+    known = np.logical_and.accumulate(known, axis=1)  # (T, N)
     start = np.flatnonzero(np.isfinite(data.cpu).all(axis=1) & known[:, 0])
     if not len(start):
         raise UserError("system table: no two consecutive minutes with known CPU, traffic and λ; nothing to learn from")
@@ -54,7 +54,7 @@ def make_windows(data: SystemData, features: Features, prices: PriceScale, steps
             for k in range(steps)
         ],
         axis=1,
-    )  # (n, K, F)
+    )  # (n, N, F)
     traffic = np.nan_to_num(data.next_qps[row]) / features.traffic_mean[data.group[start]][:, None]
     target = data.next_cpu[row]
     mask = known[..., None] & np.isfinite(target)

@@ -1,16 +1,18 @@
-"""Commissioning: run a plant for some days under a simple PI with a dithered price, to get a table g can learn from."""
+"""Commissioning: run a plant for some days under a slow rule with a dithered price, to get a table g can learn from."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from marca_common.protocols import Measurement, Plant
 from marca_common.seeding import numpy_generator
 from marca_common.system import system_table
+from mpc_balancer.config import ColumnsConfig
+from mpc_balancer.controllers.pi_law import pi_step
 from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.system_model.minute_table import SystemData, from_frame
 from mpc_balancer.testbed.reference_plant import ReferenceConfig, ReferencePlant
-from mpc_balancer.testbed.test_traffic import TrafficConfig, synthetic_traffic
+from mpc_balancer.testbed.reference_traffic import SyntheticTrafficConfig, synthetic_traffic
 
 _TARGET, _GAIN, _DITHER, _HOLD = 62.0, 0.25, 0.12, 4
 
@@ -26,14 +28,14 @@ def excite(
     hold: int = _HOLD,
     steps_per_minute: int = 1,
 ) -> list[Measurement]:
-    """PI around ``target`` percent plus a random offset of the price (sd ``dither`` box units) held ``hold`` minutes.
+    """A slow integral rule around ``target`` percent plus a random offset of the price (sd ``dither`` box units) held ``hold`` minutes.
 
     Without the dither a table would only show the prices that traffic called for, and g could not tell cause from effect.
     """
     generator = numpy_generator(seed, "mpc_balancer", "dither")
     unit, offset = np.full(scale.size, 0.5), np.zeros(scale.size)
     measurements = []
-    arrivals = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T, K')
+    arrivals = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T, I')
     hold, gain = hold * steps_per_minute, gain / steps_per_minute
     for step in range(len(arrivals)):
         if step % hold == 0:
@@ -42,22 +44,16 @@ def excite(
         measurements.append(one)
         error = np.nan_to_num((one.cpu - target) / target)
         error = error if len(error) == scale.size else np.full(scale.size, error.max())
-        unit = np.clip(unit + gain * error, scale.unit_low, 1.0)
+        unit = pi_step(unit, error, error, kp=0.0, ki=gain, down=1.0, push=0.0, top=1.0, low=scale.unit_low)
     return measurements
 
 
-def commission(
-    config: ReferenceConfig,
-    days: float,
-    seed: int,
-    price_high: list[float] | None = None,
-    traffic: TrafficConfig | None = None,
-    steps_per_minute: int = 1,
-) -> pd.DataFrame:
-    """A system table of the reference plant, one row per control step."""
-    minutes = int(days * 1440)
-    run = synthetic_traffic(traffic or TrafficConfig(sub_intervals=config.sub_intervals), seed, minutes)
-    plant = ReferencePlant(config, seed, minutes)
-    high = np.array(price_high) if price_high is not None else 12 * np.array(config.half_price)
+def commissioned_table(columns: ColumnsConfig, days: float, seed: int, steps_per_minute: int = 1) -> SystemData:
+    """A system table of the reference plant, one row per control step, read under the given column names."""
+    config, minutes = ReferenceConfig(), int(days * 1440)
+    run = synthetic_traffic(SyntheticTrafficConfig(sub_intervals=config.sub_intervals), seed, minutes)
+    high = 12 * np.array(config.half_price)
     scale = PriceScale(np.zeros(len(high)), high, high / 20)
-    return system_table(excite(plant, run.arrivals, scale, seed, steps_per_minute=steps_per_minute), config.services)
+    plant = ReferencePlant(config, seed, minutes)
+    measurements = excite(plant, run.arrivals, scale, seed, steps_per_minute=steps_per_minute)
+    return from_frame(system_table(measurements, config.services), columns, config.services, "reference plant")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
 from marca_common.progress import progress
-from marca_common.protocols import Controller, Measurement, Plant
+from marca_common.protocols import Coming, Controller, Foresight, Measurement, Plant, Previewable, Reporting
 
 
 class LoopResult(list[Measurement]):
@@ -17,7 +18,6 @@ class LoopResult(list[Measurement]):
     def __init__(self) -> None:
         super().__init__()
         self.step_seconds: list[float] = []  # wall seconds of each controller step
-        self.commands: list[np.ndarray] = []  # prices sent to the plant in each interval
         self.forecasts: list[float] = []  # traffic each controller step expected of the coming interval, NaN where none
         self.rungs: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -36,33 +36,26 @@ class LoopResult(list[Measurement]):
 def closed_loop(
     plant: Plant, controller: Controller, arrivals: np.ndarray, *, steps_per_minute: int = 1, what: str | None = None
 ) -> LoopResult:
-    """Run ``controller`` on ``plant`` over arrivals (minutes, sub-intervals); the first interval runs under its start price.
+    """Run ``controller`` on ``plant`` over arrivals (T, I); the first interval runs under the controller's first ``lambda_``.
 
-    ``steps_per_minute`` > 1 splits each minute's sub-intervals into shorter control steps. Controllers that look into the
-    future (knows_next_minute, clairvoyant) are given it; all others only ever see measurements.
+    ``steps_per_minute`` > 1 splits each minute's I sub-intervals into shorter control steps. A controller with Foresight is
+    told what is coming; all others only ever see measurements. ``what`` names a progress bar; None shows none.
     """
-    parts = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T, K')
+    parts = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T', I')
     qps = parts.sum(axis=1) * steps_per_minute / 60
     result = LoopResult()
-    price = np.asarray(getattr(controller, "lambda_"), np.float64)  # noqa: B009 - not part of the protocol
-    steps = range(len(parts)) if what is None else progress(range(len(parts)), what=what, unit="step")
-    for t in steps:
+    price = np.asarray(controller.lambda_, np.float64)
+    reports = controller if isinstance(controller, Reporting) else None
+    for t in progress(range(len(parts)), what=what or "", unit="step", disable=what is None):
         measurement = plant.step(price, parts[t])
         result.append(measurement)
-        result.commands.append(price)
-        if t + 1 < len(parts):
-            _reveal(controller, plant, qps[t + 1 : t + 12], parts[t + 1])
+        if isinstance(controller, Foresight) and t + 1 < len(parts):
+            trial = partial(plant.preview, exogenous=parts[t + 1]) if isinstance(plant, Previewable) else None
+            controller.foresee(Coming(qps[t + 1 : t + 12], trial))
         started = time.perf_counter()
         price = controller.step(measurement)
         result.step_seconds.append(time.perf_counter() - started)
-        result.forecasts.append(float(getattr(controller, "expected_qps", float("nan"))))
-    result.rungs = Counter(getattr(controller, "rungs", {}))
-    result.refused = Counter(getattr(getattr(controller, "checks", None), "refused", {}))
+        result.forecasts.append(float("nan") if reports is None else float(reports.expected_qps))
+    if reports is not None:
+        result.rungs, result.refused = Counter(reports.rungs), Counter(reports.refused)
     return result
-
-
-def _reveal(controller: Controller, plant: Plant, future_qps: np.ndarray, coming: np.ndarray) -> None:
-    if hasattr(controller, "foresee"):
-        controller.foresee(future_qps)
-    if hasattr(controller, "preview") and hasattr(plant, "preview"):
-        controller.preview = lambda prices: plant.preview(prices, coming)

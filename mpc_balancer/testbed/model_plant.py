@@ -17,7 +17,7 @@ class ModelPlant:
         self.index = model.features.group_index(group)
         self.time = np.datetime64(str(start), "s")
         self._generator = numpy_generator(seed, "mpc_balancer", "model_plant")
-        self._errors = noise * np.array(model.tuned.get("observer", {}).get("errors", [[0.0] * len(model.services)]))
+        self._errors = noise * model.noise
         self._cpu = np.full(len(model.services), 60.0)
         self._qps: float | None = None
         self._minute = 0
@@ -30,18 +30,10 @@ class ModelPlant:
         qps = float(arrivals.sum() / model.step_seconds)
         before = qps if self._qps is None else self._qps
         step = np.timedelta64(model.step_seconds, "s")
-        inputs = model.features.rows(
-            np.array([self.index]),
-            np.array([before]),
-            np.array([qps]),
-            np.array([self.time - step]),
-            model.features.extras_mean[None],
-            np.zeros(1),
-        )
+        inputs = model.features.typical_row(self.index, before, qps, self.time - step)
         unit = model.prices.to_unit(np.clip(lambda_, model.prices.low, model.prices.high))
-        cpu = model.step_rows(self._cpu[None], unit[None], inputs, model.relative_traffic(np.array([qps]), self.index))[
-            0
-        ]
+        traffic = model.relative_traffic(np.array([qps]), self.index)
+        cpu = model.step_rows(self._cpu[None], unit[None], inputs, traffic)[0]
         self._cpu = np.clip(cpu + self._errors[self._generator.integers(len(self._errors))], 0, 100)
         self._qps = qps
         self.truth.append(self._cpu.copy())

@@ -16,34 +16,27 @@ from pydantic import Field
 from marca_common.config import Config
 from marca_common.protocols import Measurement
 from marca_common.seeding import numpy_generator
+from mpc_balancer.testbed.reference_traffic import wander
 
 
 class ReferenceConfig(Config):
     """Parameters of the reference plant; lists have one entry per service."""
 
     services: list[str] = Field(["retrieval", "ranking"], description="services and CPUs", min_length=1)
-    reference_qps: float = Field(
-        400.0, gt=0, description="traffic at which load_percent is stated, requests per second"
-    )
+    reference_qps: float = Field(400.0, gt=0, description="traffic that load_percent is stated at, requests per second")
     idle_percent: list[float] = Field([5.0, 7.0], description="CPU without traffic, percent")
-    load_percent: list[float] = Field(
-        [112.0, 104.0], description="CPU that the reference traffic adds at λ = 0, percent"
-    )
+    load_percent: list[float] = Field([112.0, 104.0], description="CPU that reference_qps adds at λ = 0, percent")
     floor: list[float] = Field([0.14, 0.12], description="share of the cost that no price can remove")
     half_price: list[float] = Field(
-        [2.4e-4, 1.1e-4], description="λ at which half of the removable cost is gone, money/core-ms"
+        [2.4e-4, 1.1e-4], description="λ that removes half of the removable cost, money/core-ms"
     )
     steepness: float = Field(1.25, gt=0, description="exponent of the Hill curve")
     cross: float = Field(0.12, ge=0, description="share of the other service's relative price that acts here too")
     core_ms: list[float] = Field([40.0, 55.0], description="cost per request at λ = 0, core-milliseconds")
     lag_seconds: float = Field(22.0, gt=0, description="time constant of utilisation")
-    queue_seconds: float = Field(
-        20.0, ge=0, description="most work that waits, seconds of full capacity; the rest times out"
-    )
+    queue_seconds: float = Field(20.0, ge=0, description="most work that waits, seconds of full capacity")
     mix_amplitude: float = Field(0.07, ge=0, description="amplitude of the cost per request over the day")
-    slow_noise: float = Field(
-        0.02, ge=0, description="standard deviation of slow log noise of the cost (time constant 2 h)"
-    )
+    slow_noise: float = Field(0.02, ge=0, description="standard deviation of log noise of the cost over 2 h")
     fast_noise: float = Field(0.02, ge=0, description="standard deviation of log noise of the cost per sub-interval")
     reading_noise: float = Field(0.5, ge=0, description="standard deviation of CPU readings over a minute, points")
     degrade_above: float = Field(92.0, gt=0, description="CPU above which elastic degradation sets in, percent")
@@ -54,38 +47,45 @@ class ReferenceConfig(Config):
 
 @dataclass(frozen=True)
 class Disturbances:
-    """What goes wrong in a run, per minute (M,); ``None`` means nothing of the kind."""
+    """What goes wrong in a run, per minute (T,); ``None`` means nothing of the kind."""
 
     cost: np.ndarray | None = None  # multiplies cost: drift, steps, mismatch
     lost: np.ndarray | None = None  # bool: CPU reading is NaN
     blind: np.ndarray | None = None  # bool: everything measured is NaN
     frozen: np.ndarray | None = None  # bool: readings repeat
     stuck: np.ndarray | None = None  # bool: the commanded λ is not applied
-    garbage: np.ndarray | None = None  # (M,) CPU reading replaced by this where not NaN
+    garbage: np.ndarray | None = None  # (T,) CPU reading replaced by this where not NaN
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _advance(cpu, queue, degradation, relief, work, idle, capacity_keep, queue_limit, degrade_above, degrade_relief):
-    """Sub-intervals of one step in place: cpu (S,), queue (S,) in percent·sub-intervals; work (K, S). Returns the mean CPU."""
+def _advance(
+    cpu: np.ndarray,
+    queue: np.ndarray,
+    degradation: np.ndarray,
+    relief: np.ndarray,
+    work: np.ndarray,
+    idle: np.ndarray,
+    keep: float,
+    queue_limit: float,
+    degrade_above: float,
+    degrade_relief: float,
+) -> np.ndarray:
+    """Sub-intervals of one step in place: cpu (S,), queue (S,) in percent·sub-intervals; work (I, S). Returns the mean CPU."""
     steps, size = work.shape
     mean = np.zeros(size)
-    timeouts = 0.0
     for k in range(steps):
         worst = 0.0
         for s in range(size):
             demand = work[k, s] * relief[s] * (1.0 - degrade_relief * degradation[0]) + queue[s]
             room = 100.0 - idle[s]
             done = min(demand, room)
-            queue[s] = demand - done
-            if queue[s] > queue_limit:
-                timeouts += queue[s] - queue_limit
-                queue[s] = queue_limit
-            cpu[s] = capacity_keep * cpu[s] + (1.0 - capacity_keep) * (idle[s] + done)
+            queue[s] = min(demand - done, queue_limit)  # the rest times out
+            cpu[s] = keep * cpu[s] + (1.0 - keep) * (idle[s] + done)
             mean[s] += cpu[s] / steps
             worst = max(worst, cpu[s])
         goal = min(max((worst - degrade_above) / (100.0 - degrade_above), 0.0), 1.0)
         degradation[0] += (0.5 if goal > degradation[0] else 0.05) * (goal - degradation[0])
-    return mean, timeouts
+    return mean
 
 
 @dataclass
@@ -105,9 +105,9 @@ class ReferencePlant:
         generator = numpy_generator(self.seed, "mpc_balancer", "reference_plant")
         hour = np.arange(count)[:, None] / parts / 1440 + (self.start.astype(np.int64) % 86_400) / 86_400
         mix = 1 + own.mix_amplitude * np.sin(2 * np.pi * hour + np.arange(size))
-        slow = _slow_noise(generator, count, size, own.slow_noise, 120 * parts)
+        slow = wander(generator, (count, size), own.slow_noise, 120 * parts)
         fast = own.fast_noise * generator.standard_normal((count, size))
-        self._cost = mix * np.exp(slow + fast)  # (M·K, S)
+        self._cost = mix * np.exp(slow + fast)  # (T·I, S)
         self._reading_noise = own.reading_noise * generator.standard_normal((count, size))
         self._load = np.array(own.load_percent)
         self._idle = np.array(own.idle_percent)
@@ -119,7 +119,6 @@ class ReferencePlant:
         self._in_force: np.ndarray | None = None
         self._reported = np.full(size, np.nan)
         self.truth: list[np.ndarray] = []
-        self.timeouts: list[float] = []
 
     def relief(self, lambda_: np.ndarray) -> np.ndarray:
         """Share of the cost left at prices (L,), per service (S,)."""
@@ -127,10 +126,10 @@ class ReferencePlant:
         relative = np.asarray(lambda_) / np.array(own.half_price)
         pressure = relative + own.cross * (relative.sum() - relative)
         floor = np.array(own.floor)
-        return floor + (1 - floor) / (1 + pressure**own.steepness)
+        return np.asarray(floor + (1 - floor) / (1 + pressure**own.steepness))
 
     def step(self, lambda_: np.ndarray, exogenous: np.ndarray) -> Measurement:
-        """Serve ``exogenous`` arrivals per sub-interval (K',) under the price that is in force by now; report it."""
+        """Serve ``exogenous`` arrivals per sub-interval (I',) under the price that is in force by now; report it."""
         minute = min(self._position // self.config.sub_intervals, self.minutes - 1)
         self._commands.append(np.array(lambda_, np.float64))
         if self._in_force is None:
@@ -140,9 +139,8 @@ class ReferencePlant:
             self._in_force = self._commands[-1 - late]
         relief = self.relief(self._in_force)
         work = self._work(exogenous)
-        cpu, timeouts = self._advance(self._cpu, self._queue, self._degradation, relief, work)
+        cpu = self._advance(self._cpu, self._queue, self._degradation, relief, work)
         self.truth.append(cpu)
-        self.timeouts.append(timeouts)
         measurement = self._report(minute, cpu, relief, np.asarray(exogenous, np.float64))
         self._position += len(exogenous)
         return measurement
@@ -150,25 +148,24 @@ class ReferencePlant:
     def preview(self, lambda_: np.ndarray, exogenous: np.ndarray) -> np.ndarray:
         """True mean CPU (S,) of the coming step if these prices acted at once; nothing is changed."""
         state = self._cpu.copy(), self._queue.copy(), self._degradation.copy()
-        return self._advance(*state, self.relief(lambda_), self._work(exogenous))[0]
+        return self._advance(*state, self.relief(lambda_), self._work(exogenous))
 
     def _work(self, exogenous: np.ndarray) -> np.ndarray:
-        """Load (K', S) in percent of capacity at λ = 0."""
+        """Load (I', S) in percent of capacity at λ = 0."""
         parts = self.config.sub_intervals
         rows = (self._position + np.arange(len(exogenous))) % len(self._cost)
         qps = np.asarray(exogenous, np.float64) * parts / 60
         minute = np.minimum(rows // parts, self.minutes - 1)
         factor = 1.0 if self.disturbances.cost is None else self.disturbances.cost[minute][:, None]
-        return (qps / self.config.reference_qps)[:, None] * self._load * self._cost[rows] * factor
+        return np.asarray((qps / self.config.reference_qps)[:, None] * self._load * self._cost[rows] * factor)
 
     def _advance(
         self, cpu: np.ndarray, queue: np.ndarray, degradation: np.ndarray, relief: np.ndarray, work: np.ndarray
-    ) -> tuple[np.ndarray, float]:
+    ) -> np.ndarray:
         own = self.config
         limit = 100.0 * own.queue_seconds / (60 / own.sub_intervals)
-        return _advance(
-            cpu, queue, degradation, relief, work, self._idle, self._keep, limit, own.degrade_above, own.degrade_relief
-        )
+        fixed = (self._idle, self._keep, limit, own.degrade_above, own.degrade_relief)
+        return np.asarray(_advance(cpu, queue, degradation, relief, work, *fixed))
 
     def _hit(self, name: str, minute: int) -> bool:
         values = getattr(self.disturbances, name)
@@ -207,12 +204,3 @@ class ReferencePlant:
             arrivals=None if blind else arrivals,
             aggregates={k: float("nan") for k in aggregates} if blind else aggregates,
         )
-
-
-def _slow_noise(generator: np.random.Generator, count: int, size: int, deviation: float, steps: float) -> np.ndarray:
-    from scipy.signal import lfilter
-
-    keep = np.exp(-1 / steps)
-    noise = generator.standard_normal((count, size)) * np.sqrt(1 - keep**2)
-    noise[0] = generator.standard_normal(size)
-    return deviation * lfilter([1.0], [1.0, -keep], noise, axis=0)

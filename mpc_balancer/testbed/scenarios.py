@@ -15,9 +15,9 @@ from marca_common.files import shipped
 from marca_common.seeding import numpy_generator
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.testbed.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
-from mpc_balancer.testbed.test_traffic import (
+from mpc_balancer.testbed.reference_traffic import (
     Surge,
-    TrafficConfig,
+    SyntheticTrafficConfig,
     TrafficRun,
     calendar_frame,
     synthetic_traffic,
@@ -32,7 +32,7 @@ class CostStep(Config):
     factor: float = Field(gt=0, description="cost is multiplied by this")
 
 
-class Window(Config):
+class MinuteSpan(Config):
     """A stretch of minutes."""
 
     minute: int = Field(ge=0, description="first minute")
@@ -44,7 +44,7 @@ class Scenario(Config):
 
     title: str = Field("", description="what happens, for tables and figures")
     days: float = Field(1.0, gt=0, description="length of the run, days")
-    traffic: TrafficConfig = Field(default_factory=TrafficConfig, description="synthetic traffic")
+    traffic: SyntheticTrafficConfig = Field(default_factory=SyntheticTrafficConfig, description="synthetic traffic")
     surges: list[Surge] = Field([], description="flash sales and failovers")
     cost_factor: float = Field(1.0, gt=0, description="cost mismatch against the commissioning days")
     cost_drift_per_day: float = Field(0.0, gt=-1, description="growth of the cost over a day, spread evenly")
@@ -53,12 +53,10 @@ class Scenario(Config):
     delay_minutes: int = Field(0, ge=0, description="actuation delay")
     reading_noise: float | None = Field(None, ge=0, description="sd of CPU readings, points; null = the plant's own")
     lost_share: float = Field(0.0, ge=0, lt=1, description="share of minutes whose CPU readings are lost")
-    frozen: list[Window] = Field([], description="readings repeat")
-    blind: list[Window] = Field([], description="nothing is measured (NaN)")
-    stuck: list[Window] = Field([], description="the commanded λ is not applied")
-    deadline_ms: float | None = Field(
-        None, gt=0, description="solver deadline in this scenario; null = the controller's own"
-    )
+    frozen: list[MinuteSpan] = Field([], description="readings repeat")
+    blind: list[MinuteSpan] = Field([], description="nothing is measured (NaN)")
+    stuck: list[MinuteSpan] = Field([], description="the commanded λ is not applied")
+    deadline_ms: float | None = Field(None, gt=0, description="the solver's deadline; null = the controller's own")
     broken_model: bool = Field(False, description="the deployed model's weights are NaN")
 
 
@@ -148,7 +146,7 @@ def _disturbances(scenario: Scenario, seed: int, minutes: int) -> Disturbances:
     )
 
 
-def _windows(windows: list[Window], minutes: int) -> np.ndarray:
+def _windows(windows: list[MinuteSpan], minutes: int) -> np.ndarray:
     out = np.zeros(minutes, dtype=bool)
     for window in windows:
         out[window.minute : window.minute + window.minutes] = True

@@ -14,20 +14,15 @@ import numpy as np
 
 from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
-from marca_measures.static_mixture import StaticMixture, static_mixture
 from revenue_sim.allocation import hull_kernels as kernels
 from revenue_sim.allocation.budget_curve import (
     FREE,
     INFINITE,
-    BudgetCurve,
     Edges,
-    budget_curve,
     check_counts,
     check_pair,
     hull_edges,
 )
-
-__all__ = ["Allocation", "BudgetCurve", "StaticMixture", "allocate", "budget_curve", "check_budget", "static_mixture"]
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from marca_common.config import Config
 from marca_common.encoding import StateEncoder
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator, torch_generator
+from marca_measures.deviance import tweedie_deviance
 
 
 class NetConfig(Config):
@@ -36,13 +37,6 @@ class NetConfig(Config):
     unseen: float = Field(
         default=0.02, ge=0, lt=1, description="share of category codes replaced by 'unseen' in training"
     )
-
-
-def tweedie_loss(log_mean: Tensor, target: Tensor, power: float) -> Tensor:
-    """Tweedie deviance up to terms of the target alone, mean over rows: ``−y·μ^(1−p)/(1−p) + μ^(2−p)/(2−p)``."""
-    return (
-        -target * torch.exp((1 - power) * log_mean) / (1 - power) + torch.exp((2 - power) * log_mean) / (2 - power)
-    ).mean()
 
 
 class LowRankNet(nn.Module):
@@ -143,7 +137,7 @@ def fit_net(frame: pd.DataFrame, spec: RequestSpec, config: NetConfig, seed: int
         for rows in shuffled.split(config.batch):
             hidden = torch.rand((len(rows), codes.shape[1]), generator=generator) < config.unseen
             log_mean = net(codes[rows].masked_fill(hidden, 0), numbers[rows], joint[rows])
-            loss = tweedie_loss(log_mean, reward[rows] / scale, config.tweedie_power)
+            loss = tweedie_deviance(log_mean, reward[rows] / scale, config.tweedie_power).mean() / 2
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)

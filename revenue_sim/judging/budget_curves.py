@@ -107,6 +107,6 @@ def _at_reference(
         "lambda": solved.lambda_,
         "lp_gap": solved.gap / solved.bound if solved.bound > 0 else 0.0,
         "clairvoyant_uplift_pct": 100.0 * float(room / at["static"]),
-        "capture": capture,
+        "capture_at_budget": capture,
         "value_at_budget": {str(name): float(value) for name, value in at.items()},
     }

@@ -1,12 +1,18 @@
-"""Targets for the bench's tests: one without a clock on the wall, one that misbehaves."""
+"""For the bench's tests: a target of known cost, an event loop whose time is not the wall's, targets that misbehave."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import selectors
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
+import pytest
 
+from autobucket.bench.target.clocks import MachineReading
 from autobucket.bench.target.interface import Reply
 
 CHANNEL_MS = {"similar": 0.4, "popular": 0.3, "behaviour": 0.5, "graph": 0.6}
@@ -41,6 +47,42 @@ ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 
 
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop that jumps to the next timer instead of waiting: what it runs never depends on the machine's speed."""
+
+    def __init__(self):
+        self.now = 1000.0
+        super().__init__(_Jump(self))
+
+    def time(self):
+        return self.now
+
+
+class _Jump(selectors.SelectSelector):
+    def __init__(self, loop):
+        super().__init__()
+        self.loop = loop
+
+    def select(self, timeout=None):
+        if timeout is not None and timeout > 0:
+            self.loop.now += timeout
+        return super().select(None if timeout is None else 0)
+
+
+@contextmanager
+def virtual_time() -> Iterator[None]:
+    """Let bench and live loop run on a virtual clock, on cores that are half busy."""
+
+    def half_busy(cores=None):
+        now = asyncio.get_running_loop().time()
+        return MachineReading(0.5 * now, now)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asyncio.Runner", partial(asyncio.Runner, loop_factory=VirtualTimeLoop))
+        patch.setattr("autobucket.bench.measuring.load.read_machine", half_busy)
+        yield
+
+
 def true_cost_ms(request, retrieved, preranked):
     """Core-ms per service (tenths, so that a thousand a second fit on a core), additive and monotone, with a difference by model."""
     heavy = request["model"] == "heavy"
@@ -51,7 +93,7 @@ def true_cost_ms(request, retrieved, preranked):
 
 
 class FakeTarget:
-    """Answers at once; its clock adds the true cost of each request, times the luck of the round."""
+    """Answers at once, as it were after a tenth of a millisecond; its clock adds the true cost of each request, times the luck of the round."""
 
     rounds = 0
 
@@ -77,16 +119,18 @@ class FakeTarget:
         preranked = min(retrieved, request["truncation"])
         for name, ms in true_cost_ms(request, retrieved, preranked).items():
             self.used[name] += ms * self.luck / 1000
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         status = self.fail or "ok"
         results = {"retrieved": retrieved, "preranked": preranked} if status == "ok" else {}
-        future.set_result(Reply(status, time.perf_counter(), results, "" if status == "ok" else "broken"))
+        future.set_result(Reply(status, loop.time() + 1e-4, results, "" if status == "ok" else "broken"))
         return future
 
     def send_noop(self):
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         self.used["retrieval"] += 0.00002
-        future.set_result(Reply("ok", time.perf_counter()))
+        future.set_result(Reply("ok", loop.time()))
         return future
 
     def clock(self):
@@ -105,11 +149,15 @@ class FakeTarget:
         pass
 
 
+work = threading.local()  # done: sizes of all requests that ``burn`` has answered in this thread
+
+
 def burn(request):
     """An in-process target: work in proportion to ``size``."""
     total = 0
     for i in range(int(request["size"]) * 300):
         total += i
+    work.done = getattr(work, "done", 0) + request["size"]
     if request["size"] == 13:
         raise ValueError("unlucky")
     return {"length": request["size"]}

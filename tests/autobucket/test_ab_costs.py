@@ -10,18 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
-from autobucket.costs.cost_maps import CostMaps, cost_per_request
-from autobucket.costs.isotonic import (
-    choose_knots,
-    interpolate,
-    isotonic_curve,
-    nonnegative_least_squares,
-    pava,
-    ramp_basis,
-)
+from autobucket.costs.additive import fit_additive
+from autobucket.costs.cost_config import FitCostsConfig
+from autobucket.costs.measured_costs import cost_per_request
+from autobucket.costs.queue_curves import choose_knots, ramp_basis
 from autobucket.fit_costs import fit_costs, fit_service
 from marca_common.config import load_config
+from marca_common.cost_maps import ActionsConfig, CostMaps, interpolate
 from marca_common.errors import UserError
 from tests.autobucket.conftest import ACTIONS, SETS, make_loadtest, true_cost
 from tests.reference.isotonic_reference import isotonic_by_max_min
@@ -38,36 +33,23 @@ def test_cost_per_request_by_hand():
         cost_per_request(np.array([50.0, 2.0]), 2, 16, np.array([10.0, 0.0]))
 
 
-def test_pava_by_hand():
-    # 3, 1 pool to 2; 2 then pools with them to 2; 4 stays
-    np.testing.assert_allclose(pava(np.array([3.0, 1.0, 2.0, 4.0])), [2, 2, 2, 4])
-    # weights 1 and 3: (5·1 + 1·3) / 4 = 2
-    np.testing.assert_allclose(pava(np.array([5.0, 1.0]), np.array([1.0, 3.0])), [2, 2])
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0.5, 20), min_size=8, max_size=14))
+def test_a_curve_without_smoothing_is_the_isotonic_regression(costs):
+    """One queue, a knot at each length: the fit is the isotonic regression under the weights of its last round."""
+    y, n = np.array(costs), len(costs)
+    rows = pd.DataFrame({"length": 10.0 * np.arange(1, n + 1), "cost": y})
+    actions = ActionsConfig.model_validate({"idc": None, "elements": {"length": {}}})
+    config = FitCostsConfig(loadtest="none.csv", actions=actions, smoothness=0, merge_pct=0)
+    found = fit_additive(config, rows, "here")
+    level = np.full(n, np.median(y))
+    for _ in range(3):
+        expected = isotonic_by_max_min(y, 1 / level**2)
+        level = np.maximum(expected, 0.05 * np.median(y))
+    np.testing.assert_allclose(found.fitted, expected, rtol=2e-3)
 
 
-@given(values)
-def test_pava_is_the_isotonic_regression(pairs):
-    y, w = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-    fitted = pava(y, w)
-    np.testing.assert_allclose(fitted, isotonic_by_max_min(y, w), atol=1e-8)
-    assert (np.diff(fitted) >= 0).all()
-
-
-@pytest.mark.parametrize(
-    "y, w", [([1.0, np.nan], None), ([1.0, 2.0], [1.0, 0.0]), ([[1.0]], None), ([1.0, 2.0], [1.0])]
-)
-def test_pava_refuses(y, w):
-    with pytest.raises(ValueError, match="expected"):
-        pava(np.array(y), None if w is None else np.array(w))
-
-
-def test_isotonic_curve_averages_equal_lengths_and_puts_a_pool_at_its_centre():
-    knots, cost = isotonic_curve(np.array([1.0, 3.0, 2.0, 4.0, 4.0]), np.array([1.0, 2.0, 4.0, 8.0, 10.0]))
-    # at 2 and 3 the costs 4 and 2 pool to 3 at length 2.5; the two rows at 4 average 9
-    np.testing.assert_allclose(knots, [1, 2.5, 4])
-    np.testing.assert_allclose(cost, [1, 3, 9])
-
-
+@settings(deadline=None)
 @given(values, st.floats(-10, 200))
 def test_ramps_times_nonnegative_steps_never_fall(pairs, start):
     knots = start + np.cumsum([p[1] for p in pairs])
@@ -83,12 +65,6 @@ def test_choose_knots_merges_near_lengths_and_keeps_the_ends():
     many = choose_knots(np.arange(1.0, 500.0), 8, 0.0)
     assert len(many) == 8
     assert (many[0], many[-1]) == (1.0, 499.0)
-
-
-def test_nonnegative_fit_of_many_targets_by_hand():
-    design = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    found = nonnegative_least_squares(design, np.array([[2.0, -1.0], [3.0, 1.0], [5.0, 2.0]]))
-    np.testing.assert_allclose(found, [[2, 0], [4, 1.5]])
 
 
 def fit(tmp_path, rows: pd.DataFrame, actions: dict, **options):

@@ -10,19 +10,20 @@ import pytest
 import torch
 
 from autobucket import train as training
-from autobucket.config import EvaluateConfig, ModelConfig, PredictConfig, TaskConfig, TrainConfig
-from autobucket.costs.cost_config import ActionsConfig, FitCostsConfig
-from autobucket.costs.cost_maps import CostMaps
+from autobucket.config import EvaluateConfig, PredictConfig, TrainConfig
+from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.cost_model import CostModel
 from autobucket.evaluate import binary_metrics, evaluate, regression_metrics
 from autobucket.fit_costs import fit_costs
 from autobucket.predict import predict
 from autobucket.results.estimator import Estimator
+from autobucket.results.estimator_config import ModelConfig, TaskConfig
 from autobucket.results.log_rows import split
 from autobucket.results.result_network import ActionResultModel, cross_v1, cross_v2
 from autobucket.results.tasks import Task
 from marca_common.checkpoint import save_checkpoint
 from marca_common.config import load_config
+from marca_common.cost_maps import ActionsConfig, CostMaps
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
@@ -139,7 +140,7 @@ def test_the_split_is_by_time(log_path):
 @pytest.fixture(scope="module")
 def trained(log_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
-    return training.train(config(log_path, optimiser={"batch": 256, "epochs": 6, "lr": 0.01}), folder), folder
+    return training.train(config(log_path, optimiser={"batch_size": 256, "epochs": 6, "lr": 0.01}), folder), folder
 
 
 def test_it_learns_and_every_task_keeps_its_own_weights(trained):
@@ -161,7 +162,7 @@ def test_a_task_without_signal_stops_and_the_others_go_on(tmp_path):
     path = tmp_path / "noise.parquet"
     log.to_parquet(path, index=False)
     tasks = {"preranked": {"patience": 20}, "clicks": {"loss": "bce", "patience": 1}}
-    options = {"batch": 64, "epochs": 8, "lr": 0.01, "schedule": "constant"}
+    options = {"batch_size": 64, "epochs": 8, "lr": 0.01, "schedule": "constant"}
     result = training.train(config(str(path), tasks=tasks, optimiser=options), tmp_path / "run")
     assert result.summary["kept_epoch"]["clicks"] < result.summary["kept_epoch"]["preranked"]
     assert len(result.estimator._passes) == 2
@@ -185,7 +186,7 @@ def test_results_agree_with_predict(trained):
 
 
 def test_interrupted_training_ends_with_the_same_weights(log_path, tmp_path, monkeypatch):
-    options = {"batch": 256, "epochs": 3, "evaluations_per_epoch": 2, "dropout": 0.2}
+    options = {"batch_size": 256, "epochs": 3, "evaluations_per_epoch": 2, "dropout": 0.2}
     settings = config(log_path, optimiser=options)
     straight = training.train(settings, tmp_path / "straight")
     save, calls = training._Training._save, []

@@ -13,21 +13,26 @@ import pytest
 from autobucket.bench.bench_config import LiveConfig
 from autobucket.bench.live.live_loop import arrival_times, planned_qps
 from autobucket.bench.live.queue_controllers import (
-    CostCurve,
-    FeedForwardController,
-    FixedController,
+    FeedForwardQueueController,
+    FixedQueueController,
     Observation,
-    PiController,
-    Scale,
-    make_controller,
+    PiQueueController,
+    QueueScale,
+    ScaleCost,
 )
 from autobucket.bench.measuring.run_async import run_async
 from autobucket.live import live, main, summarise
 from marca_common.config import load_config
 from marca_common.errors import UserError
-from tests.autobucket.bench_fakes import FakeTarget
+from tests.autobucket.bench_fakes import FakeTarget, virtual_time
 
-CURVE = CostCurve(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))
+CURVE = ScaleCost(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))
+
+
+@pytest.fixture
+def on_virtual_time():
+    with virtual_time():
+        yield
 
 
 def config(**controller):
@@ -51,14 +56,14 @@ def drive_plant(controller, qps_of, factor=1.0, steps=60):
 
 
 def test_scale_is_geometric_and_clipped():
-    scale = Scale({"a": (1, 100), "b": (4, 4)})
+    scale = QueueScale({"a": (1, 100), "b": (4, 4)})
     assert scale.lengths(0) == scale.lengths(-1) == {"a": 1, "b": 4}
     assert scale.lengths(0.5) == {"a": 10, "b": 4}
     assert scale.lengths(1) == scale.lengths(7) == {"a": 100, "b": 4}
 
 
 def test_pi_settles_on_the_target_and_does_not_wind_up():
-    controller = PiController(config(kind="pi"))
+    controller = PiQueueController(config(kind="pi"))
     cpu = drive_plant(controller, lambda k: 80.0)
     np.testing.assert_allclose(cpu[-10:], 60, atol=1.0)
     drive_plant(controller, lambda k: 10.0, steps=100)  # unreachable: even the longest queues leave it at 12 %
@@ -67,16 +72,16 @@ def test_pi_settles_on_the_target_and_does_not_wind_up():
 
 
 def test_feed_forward_follows_traffic_and_trims_a_wrong_curve():
-    controller = FeedForwardController(config(kind="feed_forward", smoothing=0.0), CURVE, cores=1)
+    controller = FeedForwardQueueController(config(kind="feed_forward", smoothing=0.0), CURVE, cores=1)
     cpu = drive_plant(controller, lambda k: 80.0 if k < 30 else 100.0)
     np.testing.assert_allclose(cpu[1:30], 60, atol=0.1)  # exact after one step: the curve is true
     assert cpu[31] == pytest.approx(60, abs=0.1)
-    wrong = FeedForwardController(config(kind="feed_forward", trim=0.2), CURVE, cores=1)
+    wrong = FeedForwardQueueController(config(kind="feed_forward", trim=0.2), CURVE, cores=1)
     np.testing.assert_allclose(drive_plant(wrong, lambda k: 80.0, factor=1.3)[-5:], 60, atol=1.0)
     assert wrong.factor == pytest.approx(1.3, abs=0.05)
 
 
-@pytest.mark.parametrize("make", [lambda c: PiController(c), lambda c: FeedForwardController(c, CURVE, 1)])
+@pytest.mark.parametrize("make", [lambda c: PiQueueController(c), lambda c: FeedForwardQueueController(c, CURVE, 1)])
 def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low(make):
     controller = make(config(brake=0.2, latency_limit_ms=500))
     for k in range(6):
@@ -89,19 +94,19 @@ def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low
 
 
 def test_controllers_survive_nonsense():
-    for controller in (PiController(config(kind="pi")), FeedForwardController(config(), CURVE, 1)):
+    for controller in (PiQueueController(config(kind="pi")), FeedForwardQueueController(config(), CURVE, 1)):
         for cpu, qps in ((float("nan"), 50.0), (50.0, 0.0), (0.0, 50.0), (1e9, 1e-9)):
             lengths = controller(observe({}, cpu, qps))
             assert all(1 <= lengths[name] <= 150 for name in ("queue_a", "queue_b", "truncation"))
 
 
 def test_fixed_never_moves_and_feed_forward_needs_a_curve():
-    controller = FixedController(config(kind="fixed", level=1.0))
+    controller = FixedQueueController(config(kind="fixed", level=1.0))
     assert (
         controller(observe({}, 99)) == controller(observe({}, 1)) == {"queue_a": 100, "queue_b": 80, "truncation": 150}
     )
-    with pytest.raises(ValueError, match="cost curve"):
-        make_controller(config(), None, 1)
+    with pytest.raises(UserError, match="cost curve; set calibration_s above 0"):
+        FeedForwardQueueController(config(), None, 1)
 
 
 def test_traffic_of_a_day():
@@ -115,7 +120,7 @@ def test_traffic_of_a_day():
 
 
 @pytest.mark.parametrize("kind", ["pi", "feed_forward", "fixed"])
-def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch):
+def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch, on_virtual_time):
     if kind != "pi":  # one figure is enough
         monkeypatch.setattr("autobucket.live.draw_live", lambda rows, name, path: path.write_bytes(b"drawn"))
     settings = LiveConfig(
@@ -128,7 +133,7 @@ def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch):
         accounting={"pin": False},
     )
     result = live(settings, tmp_path / "run", make_target=FakeTarget)
-    assert len(result.rows) == 6
+    np.testing.assert_allclose(result.rows["second"], 0.2 * np.arange(1, 7), atol=1e-6)
     assert result.summary["lost"] == 0
     assert result.summary["controller"] == kind
     assert (result.rows[["length_queue_a", "length_queue_b", "length_truncation"]] >= 1).all().all()
@@ -139,7 +144,7 @@ def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch):
     assert (len(saved["calibration"]) == 4) == (kind == "feed_forward")
 
 
-def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch):
+def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch, on_virtual_time):
     monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
     seen = []
 
@@ -155,6 +160,32 @@ def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch
     assert result.summary["controller"] == "mine"
     with pytest.raises(UserError, match="controller: set 'depth'"):
         live(settings, tmp_path / "other", controller=lambda seen: {"depth": 1}, make_target=FakeTarget)
+
+
+class Alternates:
+    """A controller of somebody else's: long and short queues in turns."""
+
+    def __init__(self, config, curve, cores):
+        self.config, self.curve, self.cores = config, curve, cores
+
+    def __call__(self, seen):
+        return {"queue_a": 50 if seen.interval % 2 else 5}
+
+
+def test_a_controller_of_ones_own_enters_by_its_path(tmp_path, monkeypatch, on_virtual_time):
+    monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
+    options = {"seconds": 2, "interval_s": 0.5, "peak_qps": 30, "warmup_s": 0, "accounting": {"pin": False}}
+    mine = {"kind": "tests.autobucket.test_bench_live:Alternates"}
+    result = live(LiveConfig(controller=mine, calibration_s=0.4, **options), tmp_path / "run", make_target=FakeTarget)
+    assert result.rows["length_queue_a"].tolist()[1:] == [5, 50, 5]
+    assert result.summary["controller"] == mine["kind"]
+    assert len(result.summary["calibration"]) == 4  # it gets the cost curve, as feed-forward does
+    for kind, message in [
+        ("pid", "got 'pid'; expected pi, feed_forward, fixed or module:Class"),
+        ("tests.autobucket.test_bench_live:Nobody", "expected module:name that can be imported"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            live(LiveConfig(controller={"kind": kind}, **options), tmp_path / "bad", make_target=FakeTarget)
 
 
 def test_summary_by_hand():
@@ -190,7 +221,10 @@ def test_the_live_loop_on_the_real_service(tmp_path):
     settings = load_config(
         LiveConfig,
         "configs/autobucket/live.yaml",
-        ["seconds=6", "peak_qps=20", "calibration_s=2", "calibration_points=2"],
+        [
+            *("seconds=6", "peak_qps=20", "calibration_s=2", "calibration_points=2"),
+            *("target.request_timeout_s=60", "target.start_timeout_s=600"),
+        ],
     )
     result = live(settings, tmp_path / "run")
     assert len(result.rows) == 6
@@ -211,19 +245,23 @@ def test_it_runs_inside_a_running_loop_as_in_a_notebook(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_in_a_notebook_stops_the_work_first():
-    cleaned = []
+    cleaned, working = [], threading.Event()
 
     async def work():
+        working.set()
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(3600)
         except asyncio.CancelledError:
             cleaned.append("cancelled")
             raise
 
     async def cell():
-        timer = threading.Timer(0.3, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
-        timer.start()
+        threading.Thread(target=interrupt, daemon=True).start()
         run_async(work)
+
+    def interrupt():
+        working.wait()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     loop = asyncio.new_event_loop()  # as a notebook's kernel runs it: Ctrl-C is an exception in the cell
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,14 +18,15 @@ import pytest
 from autobucket.bench.bench_config import AccountingConfig, TargetConfig, TestbenchConfig
 from autobucket.bench.measuring.campaign import Campaign
 from autobucket.bench.measuring.load import Budget, drive, schedule
-from autobucket.bench.target.callable_target import CallableTarget, load_callable
-from autobucket.bench.target.http_target import HttpTarget
+from autobucket.bench.target.callable_target import CallableTarget
+from autobucket.bench.target.http_target import HttpTarget, JsonClient
 from autobucket.bench.target.lifecycle import Child
-from autobucket.bench.target.machine import Placement, place
+from autobucket.bench.target.machine import Placement, generator_on, place
 from marca_common.config import load_config
 from marca_common.errors import UserError
-from tests.autobucket.bench_fakes import MISBEHAVING, burn
+from tests.autobucket.bench_fakes import MISBEHAVING
 
+PATIENT = {"request_timeout_s": 60, "start_timeout_s": 600}  # nothing here may depend on how fast the machine is
 REQUEST = {
     "user": 7,
     "value": "mid",
@@ -36,7 +38,7 @@ REQUEST = {
 }
 
 
-def gone(pids, seconds=10.0):
+def gone(pids, seconds=300.0):
     """Wait until none of the processes runs any more."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -49,7 +51,7 @@ def gone(pids, seconds=10.0):
 
 def test_the_example_service_answers_and_accounts_two_services():
     async def use():
-        target = HttpTarget(TargetConfig(), AccountingConfig())
+        target = HttpTarget(TargetConfig(**PATIENT), AccountingConfig())
         pids = await target.start()
         try:
             before = target.clock().read()
@@ -69,7 +71,7 @@ def test_the_example_service_answers_and_accounts_two_services():
     assert 10 < result["retrieved"] <= 30
     assert result["preranked"] == 8
     assert len(result["items"]) == 8
-    assert all(0.0002 < window.cpu[name] / 20 < 0.1 for name in pids)  # a request takes some, and not 100 core-ms
+    assert all(0 < window.cpu[name] < window.seconds for name in pids)  # each is one process on one core
     assert window.switches[0] > 0
     assert len(window.latency_ms) == 20
     assert bad.status == "error"
@@ -83,20 +85,95 @@ def test_the_example_service_refuses_what_it_cannot_serve():
     command = [*TargetConfig().command, "--most-waiting", "3"]
 
     async def use():
-        target = HttpTarget(TargetConfig(command=command), AccountingConfig())
-        await target.start()
+        target = HttpTarget(TargetConfig(command=command, **PATIENT), AccountingConfig())
+        ranking = psutil.Process((await target.start())["ranking"])
         try:
-            return await asyncio.gather(*(target.send(REQUEST) for _ in range(40)))
+            ranking.suspend()  # whoever is let in waits for it
+            sent = [target.send(REQUEST) for _ in range(40)]
+            while sum(one.done() for one in sent) < 37:
+                await asyncio.sleep(0.01)
+            ranking.resume()
+            return await asyncio.gather(*sent)
         finally:
             await target.stop()
 
     replies = asyncio.run(use())
-    assert {reply.status for reply in replies} == {"ok", "error"}
-    assert all("503" in reply.detail and "busy" in reply.detail for reply in replies if reply.status == "error")
+    assert sum(reply.status == "ok" for reply in replies) == 3
+    assert all("503" in reply.detail and "busy: 3" in reply.detail for reply in replies if reply.status == "error")
+
+
+def ask(answer, requests=1, timeout_s=60.0, together=False):
+    """Replies of the client to a server that answers each request with ``answer``, and the connections it opened."""
+
+    async def use():
+        opened, waiting, enough = [], [], asyncio.Event()
+
+        async def serve(reader, writer):
+            opened.append(writer)
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(2)  # {}
+                    waiting.append(1)
+                    if len(waiting) == requests:
+                        enough.set()
+                    if together:
+                        await enough.wait()
+                    if answer is None:
+                        break
+                    writer.write(answer)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024) as server:
+            client = JsonClient("127.0.0.1", server.sockets[0].getsockname()[1], timeout_s)
+            try:
+                if together:
+                    return await asyncio.gather(*(client.send("POST", "/", {}) for _ in range(requests))), opened
+                return [await client.send("POST", "/", {}) for _ in range(requests)], opened
+            finally:
+                await client.close()
+                for writer in opened:
+                    writer.close()
+
+    return asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    "answer,status,detail",
+    [
+        (b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{"a":1}', "ok", ""),
+        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{"a":1}\r\n0\r\n\r\n', "ok", ""),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nfull", "error", "HTTP 503: full"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]", "error", "the answer is not a JSON object"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "error", "the answer is not JSON: b'hi'"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "error", "Expected HTTP"),
+        (None, "error", "Server disconnected"),
+    ],
+)
+def test_whatever_a_server_answers_is_a_reply(answer, status, detail):
+    (reply,), _ = ask(answer)
+    assert reply.status == status
+    assert detail in reply.detail
+    assert reply.results == ({"a": 1} if status == "ok" else {})
+
+
+def test_a_server_that_is_silent_loses_the_request():
+    (reply,), _ = ask(b"", timeout_s=0.2)
+    assert (reply.status, reply.detail) == ("lost", "no answer within 0.2 s")
+
+
+def test_a_connection_is_kept_alive_and_none_waits_for_a_free_one():
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    replies, opened = ask(answer, requests=20)
+    assert len(opened) == 1
+    assert {reply.status for reply in replies} == {"ok"}
+    replies, opened = ask(answer, requests=300, together=True)  # no answer before all 300 have come
+    assert len(opened) == 300
+    assert {reply.status for reply in replies} == {"ok"}
 
 
 def misbehaving(mode, **options):
-    config = TargetConfig(command=["{python}", "-c", MISBEHAVING, mode, "{port}"], **options)
+    config = TargetConfig(command=["{python}", "-c", MISBEHAVING, mode, "{port}"], **{**PATIENT, **options})
     return HttpTarget(config, AccountingConfig())
 
 
@@ -109,7 +186,7 @@ def misbehaving(mode, **options):
     ],
 )
 def test_a_target_that_does_not_start(mode, message):
-    target = misbehaving(mode, start_timeout_s=0.5 if mode == "silent" else 20)
+    target = misbehaving(mode, **({"start_timeout_s": 0.5} if mode == "silent" else {}))
     with pytest.raises(UserError, match=message):
         asyncio.run(target.start())
     assert gone([target.child.pid])
@@ -132,9 +209,11 @@ def test_a_port_in_use():
     assert target.child is None
 
 
-def small_config(**target):
+def small_config(mode):
+    command = ["{python}", "-c", MISBEHAVING, mode, "{port}"]
+    patience = {**PATIENT, **({"request_timeout_s": 0.4} if mode == "hangs" else {})}
     return TestbenchConfig(
-        target=TargetConfig(request_timeout_s=0.4, **target),
+        target=TargetConfig(command=command, **patience),
         traffic={"requests": 12},
         load={"warmup_s": 0.2, "rates": [30], "idle_s": 0.05, "noop_s": 0.1, "min_rounds": 2, "max_rounds": 2},
         buckets={"strata": ["model"], "min_count": 1},
@@ -154,7 +233,7 @@ def small_config(**target):
     ],
 )
 def test_a_target_that_fails_under_load(mode, message, tmp_path):
-    config = small_config(command=["{python}", "-c", MISBEHAVING, mode, "{port}"])
+    config = small_config(mode)
     campaign = Campaign(config, tmp_path, Placement(None, None, 1), resume=False)
     with pytest.raises(UserError, match=message):
         campaign.run()
@@ -165,7 +244,7 @@ def test_a_target_that_fails_under_load(mode, message, tmp_path):
 def test_a_child_is_put_into_the_cgroup_before_it_runs(tmp_path):
     (tmp_path / "cgroup.procs").write_text("")
     child = Child([sys.executable, "-c", "pass"], cgroup=tmp_path)
-    child.process.wait(timeout=20)
+    child.process.wait(timeout=300)
     child.stop()
     assert (tmp_path / "cgroup.procs").read_text() == str(child.pid)
     with pytest.raises(UserError, match="cannot start"):
@@ -189,7 +268,7 @@ from autobucket.bench.measuring.campaign import Campaign
 from autobucket.bench.bench_config import TestbenchConfig
 from autobucket.bench.target.machine import Placement
 from pathlib import Path
-config = TestbenchConfig(load={"warmup_s": 30, "rates": [20]})
+config = TestbenchConfig(load={"warmup_s": 60, "rates": [20]}, target={"start_timeout_s": 600, "request_timeout_s": 60})
 Campaign(config, Path(sys.argv[1]), Placement(None, None, 1), resume=False).run()
 """
 
@@ -199,13 +278,13 @@ def test_nothing_is_left_behind_when_the_bench_is_killed(number, tmp_path):
     bench = subprocess.Popen([sys.executable, "-c", BENCH, str(tmp_path)], stderr=subprocess.PIPE, cwd=os.getcwd())
     family = []
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and len(family) < 3:  # front, ranking, guard
             family = [one.pid for one in psutil.Process(bench.pid).children(recursive=True)]
             time.sleep(0.05)
         assert len(family) >= 3
         bench.send_signal(number)
-        bench.communicate(timeout=15)
+        bench.communicate(timeout=300)
         assert gone(family)
     finally:
         bench.kill()
@@ -214,7 +293,8 @@ def test_nothing_is_left_behind_when_the_bench_is_killed(number, tmp_path):
 
 def test_an_in_process_target_is_accounted_by_its_thread():
     async def use():
-        target = CallableTarget(TargetConfig(kind="callable", callable="tests.autobucket.bench_fakes:burn"), burn)
+        config = TargetConfig(kind="callable", callable="tests.autobucket.bench_fakes:burn", **PATIENT)
+        target = CallableTarget(config)
         await target.start()
         try:
             small = await drive(target, [{"size": 4}], schedule("constant", 100, 0.2, None), Budget(100), horizon_s=0.2)
@@ -233,11 +313,9 @@ def test_an_in_process_target_is_accounted_by_its_thread():
     assert unlucky.detail == "ValueError: unlucky"
 
 
-def test_load_callable():
-    assert load_callable("tests.autobucket.bench_fakes:burn", "here") is not None
-    for bad in ("nowhere:burn", "json:nothing", "json:__doc__"):
-        with pytest.raises(UserError, match="here"):
-            load_callable(bad, "here")
+def test_a_callable_that_cannot_be_found():
+    with pytest.raises(UserError, match=r"target.callable: got 'nowhere:burn'; expected module:name"):
+        CallableTarget(TargetConfig(kind="callable", callable="nowhere:burn"))
 
 
 def test_the_budget_is_kept():
@@ -258,3 +336,13 @@ def test_the_shipped_configs_load():
     for name in ("testbench", "testbench_quick"):
         config = load_config(TestbenchConfig, f"configs/autobucket/{name}.yaml")
         assert json.dumps(config.model_dump(mode="json"))
+
+
+def test_a_system_that_cannot_pin_runs_without(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    unpinned = place(AccountingConfig(), "http")
+    assert unpinned.target is None
+    with pytest.raises(UserError, match="expected null: processes cannot be pinned on this system"):
+        place(AccountingConfig(target_cores=[0]), "http")
+    with generator_on(Placement([0], [1], 1)):  # from a machine that could
+        pass

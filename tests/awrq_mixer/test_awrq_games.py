@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from awrq_mixer.config import MixerConfig, NetworkConfig
 from awrq_mixer.equations import central_weights, optimistic_weights
-from awrq_mixer.networks.agents import Space, initialise
+from awrq_mixer.learner_config import MixerConfig, NetworkConfig
+from awrq_mixer.networks.agents import initialise
 from awrq_mixer.networks.mixers import MonotonicMixer, VDNMixer
+from awrq_mixer.networks.space import Space
 from marca_common.seeding import torch_generator
 
 CLIMB = torch.tensor([[8.0, -12.0, -12.0], [-12.0, 0.0, 0.0], [-12.0, 0.0, 0.0]])

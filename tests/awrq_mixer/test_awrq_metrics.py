@@ -13,55 +13,6 @@ from awrq_mixer.training.validation import comparison_groups, make_validation_se
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.scores import ScoreMatrix, write_scores
-from marca_measures import score_metrics as metrics
-
-
-def test_within_state_spearman_by_hand():
-    truth = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
-    q = np.array([[10.0, 20.0, 30.0], [3.0, 2.0, 1.0], [5.0, 5.0, 5.0]])
-    assert metrics.within_state_spearman(q, truth).tolist() == pytest.approx([1.0, -1.0, 0.0])
-
-
-def test_frontier_and_capture_by_hand():
-    # two states, two actions: cost 1 or 2; the dear one adds 3 in the first state and 1 in the second
-    truth, cost = np.array([[1.0, 4.0], [1.0, 2.0]]), np.array([[1.0, 2.0], [1.0, 2.0]])
-    best = metrics.frontier(truth, cost, truth, np.ones(2))
-    assert best.cost.tolist() == [1.0, 1.5, 2.0]
-    assert best.value.tolist() == [1.0, 2.5, 3.0]
-    assert best.at(1.25) == pytest.approx((1.75, 1.25))
-    static = metrics.static_frontier(cost, truth, np.ones(2))
-    assert static.at(1.5)[0] == pytest.approx(2.0)
-    rows = metrics.capture_curve(truth, cost, truth, np.ones(2), [0.5])
-    assert rows[0]["capture"] == pytest.approx(1.0)
-    assert rows[0]["regret"] == pytest.approx(0.0)
-    wrong = metrics.capture_curve(truth[::-1], cost, truth, np.ones(2), [0.5])[0]
-    assert wrong["value"] == pytest.approx(1.5)  # the dear action where it adds little
-    assert wrong["capture"] == pytest.approx(-1.0)
-
-
-def test_scores_flat_in_actions_cannot_spend():
-    truth, cost = np.array([[1.0, 4.0], [1.0, 2.0]]), np.array([[1.0, 2.0], [1.0, 2.0]])
-    row = metrics.capture_curve(np.ones((2, 2)), cost, truth, np.ones(2), [0.5])[0]
-    assert row["spend"] == pytest.approx(1 / 1.5)
-    assert row["value"] == pytest.approx(1.0)
-
-
-def test_frontier_meets_the_scan_over_prices():
-    rng = np.random.default_rng(0)
-    q, c, v = rng.random((30, 20)), rng.random((30, 20)), rng.random((30, 20))
-    weight = rng.integers(1, 5, 30).astype(float)
-    curve = metrics.frontier(q, c, v, weight)
-    for price in rng.gamma(1, 1, 20):
-        chosen = np.argmax(q - price * c, axis=1)
-        spend, value = (np.average(x[np.arange(30), chosen], weights=weight) for x in (c, v))
-        assert curve.at(spend)[0] == pytest.approx(value)
-
-
-def test_bucket_errors_by_hand():
-    curve = metrics.calibration(np.array([1.0, 1.0, 2.0, 2.0]), np.array([2.0, 2.0, 1.0, 3.0]), 2)
-    errors = metrics.bucket_errors(curve)  # buckets: 1 → 2, 2 → 2
-    assert errors["pe"] == pytest.approx((-0.5 + 0.0) / 2)
-    assert errors["absolute_pe"] == pytest.approx((1.0 + 0.0) / 2)
 
 
 def test_shape_gain_by_hand():
@@ -106,15 +57,15 @@ def test_validation_rows_come_in_whole_groups(small_world, small_config):
     assert np.isin(np.bincount(some.group)[np.unique(some.group)], np.bincount(sizes)).all()
     assert (np.bincount(some.group)[np.unique(some.group)] > 1).all()
     table = np.arange(len(some.states) * log.spec.n_joint, dtype=np.float64).reshape(len(some.states), -1)
-    by_pair = some.measure(lambda states, rows, joint: table[rows, joint])
-    assert by_pair["shape_gain"] == shape_gain(table[some.state_id, some.joint], some.reward, some.group)
+    by_pair = some.shape_gain(lambda states, rows, joint: table[rows, joint])
+    assert by_pair == shape_gain(table[some.state_id, some.joint], some.reward, some.group)
 
 
 def test_evaluate_scores_knows_perfect_and_reference_scores():
     rng = np.random.default_rng(1)
     truth, cost = rng.gamma(1, 1, (40, 30)), rng.gamma(1, 1, (40, 30, 2))
     perfect = evaluate_scores(truth, truth, cost, np.ones(40), [0.2, 0.5])
-    assert perfect["within"] == pytest.approx(1)
+    assert perfect["spearman_within"] == pytest.approx(1)
     assert perfect["capture"] == pytest.approx(1)
     assert perfect["spearman"] == pytest.approx(1)
     assert perfect["spearman_state_value"] < perfect["spearman_state_times_profile"] < 1
@@ -135,8 +86,9 @@ def test_evaluation_from_end_to_end(small_world, small_config, tmp_path):
         buckets=10,
     )
     summary = evaluate(config, tmp_path / "evaluation").summary
-    assert summary["truth"]["within"] > 0.5
+    assert summary["truth"]["spearman_within"] > 0.5
     assert 0 < summary["truth"]["capture"] <= 1
+    assert 0 <= summary["truth"]["stagewise_lost"] < 0.5
     assert 0.5 < summary["observed"]["predicted_mean"] / summary["observed"]["observed_mean"] < 2
     assert set(summary["slices"]["place"]) == {"0", "1", "2"}
     assert summary["unseen_states"]["rows"] == 0

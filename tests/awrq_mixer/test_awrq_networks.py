@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from awrq_mixer.config import MixerConfig, NetworkConfig, TrainConfig
+from awrq_mixer.learner_config import LearnerConfig, MixerConfig, NetworkConfig
 from awrq_mixer.learners import LEARNERS
-from awrq_mixer.networks.agents import RecurrentAgent, Space, gru_cell, initialise, use_generator
+from awrq_mixer.learners.base import Batch
+from awrq_mixer.networks.agents import RecurrentAgent, gru_cell, initialise
 from awrq_mixer.networks.mixers import MonotonicMixer, VDNMixer
-from awrq_mixer.training.training_log import Batch
+from awrq_mixer.networks.space import Space
 from marca_common.seeding import torch_generator
+from marca_common.torch_seeding import use_generator
 
 SPACE = Space((4, 3), 1, ((2, 3), (4,)))
 
@@ -38,7 +40,7 @@ def _learner(name: str, **changes):
         "mixer": {"embed": 5, "hyper_layers": [6], **changes.pop("mixer", {})},
         **changes,
     }
-    learner = LEARNERS[name](SPACE, TrainConfig.model_validate(values))
+    learner = LEARNERS[name](SPACE, LearnerConfig.model_validate(values))
     initialise(learner, "glorot_uniform", torch_generator(1, "weights"))
     learner.generator = torch_generator(2, "noise")
     batch = _batch()
@@ -130,7 +132,6 @@ def test_vdn_s_table_is_the_sum():
 def _same_loss(first: str, second: str, **changes) -> None:
     a, b = _learner(first, **dict(changes)), _learner(second, **dict(changes))
     batch = _batch()
-    torch.manual_seed(0)
     for p in a.online.parameters():  # online and target differ, or identities of targets would be empty
         p.data += 0.1 * torch.randn(p.shape, generator=torch_generator(5, "move"))
     b.online.load_state_dict(a.online.state_dict(), strict=False)

@@ -12,12 +12,13 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 from awrq_mixer.config import TrainConfig
+from awrq_mixer.learners.base import Batch
 from awrq_mixer.networks.latent_classes import Evidence
-from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.serving import Predictor
 from awrq_mixer.train import make_learner, train
-from awrq_mixer.training.training_log import Batch, batches, load_log, make_batch
+from awrq_mixer.training.training_log import batches, load_log, make_batch
 from marca_common.requests import RequestSpec
-from marca_measures.score_metrics import within_state_spearman
+from marca_measures.rank_correlation import spearman_within
 
 
 def _evidence(residual, variance):
@@ -122,20 +123,20 @@ def test_values_are_what_the_docstring_says_and_survive_the_checkpoint(hinted, t
     model = train(config, tmp_path).model
     states = pd.DataFrame({"place": ["0", "2", "1"], "segment": ["3", "7", "never seen"]})
     values = model.values(states)
-    learner = model.learner
+    learner = model.scorer
     codes, numbers = (torch.from_numpy(x) for x in model.encoder.transform(states))
     with torch.no_grad():
         slow = _slow_values(learner, codes, numbers, learner.memory_joint.numpy(), float(learner.reward_scale))
     assert values == pytest.approx(slow, rel=1e-3)
     again = Predictor.load(tmp_path / "best.pt")
     assert np.array_equal(again.values(states), values)
-    assert len(again.learner.memory_signal) == 320  # the training rows of 400
+    assert len(again.scorer.memory_signal) == 320  # the training rows of 400
 
 
 def test_remembered_rows_move_known_states_only(hinted, tmp_path):
     model = train(TrainConfig.model_validate({**hinted, "max_rows": 2000}), tmp_path).model
     states = pd.DataFrame({"place": ["0", "1"], "segment": ["3", "never seen"]})
-    before, learner = model.values(states), model.learner
+    before, learner = model.values(states), model.scorer
     learner.memory_signal += 1.0
     after = model.values(states)
     assert (after[0] > before[0]).all()
@@ -162,7 +163,7 @@ def test_revenue_teaches_levels_and_correction_only(hinted):
     config = TrainConfig.model_validate({**hinted, "max_rows": 400})
     log = load_log(config)
     batch = make_batch(log.train, log.spec, log.encoder, "hint")
-    learner = make_learner(config, log, batch, torch.full((24,), 1 / 24)).eval()  # nothing random in the gradients
+    learner = make_learner(config, log, batch).eval()  # nothing random in the gradients
     found = []
     for factor in (1.0, 3.0):
         learner.zero_grad()
@@ -214,7 +215,7 @@ def test_memory_resolves_classes_that_columns_hide(tmp_path):
         states, _, _ = RequestSpec.model_validate(spec).distinct_states(frame)
         own = effect[kind[states["place"].astype(int), states["segment"].astype(int)]]  # (S, 3)
         truth = (own[:, :, None] + 0.3 * np.arange(3)).reshape(len(states), 9)
-        found[str(history)] = float(within_state_spearman(model.values(states), truth).mean())
+        found[str(history)] = spearman_within(model.values(states), truth, np.ones(len(truth)))
     assert found["None"] > 0.95
     assert found["[]"] < found["None"] - 0.1
 

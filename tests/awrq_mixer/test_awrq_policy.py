@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from awrq_mixer.serving.decide_kernels import candidates, chain, pareto, scan
-from awrq_mixer.serving.policy import HullPolicy
+from awrq_mixer.serving import HullPolicy
+from awrq_mixer.serving.decide_kernels import scan
 from marca_common.errors import UserError
+from marca_measures.hull import candidates, chain, pareto
 
 
 def _problem(seed: int, services: int, size: int = 12, joint: int = 60, coarse: bool = False):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from awrq_mixer.serving.stagewise import decide_by_stage, stagewise_loss
+from awrq_mixer.evaluate import TruthSample, lost_by_stage
+from awrq_mixer.serving.stagewise import decide_by_stage, stagewise_lost
 from marca_common.requests import RequestSpec
 
 SPEC = RequestSpec(
@@ -21,7 +23,7 @@ def test_the_first_stage_sees_only_the_average_of_the_second():
     q, c = np.array([[0.0, 10.0, 6.0, 6.0]]), np.zeros((1, 4, 1))
     even = np.full(4, 0.25)
     assert decide_by_stage(q, c, np.zeros(1), SPEC, even).tolist() == [2]  # 6 on average beats 5; the joint choice is 1
-    assert stagewise_loss(q, c, np.zeros(1), SPEC, even) == pytest.approx({"joint": 10.0, "by_stage": 6.0, "lost": 0.4})
+    assert stagewise_lost(q, c, np.zeros(1), SPEC, even, np.ones(1)) == pytest.approx(0.4)
     rarely_first = np.array([0.05, 0.45, 0.25, 0.25])
     assert decide_by_stage(q, c, np.zeros(1), SPEC, rarely_first).tolist() == [1]
 
@@ -31,7 +33,17 @@ def test_additive_values_lose_nothing_and_others_never_gain():
     first, second = rng.random((50, 2)), rng.random((50, 2))
     additive = (first[:, :, None] + second[:, None, :]).reshape(50, 4)
     cost = np.tile(np.array([1.0, 2.0, 2.0, 3.0])[:, None], (50, 1, 1))
-    assert stagewise_loss(additive, cost, np.array([0.3]), SPEC, np.full(4, 0.25))["lost"] == pytest.approx(0)
+    assert stagewise_lost(additive, cost, np.array([0.3]), SPEC, np.full(4, 0.25), np.ones(50)) == pytest.approx(0)
     for _ in range(20):
         q, c = rng.random((50, 4)), rng.random((50, 4, 2))
-        assert stagewise_loss(q, c, rng.random(2), SPEC, rng.dirichlet(np.ones(4)))["lost"] >= 0
+        assert stagewise_lost(q, c, rng.random(2), SPEC, rng.dirichlet(np.ones(4)), rng.random(50)) >= 0
+
+
+def test_the_price_is_the_one_at_which_the_scores_spend_the_budget():
+    spec = SPEC.model_copy(update={"sizes": {"b1": 2, "b2": 3}})
+    q, cost = np.array([[5.0, 7.0, -1.0, 5.0, 5.0, 5.0]]), np.array([[1.0, 2.0, 4.0, 1.5, 1.5, 1.5]])
+    truth, even = TruthSample(pd.DataFrame({"x": ["a"]}), q, cost[..., None], np.ones(1)), np.full(6, 1 / 6)
+    # a budget of 1.5 lies on the climb from cost 1 to cost 2, at price 2: Q − 2C = 3, 3, −9 | 2, 2, 2
+    assert lost_by_stage(q, truth, even, spec, 1.5) == pytest.approx(1 / 3)
+    # more than the scores can spend: Q itself decides, by stage 5 instead of 7
+    assert lost_by_stage(q, truth, even, spec, 9.0) == pytest.approx(2 / 7)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.stats import rankdata
 
-from awrq_mixer.config import TrainConfig
+from awrq_mixer.config import EvaluateConfig, PredictConfig, TrainConfig
 from awrq_mixer.learners import LEARNERS
-from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.serving import Predictor
 from awrq_mixer.train import train
 from awrq_mixer.training.training_state import TrainingState
+from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
@@ -69,6 +73,14 @@ def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config):
         _config(small_config, learner="qmix", plus={"surrogate": "hint"})
 
 
+@pytest.mark.parametrize(
+    "file, cls", [("default", TrainConfig), ("predict", PredictConfig), ("evaluate", EvaluateConfig)]
+)
+def test_defaults_are_the_shipped_config_s(file, cls):
+    path = Path(__file__).parents[2] / f"configs/awrq_mixer/{file}.yaml"
+    assert load_config(cls, path) == cls()
+
+
 def test_shuffled_rewards_teach_no_order(shuffled_world, small_config, tmp_path):
     config = _config(small_config, requests=str(shuffled_world.path), epochs=6)
     result = train(config, tmp_path)
@@ -105,8 +117,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(small_config, tmp_path, monkey
         train(config, tmp_path / "cut")
     monkeypatch.setattr(TrainingState, "count", count)
     resumed = train(config, tmp_path / "cut")
-    for name, weight in whole.model.learner.state_dict().items():
-        assert torch.equal(weight, resumed.model.learner.state_dict()[name]), name
+    for name, weight in whole.model.scorer.state_dict().items():
+        assert torch.equal(weight, resumed.model.scorer.state_dict()[name]), name
     lines = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "cut")]
     assert lines[0] == lines[1]
 
@@ -116,7 +128,7 @@ def test_a_finished_run_is_read_back(small_config, tmp_path):
     first = train(config, tmp_path)
     again = train(config, tmp_path)
     assert again.summary["steps"] == first.summary["steps"]
-    weights = zip(first.model.learner.state_dict().values(), again.model.learner.state_dict().values())
+    weights = zip(first.model.scorer.state_dict().values(), again.model.scorer.state_dict().values())
     assert all(torch.equal(a, b) for a, b in weights)
 
 
@@ -147,10 +159,13 @@ def test_a_missing_state_column_is_named(small_config, tmp_path):
         model.values(pd.DataFrame({"place": ["0"]}))
 
 
-def test_a_checkpoint_of_another_learner_is_refused(small_config, tmp_path):
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(small_config, tmp_path):
     train(_config(small_config, learner="dqn", epochs=0.5), tmp_path)
-    with pytest.raises(UserError, match="learner 'dqn'; expected 'awrq_mixer'"):
-        Predictor.load(tmp_path / "best.pt", expect="awrq_mixer")
+    payload = load_checkpoint(tmp_path / "best.pt", "awrq_mixer")
+    payload["config"]["td"]["lambda"] = 1.0
+    save_checkpoint(tmp_path / "old.pt", "awrq_mixer", [], payload)
+    with pytest.raises(UserError, match=r"old\.pt: its config is of another version .* \(td\.lambda\); train again"):
+        Predictor.load(tmp_path / "old.pt")
 
 
 def test_two_processes_cannot_write_one_run(small_config, tmp_path):

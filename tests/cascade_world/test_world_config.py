@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cascade_world.config import WorldConfig
 from cascade_world.mechanism.true_costs import build_costs
 from cascade_world.mechanism.world_actions import compile_actions
 from marca_common.config import load_config
+from marca_common.cost_maps import ActionsConfig, CostMaps, Curve, ServiceMap
 from marca_common.errors import UserError
-from marca_common.files import write_json
 
 WORLDS = sorted(Path("configs/cascade_world").glob("*.yaml"))
 
@@ -70,25 +71,27 @@ def test_joint_actions_are_what_they_say(make_config):
 
 
 def _cost_map(services, groups):
-    curve = {"light": {"x": [0, 100], "cost": [0, 1.0]}, "heavy": {"x": [0, 100], "cost": [0, 2.0]}}
-    channels = dict.fromkeys(["similar", "popular", "behaviour", "graph"], 0.25)
-    one = {
-        "base": 0.5,
-        "model": {"light": 0.0, "heavy": 0.1},
-        "channels": {"light": channels, "heavy": channels},
-        "queues": {"retrieved": curve, "preranked": curve},
-    }
-    return {"format": "marca-cost-maps", "maps": {group: dict.fromkeys(services, one) for group in groups}}
+    x, flat = np.array([0.0, 100.0]), {"model": {"light": 0.0, "heavy": 0.1}}
+    curves = {name: Curve(x, top * x / 100, x, x) for name, top in (("light", 1.0), ("heavy", 2.0))}
+    channels = {"all": dict.fromkeys(["similar", "popular", "behaviour", "graph"], 0.25)}
+    one = ServiceMap(0.5, flat, channels, {"retrieved": curves, "preranked": curves})
+    actions = ActionsConfig.model_validate(
+        {
+            "switches": {"model": {"action": "a4", "values": ["light", "heavy"]}},
+            "elements": {"retrieved": {"switch": "model"}, "preranked": {"switch": "model"}},
+        }
+    )
+    return CostMaps(tuple(services), tuple(groups), actions, {idc: dict.fromkeys(services, one) for idc in groups})
 
 
 def test_costs_come_from_a_measured_map(make_config, tmp_path):
     path = tmp_path / "cost_maps.json"
-    write_json(path, _cost_map(["retrieval", "ranking"], ["north", "south"]))
+    _cost_map(["retrieval", "ranking"], ["north", "south"]).save(path)
     costs = build_costs(make_config(f"cost.map={path}"))
     heavy = costs.cost(1, 1, 0, [0, 2], retrieved=50, preranked=20)
     assert heavy == pytest.approx([0.5 + 0.1 + 0.5 + 1.0 + 0.4] * 2)
-    write_json(path, _cost_map(["retrieval"], ["north", "south"]))
-    with pytest.raises(UserError, match=r"maps.north.ranking is missing"):
+    _cost_map(["retrieval"], ["north", "south"]).save(path)
+    with pytest.raises(UserError, match="no service 'ranking' in data centre 'north'"):
         build_costs(make_config(f"cost.map={path}"))
     path.write_text("{}")
     with pytest.raises(UserError, match="not a cost map"):

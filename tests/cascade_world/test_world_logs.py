@@ -15,12 +15,13 @@ from cascade_world.generate import generate
 from cascade_world.mechanism.request_luck import hash_columns
 from cascade_world.population.behaviour import LoggingPolicy
 from cascade_world.portrait.properties import sample_states
-from cascade_world.records.load_tests import degraded_lengths, loadtest_schema
+from cascade_world.records.load_tests import degraded_lengths
 from cascade_world.records.request_log import request_log, serve
 from cascade_world.sample import sample
 from cascade_world.world import World, load_truth
 from marca_common.config import dump_yaml, load_config
 from marca_common.errors import UserError
+from marca_common.load_test_table import load_test_schema
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
 from marca_common.system import system_schema
@@ -49,7 +50,7 @@ def test_files_have_the_documented_columns(generated):
     system = read_table(folder / "logs/system.parquet", system_schema(world.services, 6))
     assert len(system) == 2 * (288 - 1)
     assert system["lambda_ranking"].nunique() > 20
-    rows = read_table(folder / "logs/loadtest.csv", loadtest_schema())
+    rows = read_table(folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"]))
     assert (rows.loc[rows["qps"] == 0, "channels"] == "none").all()
     assert set(rows["degradation"]) == {0, 1, 2, 3, 4}
 
@@ -122,7 +123,9 @@ def test_late_segments_appear_late(make_config):
 
 def test_load_test_rows_give_the_cost_back(generated):
     """Eq. 26 on the rows, less idle, is the cost of the bucket up to the declared noise; f(D) is negative."""
-    rows = read_table(generated.folder / "logs/loadtest.csv", loadtest_schema())
+    rows = read_table(
+        generated.folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"])
+    )
     world = generated.world
     part = rows[(rows["idc"] == "south") & (rows["service"] == "ranking") & (rows["qps"] > 0)]
     part = part[(part["degradation"] == 0) & (part["retrieved"] == 120) & (part["preranked"] == 50)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_world.allocation import clairvoyant, static_mixture
 from cascade_world.mechanism.truth import compute_truth, load_tables, save_tables, truth_key
 from cascade_world.portrait import properties
 from cascade_world.world import Truth, World
 from marca_common.errors import UserError
+from marca_measures.clairvoyant import clairvoyant
+from marca_measures.static_mixture import static_mixture
 
 
 def test_same_bytes_for_any_number_of_workers(make_config):
@@ -97,7 +98,7 @@ def test_clairvoyant_by_hand():
     best = clairvoyant(values, costs, np.array([2.0]))
     assert best.value == pytest.approx((9 + 1) / 2, rel=1e-4)
     assert 1.0 - 1e-3 <= best.lambda_[0] <= 4.0 + 1e-3
-    assert static_mixture(values.mean(axis=0), costs[0], np.array([2.0])) == pytest.approx(3.5)
+    assert static_mixture(values.mean(axis=0), costs[0], np.array([2.0])).value == pytest.approx(3.5)
     with pytest.raises(UserError, match=r"cheapest actions need \[1\.\]"):
         clairvoyant(values, costs, np.array([0.5]))
 
@@ -135,7 +136,7 @@ def test_base_world_keeps_its_promises(make_config):
     assert shares["stage_interaction"] >= 0.05
     assert shares["state_action"] >= 0.20
     curve = properties.budget_curve(world, 0, states, np.array([1.0]))
-    assert 10 <= curve["uplift_pct"].iloc[0] <= 32
+    assert 10 <= curve["oracle_uplift_pct"].iloc[0] <= 32
     assert (curve[["lambda_retrieval", "lambda_ranking"]].to_numpy() > 0).all()
     assert properties.cost_is_monotone(world)
     for found in properties.queue_returns(world).values():

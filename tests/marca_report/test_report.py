@@ -4,11 +4,14 @@ import pytest
 
 from marca_common.html_page import Section, write_page
 from marca_report.day_figures import draw_cpu, draw_lambda, draw_result, draw_revenue
+from marca_report.looks import BASELINE_COLOR, strategy_looks
 from marca_report.who_gets_what import draw_action_mix, draw_computation, grouped
 
 SERVICES = ["retrieval", "ranking"]
 START = pd.Timestamp("2026-02-02 06:00")
 SIZES = {"a1": 4, "a2": 5}
+STRATEGIES = {"static": {}, "marca_feedback": {"label": "feedback"}, "marca_mpc": {"color": "#0072B2"}}
+LOOKS = strategy_looks(STRATEGIES, "static")
 
 
 @pytest.fixture
@@ -70,12 +73,12 @@ def test_values_stand_in_natural_order_and_long_dimensions_in_tenths(breakdown):
 
 def test_the_page_holds_every_figure_and_needs_no_other_file(minutes, breakdown, tmp_path):
     figures = [
-        draw_result(minutes, SERVICES, tmp_path / "result.png"),
-        draw_revenue(minutes, tmp_path / "revenue.png"),
-        draw_cpu(minutes, SERVICES, tmp_path / "cpu.png"),
-        draw_lambda(minutes, SERVICES, tmp_path / "lambda.png", ["marca_feedback", "marca_mpc"]),
-        draw_computation(breakdown, tmp_path / "computation.png"),
-        draw_action_mix(breakdown, SIZES, "marca_mpc", tmp_path / "mix.png"),
+        draw_result(minutes, SERVICES, tmp_path / "result.png", LOOKS, "static"),
+        draw_revenue(minutes, tmp_path / "revenue.png", LOOKS, "static"),
+        draw_cpu(minutes, SERVICES, tmp_path / "cpu.png", LOOKS),
+        draw_lambda(minutes, SERVICES, tmp_path / "lambda.png", LOOKS),
+        draw_computation(breakdown, tmp_path / "computation.png", LOOKS),
+        draw_action_mix(breakdown, SIZES, "marca_mpc", "MPC", tmp_path / "mix.png"),
     ]
     table = pd.DataFrame({"learner": ["<b>"], "r_s": [0.5]})
     page = write_page(
@@ -91,3 +94,11 @@ def test_a_missing_figure_is_not_papered_over(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_page(tmp_path / "r.html", "T", "", {}, [Section("S", "", [tmp_path / "none.png"])])
     assert not (tmp_path / "r.html").exists()
+
+
+def test_every_strategy_has_a_colour_and_a_label_of_its_own():
+    looks = strategy_looks({**STRATEGIES, **{f"s{i}": {} for i in range(8)}}, "static")
+    assert looks["static"].color == BASELINE_COLOR
+    assert (looks["marca_feedback"].label, looks["marca_mpc"].label) == ("feedback", "marca_mpc")
+    assert looks["marca_mpc"].color == "#0072B2"
+    assert len({one.color for one in looks.values()}) == len(looks)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpc_balancer.config import ColumnsConfig, ObjectiveConfig, TrainConfig
+from mpc_balancer.config import ColumnsConfig, ObjectiveConfig, SystemModelConfig
 from mpc_balancer.planning.control_problem import Problem
 from mpc_balancer.planning.objective import Start
 from mpc_balancer.price_scale import PriceScale
@@ -29,14 +29,17 @@ def reference_module(name):
 @functools.cache
 def trained_model():
     """A system model of the reference plant, trained for a few seconds."""
-    config = TrainConfig(
+    config = SystemModelConfig(
         hidden=[24, 24],
         commission_days=2.2,
         epochs=30,
         patience=30,
         rollout_steps=2,
-        learning_rate=6e-3,
+        lr=6e-3,
         forecast_horizon=6,
+        tune_candidates=4,
+        tune_days=0.2,
+        max_minutes=60,
     )
     return fit_model(load_data(config), config)[0]
 

@@ -1,5 +1,8 @@
 """Bad tables, calendars, traces and configs: one line that names the place; and the paper's table by configuration alone."""
 
+import sys
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +10,13 @@ from mpc_fixtures import random_model
 
 from marca_common.config import load_config
 from marca_common.errors import UserError
-from mpc_balancer.config import ColumnsConfig, ControllerConfig, EvaluateConfig, TrainConfig
+from mpc_balancer.config import ColumnsConfig, ControllerConfig, SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.system_model.minute_table import from_frame, read_system
+from mpc_balancer.testbed.reference_traffic import trace_traffic
 from mpc_balancer.testbed.scenarios import load_scenarios
-from mpc_balancer.testbed.test_traffic import trace_traffic
 from mpc_balancer.train import fit_model
 
 SERVICES = ["retrieval", "ranking"]
@@ -124,6 +127,7 @@ def test_the_papers_48_columns_by_configuration_alone(tmp_path):
 services: [cpu1, cpu2]
 hidden: [16]
 epochs: 40
+max_minutes: 60
 tune_pi: false
 forecast_horizon: 3
 rollout_steps: 2
@@ -141,7 +145,7 @@ columns:
   next_qps: nsum_
   extras: [downgrade_tp90, downgrade_avg]
 """)
-    config = load_config(TrainConfig, tmp_path / "train.yaml")
+    config = load_config(SystemModelConfig, tmp_path / "train.yaml")
     data = read_system(tmp_path / "minutes.csv", config.columns, config.services)
     assert data.groups == ("lf/g1",)
     model, summary = fit_model(data, config)
@@ -206,12 +210,52 @@ def test_bad_controllers():
         load_config(ControllerConfig, None, ["budget=120"])
 
 
+class Silent:
+    """No ``step``."""
+
+
+class Priceless:
+    """Steps, but never says what it set."""
+
+    def __init__(self, *_):
+        pass
+
+    def step(self, measurement):
+        return measurement.lambda_
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mcp", "controller.name: got 'mcp'; expected one of mpc, .* did you mean 'mpc'"),
+        ("nowhere:Rule", "controller.name: got 'nowhere:Rule'; .*No module named 'nowhere'"),
+        ("here:Nobody", "controller.name: .* no attribute 'Nobody'"),
+        ("here:Silent", "'here:Silent' is no Controller; expected a class with step"),
+        ("here:Priceless", "'here:Priceless' has no lambda_; expected the prices"),
+        ("os:getcwd", "'os:getcwd' is no Controller; expected a class with step"),
+    ],
+)
+def test_bad_names_of_controllers(name, expected, monkeypatch):
+    here = types.ModuleType("here")
+    here.Silent, here.Priceless = Silent, Priceless
+    monkeypatch.setitem(sys.modules, "here", here)
+    with pytest.raises(UserError, match=expected) as error:
+        make_controller(ControllerConfig(name=name), "a", random_model())
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_solver_is_told_when_the_controller_is_made_not_hidden_by_the_ladder():
+    config = load_config(ControllerConfig, None, ["mpc.solver.name=grit"])
+    with pytest.raises(UserError, match="did you mean 'grid'"):
+        make_controller(config, "a", random_model())
+
+
 def test_a_group_seen_only_at_prediction(tmp_path):
     model = random_model()
     model.save(tmp_path / "m.pt")
     frame = table(40, "new").rename(columns=lambda n: n.replace("retrieval", "x").replace("ranking", "y"))
     frame.to_csv(tmp_path / "s.csv", index=False)
-    config = EvaluateConfig(
+    config = SystemErrorsConfig(
         model=str(tmp_path / "m.pt"), table=str(tmp_path / "s.csv"), columns=ColumnsConfig(extras=[]), steps=2
     )
     with pytest.raises(UserError, match="group 'new': not among"):
@@ -226,7 +270,7 @@ def test_unknown_scenario_key(tmp_path):
 
 
 def test_a_table_too_short_to_back_test():
-    config = TrainConfig(services=SERVICES, epochs=1, tune_pi=False)
+    config = SystemModelConfig(services=SERVICES, epochs=1, tune_pi=False)
     data = from_frame(table(40), config.columns, SERVICES, "short.csv")
     with pytest.raises(UserError, match="got 8 validation rows; expected more than 20"):
         fit_model(data, config)

@@ -1,22 +1,25 @@
 """Controllers in closed loop: known optimum, placebo, faults, delay, ladder."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
 from mpc_fixtures import random_model, trained_model
 
-from marca_common.protocols import Measurement
+from marca_common.errors import UserError
+from marca_common.protocols import Foresight, Measurement, Reporting
 from mpc_balancer.config import ControllerConfig, GainConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig
 from mpc_balancer.controllers import CONTROLLERS, make_controller
 from mpc_balancer.controllers.delay_detector import DelayDetector
+from mpc_balancer.controllers.pi_law import pi_step
 from mpc_balancer.run import broken
 from mpc_balancer.system_model.observer import GainTracker, Observer
 from mpc_balancer.testbed.control_loop import closed_loop
 from mpc_balancer.testbed.model_plant import ModelPlant
 from mpc_balancer.testbed.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
+from mpc_balancer.testbed.reference_traffic import SyntheticTrafficConfig, synthetic_traffic
 from mpc_balancer.testbed.run_metrics import over_utilisation, recoveries, run_metrics, utilisation
-from mpc_balancer.testbed.test_traffic import TrafficConfig, synthetic_traffic
 
 QUICK = MpcConfig(
     objective=ObjectiveConfig(horizon=4), solver=SolverConfig(iterations=2, constants=5, refine=1, deadline_ms=None)
@@ -78,7 +81,7 @@ def test_placebo_perfect_model_constant_traffic():
 
 
 def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it():
-    run = synthetic_traffic(TrafficConfig(), 3, 200)
+    run = synthetic_traffic(SyntheticTrafficConfig(), 3, 200)
     mu = {}
     for name in ("fixed", "bisection", "mpc", "clairvoyant"):
         plant = ReferencePlant(ReferenceConfig(), 3, 200)
@@ -91,13 +94,95 @@ def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it():
 
 @pytest.mark.parametrize("name", list(CONTROLLERS))
 def test_same_seed_same_prices_and_always_in_the_box(name):
-    run = synthetic_traffic(TrafficConfig(), 5, 25)
+    run = synthetic_traffic(SyntheticTrafficConfig(), 5, 25)
     first, second = (
         closed_loop(ReferencePlant(ReferenceConfig(), 5, 25), controller(name), run.arrivals).prices for _ in range(2)
     )
     np.testing.assert_array_equal(first, second)
     scale = trained_model().prices
     assert ((first >= scale.low) & (first <= scale.high)).all()
+
+
+class Bare:
+    """All that the protocol asks of a controller."""
+
+    def __init__(self, prices):
+        self.lambda_, self.seen = np.array(prices), []
+
+    def step(self, measurement):
+        self.seen.append(measurement)
+        self.lambda_ = self.lambda_ * 1.1
+        return self.lambda_
+
+
+class Told(Bare):
+    """Foresight on top."""
+
+    def __init__(self, prices):
+        super().__init__(prices)
+        self.coming = []
+
+    def foresee(self, coming):
+        cpu = None if coming.cpu_under is None else coming.cpu_under(self.lambda_ * 1.1)
+        self.coming.append((coming.qps, cpu))
+
+
+def test_a_controller_with_only_lambda_and_step_runs_in_the_closed_loop():
+    bare = Bare([1e-4, 1e-4])
+    loop = closed_loop(ReferencePlant(ReferenceConfig(), 0, 5), bare, np.full((5, 6), 4000.0))
+    assert bare.seen == list(loop)
+    np.testing.assert_allclose(loop.prices[:, 0], 1e-4 * 1.1 ** np.arange(5))
+    assert np.isnan(loop.forecasts).all()
+    assert not loop.rungs
+    assert not loop.refused
+
+
+def test_foresight_is_told_the_truth_before_each_step_but_the_last():
+    arrivals = 4000.0 + 100 * np.arange(15)[:, None] * np.ones(6)
+    told = Told([1e-4, 1e-4])
+    plant = ReferencePlant(ReferenceConfig(), 0, 15)
+    closed_loop(plant, told, arrivals)
+    assert len(told.coming) == 14
+    np.testing.assert_allclose(told.coming[0][0], arrivals[1:12].sum(axis=1) / 60)
+    np.testing.assert_allclose(told.coming[-1][0], arrivals[14:].sum(axis=1) / 60)
+    np.testing.assert_allclose([cpu for _, cpu in told.coming], plant.truth[1:])  # a trial is what then happens
+
+
+def test_a_plant_without_preview_offers_no_trial():
+    told = Told([1e-4, 1e-4])
+    model = trained_model()
+    closed_loop(ModelPlant(model, GROUP, 0, np.datetime64("2026-03-09")), told, np.full((3, 6), 4000.0))
+    assert [cpu for _, cpu in told.coming] == [None, None]
+    plant = ModelPlant(model, GROUP, 0, np.datetime64("2026-03-09"))
+    with pytest.raises(UserError, match="can't be previewed"):
+        closed_loop(plant, controller("clairvoyant"), np.full((3, 6), 4000.0))
+
+
+@pytest.mark.parametrize("name", list(CONTROLLERS))
+def test_ours_report_and_only_those_with_foresight_are_told(name):
+    made = controller(name)
+    assert isinstance(made, Reporting)
+    assert isinstance(made, Foresight) == (name in ("knows_next_minute", "clairvoyant"))
+
+
+def test_pi_forecast_has_gains_and_feedforward_of_its_own():
+    model = trained_model()
+    made = make_controller(ControllerConfig(name="pi_forecast"), GROUP, model)
+    assert made.gains == model.tuned.pi_gains["pi_forecast"]
+    assert made.gains.feedforward > 0
+    assert made.forecaster.fitted is model.tuned.forecasts[GROUP]
+
+
+def test_pi_step_by_hand():
+    def step(state, error, last, **more):
+        arrays = (np.array([value]) for value in (state, error, last))
+        return pi_step(*arrays, kp=0.5, ki=0.1, down=0.4, **{"push": 0.0, "top": 1.0} | more)[0]
+
+    assert step(0.5, 0.2, 0.1) == pytest.approx(0.5 + 0.1 * 0.2 + 0.5 * 0.1)
+    assert step(0.5, -0.2, -0.1) == pytest.approx(0.5 - 0.4 * (0.1 * 0.2 + 0.5 * 0.1))
+    assert step(0.5, np.nan, 0.1, push=0.3) == pytest.approx(0.8)  # lost: only the feed-forward
+    assert step(0.99, 0.9, 0.9, push=0.3) == 1.0
+    assert step(0.01, -0.9, -0.9, low=-0.02) == pytest.approx(-0.02)
 
 
 def test_delay_is_found_and_used():
@@ -173,7 +258,7 @@ def test_the_bank_believes_noisy_readings_less():
 
 
 def test_gain_correction_removes_a_mismatch():
-    run = synthetic_traffic(TrafficConfig(), 6, 240)
+    run = synthetic_traffic(SyntheticTrafficConfig(), 6, 240)
     over = {}
     for rate in (0.0, 0.2):
         mpc = QUICK.model_copy(update={"gain": GainConfig(rate=rate), "backoff_quantile": None})
@@ -193,10 +278,11 @@ class TestLadder:
         assert mpc.rungs["solver_failed"] == mpc.rungs["grid_failed"] == 6
 
     def test_a_solver_out_of_time_leaves_pi_and_no_grid(self):
-        solver = QUICK.solver.model_copy(update={"deadline_ms": 1e-6})
+        solver = QUICK.solver.model_copy(update={"deadline_ms": 50.0})
         mpc = make_controller(
             ControllerConfig(name="mpc", mpc=QUICK.model_copy(update={"solver": solver}), pi=PI), GROUP, trained_model()
         )
+        mpc.now = itertools.count().__next__  # a second passes whenever the clock is read
         rule = make_controller(ControllerConfig(name="pi_feedforward", pi=PI), GROUP, trained_model())
         for minute in range(6):
             one = measured(minute, [80.0 - minute, 60.0 + minute])
@@ -279,14 +365,14 @@ def random_faults(minutes, seed):
 
 def fuzz(minutes, seed):
     """A run with every fault at random; each 500 minutes the solver or the model breaks for a while."""
-    from mpc_balancer.testbed.test_traffic import Surge
+    from mpc_balancer.testbed.reference_traffic import Surge
 
     generator = np.random.default_rng(seed)
     surges = [
         Surge(minute=int(m), factor=float(generator.uniform(1.7, 2.6)), decay_minutes=20)
         for m in range(150, minutes, 250)
     ]
-    run = synthetic_traffic(TrafficConfig(), seed, minutes, surges=surges)
+    run = synthetic_traffic(SyntheticTrafficConfig(), seed, minutes, surges=surges)
     faults = random_faults(minutes, seed)
     plant = ReferencePlant(ReferenceConfig(reading_noise=1.0), seed, minutes, disturbances=faults)
     mpc = controller("mpc")

@@ -12,11 +12,11 @@ from mpc_fixtures import trained_model
 
 from marca_common.config import load_config
 from marca_common.files import read_json
-from mpc_balancer.config import EvaluateConfig, TrainConfig
+from mpc_balancer.config import SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.traffic_forecast import fit_forecast
 from mpc_balancer.price_scale import PriceScale
-from mpc_balancer.run import RunConfig, run
+from mpc_balancer.run import ClosedLoopConfig, run
 from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 from mpc_balancer.train import train
 
@@ -25,7 +25,12 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "mpc_balancer"
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("train", TrainConfig), ("paper_table", TrainConfig), ("evaluate", EvaluateConfig), ("run", RunConfig)],
+    [
+        ("train", SystemModelConfig),
+        ("paper_table", SystemModelConfig),
+        ("evaluate", SystemErrorsConfig),
+        ("run", ClosedLoopConfig),
+    ],
 )
 def test_shipped_configs_load_and_every_key_is_explained(name, kind):
     load_config(kind, CONFIGS / f"{name}.yaml")
@@ -64,7 +69,7 @@ def test_announced_sales_are_in_the_calendar_and_others_not():
 
 
 def test_train_evaluate_run_leave_complete_folders(tmp_path):
-    settings = TrainConfig(
+    settings = SystemModelConfig(
         hidden=[12],
         epochs=4,
         commission_days=2.2,
@@ -72,6 +77,7 @@ def test_train_evaluate_run_leave_complete_folders(tmp_path):
         forecast_horizon=3,
         tune_candidates=2,
         tune_days=0.05,
+        max_minutes=60,
     )
     result = train(settings, tmp_path / "train")
     for name in (
@@ -85,18 +91,24 @@ def test_train_evaluate_run_leave_complete_folders(tmp_path):
     ):
         assert (tmp_path / "train" / name).stat().st_size > 0
     assert len(pd.read_csv(tmp_path / "train" / "metrics.csv")) == 4
-    assert set(result.model.tuned["pi_gains"]) == {"pi", "pi_feedforward"}
+    assert set(result.model.tuned.pi_gains) == {"pi", "pi_feedforward", "pi_forecast"}
     again = train(settings, tmp_path / "again")
     np.testing.assert_array_equal(result.model.weights[0], again.model.weights[0])  # same seed, same model
     path = str(tmp_path / "train" / "system_model.pt")
-    errors = evaluate(EvaluateConfig(model=path, commission_days=0.3, steps=3), tmp_path / "evaluate").errors
+    errors = evaluate(SystemErrorsConfig(model=path, commission_days=0.3, steps=3), tmp_path / "evaluate").errors
     assert set(errors["step"]) == {1, 2, 3}
     assert {"all", "steady"} <= set(errors["regime"])
     for plant in ("reference", "model"):
         config = load_config(
-            RunConfig,
+            ClosedLoopConfig,
             None,
-            [f"model={path}", f"plant={plant}", "scenario.days=0.03", "scenario.surges=[{minute: 20, factor: 1.5}]"],
+            [
+                f"model={path}",
+                f"plant={plant}",
+                "scenario.days=0.03",
+                "scenario.surges=[{minute: 20, factor: 1.5}]",
+                "controller.mpc.solver.deadline_ms=null",
+            ],
         )
         done = run(config, tmp_path / plant)
         summary = read_json(tmp_path / plant / "summary.json")
@@ -110,10 +122,9 @@ def test_any_trace_drives_a_run(tmp_path):
     trained_model().save(tmp_path / "m.pt")
     times = pd.date_range("2024-05-05", periods=8, freq="7min")
     pd.DataFrame({"timestamp": times, "value": [3, 4, 5, 9, 9, 6, 5, 4]}).to_csv(tmp_path / "t.csv", index=False)
-    command = ["--set", f"model={tmp_path / 'm.pt'}", "--traffic", str(tmp_path / "t.csv"), "--plant=reference"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mpc_balancer.run", *command, "--out", str(tmp_path / "out")], check=False
-    )
+    command = ["--set", f"model={tmp_path / 'm.pt'}", "--set", "controller.mpc.solver.deadline_ms=null"]
+    command += ["--traffic", str(tmp_path / "t.csv"), "--plant=reference", "--out", str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-m", "mpc_balancer.run", *command], check=False)
     assert done.returncode == 0
     assert len(pd.read_csv(tmp_path / "out/run.csv")) == 49
 
@@ -122,6 +133,8 @@ def test_a_bad_call_exits_with_2_and_writes_nothing(tmp_path):
     for arguments in (
         ["mpc_balancer.run", "--set", "modle=x"],
         ["mpc_balancer.run", "--set", "model=nowhere.pt"],
+        ["mpc_balancer.run", "--set", "controller.name=mcp"],
+        ["mpc_balancer.run", "--set", "controller.mpc.solver.name=nowhere:solver"],
         ["mpc_balancer.train", "--set", "table=nowhere.csv"],
     ):
         done = subprocess.run(
@@ -134,6 +147,40 @@ def test_a_bad_call_exits_with_2_and_writes_nothing(tmp_path):
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.strip().splitlines()) == 1
         assert not (tmp_path / "o" / "summary.json").exists()
+
+
+def test_a_controller_of_somebody_elses_runs_from_config_to_figures(tmp_path, monkeypatch):
+    (tmp_path / "climbing.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(tmp_path)
+    trained_model().save(tmp_path / "m.pt")
+    settings = ["controller.name=climbing:Climber", f"model={tmp_path / 'm.pt'}", "scenario.days=0.02"]
+    done = run(load_config(ClosedLoopConfig, None, settings), tmp_path / "out")
+    assert type(done.controller).__name__ == done.summary["controller"].split(":")[1] == "Climber"
+    assert done.summary["rungs"] == {}
+    assert (done.frame["lambda_ranking"].diff().dropna() >= 0).all()
+    assert done.frame["forecast_qps"].isna().all()
+    assert (tmp_path / "out" / "run.png").exists()
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_run_as_they_stand(tmp_path, monkeypatch):
+    text = (CONFIGS.parents[1] / "mpc_balancer" / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(re.search(r"```python\n(.+?)```", text, re.DOTALL)[1], names)
+    assert len(names["loop"].prices) == 120
+    assert names["loop"].rungs["solver"] > 0
+
+
+FOREIGN = """
+class Climber:
+    def __init__(self, config, group, services, scale, model, calendar):
+        self.scale, self.lambda_ = scale, scale.low
+
+    def step(self, measurement):
+        self.lambda_ = self.scale.clip(self.lambda_ + self.scale.high / 50)
+        return self.lambda_
+"""
 
 
 def test_price_scale_goes_both_ways_and_fits_any_unit():

@@ -1,5 +1,7 @@
 """All solvers on the same problems: the box, agreement with an exhaustive answer, deadlines, NaN."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 from mpc_fixtures import random_problem, reference_module
 from scipy.optimize import differential_evolution
 
+from marca_common.errors import UserError
 from mpc_balancer.config import SolverConfig
-from mpc_balancer.planning.solvers import SOLVERS, solve
+from mpc_balancer.planning.solvers import SOLVERS, find_solver, solve
 from mpc_balancer.run import broken
 
 OPTIONS = {
@@ -74,13 +77,60 @@ def test_eq17_matches_the_slow_version(reading):
         assert problem.values(plan[None])[0] == pytest.approx(expected, rel=1e-5)
 
 
+def ticking(milliseconds=1.0):
+    """A clock that moves on by so much whenever it is read."""
+    return itertools.count(0.0, milliseconds / 1000).__next__
+
+
 @pytest.mark.parametrize("name", list(SOLVERS))
 def test_a_passed_deadline_still_gives_a_plan(name):
     problem = random_problem(4)
-    solution = solve(problem, config(name).model_copy(update={"deadline_ms": 1e-6, "iterations": 10_000}))
+    problem.now = ticking()
+    solution = solve(problem, config(name).model_copy(update={"deadline_ms": 0.5, "iterations": 10_000}))
     assert solution.timed_out
     assert np.isfinite(solution.plan).all()
     assert ((solution.plan >= problem.low) & (solution.plan <= problem.high)).all()
+
+
+@pytest.mark.parametrize("name", ["gradient_descent", "icem", "random_sampling"])
+def test_a_solver_stops_at_its_deadline(name):
+    problem = random_problem(4)
+    problem.now = ticking()
+    solution = solve(problem, config(name).model_copy(update={"deadline_ms": 3.5, "iterations": 10_000}))
+    assert solution.iterations == 3  # read once before and once ahead of each iteration
+
+
+def test_without_a_deadline_the_clock_is_not_asked():
+    problem = random_problem(4)
+    problem.now = ticking(1e9)
+    assert not solve(problem, config("gradient_descent", iterations=4)).timed_out
+
+
+def test_a_solver_of_somebody_elses_comes_by_dotted_path(tmp_path, monkeypatch):
+    (tmp_path / "halfway.py").write_text(
+        "from mpc_balancer.planning.control_problem import Search\n"
+        "def solver(problem, config, warm, generator):\n"
+        "    search = Search(problem, config)\n"
+        "    search.attempt((problem.low + problem.high)[None] / 2)\n"
+        "    return search.solution(1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    solution = solve(random_problem(4), SolverConfig(name="halfway:solver"))
+    np.testing.assert_array_equal(solution.plan, np.full((5, 2), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gaus_newton", "solver.name: got 'gaus_newton'; .* did you mean 'gauss_newton'"),
+        ("nowhere:solver", "solver.name: got 'nowhere:solver'; .*No module named 'nowhere'"),
+        ("math:nothing", "solver.name: .* no attribute 'nothing'"),
+        ("math:pi", "'math:pi' is not callable"),
+    ],
+)
+def test_bad_names_of_solvers(name, expected):
+    with pytest.raises(UserError, match=expected):
+        find_solver(name)
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))

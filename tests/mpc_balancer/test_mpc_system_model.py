@@ -9,6 +9,7 @@ from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.system_network import SystemNetwork
+from mpc_balancer.system_model.tuned import Tuned
 
 
 @pytest.mark.parametrize("head", ["utilisation_law", "plain"])
@@ -78,23 +79,37 @@ def test_adjoint_gradient_matches_differences(mode):
 
 def test_trained_model_knows_the_plant():
     model = trained_model()
-    errors = np.array(model.tuned["observer"]["errors"])
-    assert np.sqrt((errors**2).mean()) < 3.0  # CPU points, true traffic; CPU itself moves by 12
+    assert np.sqrt((model.noise**2).mean()) < 3.0  # CPU points, true traffic; CPU itself moves by 12
     unit = np.full((2, 6, 2), 0.5)
     unit[1] = 0.8
-    inputs = np.tile(
-        model.features.rows(
-            np.zeros(1, int),
-            np.array([400.0]),
-            np.array([400.0]),
-            np.array(["2026-03-02T12:00"], "datetime64[s]"),
-            model.features.extras_mean[None],
-            np.zeros(1),
-        ),
-        (6, 1),
-    )
+    inputs = np.tile(model.features.typical_row(0, 400.0, 400.0, np.datetime64("2026-03-02T12:00:00")), (6, 1))
     path = model.rollout(np.array([65.0, 65.0]), unit, inputs, np.ones(6))
     assert (path[1, -1] < path[0, -1] - 2).all()  # dearer means less CPU
+
+
+def test_what_was_tuned_survives_a_checkpoint(tmp_path):
+    model = trained_model()
+    model.save(tmp_path / "m.pt")
+    again = SystemModel.load(tmp_path / "m.pt")
+    assert again.tuned.to_dict() == model.tuned.to_dict()
+    assert again.tuned.pi_gains == model.tuned.pi_gains
+    np.testing.assert_array_equal(again.noise, model.noise)
+
+
+def test_a_checkpoint_without_gains_of_pi_forecast_takes_those_of_pi_feedforward():
+    before = trained_model().tuned.to_dict()
+    del before["pi_gains"]["pi_forecast"]
+    gains = Tuned.from_dict(before).pi_gains
+    assert gains["pi_forecast"] == gains["pi_feedforward"]
+    assert Tuned.from_dict({}) == Tuned()
+
+
+@pytest.mark.parametrize("spoil", [{"pi_gains": {"pi": {"gain": 1.0}}}, {"observer": {"rate": 0.1}}, {"forecasts": 3}])
+def test_a_checkpoint_of_another_version_says_what_to_do(spoil, tmp_path, monkeypatch):
+    monkeypatch.setattr(Tuned, "to_dict", lambda _: spoil)
+    random_model().save(tmp_path / "m.pt")
+    with pytest.raises(UserError, match=r"not a system model of this version .*; train it again"):
+        SystemModel.load(tmp_path / "m.pt")
 
 
 def test_bad_checkpoints(tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from marca_common.errors import UserError
 from revenue_sim.allocation import one_budget as module
-from revenue_sim.allocation.one_budget import allocate, budget_curve
+from revenue_sim.allocation.budget_curve import budget_curve
+from revenue_sim.allocation.one_budget import allocate
 from tests.reference.allocation_reference import brute_force, highs_optimum, numpy_bisection
 
 # Row 0: (cost, value) = (1, 1), (2, 4), (4, 5). Row 1: (1, 0), (3, 3). Edges by slope: 3 (Δc 1), 1.5 (Δc 2), 0.5 (Δc 2).

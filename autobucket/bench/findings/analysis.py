@@ -12,11 +12,11 @@ from scipy import stats
 
 from autobucket.bench.bench_config import TestbenchConfig
 from autobucket.bench.findings.result_predictor import ResultPredictor
-from autobucket.bench.measuring.buckets import Bucket
+from autobucket.bench.measuring.buckets import RequestBucket
 from autobucket.bench.measuring.campaign import Measured, replay_requests
+from autobucket.bench.measuring.load import LoadWindow
 from autobucket.bench.measuring.records import Cell, Record, cost_ms, idle_rates, standard_error_pct
-from autobucket.costs.cost_config import ActionsConfig, ElementConfig, SettingConfig
-from autobucket.costs.cost_maps import CostMaps
+from marca_common.cost_maps import ActionsConfig, CostMaps, ElementConfig, SettingConfig
 
 _CONFIDENCE = 0.95
 
@@ -37,7 +37,7 @@ def _row(
     config: TestbenchConfig,
     cell: Cell,
     parts: list[Record],
-    bucket: Bucket,
+    bucket: RequestBucket,
     idle: dict[int, dict[str, float]],
     cores: int,
 ) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def loadtest_rows(config: TestbenchConfig, measured: Measured, cores: int) -> pd
     return pd.DataFrame(rows)
 
 
-def _usable(config: TestbenchConfig, window: Any) -> bool:
+def _usable(config: TestbenchConfig, window: LoadWindow) -> bool:
     failed = 100 * (window.lost + window.errors) / max(window.sent, 1)
     slow = 100 * (1 - window.served_qps / window.asked_qps)
     return window.ok > 0 and failed <= config.validity.lost_pct and slow <= config.validity.slow_pct
@@ -178,7 +178,7 @@ def under_load(maps: CostMaps, costs: np.ndarray, load: np.ndarray) -> np.ndarra
     load = np.broadcast_to(load, costs.shape)
     ones = [maps.maps[maps.idcs[0]][name] for name in maps.services]
     factors = np.stack([np.interp(load[:, j], *one.load) for j, one in enumerate(ones)], axis=1)
-    return (costs * factors).sum(axis=1)
+    return np.asarray((costs * factors).sum(axis=1))
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pandas as pd
 
 from autobucket.bench.findings.analysis import service_costs
 from autobucket.bench.measuring.campaign import Measured
-from autobucket.costs.cost_maps import CostMaps
+from marca_common.cost_maps import CostMaps
 from marca_common.figures import COLORS, new_figure, save_figure
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from marca_common.seeding import numpy_generator
 
+if TYPE_CHECKING:
+    from autobucket.results.estimator import Estimator
+
 
 def estimator_cost(checkpoint: Path, requests: int, seed: int) -> dict[str, float]:
     """Core-ms per request of scoring every joint action, one request at a time and all at once; CPU clock, one thread."""
-    import torch
+    import torch  # only here: a bench without an estimator starts without it
 
     from autobucket.results.estimator import Estimator
 
@@ -35,7 +39,7 @@ def estimator_cost(checkpoint: Path, requests: int, seed: int) -> dict[str, floa
     return {"joint_actions": joint, "single_ms": 1000 * single / requests, "batched_ms": 1000 * batch / requests}
 
 
-def _states(estimator, requests: int, seed: int) -> pd.DataFrame:
+def _states(estimator: Estimator, requests: int, seed: int) -> pd.DataFrame:
     """Made-up states out of the categories that the estimator knows."""
     generator = numpy_generator(seed, "autobucket", "bench", "states")
     encoder = estimator.encoder

@@ -1,0 +1,1 @@
+"""Can its CPU be steered? A compressed day of traffic with a controller that sets queue lengths."""

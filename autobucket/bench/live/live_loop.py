@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import isotonic_regression
 
 from autobucket.bench.bench_config import LiveConfig
-from autobucket.bench.live.queue_controllers import CostCurve, LiveController, Observation, Scale
+from autobucket.bench.live.queue_controllers import Observation, QueueController, QueueScale, ScaleCost
 from autobucket.bench.measuring.bench_requests import make_requests, payloads
 from autobucket.bench.measuring.load import Budget, drive, schedule
-from autobucket.bench.target.clocks import Clock
+from autobucket.bench.target.clocks import CpuClock
 from autobucket.bench.target.interface import Reply, Target
-from autobucket.costs.isotonic import pava
 from marca_common.errors import UserError
 from marca_common.progress import progress
 from marca_common.seeding import numpy_generator
@@ -53,7 +53,7 @@ class LiveLoop:
     """Drives a started target for ``config.seconds`` under a controller."""
 
     def __init__(
-        self, config: LiveConfig, target: Target, controller: LiveController, first: Mapping[str, int], cores: int
+        self, config: LiveConfig, target: Target, controller: QueueController, first: Mapping[str, int], cores: int
     ) -> None:
         self.config, self.target, self.controller, self.cores = config, target, controller, cores
         self.lengths = dict(first)
@@ -67,12 +67,13 @@ class LiveLoop:
         times = arrival_times(config, numpy_generator(config.seed, "autobucket", "live", "times"))
         requests = payloads(make_requests(config.traffic, config.seed, "live", count=max(len(times), 1)))
         self.budget.take(len(times))
-        clock, start = self.target.clock(), time.perf_counter()
+        clock, loop = self.target.clock(), asyncio.get_running_loop()
+        start = loop.time()
         pending: set[asyncio.Future[Reply]] = set()
         decisions = asyncio.create_task(self._decide(clock, start))
         try:
             for request, at in zip(requests, times):
-                await asyncio.sleep(max(start + at - time.perf_counter(), 0))
+                await asyncio.sleep(max(start + at - loop.time(), 0))
                 if decisions.done():
                     break
                 self._send(request, start + at, pending)
@@ -99,14 +100,14 @@ class LiveLoop:
 
         future.add_done_callback(note)
 
-    async def _decide(self, clock: Clock, start: float) -> None:
-        config = self.config
+    async def _decide(self, clock: CpuClock, start: float) -> None:
+        config, loop = self.config, asyncio.get_running_loop()
         count = max(int(config.seconds / config.interval_s + 1e-6), 1)
-        before, last = clock.read(), time.perf_counter()
+        before, last = clock.read(), loop.time()
         with progress(total=count, what="autobucket.live", unit="decision") as bar:
             for k in range(count):
-                await asyncio.sleep(max(start + (k + 1) * config.interval_s - time.perf_counter(), 0))
-                after, now = clock.read(), time.perf_counter()
+                await asyncio.sleep(max(start + (k + 1) * config.interval_s - loop.time(), 0))
+                after, now = clock.read(), loop.time()
                 span = now - last
                 cpu = {name: 100 * (after[name] - before.get(name, 0.0)) / (span * self.cores) for name in after}
                 done, self.current = self.current, _Interval()
@@ -162,7 +163,7 @@ class LiveLoop:
         return kept
 
 
-async def calibrate(config: LiveConfig, target: Target, cores: Sequence[int] | None) -> CostCurve:
+async def calibrate(config: LiveConfig, target: Target, cores: Sequence[int] | None) -> ScaleCost:
     """Cost per request at a few queue scales, each for an equal part of ``calibration_s``, made monotone."""
     scales = np.linspace(0, 1, config.calibration_points)
     span = config.calibration_s / len(scales)
@@ -171,10 +172,10 @@ async def calibrate(config: LiveConfig, target: Target, cores: Sequence[int] | N
         generator = numpy_generator(config.seed, "autobucket", "live", "calibration", k)
         times = schedule("poisson", rate, span, generator)
         requests = payloads(make_requests(config.traffic, config.seed, "calibration", str(k), count=len(times)))
-        requests = [{**one, **Scale(config.lengths).lengths(scale)} for one in requests]
+        requests = [{**one, **QueueScale(config.lengths).lengths(scale)} for one in requests]
         window = await drive(target, requests, times, Budget(len(times), abort_errors=50), horizon_s=span, cores=cores)
         if window.ok == 0:
             raise UserError(f"target: no request was answered in calibration; the last failure: {window.detail}")
         costs.append(1000 * window.cpu_total / window.ok)
-    rising = pava(np.array(costs)) + 1e-6 * np.arange(len(costs))  # strictly, so that it can be turned round
-    return CostCurve(scales, rising)
+    rising = isotonic_regression(costs).x + 1e-6 * np.arange(len(costs))  # strictly, so that it can be turned round
+    return ScaleCost(scales, rising)

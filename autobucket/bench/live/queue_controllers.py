@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from autobucket.bench.bench_config import LiveConfig
+from marca_common.dotted_path import load_by_path
+from marca_common.errors import UserError
 from marca_common.protocols import Measurement
 
 Lengths = dict[str, int]
@@ -46,11 +47,11 @@ class Observation:
 
 
 _BEHIND = 0.8  # answering less than this share of what came in is falling behind, not the luck of an interval's border
-LiveController = Callable[[Observation], Mapping[str, int]]
+QueueController = Callable[[Observation], Mapping[str, int]]
 
 
 @dataclass(frozen=True)
-class CostCurve:
+class ScaleCost:
     """Core-ms per request at queue scales, monotone; measured before the run."""
 
     scale: np.ndarray  # (K,) rising, 0 … 1
@@ -61,7 +62,7 @@ class CostCurve:
         return float(np.interp(cost_ms, self.cost_ms, self.scale))
 
 
-class Scale:
+class QueueScale:
     """One number for all queue lengths: 0 gives the shortest, 1 the longest, geometric in between."""
 
     def __init__(self, ranges: Mapping[str, tuple[int, int]]) -> None:
@@ -92,22 +93,22 @@ class Brake:
         return self.cap
 
 
-class FixedController:
+class FixedQueueController:
     """The same queue lengths, always."""
 
-    def __init__(self, config: LiveConfig, curve: CostCurve | None = None) -> None:
-        self.lengths = Scale(config.lengths).lengths(config.controller.level)
+    def __init__(self, config: LiveConfig, curve: ScaleCost | None = None, cores: int = 1) -> None:
+        self.lengths = QueueScale(config.lengths).lengths(config.controller.level)
 
     def __call__(self, seen: Observation) -> Lengths:
         """Queue lengths of the next interval."""
         return self.lengths
 
 
-class PiController:
+class PiQueueController:
     """Velocity-form PI on utilisation, acting on the queue scale; it cannot wind up."""
 
-    def __init__(self, config: LiveConfig, curve: CostCurve | None = None) -> None:
-        self.settings, self.scale_of_lengths = config.controller, Scale(config.lengths)
+    def __init__(self, config: LiveConfig, curve: ScaleCost | None = None, cores: int = 1) -> None:
+        self.settings, self.scale_of_lengths = config.controller, QueueScale(config.lengths)
         self.scale, self.last_error = config.controller.level, 0.0
         self.brake = Brake(config)
 
@@ -122,14 +123,16 @@ class PiController:
         return self.scale_of_lengths.lengths(self.scale)
 
 
-class FeedForwardController:
+class FeedForwardQueueController:
     """The scale whose measured cost, times the traffic expected, meets the target; a slow trim corrects the cost.
 
     Cost a request may have = target% · cores / QPS (Eq. 26 turned round).
     """
 
-    def __init__(self, config: LiveConfig, curve: CostCurve, cores: int) -> None:
-        self.settings, self.scale_of_lengths = config.controller, Scale(config.lengths)
+    def __init__(self, config: LiveConfig, curve: ScaleCost | None, cores: int) -> None:
+        if curve is None:
+            raise UserError("controller.kind: feed_forward needs a cost curve; set calibration_s above 0")
+        self.settings, self.scale_of_lengths = config.controller, QueueScale(config.lengths)
         self.curve, self.cores = curve, cores
         self.qps: float | None = None
         self.factor = 1.0  # measured over expected cost
@@ -156,10 +159,17 @@ class FeedForwardController:
         self.factor = float(np.clip(self.factor * ratio**self.settings.trim, 0.2, 5.0))
 
 
-def make_controller(config: LiveConfig, curve: CostCurve | None, cores: int) -> Any:
-    """The shipped controller that the config names."""
-    if config.controller.kind == "feed_forward":
-        if curve is None:
-            raise ValueError("feed_forward needs a cost curve; set calibration_s above 0")
-        return FeedForwardController(config, curve, cores)
-    return {"pi": PiController, "fixed": FixedController}[config.controller.kind](config, curve)
+CONTROLLERS: dict[str, Callable[..., QueueController]] = {
+    "pi": PiQueueController,
+    "feed_forward": FeedForwardQueueController,
+    "fixed": FixedQueueController,
+}
+
+
+def controller_class(kind: str) -> Callable[..., QueueController]:
+    """The class that ``controller.kind`` names, one of ours or ``module:Class``; called with (config, curve, cores)."""
+    if kind in CONTROLLERS:
+        return CONTROLLERS[kind]
+    if ":" not in kind:
+        raise UserError(f"controller.kind: got {kind!r}; expected {', '.join(CONTROLLERS)} or module:Class of your own")
+    return load_by_path(kind, "controller.kind")

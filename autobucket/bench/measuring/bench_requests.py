@@ -10,12 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from autobucket.bench.bench_config import TrafficConfig
+from autobucket.bench.bench_config import BenchTrafficConfig
 from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
 
 
-def make_requests(config: TrafficConfig, seed: int, *names: str, count: int | None = None) -> pd.DataFrame:
+def make_requests(config: BenchTrafficConfig, seed: int, *names: str, count: int | None = None) -> pd.DataFrame:
     """``count`` (default: the scouting pass's) requests, one a row, columns = fields; the same for the same seed and names."""
     generator = numpy_generator(seed, "autobucket", "bench", "traffic", *names)
     wanted = config.requests if count is None else count
@@ -39,11 +39,11 @@ def payloads(requests: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): _plain(value) for name, value in row.items() if not _missing(value)} for row in rows]
 
 
-def _shares(config: TrafficConfig) -> np.ndarray:
+def _shares(config: BenchTrafficConfig) -> np.ndarray:
     shares = np.array(list(config.values.values()), np.float64)
     if (shares < 0).any() or shares.sum() <= 0:
         raise UserError(f"traffic.values: got {config.values}; expected shares of at least 0 with a positive sum")
-    return shares / shares.sum()
+    return np.asarray(shares / shares.sum())
 
 
 def _read(path: Path, value: str) -> pd.DataFrame:

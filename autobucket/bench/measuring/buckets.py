@@ -17,7 +17,7 @@ _CANDIDATE_EDGES = 64
 
 
 @dataclass(frozen=True)
-class Bucket:
+class RequestBucket:
     """Requests that are measured together."""
 
     name: str  # b00, b01, …
@@ -93,7 +93,9 @@ def target_aware_edges(x: np.ndarray, target: np.ndarray, bins: int, min_count: 
     return np.array(edges[::-1])
 
 
-def make_buckets(config: BucketsConfig, scouted: pd.DataFrame, value: str, target: str | None = None) -> list[Bucket]:
+def make_buckets(
+    config: BucketsConfig, scouted: pd.DataFrame, value: str, target: str | None = None
+) -> list[RequestBucket]:
     """Group scouted requests by stratum, request value and bins of each realised length.
 
     ``scouted`` holds the fields, the realised lengths and (for target-aware edges) the column ``target``. A group below
@@ -121,7 +123,7 @@ def make_buckets(config: BucketsConfig, scouted: pd.DataFrame, value: str, targe
     return [_bucket(config, scouted, i, *one) for i, one in enumerate(found)]
 
 
-def choose_buckets(buckets: Sequence[Bucket], most: int, strata: Sequence[str]) -> list[Bucket]:
+def choose_buckets(buckets: Sequence[RequestBucket], most: int, strata: Sequence[str]) -> list[RequestBucket]:
     """At most ``most`` buckets: each next one is that whose settings and lengths are covered least so far.
 
     Settings count singly and in pairs, so that sums over channels and the switch's difference can be told apart; lengths
@@ -142,7 +144,7 @@ def choose_buckets(buckets: Sequence[Bucket], most: int, strata: Sequence[str]) 
     return [buckets[i] for i in sorted(chosen)]
 
 
-def replay_sample(bucket: Bucket, lengths: pd.DataFrame, most: int, seed: int) -> np.ndarray:
+def replay_sample(bucket: RequestBucket, lengths: pd.DataFrame, most: int, seed: int) -> np.ndarray:
     """At most ``most`` of the bucket's rows, evenly spaced by length, in random order."""
     ordered = lengths.loc[bucket.rows].sum(axis=1).sort_values(kind="stable").index.to_numpy()
     n = min(most, len(ordered))
@@ -150,7 +152,7 @@ def replay_sample(bucket: Bucket, lengths: pd.DataFrame, most: int, seed: int) -
     return numpy_generator(seed, "autobucket", "bench", "replay", bucket.name).permutation(picked)
 
 
-def _marks(bucket: Bucket, buckets: Sequence[Bucket]) -> list[Any]:
+def _marks(bucket: RequestBucket, buckets: Sequence[RequestBucket]) -> list[Any]:
     single: list[Any] = [*bucket.strata.items(), ("value", bucket.value)]
     for name, mean in bucket.means.items():
         fifths = np.quantile([one.means[name] for one in buckets], [0.2, 0.4, 0.6, 0.8])
@@ -207,11 +209,11 @@ def _merge_small(cells: dict[tuple[int, ...], np.ndarray], min_count: int) -> li
 
 def _bucket(
     config: BucketsConfig, scouted: pd.DataFrame, number: int, key: tuple[str, ...], value: str, rows: np.ndarray
-) -> Bucket:
+) -> RequestBucket:
     part = scouted.loc[rows, list(config.lengths)].astype(float)
     bounds = {name: (float(part[name].min()), float(part[name].max())) for name in part}
     means = {name: float(part[name].mean()) for name in part}
-    return Bucket(f"b{number:03d}", dict(zip(config.strata, key)), value, bounds, means, rows)
+    return RequestBucket(f"b{number:03d}", dict(zip(config.strata, key)), value, bounds, means, rows)
 
 
 def _require_columns(config: BucketsConfig, scouted: pd.DataFrame, value: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autobucket.bench.bench_config import TestbenchConfig
+from autobucket.bench.bench_config import AccountingConfig, TargetConfig, TestbenchConfig
 from autobucket.bench.measuring.bench_requests import make_requests, payloads
-from autobucket.bench.measuring.buckets import Bucket, choose_buckets, make_buckets, replay_sample
-from autobucket.bench.measuring.load import Budget, Window, drive, one_by_one, rest, schedule
+from autobucket.bench.measuring.buckets import RequestBucket, choose_buckets, make_buckets, replay_sample
+from autobucket.bench.measuring.load import Budget, LoadWindow, drive, one_by_one, rest, schedule
 from autobucket.bench.measuring.records import (
     Cell,
     Record,
@@ -44,7 +43,7 @@ SERVICE_MS = "service_ms"  # seen in scouting; target-aware edges explain it
 class Measured:
     """All that a campaign found out."""
 
-    buckets: list[Bucket]
+    buckets: list[RequestBucket]
     n_found: int  # buckets before the choice
     records: list[Record]
     scouted: pd.DataFrame
@@ -64,10 +63,8 @@ class Campaign:
         make_target: Callable[[], Target] | None = None,
     ) -> None:
         self.config, self.folder, self.placement = config, folder, placement
-        self.make_target = make_target or (lambda: build_target(config, placement))
-        self.budget = Budget(
-            config.max_requests, time.monotonic() + config.max_seconds, abort_errors=config.validity.abort_errors
-        )
+        self.make_target = make_target or (lambda: build_target(config.target, config.accounting, placement))
+        self.budget = Budget(config.max_requests, abort_errors=config.validity.abort_errors)
         self.journal = folder / "windows.jsonl"
         if not resume:
             self.journal.unlink(missing_ok=True)
@@ -81,6 +78,7 @@ class Campaign:
 
     async def _run(self) -> Measured:
         load, buckets = self.config.load, self.config.buckets
+        self.budget.deadline = asyncio.get_running_loop().time() + self.config.max_seconds
         scouted = await self._scout()
         found = make_buckets(buckets, scouted, self.config.traffic.value, SERVICE_MS)
         chosen = choose_buckets(found, buckets.most, buckets.strata)
@@ -108,7 +106,7 @@ class Campaign:
             if len(costs.get(cell, ())) < load.min_rounds or standard_error_pct(costs[cell]) >= load.stop_se_pct
         ]
 
-    def _cells(self, chosen: list[Bucket]) -> list[Cell]:
+    def _cells(self, chosen: list[RequestBucket]) -> list[Cell]:
         load, strata = self.config.load, self.config.buckets.strata
         cells = [Cell(bucket.name, load.rates[0]) for bucket in chosen]
         for rate in load.rates[1:]:
@@ -147,7 +145,7 @@ class Campaign:
         return pd.DataFrame(read_json(path))
 
     async def _round(
-        self, number: int, cells: list[Cell], buckets: dict[str, Bucket], scouted: pd.DataFrame, bar: Any
+        self, number: int, cells: list[Cell], buckets: dict[str, RequestBucket], scouted: pd.DataFrame, bar: Any
     ) -> None:
         config, load = self.config, self.config.load
         done = {(one.kind, one.cell) for one in self.records if one.round == number}
@@ -172,7 +170,9 @@ class Campaign:
                 bar.update(1)
                 await asyncio.sleep(load.pause_s)
 
-    async def _measure(self, target: Target, number: int, cell: Cell, bucket: Bucket, scouted: pd.DataFrame) -> None:
+    async def _measure(
+        self, target: Target, number: int, cell: Cell, bucket: RequestBucket, scouted: pd.DataFrame
+    ) -> None:
         """Replay the bucket's sample a whole number of times, so that every window at every rate holds the same mix."""
         load, lengths = self.config.load, list(self.config.buckets.lengths)
         most = min(self.config.buckets.replay, max(int(round(min(load.rates) * load.window_s)), 1))
@@ -218,7 +218,7 @@ class Campaign:
 
     async def _drive(
         self, target: Target, requests: list[dict[str, Any]], rate: float, seconds: float, name: str, keep: bool = False
-    ) -> Window:
+    ) -> LoadWindow:
         times = self._times(rate, seconds, name)
         window = await drive(target, requests, times, self.budget, horizon_s=seconds, cores=self.placement.target)
         if keep:
@@ -232,7 +232,7 @@ class Campaign:
         generator = numpy_generator(self.config.seed, "autobucket", "bench", "times", name)
         return schedule(load.arrivals, rate, seconds, generator, load.jitter)
 
-    def _means(self, window: Window) -> dict[str, float]:
+    def _means(self, window: LoadWindow) -> dict[str, float]:
         answered = [one for one in window.results if one]
         names = self.config.buckets.lengths
         return {name: float(np.mean([one[name] for one in answered])) if answered else float("nan") for name in names}
@@ -247,7 +247,7 @@ class Campaign:
         return False
 
     @asynccontextmanager
-    async def _target(self):
+    async def _target(self) -> AsyncIterator[Target]:
         target = self.make_target()
         try:
             await target.start()
@@ -256,11 +256,11 @@ class Campaign:
             await target.stop()
 
 
-def build_target(config: TestbenchConfig, placement: Placement) -> Target:
+def build_target(target: TargetConfig, accounting: AccountingConfig, placement: Placement) -> Target:
     """The target that the config names."""
-    if config.target.kind == "callable":
-        return CallableTarget(config.target)
-    return HttpTarget(config.target, config.accounting, placement.target)
+    if target.kind == "callable":
+        return CallableTarget(target)
+    return HttpTarget(target, accounting, placement.target)
 
 
 def replay_requests(config: TestbenchConfig, number: int) -> pd.DataFrame:

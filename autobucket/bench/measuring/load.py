@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +36,7 @@ class Budget:
     """What the bench may still do; every sender draws from it."""
 
     requests: int
-    deadline: float = np.inf  # time.monotonic()
+    deadline: float = np.inf  # moment on the event loop's clock
     failures: int = 0  # consecutive failed requests so far
     abort_errors: int = 1 << 30
 
@@ -51,7 +50,7 @@ class Budget:
 
     def left_s(self) -> float:
         """Seconds until the deadline."""
-        return self.deadline - time.monotonic()
+        return self.deadline - asyncio.get_running_loop().time()
 
     def note(self, reply: Reply) -> None:
         """Count failures in a row."""
@@ -59,7 +58,7 @@ class Budget:
 
 
 @dataclass
-class Window:
+class LoadWindow:
     """One measurement: what was asked of the target, what it did, and what that cost."""
 
     asked_qps: float
@@ -92,7 +91,7 @@ async def drive(
     horizon_s: float,
     cores: Sequence[int] | None = None,
     noop: bool = False,
-) -> Window:
+) -> LoadWindow:
     """Send ``requests`` over and over at ``times`` (n,) and account for the window, from before the first to the last answer.
 
     Raises UserError when the target ends or only fails.
@@ -103,10 +102,10 @@ async def drive(
     replies: list[asyncio.Future[Reply]] = []
     lateness: list[float] = []
     cpu_before, switches_before, machine_before = clock.read(), target.switches(), read_machine(cores)
-    start = time.perf_counter()
+    start = loop.time()
     for i, at in enumerate(times):
         await _until(loop, start + at)
-        lateness.append(1000 * (time.perf_counter() - start - at))
+        lateness.append(1000 * (loop.time() - start - at))
         future = target.send_noop() if noop else target.send(requests[i % len(requests)])
         assert future is not None
         future.add_done_callback(_noting(budget))
@@ -116,7 +115,7 @@ async def drive(
     if len(replies) == len(times):
         await _until(loop, start + horizon_s)
     answers = list(await asyncio.gather(*replies)) if replies else []
-    seconds = time.perf_counter() - start
+    seconds = loop.time() - start
     window = _window(answers, times, lateness, start, seconds, horizon_s)
     cpu_after, switches_after = clock.read(), target.switches()
     _require_alive(target, answers, budget)
@@ -134,7 +133,7 @@ async def one_by_one(
     replies: list[Reply] = []
     took: list[float] = []
     for request in requests:
-        started = time.perf_counter()
+        started = asyncio.get_running_loop().time()
         reply = await target.send(request)
         budget.note(reply)
         replies.append(reply)
@@ -145,19 +144,19 @@ async def one_by_one(
     return replies, took
 
 
-async def rest(target: Target, seconds: float, cores: Sequence[int] | None = None) -> Window:
+async def rest(target: Target, seconds: float, cores: Sequence[int] | None = None) -> LoadWindow:
     """The idle baseline: CPU that the target uses without requests."""
-    clock = target.clock()
-    cpu_before, machine_before, start = clock.read(), read_machine(cores), time.perf_counter()
+    clock, loop = target.clock(), asyncio.get_running_loop()
+    cpu_before, machine_before, start = clock.read(), read_machine(cores), loop.time()
     await asyncio.sleep(seconds)
-    spent, cpu_after = time.perf_counter() - start, clock.read()
+    spent, cpu_after = loop.time() - start, clock.read()
     cpu = {name: cpu_after[name] - cpu_before.get(name, 0.0) for name in cpu_after}
     percent = machine_percent(machine_before, read_machine(cores))
-    return Window(0.0, spent, 0, 0, 0, 0, 0.0, cpu, percent, (0, 0), [], [])
+    return LoadWindow(0.0, spent, 0, 0, 0, 0, 0.0, cpu, percent, (0, 0), [], [])
 
 
 async def _until(loop: asyncio.AbstractEventLoop, moment: float) -> None:
-    delay = moment - time.perf_counter()
+    delay = moment - loop.time()
     await asyncio.sleep(max(delay, 0.0))  # also lets answers in when late
 
 
@@ -171,11 +170,11 @@ def _noting(budget: Budget) -> Callable[[asyncio.Future[Reply]], None]:
 
 def _window(
     answers: list[Reply], times: np.ndarray, lateness: list[float], start: float, seconds: float, horizon_s: float
-) -> Window:
+) -> LoadWindow:
     good = [(reply, at) for reply, at in zip(answers, times) if reply.status == "ok"]
     ended = max([horizon_s, *(reply.finished - start for reply, _ in good)])
     failed = next((reply.detail for reply in reversed(answers) if reply.status != "ok"), "")
-    return Window(
+    return LoadWindow(
         asked_qps=len(times) / horizon_s,
         seconds=seconds,
         sent=len(answers),

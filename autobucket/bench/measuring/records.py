@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autobucket.bench.measuring.load import Window
+from autobucket.bench.measuring.load import LoadWindow
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Record:
 
     round: int
     kind: str
-    window: Window
+    window: LoadWindow
     cell: Cell | None = None
     lengths: dict[str, float] = field(default_factory=dict)  # mean realised lengths of its requests
 
@@ -96,7 +96,7 @@ def read_journal(path: Path) -> list[Record]:
             content = json.loads(line)
         except ValueError:
             break
-        window = Window(**{**content["window"], "switches": tuple(content["window"]["switches"])})
+        window = LoadWindow(**{**content["window"], "switches": tuple(content["window"]["switches"])})
         cell = Cell(**content["cell"]) if content["cell"] else None
         records.append(Record(content["round"], content["kind"], window, cell, content["lengths"]))
         kept.append(line)

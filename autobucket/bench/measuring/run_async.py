@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,20 +27,22 @@ def run_async(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 def _in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     started: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    interrupted = threading.Event()
 
     async def work() -> T:
         task = asyncio.current_task()
         assert task is not None
         started.append((asyncio.get_running_loop(), task))
+        if interrupted.is_set():  # before it began
+            raise asyncio.CancelledError
         return await make()
 
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(lambda: asyncio.run(work()))
+    with ThreadPoolExecutor(1) as pool:  # leaving it waits for the work's clean-up
         try:
-            return future.result()
+            return pool.submit(lambda: asyncio.run(work())).result()
         except KeyboardInterrupt:
+            interrupted.set()
             for loop, task in started:
-                loop.call_soon_threadsafe(task.cancel)
-            with suppress(BaseException):
-                future.result()
+                with suppress(RuntimeError):  # it has just ended
+                    loop.call_soon_threadsafe(task.cancel)
             raise

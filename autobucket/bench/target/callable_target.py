@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import queue
 import threading
@@ -12,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autobucket.bench.bench_config import TargetConfig
-from autobucket.bench.target.clocks import Clock, ThreadClock
+from autobucket.bench.target.clocks import WorkerClock
 from autobucket.bench.target.interface import Reply
-from marca_common.errors import UserError
+from marca_common.dotted_path import load_by_path
 
 Serve = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -24,18 +23,17 @@ class CallableTarget:
 
     def __init__(self, config: TargetConfig, serve: Serve | None = None) -> None:
         self.config = config
-        self.serve = serve if serve is not None else load_callable(config.callable or "", "target.callable")
+        self.serve = serve if serve is not None else load_by_path(config.callable or "", "target.callable")
         self._queue: queue.SimpleQueue[tuple[Mapping[str, Any], asyncio.Future[Reply]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._clock: Clock | None = None
+        self._clock = WorkerClock(config.service)
 
     async def start(self) -> dict[str, int]:
         """Start the worker; its process is this one."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, daemon=True, name="bench-target")
         self._thread.start()
-        self._clock = ThreadClock(self._thread, self.config.service)
         return {self.config.service: os.getpid()}
 
     def send(self, request: Mapping[str, Any]) -> asyncio.Future[Reply]:
@@ -43,21 +41,15 @@ class CallableTarget:
         assert self._loop is not None
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._queue.put((request, future))
-        self._loop.call_later(
-            self.config.request_timeout_s,
-            _resolve,
-            future,
-            Reply("lost", time.perf_counter(), detail=f"no answer within {self.config.request_timeout_s:g} s"),
-        )
+        self._loop.call_later(self.config.request_timeout_s, self._give_up, future)
         return future
 
     def send_noop(self) -> asyncio.Future[Reply] | None:
         """A function has no request without work."""
         return None
 
-    def clock(self) -> Clock:
+    def clock(self) -> WorkerClock:
         """CPU of the worker thread."""
-        assert self._clock is not None
         return self._clock
 
     def switches(self) -> tuple[int, int]:
@@ -75,6 +67,10 @@ class CallableTarget:
             await asyncio.to_thread(self._thread.join, self.config.request_timeout_s)
             self._thread = None
 
+    def _give_up(self, future: asyncio.Future[Reply]) -> None:
+        seconds = self.config.request_timeout_s
+        _resolve(future, Reply("lost", time.monotonic(), detail=f"no answer within {seconds:g} s"))
+
     def _work(self) -> None:
         assert self._loop is not None
         while (item := self._queue.get()) is not None:
@@ -83,22 +79,11 @@ class CallableTarget:
                 continue
             try:
                 results = dict(self.serve(request))
-                reply = Reply("ok", time.perf_counter(), results)
+                reply = Reply("ok", time.monotonic(), results)
             except Exception as error:  # whatever the user's function raises is a failed request, not a failed bench
-                reply = Reply("error", time.perf_counter(), detail=f"{type(error).__name__}: {error}")
+                reply = Reply("error", time.monotonic(), detail=f"{type(error).__name__}: {error}")
+            self._clock.note()
             self._loop.call_soon_threadsafe(_resolve, future, reply)
-
-
-def load_callable(name: str, place: str) -> Callable[..., Any]:
-    """The function that ``module:function`` names; anything else is a UserError."""
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{place}: got {name!r}; expected module:function that can be imported ({error})") from None
-    if not callable(found):
-        raise UserError(f"{place}: {name!r} is not callable")
-    return found
 
 
 def _resolve(future: asyncio.Future[Reply], reply: Reply) -> None:

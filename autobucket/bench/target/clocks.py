@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import psutil
 from marca_common.errors import UserError
 
 
-class Clock(Protocol):
+class CpuClock(Protocol):
     """Reads CPU seconds used so far, per service; never falls."""
 
     def read(self) -> dict[str, float]:
@@ -105,16 +104,19 @@ class CgroupClock:
         return {self.service: int({key: value for key, value in lines}["usage_usec"]) / 1e6}
 
 
-class ThreadClock:
-    """CPU seconds of one thread of this process (the in-process target's worker)."""
+class WorkerClock:
+    """CPU seconds of one thread (the in-process target's worker), which notes them itself after each request."""
 
-    def __init__(self, thread: threading.Thread, service: str) -> None:
-        assert thread.ident is not None
-        self.service, self._id = service, time.pthread_getcpuclockid(thread.ident)
+    def __init__(self, service: str) -> None:
+        self.service, self._seconds = service, 0.0
+
+    def note(self) -> None:
+        """Called by the thread that is measured."""
+        self._seconds = time.thread_time()
 
     def read(self) -> dict[str, float]:
         """Service → CPU seconds."""
-        return {self.service: time.clock_gettime(self._id)}
+        return {self.service: self._seconds}
 
 
 @dataclass

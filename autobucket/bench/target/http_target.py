@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import json
 import socket
 import sys
 import tempfile
@@ -12,17 +12,64 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import psutil
 
 from autobucket.bench.bench_config import AccountingConfig, TargetConfig
-from autobucket.bench.target.clocks import CgroupClock, Clock, TreeClock
-from autobucket.bench.target.http_client import HttpClient
+from autobucket.bench.target.clocks import CgroupClock, CpuClock, TreeClock
 from autobucket.bench.target.interface import Reply
 from autobucket.bench.target.lifecycle import Child
 from marca_common.errors import UserError
 
-log = logging.getLogger(__name__)
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class JsonClient:
+    """Sends JSON requests over kept-alive connections, as many as it takes: a limit would hold back an open-loop load."""
+
+    def __init__(self, address: str, port: int, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        host = f"[{address}]" if ":" in address else address
+        self._root = f"http://{host}:{port}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        self._tasks: set[asyncio.Task[Reply]] = set()
+
+    def send(self, method: str, path: str, content: Mapping[str, Any] | None = None) -> asyncio.Task[Reply]:
+        """Start a request at once; the task ends with a Reply, whatever happens."""
+        task = asyncio.ensure_future(self._exchange(method, path, content))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Drop everything that is on the way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def _exchange(self, method: str, path: str, content: Mapping[str, Any] | None) -> Reply:
+        try:
+            async with self._session.request(method, self._root + path, json=content) as response:
+                body, status = await response.read(), response.status
+        except TimeoutError:
+            return Reply("lost", time.monotonic(), detail=f"no answer within {self.timeout_s:g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            return Reply("error", time.monotonic(), detail=str(error) or type(error).__name__)
+        finished = time.monotonic()
+        if status != 200:
+            return Reply("error", finished, detail=f"HTTP {status}: {body[:120].decode(errors='replace')}")
+        try:
+            results = json.loads(body) if body else {}
+        except ValueError:
+            return Reply("error", finished, detail=f"the answer is not JSON: {body[:60]!r}")
+        if not isinstance(results, dict):
+            return Reply("error", finished, detail="the answer is not a JSON object")
+        return Reply("ok", finished, results)
 
 
 class HttpTarget:
@@ -31,9 +78,9 @@ class HttpTarget:
     def __init__(self, config: TargetConfig, accounting: AccountingConfig, cores: Sequence[int] | None = None) -> None:
         self.config, self.accounting, self.cores = config, accounting, cores
         self.child: Child | None = None
-        self.client: HttpClient | None = None
+        self.client: JsonClient | None = None
         self.port = 0
-        self._clock: Clock | None = None
+        self._clock: CpuClock | None = None
         self._tree: TreeClock | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="bench-target-")
 
@@ -49,9 +96,7 @@ class HttpTarget:
         self.child = Child(
             command, environment=environment, cores=self.cores, cgroup=self.accounting.cgroup, log=log_path
         )
-        self.client = HttpClient(
-            config.address, self.port, connections=config.connections, timeout_s=config.request_timeout_s
-        )
+        self.client = JsonClient(config.address, self.port, config.request_timeout_s)
         try:
             pids = self._pids(await self._healthy())
             self._tree = TreeClock(pids)
@@ -74,7 +119,7 @@ class HttpTarget:
         assert self.client is not None
         return self.client.send("POST", self.config.noop_path, {})
 
-    def clock(self) -> Clock:
+    def clock(self) -> CpuClock:
         """CPU of its process trees, or of its cgroup."""
         assert self._clock is not None
         return self._clock

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from autobucket.bench.target.clocks import Clock
+from autobucket.bench.target.clocks import CpuClock
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Reply:
     """What came of one request."""
 
     status: Literal["ok", "error", "lost"]  # lost: no answer in time
-    finished: float  # time.perf_counter() when known
+    finished: float  # moment on the event loop's clock, time.monotonic()
     results: Mapping[str, Any] = field(default_factory=dict)  # the echo: realised results by name
     detail: str = ""  # why it failed, one line
 
@@ -35,7 +35,7 @@ class Target(Protocol):
         """A request that asks for no work; None where the target knows none."""
         ...
 
-    def clock(self) -> Clock:
+    def clock(self) -> CpuClock:
         """Its CPU clock, since its start."""
         ...
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from marca_common.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if os.name == "posix" else None
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _GUARD = 'read -r _; kill -KILL -- "-$0" 2>/dev/null'  # the pipe closes when the bench is gone, however it went
 _alive: set[Child] = set()
 
@@ -39,23 +40,20 @@ class Child:
         log: Path | None = None,
     ) -> None:
         self.command, self.log = list(command), log
-        output = log.open("wb") if log is not None else subprocess.DEVNULL
         try:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT if log is not None else subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-                preexec_fn=lambda: _in_child(cores, cgroup),
-            )
+            with (log or Path(os.devnull)).open("wb") as output:
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **(environment or {})},
+                    start_new_session=True,
+                    preexec_fn=lambda: _in_child(cores, cgroup),
+                )
         except (OSError, subprocess.SubprocessError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UserError(f"target.command: cannot start {self.command[0]!r}: {reason}") from None
-        finally:
-            if log is not None:
-                output.close()  # type: ignore[union-attr]
         self.pid = self.process.pid
         self.guard = _guard(self.pid)
         _alive.add(self)
@@ -83,16 +81,15 @@ class Child:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout=5)
         if self.guard is not None:
-            self.guard.kill()
-            self.guard.wait()
-            self.guard.stdin.close()  # type: ignore[union-attr]
+            with self.guard:  # closes the pipe and waits
+                self.guard.kill()
         _alive.discard(self)
 
 
 def _in_child(cores: Sequence[int] | None, cgroup: Path | None) -> None:
-    if _LIBC is not None and hasattr(_LIBC, "prctl"):
+    if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if cores is not None and hasattr(os, "sched_setaffinity"):
+    if cores is not None and sys.platform == "linux":
         os.sched_setaffinity(0, cores)
     if cgroup is not None:
         (cgroup / "cgroup.procs").write_text(str(os.getpid()))

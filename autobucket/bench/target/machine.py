@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,10 +46,13 @@ def place(config: AccountingConfig, kind: str) -> Placement:
     """Cores by config and by what the machine allows; an in-process target shares its process with the generator."""
     if kind == "callable":
         return Placement(None, None, 1)
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    allowed = _allowed_cores()
     wanted = config.target_cores
     if wanted is not None and (not wanted or not set(wanted) <= set(allowed)):
-        raise UserError(f"accounting.target_cores: got {wanted}; expected some of {allowed}")
+        raise UserError(
+            f"accounting.target_cores: got {wanted}; expected "
+            + (f"some of {allowed}" if allowed else "null: processes cannot be pinned on this system")
+        )
     if not config.pin or len(allowed) < 2:
         return Placement(None, None, len(allowed) or os.cpu_count() or 1)
     target = wanted or allowed[:1]
@@ -61,7 +65,7 @@ def place(config: AccountingConfig, kind: str) -> Placement:
 @contextmanager
 def generator_on(placement: Placement) -> Iterator[None]:
     """Keep this process on the generator's cores, and give it its old ones back."""
-    if placement.generator is None:
+    if placement.generator is None or sys.platform != "linux":
         yield
         return
     before = os.sched_getaffinity(0)
@@ -89,6 +93,13 @@ def machine_facts(placement: Placement, threads: int, clock: str) -> dict[str, A
         "accounting": clock,
         "load_average": f"{load[0]:.2f} at the start" if load else "unknown",
     }
+
+
+def _allowed_cores() -> list[int]:
+    """Cores that this process may use; none where the system cannot pin."""
+    if sys.platform != "linux":
+        return []
+    return sorted(os.sched_getaffinity(0))
 
 
 def _cpu_model() -> str:

@@ -1,4 +1,4 @@
-"""Solvers of one control problem; all honour the box and a deadline, and return the best feasible plan they met."""
+"""How is a plan of prices searched? Solvers that honour the box and a deadline and return the best feasible plan met."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from marca_common.dotted_path import find
 from mpc_balancer.config import SolverConfig
 from mpc_balancer.planning.control_problem import Problem, Solution
 from mpc_balancer.planning.solvers.gauss_newton import gauss_newton
@@ -29,8 +30,14 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
+def find_solver(name: str) -> Solver:
+    """One of SOLVERS, or ``module:function`` of somebody else's with the same arguments."""
+    solver: Solver = find(name, SOLVERS, "solver.name")
+    return solver
+
+
 def solve(
     problem: Problem, config: SolverConfig, warm: np.ndarray | None = None, generator: np.random.Generator | None = None
 ) -> Solution:
     """Search a plan with the configured solver from an optional warm start (N, L)."""
-    return SOLVERS[config.name](problem, config, warm, generator or np.random.default_rng(config.seed))
+    return find_solver(config.name)(problem, config, warm, generator or np.random.default_rng(config.seed))

@@ -11,9 +11,9 @@ import numba
 import numpy as np
 
 from mpc_balancer.config import SolverConfig
-from mpc_balancer.planning.control_problem import Best, Clock, Problem, Solution
+from mpc_balancer.planning.control_problem import Problem, Search, Solution
 from mpc_balancer.planning.objective import Quadratic
-from mpc_balancer.planning.solvers.seeds import constant_plans
+from mpc_balancer.planning.solvers.seeds import seed_plans
 
 _STEPS = (1.0, 0.4, 0.1)  # step lengths tried along the Gauss-Newton direction
 _BELOW = (0.02, 0.7)  # Eq. 17: points below the budget that are aimed at
@@ -21,20 +21,18 @@ _BELOW = (0.02, 0.7)  # Eq. 17: points below the budget that are aimed at
 
 def gauss_newton(problem: Problem, config: SolverConfig, warm: np.ndarray | None, _: np.random.Generator) -> Solution:
     """Seeds → best few → damped Gauss-Newton steps with a batched line search."""
-    clock, best = Clock(config.deadline_ms), Best(problem)
-    plans = constant_plans(problem, config.constants)
-    if warm is not None:
-        plans = np.concatenate([problem.clip(warm)[None], plans])
+    search = Search(problem, config)
+    plans = seed_plans(problem, config, warm)
     quadratic, tape = problem.trace(plans)
-    best.offer(plans, quadratic.value)
+    search.offer(plans, quadratic.value)
     keep = np.argsort(np.where(np.isnan(quadratic.value), np.inf, quadratic.value), kind="stable")[: config.refine]
     plans, quadratic, tape = plans[keep], quadratic.pick(keep), [layer[:, keep] for layer in tape]
     damping = np.full(len(keep), 1e-3)
     done = 0
-    while done < config.iterations and not clock.over():
-        before = best.value
+    while done < config.iterations and not search.over():
+        before = search.value
         plans, quadratic, tape, damping = _iterate(problem, plans, quadratic, tape, damping)
-        best.offer(plans, quadratic.value)
+        search.offer(plans, quadratic.value)
         done += 1
         if done == 1 and len(plans) > 1:  # the best of the few goes on alone
             lead = [int(np.argmin(quadratic.value))]
@@ -44,10 +42,10 @@ def gauss_newton(problem: Problem, config: SolverConfig, warm: np.ndarray | None
                 [t[:, lead] for t in tape],
                 damping[lead],
             )
-        settled = before - best.value < config.tolerance * abs(best.value) and bool((damping < 1).all())
-        if settled or not np.isfinite(best.value):
+        settled = before - search.value < config.tolerance * abs(search.value) and bool((damping < 1).all())
+        if settled or not np.isfinite(search.value):
             break
-    return best.solution(done, clock)
+    return search.solution(done)
 
 
 def _iterate(
@@ -95,26 +93,21 @@ def _directions(
 
 
 def _solve_all(problem: Problem, plans: np.ndarray, chain: np.ndarray, q: Quadratic, damping: np.ndarray) -> np.ndarray:
-    out = np.zeros(plans.shape)
-    _normal_steps(
-        chain,
-        q.by_cpu,
-        q.by_unit,
-        q.level_weight,
-        q.rise_weight,
-        q.move_weight,
-        plans,
-        problem.low,
-        problem.high,
-        damping,
-        out,
-    )
-    return out
+    weights = (q.by_cpu, q.by_unit, q.level_weight, q.rise_weight, q.move_weight)
+    return np.asarray(_normal_steps(chain, weights, plans, (problem.low, problem.high), damping))
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _normal_steps(chain, by_cpu, by_unit, level, rise, move, plans, low, high, damping, out):
-    """Solve (H + damping) x = -∇J/2 per plan, H from first derivatives, on free variables only; fills ``out`` (B, N, L)."""
+def _normal_steps(
+    chain: np.ndarray,
+    weights: tuple[np.ndarray, ...],
+    plans: np.ndarray,
+    box: tuple[np.ndarray, np.ndarray],
+    damping: np.ndarray,
+) -> np.ndarray:
+    """x (B, N, L) of (H + damping) x = -∇J/2 per plan, H from first derivatives, on free variables only."""
+    (by_cpu, by_unit, level, rise, move), (low, high) = weights, box
+    out = np.zeros(plans.shape)
     batch, steps, size = by_cpu.shape
     prices = plans.shape[2]
     count = steps * prices
@@ -174,3 +167,4 @@ def _normal_steps(chain, by_cpu, by_unit, level, rise, move, plans, low, high, d
                 total -= hessian[k, v] * row[k]
             row[v] = total / hessian[v, v]
             out[b, v // prices, v % prices] = row[v]
+    return out

@@ -5,21 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from mpc_balancer.config import SolverConfig
-from mpc_balancer.planning.control_problem import Best, Clock, Problem, Solution
+from mpc_balancer.planning.control_problem import Problem, Search, Solution
 
 
 def random_sampling(
     problem: Problem, config: SolverConfig, warm: np.ndarray | None, generator: np.random.Generator
 ) -> Solution:
     """``samples`` plans per round, ``iterations`` rounds; the public code does one round."""
-    clock, best = Clock(config.deadline_ms), Best(problem)
+    search = Search(problem, config)
     if warm is not None:
-        plan = problem.clip(warm)[None]
-        best.offer(plan, problem.values(plan))
+        search.attempt(problem.clip(warm)[None])
     done = 0
-    while done < config.iterations and not (clock.over() and done):
+    while done < config.iterations and not (search.over() and done):
         draws = generator.random((config.samples, *problem.shape))
-        plans = problem.low + draws * (problem.high - problem.low)
-        best.offer(plans, problem.values(plans))
+        search.attempt(problem.low + draws * (problem.high - problem.low))
         done += 1
-    return best.solution(done, clock)
+    return search.solution(done)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpc_balancer.config import SolverConfig
 from mpc_balancer.planning.control_problem import Problem
+
+
+def seed_plans(problem: Problem, config: SolverConfig, warm: np.ndarray | None) -> np.ndarray:
+    """The warm start, where there is one, and ``config.constants`` constant plans (B, N, L)."""
+    plans = constant_plans(problem, config.constants)
+    return plans if warm is None else np.concatenate([problem.clip(warm)[None], plans])
 
 
 def constant_plans(problem: Problem, count: int) -> np.ndarray:

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 
 from autobucket.costs.cost_config import FitCostsConfig
-from autobucket.costs.cost_maps import CostMaps
 from autobucket.costs.cost_model import CostModel
 from autobucket.fit_costs import fit_costs
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import load_truth
 from marca_common.config import load_config
+from marca_common.cost_maps import CostMaps
 
 
 def test_costs_come_back_from_load_tests(tmp_path):

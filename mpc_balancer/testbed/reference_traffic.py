@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pydantic import Field
+from scipy.signal import lfilter
 
 from marca_common.config import Config
 from marca_common.errors import UserError
@@ -25,7 +26,7 @@ class Surge(Config):
     announced: float | None = Field(None, gt=0, description="factor that the calendar promises; null = not announced")
 
 
-class TrafficConfig(Config):
+class SyntheticTrafficConfig(Config):
     """Synthetic traffic of one data centre."""
 
     mean_qps: float = Field(400.0, gt=0, description="typical requests per second")
@@ -41,12 +42,16 @@ class TrafficConfig(Config):
 class TrafficRun:
     """Arrivals of a run."""
 
-    timestamps: np.ndarray  # datetime64[s] (M,) start of each minute
-    arrivals: np.ndarray  # (M, K) requests per sub-interval
+    timestamps: np.ndarray  # datetime64[s] (T,) start of each minute
+    arrivals: np.ndarray  # (T, I) requests per sub-interval
 
 
 def synthetic_traffic(
-    config: TrafficConfig, seed: int, minutes: int, start: str = "2026-03-02", surges: list[Surge] | None = None
+    config: SyntheticTrafficConfig,
+    seed: int,
+    minutes: int,
+    start: str = "2026-03-02",
+    surges: list[Surge] | None = None,
 ) -> TrafficRun:
     """Poisson arrivals around a day shape, two Ornstein-Uhlenbeck fluctuations and the given surges."""
     generator = numpy_generator(seed, "mpc_balancer", "traffic")
@@ -55,8 +60,8 @@ def synthetic_traffic(
     phase = 2 * np.pi * minute / 1440
     log_rate = config.swing * (0.85 * np.sin(phase - 2.0) + 0.3 * np.sin(2 * phase - 0.6))
     step = 1 / config.sub_intervals
-    log_rate += _wander(generator, count, config.wander, config.wander_minutes / step)
-    log_rate += _wander(generator, count, config.jitter, config.jitter_minutes / step)
+    log_rate += wander(generator, (count,), config.wander, config.wander_minutes / step)
+    log_rate += wander(generator, (count,), config.jitter, config.jitter_minutes / step)
     rate = config.mean_qps * np.exp(log_rate) * surge_factor(surges or [], minute)
     arrivals = generator.poisson(rate * 60 * step).astype(np.float64)
     return TrafficRun(
@@ -124,11 +129,9 @@ def calendar_frame(surges: list[Surge], start: np.datetime64) -> pd.DataFrame:
     )
 
 
-def _wander(generator: np.random.Generator, count: int, deviation: float, steps: float) -> np.ndarray:
-    """A stationary Ornstein-Uhlenbeck path of that standard deviation and time constant."""
-    from scipy.signal import lfilter
-
+def wander(generator: np.random.Generator, shape: tuple[int, ...], deviation: float, steps: float) -> np.ndarray:
+    """Stationary Ornstein-Uhlenbeck paths (T, …) of that standard deviation and time constant in steps."""
     keep = np.exp(-1 / steps)
-    noise = generator.standard_normal(count) * np.sqrt(1 - keep**2)
-    noise[0] = generator.standard_normal()
-    return deviation * lfilter([1.0], [1.0, -keep], noise)
+    noise = generator.standard_normal(shape) * np.sqrt(1 - keep**2)
+    noise[0] = generator.standard_normal(shape[1:])
+    return np.asarray(deviation * lfilter([1.0], [1.0, -keep], noise, axis=0))

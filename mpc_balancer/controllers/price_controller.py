@@ -1,4 +1,4 @@
-"""What all controllers share: the box, the target, checked measurements, and counts of what happened."""
+"""What all our controllers share: the box, the target, checked measurements, and counts of what happened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mpc_balancer.system_model.model import SystemModel
 
 
 class PriceController(ABC):
-    """Turns measurements into prices; subclasses implement ``decide``."""
+    """Turns measurements into prices; subclasses implement ``decide``. A Controller and Reporting of marca_common."""
 
     def __init__(
         self,
@@ -31,32 +31,17 @@ class PriceController(ABC):
     ) -> None:
         self.config, self.group, self.services = config, group, tuple(services)
         self.scale, self.model, self.calendar = scale, model, calendar
-        self.budget = self._budget()
+        self.budget = budget_of(config, services, model)
         self.target = self.budget * (1 + config.offset / 100)  # (S,) percent
-        self.rungs: Counter[str] = Counter()
         step = model.step_seconds if model is not None else 60
         self.checks = Checks(len(self.services), scale.size, config.mpc.ladder, step)
-        start = (
-            np.asarray(config.start, np.float64)
-            if config.start is not None
-            else scale.from_unit(np.full(scale.size, 0.5))
-        )
+        self.rungs, self.refused = Counter[str](), self.checks.refused
+        self.expected_qps = float("nan")
+        middle = scale.from_unit(np.full(scale.size, 0.5))
+        start = middle if config.start is None else np.asarray(config.start, np.float64)
         if start.shape != (scale.size,):
             raise UserError(f"controller {config.name}: start: got {start.size} prices; expected {scale.size}")
         self.lambda_ = scale.clip(start)  # the last command; the plant's first interval runs under it
-
-    def _budget(self) -> np.ndarray:
-        given = np.atleast_1d(np.asarray(self.config.budget, np.float64))
-        if given.size not in (1, len(self.services)):
-            raise UserError(f"budget: got {given.size} values; expected 1 or {len(self.services)} (one per service)")
-        budget = np.broadcast_to(given, (len(self.services),)).copy()
-        if self.model is not None and self.model.head == "utilisation_law":
-            for name, value, idle in zip(self.services, budget, self.model.idle):
-                if value <= idle:
-                    raise UserError(
-                        f"budget of {name}: got {value:g} percent; the idle load is {idle:.1f}, expected more than that"
-                    )
-        return budget
 
     def step(self, measurement: Measurement) -> np.ndarray:
         """Prices of the next interval (L,), finite and inside the box, whatever is measured."""
@@ -68,8 +53,30 @@ class PriceController(ABC):
     def decide(self, reading: Reading) -> np.ndarray:
         """Prices (L,) for the next interval; may be NaN or outside the box, ``step`` sees to that."""
 
+    @property
+    def system_model(self) -> SystemModel:
+        """The system model of a controller that can't do without one."""
+        if self.model is None:
+            raise UserError(f"controller {self.config.name}: needs a system model; run mpc_balancer.train")
+        return self.model
+
     def price_errors(self, per_service: np.ndarray) -> np.ndarray:
         """Errors per service (S,) → per price (L,): one to one where the numbers agree, else the largest steers all."""
         if self.scale.size == len(self.services):
             return per_service
         return np.full(self.scale.size, np.nanmax(per_service) if np.isfinite(per_service).any() else np.nan)
+
+
+def budget_of(config: ControllerConfig, services: Sequence[str], model: SystemModel | None) -> np.ndarray:
+    """C_m per service (S,), percent; a UserError where the numbers don't fit or the model says that idling takes more."""
+    given = np.atleast_1d(np.asarray(config.budget, np.float64))
+    if given.size not in (1, len(services)):
+        raise UserError(f"budget: got {given.size} values; expected 1 or {len(services)} (one per service)")
+    budget = np.broadcast_to(given, (len(services),)).copy()
+    if model is not None and model.head == "utilisation_law":
+        for name, value, idle in zip(services, budget, model.idle):
+            if value <= idle:
+                raise UserError(
+                    f"budget of {name}: got {value:g} percent; the idle load is {idle:.1f}, expected more than that"
+                )
+    return budget

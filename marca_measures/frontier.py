@@ -1,37 +1,12 @@
-"""Metrics of scores: order over all pairs and within states, what a budget makes of them, agreement with revenue seen."""
+"""What a budget makes of scores: the frontier of argmax Q − λC over all prices, and capture at given budgets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
-from awrq_mixer.serving.decide_kernels import candidates
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation of two equally long arrays; 0 where one of them is constant."""
-    a, b = rankdata(x), rankdata(y)
-    a, b = a - a.mean(), b - b.mean()
-    size = np.sqrt((a * a).sum() * (b * b).sum())
-    return float((a * b).sum() / size) if size > 0 else 0.0
-
-
-def within_state_spearman(q: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Rank correlation over the joint actions of each state, two (S, A) → (S,); 0 where a state's scores are flat."""
-    a, b = rankdata(q, axis=1), rankdata(truth, axis=1)
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
-    size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    return np.where(size > 0, (a * b).sum(1) / np.maximum(size, 1e-300), 0.0)
-
-
-def reference_scores(truth: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
-    """Two references for r_s over all pairs, (S, A) each: ``state_value``, the true state mean without actions, and
-    ``state_times_profile``, that mean times one global profile of actions."""
-    mean = truth.mean(1, keepdims=True)
-    profile = np.average(truth / np.maximum(mean, 1e-300), axis=0, weights=weight)
-    return {"state_value": np.repeat(mean, truth.shape[1], 1), "state_times_profile": mean * profile}
+from marca_measures.hull import candidates
 
 
 @dataclass
@@ -97,28 +72,3 @@ def capture_curve(
             }
         )
     return rows
-
-
-def calibration(predicted: np.ndarray, observed: np.ndarray, buckets: int) -> dict[str, np.ndarray]:
-    """Mean prediction and mean observed revenue of equally full buckets of prediction, (buckets,) each."""
-    order = np.argsort(predicted, kind="stable")
-    parts = np.array_split(order, min(buckets, len(order)))
-    return {
-        "predicted": np.array([predicted[part].mean() for part in parts]),
-        "observed": np.array([observed[part].mean() for part in parts]),
-        "rows": np.array([len(part) for part in parts]),
-    }
-
-
-def bucket_errors(curve: dict[str, np.ndarray]) -> dict[str, float]:
-    """Bucket r_s, PE (mean of predicted/observed − 1) and absolute PE (mean of larger/smaller − 1) over buckets that
-    earned something."""
-    earned = (curve["observed"] > 0) & (curve["predicted"] > 0)
-    p, o = curve["predicted"][earned], curve["observed"][earned]
-    if not len(p):
-        return {"bucket_spearman": 0.0, "pe": float("nan"), "absolute_pe": float("nan")}
-    return {
-        "bucket_spearman": spearman(curve["predicted"], curve["observed"]),
-        "pe": float(np.mean(p / o - 1)),
-        "absolute_pe": float(np.mean(np.maximum(p, o) / np.minimum(p, o) - 1)),
-    }

@@ -14,13 +14,13 @@ from autobucket.live import live
 from marca_common.config import load_config
 from marca_loop import live_mpc
 from marca_loop.live_mpc import LiveMpc, Priced, measurement
-from tests.autobucket.bench_fakes import FakeTarget
+from tests.autobucket.bench_fakes import FakeTarget, virtual_time
 
 
 @pytest.fixture
 def config(monkeypatch):
     monkeypatch.setattr(live_mpc, "live", partial(live, make_target=FakeTarget))
-    return load_config(
+    settings = load_config(
         LiveMpc,
         "configs/live_mpc.yaml",
         [
@@ -28,6 +28,8 @@ def config(monkeypatch):
             *("live.accounting.pin=false", "live.controller.target_percent=6", "commission_s=6", "training.epochs=3"),
         ],
     )
+    with virtual_time():
+        yield settings
 
 
 def seen(cpu, **others):

@@ -12,7 +12,7 @@ import pytest
 from awrq_mixer.serving.policy import HullPolicy
 from marca_common.files import read_json
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 TABLES = {"requests": "logs/requests.parquet", "loadtest": "logs/loadtest.csv", "system": "logs/system.parquet"}
 
 
@@ -28,7 +28,7 @@ def test_own_logs_give_values_costs_a_policy_and_a_system_model(small_world, tmp
     policy = HullPolicy.load(out / "policy/policy.npz")
     free, dear = (policy.decide(np.arange(50), np.full(2, price)) for price in (0.0, 1e6))
     assert policy.expected(np.arange(50), dear)[1].sum() < policy.expected(np.arange(50), free)[1].sum()
-    assert (out / "balancer/system_model.pt").is_file()
+    assert (out / "balancer/awrq_mixer/system_model.pt").is_file()
     assert (out / "costs/maps/cost_maps.json").is_file()
     assert "strategies" not in read_json(out / "summary.json")
     assert (out / "report.html").is_file()

@@ -1,6 +1,6 @@
-"""What could be earned: the clairvoyant allocation and the best mixture of fixed actions, at budgets per service.
+"""What could be earned: the clairvoyant allocation at budgets per service.
 
-Small, exact linear programmes for evaluation and for checking the world; serving-size allocation is not done here.
+A small, exact linear programme for evaluation and for checking the world; serving-size allocation is not done here.
 """
 
 from __future__ import annotations
@@ -62,27 +62,10 @@ def clairvoyant(
     return Optimum(float(best), best_lambda)
 
 
-def mixture_weights(values: np.ndarray, costs: np.ndarray, budget: np.ndarray) -> np.ndarray:
-    """Shares (A,) of the best mixture of fixed joint actions: ``values`` (A,), ``costs`` (A, services)."""
-    _require_feasible(costs[None], np.asarray(budget, dtype=float), np.ones(1))
-    scale = float(np.abs(values).max()) or 1.0
-    solution = linprog(
-        -values / scale, A_ub=(costs / budget).T, b_ub=np.ones(len(budget)), A_eq=np.ones((1, len(values))), b_eq=[1.0]
-    )
-    if solution.status == 2:
-        raise UserError(
-            f"budget: got {np.round(budget, 4)} core-ms per request; no mixture of actions meets all services"
-        )
-    return np.clip(solution.x, 0, None)
-
-
-def static_mixture(values: np.ndarray, costs: np.ndarray, budget: np.ndarray) -> float:
-    """What that mixture earns, money per request."""
-    return float(mixture_weights(values, costs, budget) @ values)
-
-
 @njit(cache=True, nogil=True)
-def _dual_point(values, costs, weights, lambda_):
+def _dual_point(
+    values: np.ndarray, costs: np.ndarray, weights: np.ndarray, lambda_: np.ndarray
+) -> tuple[float, np.ndarray]:
     """Mean value of every state's best action under the prices, and its mean cost (services,)."""
     total, spent = 0.0, np.zeros(len(lambda_))
     for s in range(values.shape[0]):

@@ -1,4 +1,7 @@
-"""Cost maps: realised results and settings → core-milliseconds per request, per data centre and service."""
+"""The file of cost maps: realised results and settings → core-milliseconds per request, by data centre and service.
+
+``autobucket`` writes ``cost_maps.json``; it and ``cascade_world`` read it here. docs/autobucket.md describes the file.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,81 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from autobucket.costs.cost_config import ActionsConfig
-from autobucket.costs.isotonic import interpolate
-from marca_common.config import to_dict
+from marca_common.config import Config, to_dict
 from marca_common.errors import UserError
 from marca_common.files import read_json, write_json
+from marca_common.requests import RequestSpec
 
 FORMAT, VERSION = "marca-cost-maps", 1
 ALL = "all"  # key of a curve or channel cost that depends on no switch
 
 
-def cost_per_request(
-    cpu_percent: np.ndarray,
-    machines: np.ndarray,
-    cores: np.ndarray,
-    qps: np.ndarray,
-    idle_percent: np.ndarray | float = 0,
-) -> np.ndarray:
-    """Eq. 26 less the idle baseline: (p% − idle%) · n · N / QPS, in core-milliseconds per request.
+class SettingConfig(Config):
+    """A setting of the cascade that one sub-action chooses."""
 
-    ``cpu_percent`` is utilisation of all n · N cores in percent; rates must be positive.
-    """
-    qps = np.asarray(qps, np.float64)
-    if (qps <= 0).any():
-        raise ValueError(f"Eq. 26 needs a positive rate, got {qps.min():g}")
-    share = (np.asarray(cpu_percent, np.float64) - idle_percent) / 100
-    return 1000 * share * np.asarray(machines) * np.asarray(cores) / qps
+    action: str = Field(description="sub-action column")
+    values: list[str] = Field(min_length=1, description="name of the setting for each choice, as in the load test")
+
+
+class ElementConfig(Config):
+    """A realised queue length whose cost curve is fitted (elastic queue)."""
+
+    task: str | None = Field(default=None, description="estimator task that predicts it; null: the element's own name")
+    switch: str | None = Field(
+        default=None, description="switch whose settings have curves of their own; null: one curve"
+    )
+
+
+class ActionsConfig(Config):
+    """How joint actions and predicted results are read as measured settings."""
+
+    idc: str | None = Field(default="idc", description="state column that says which map applies; null: the only map")
+    channels: SettingConfig | None = Field(
+        default=None, description="channel sets (channels joined by +) per choice; null: no elastic channel"
+    )
+    channel_switch: str | None = Field(
+        default=None, description="switch that channel costs depend on; null: the same under all its settings"
+    )
+    switches: dict[str, SettingConfig] = Field(
+        default={}, description="load-test column → model switch (elastic model)"
+    )
+    elements: dict[str, ElementConfig] = Field(description="load-test column → realised queue length (elastic queue)")
+
+    @model_validator(mode="after")
+    def _switches_exist(self) -> ActionsConfig:
+        used = [self.channel_switch, *(element.switch for element in self.elements.values())]
+        unknown = [name for name in used if name is not None and name not in self.switches]
+        if unknown:
+            raise ValueError(f"unknown switch {unknown[0]!r}; expected one of {list(self.switches)}")
+        if not self.elements:
+            raise ValueError("at least one element (queue length) is needed")
+        return self
+
+    def check_spec(self, spec: RequestSpec) -> None:
+        """Raise ValueError unless every setting names a sub-action of ``spec`` and as many values as it has choices."""
+        named = dict(self.switches) | ({"channels": self.channels} if self.channels else {})
+        for name, setting in named.items():
+            if setting.action not in spec.sizes:
+                raise ValueError(f"{name}.action: {setting.action!r} is no sub-action; expected {list(spec.sizes)}")
+            if len(setting.values) != spec.sizes[setting.action]:
+                raise ValueError(
+                    f"{name}.values: {len(setting.values)} values, but {setting.action} has "
+                    f"{spec.sizes[setting.action]} choices"
+                )
+        if self.idc is not None and self.idc not in spec.state:
+            raise ValueError(f"idc: {self.idc!r} is no state column; expected one of {list(spec.state)}")
+
+
+def interpolate(x: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Piecewise linear through (knots, values), linear beyond both ends with the slope of the end's segment."""
+    x = np.asarray(x, np.float64)
+    if len(knots) == 1:
+        return np.full(x.shape, float(values[0]))
+    k = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
+    slope = (values[k + 1] - values[k]) / (knots[k + 1] - knots[k])
+    return np.asarray(values[k] + slope * (x - knots[k]))
 
 
 @dataclass(frozen=True)
@@ -89,29 +140,48 @@ class CostMaps:
         ``load`` (percent CPU) applies the measured dependence on the rate; ``degradation`` adds f(D) of Eq. 1.
         """
         one, settings = self.maps[idc][service], dict(switches or {})
-        fixed = self.fixed_cost(one, channels, settings)
-        curves = [
-            self._curve(one, element, settings)(np.asarray(length, np.float64)) for element, length in lengths.items()
-        ]
-        total = fixed + sum(curves)
+        total = np.asarray(self.fixed_cost(one, channels, settings), np.float64)
+        for element, length in lengths.items():
+            total = total + self.curve(one, element, settings)(np.asarray(length, np.float64))
         factor = 1.0 if load is None else float(np.interp(load, *one.load))
         return np.maximum(total, 0.0) * factor + float(np.interp(degradation, *one.degradation))
+
+    def service_map(self, idc: str, service: str) -> ServiceMap:
+        """The map of one service in one data centre; a UserError where none was measured."""
+        try:
+            return self.maps[idc][service]
+        except KeyError:
+            raise UserError(
+                f"cost map: no service {service!r} in data centre {idc!r}; "
+                f"known are {', '.join(self.services)} in {', '.join(self.idcs)}"
+            ) from None
 
     def fixed_cost(self, one: ServiceMap, channels: str, settings: Mapping[str, str]) -> float:
         """Base, switches and channels: what does not depend on a queue length."""
         cost = one.base + sum(one.switches.get(name, {}).get(value, 0.0) for name, value in settings.items())
-        by = settings.get(self.actions.channel_switch or "", ALL)
-        prices = one.channels.get(by, one.channels.get(ALL, {}))
         for channel in channel_names(channels):
-            if channel not in prices:
-                raise UserError(f"cost map: no cost of channel {channel!r}; known are {sorted(prices)}")
-            cost += prices[channel]
+            cost += self.channel_cost(one, channel, settings)
         return cost
 
-    def _curve(self, one: ServiceMap, element: str, settings: Mapping[str, str]) -> Curve:
+    def channel_cost(self, one: ServiceMap, channel: str, settings: Mapping[str, str]) -> float:
+        """What opening one channel costs under these settings."""
+        by = settings.get(self.actions.channel_switch or "", ALL)
+        prices = one.channels.get(by, one.channels.get(ALL, {}))
+        if channel not in prices:
+            raise UserError(f"cost map: no cost of channel {channel!r}; known are {sorted(prices)}")
+        return prices[channel]
+
+    def curve(self, one: ServiceMap, element: str, settings: Mapping[str, str]) -> Curve:
+        """The queue curve of an element under these settings."""
+        if element not in self.actions.elements:
+            raise UserError(f"cost map: no curve of {element!r}; known are {list(self.actions.elements)}")
         switch = self.actions.elements[element].switch
-        by = one.queues[element]
-        return by[settings[switch]] if switch is not None else by[ALL]
+        setting = ALL if switch is None else settings.get(switch, "")
+        if setting not in one.queues[element]:
+            raise UserError(
+                f"cost map: no curve of {element!r} under {switch} {setting!r}; known are {list(one.queues[element])}"
+            )
+        return one.queues[element][setting]
 
     def degradation_cost(self, idc: str, level: float) -> np.ndarray:
         """f(D) of Eq. 1 per service, (services,), core-ms per request."""

@@ -19,7 +19,7 @@ from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_loop.orchestrate import Orchestration
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "configs/smoke.yaml"
 
 
@@ -86,7 +86,7 @@ def test_finished_stages_are_reused_and_only_what_depends_on_a_change_runs_again
     assert again.returncode == 0
     assert again.stderr.count("reused") == len(before["stage_s"])
     assert read_json(finished / "summary.json")["strategies"] == before["strategies"]
-    shorter = run(finished, "world.truth.cache=null", "day.static_patience=3")
+    shorter = run(finished, "world.truth.cache=null", "day.strategies.static.patience=3")
     assert shorter.returncode == 0
     assert shorter.stderr.count("reused") == len(before["stage_s"]) - 1
 

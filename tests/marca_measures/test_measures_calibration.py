@@ -1,0 +1,30 @@
+"""Buckets of predictions, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from marca_measures.calibration import bucket_spearman, calibration, prediction_errors
+
+
+def test_prediction_errors_by_hand():
+    curve = calibration(np.array([1.0, 1.0, 2.0, 2.0]), np.array([2.0, 2.0, 1.0, 3.0]), 2)
+    assert curve.to_numpy().tolist() == [[1.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
+    errors = prediction_errors(curve)  # buckets: 1 → 2, 2 → 2
+    assert errors["pe"] == pytest.approx((-0.5 + 0.0) / 2)
+    assert errors["absolute_pe"] == pytest.approx((1.0 + 0.0) / 2)
+
+
+def test_buckets_that_earned_nothing_have_no_error():
+    errors = prediction_errors(calibration(np.ones(4), np.zeros(4), 2))
+    assert np.isnan(errors["pe"])
+    assert np.isnan(errors["absolute_pe"])
+
+
+def test_buckets_see_through_noise():
+    generator = np.random.default_rng(2)
+    predicted = generator.gamma(2, 1, 20_000)
+    observed = predicted * generator.exponential(10, 20_000) * (generator.random(20_000) < 0.1)
+    assert bucket_spearman(predicted, observed, 50) > 0.9
+    assert abs(bucket_spearman(generator.random(20_000), observed, 50)) < 0.5
