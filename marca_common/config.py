@@ -35,7 +35,8 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: I
 
     Raises UserError naming the file, the key, the value and the expectation.
     """
-    values = _read_yaml(shipped(path)) if path is not None else {}
+    file = shipped(path) if path is not None else None
+    values: dict[str, Any] = _extend(_read_yaml(file), file, ()) if file is not None else {}
     for override in overrides:
         _apply_override(values, override)
     return parse_config(cls, values, str(path) if path is not None else "config")
@@ -80,21 +81,34 @@ def content_hash(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice in one mapping is an error, not a silent replacement."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the parent's, keys checked."""
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise UserError(f"key {key.value!r} stands in lines {lines[name]} and {line}; expected it once")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: cannot read the config: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: the config is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if not isinstance(values, dict | None):
         raise UserError(f"{path}: expected a mapping of keys to values, got {type(values).__name__}")
-    whole: dict[str, Any] = _extend(values, path, ())
-    return whole
+    return values or {}
 
 
 def _extend(values: Any, path: Path, chain: tuple[Path, ...]) -> Any:
@@ -110,8 +124,7 @@ def _extend(values: Any, path: Path, chain: tuple[Path, ...]) -> Any:
         raise UserError(f"{path}: extends: {values['extends']} leads back to itself")
     if not base_path.is_file():
         raise UserError(f"{path}: extends: no such file {values['extends']!r}")
-    base = yaml.safe_load(base_path.read_text(encoding="utf-8")) or {}
-    return _merge(_extend(base, base_path, (*chain, base_path)), own)
+    return _merge(_extend(_read_yaml(base_path), base_path, (*chain, base_path)), own)
 
 
 def _merge(base: Any, own: Any) -> Any:

@@ -11,7 +11,7 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # two workers 
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("repeatable")  # `--hypothesis-profile=default` explores
 
 REPOSITORY = Path(__file__).parents[1]

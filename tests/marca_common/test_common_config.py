@@ -120,3 +120,15 @@ def test_replaced_changes_one_key_and_validates_again():
         replaced(Outer(), {"optimiser.step": 3})
     with pytest.raises(ValueError, match="greater than 0"):
         replaced(Outer(), {"optimiser.learning_rate": 0})
+
+
+@pytest.mark.parametrize("place", ["own", "base"])
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, place):
+    (tmp_path / "base.yaml").write_text("inner: {size: 1}\n" + ("inner: {size: 2}\n" if place == "base" else ""))
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\nseed: 1\n" + ("\nseed: 2\n" if place == "own" else ""))
+    lines = {
+        "own": "own.yaml: key 'seed' stands in lines 2 and 4",
+        "base": "base.yaml: key 'inner' stands in lines 1 and 2",
+    }
+    with pytest.raises(UserError, match=lines[place]):
+        load_config(Config, tmp_path / "own.yaml")

@@ -230,9 +230,9 @@ class Priceless:
         ("mcp", "controller.name: got 'mcp'; expected one of mpc, .* did you mean 'mpc'"),
         ("nowhere:Rule", "controller.name: got 'nowhere:Rule'; .*No module named 'nowhere'"),
         ("here:Nobody", "controller.name: .* no attribute 'Nobody'"),
-        ("here:Silent", "'here:Silent' is no Controller; expected a class with step"),
+        ("here:Silent", "got 'here:Silent'; expected a class with step"),
         ("here:Priceless", "'here:Priceless' has no lambda_; expected the prices"),
-        ("os:getcwd", "'os:getcwd' is no Controller; expected a class with step"),
+        ("os:getcwd", "got 'os:getcwd'; expected a class with step"),
     ],
 )
 def test_bad_names_of_controllers(name, expected, monkeypatch):
