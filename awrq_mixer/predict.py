@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from awrq_mixer.config import PredictConfig
-from awrq_mixer.serving.predictor import Predictor, require_memory
+from awrq_mixer.serving.predictor import Predictor
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
+from marca_common.memory import require_memory
 from marca_common.run_folder import RunFolder
 from marca_common.scores import ScoreMatrix, write_scores
 

@@ -1,10 +1,12 @@
-"""How much memory a run takes, its worker processes included."""
+"""How much memory a run takes, its worker processes included, and whether a score matrix fits."""
 
 from __future__ import annotations
 
 import threading
 
 import psutil
+
+from marca_common.errors import UserError
 
 
 class PeakMemory:
@@ -41,3 +43,14 @@ class PeakMemory:
             except psutil.NoSuchProcess:  # ended between the listing and the look
                 continue
         self.mb = max(self.mb, total / 2**20)
+
+
+def require_memory(states: int, joint: int, copies: float = 1.5) -> None:
+    """Refuse a score matrix (float32) that this machine cannot hold."""
+    needed = states * joint * 4 * copies
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"{states} states × {joint} joint actions need {needed / 2**30:.1f} GiB; {available / 2**30:.1f} GiB are free. "
+            "Score fewer states at once, or declare fewer sub-actions"
+        )

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from awrq_mixer.serving.decide_kernels import decide_rows, positions, scan
-from awrq_mixer.serving.predictor import require_memory
 from marca_common.errors import UserError
 from marca_common.files import atomic_path
+from marca_common.memory import require_memory
 from marca_common.progress import progress
 from marca_measures.hull import candidates
 

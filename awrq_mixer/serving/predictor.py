@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -22,6 +21,7 @@ from marca_common.compute import resolve_device
 from marca_common.config import to_dict
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
+from marca_common.memory import require_memory
 
 KIND = "awrq_mixer"
 
@@ -97,14 +97,3 @@ class Predictor:
         learner = find_learner(config.learner)(Space.of(config.spec, encoder), config)
         learner.load_state_dict(payload["weights"])
         return cls(learner.to(place).eval(), config, encoder, place)
-
-
-def require_memory(states: int, joint: int, copies: float = 1.5) -> None:
-    """Refuse a score matrix (float32) that this machine cannot hold."""
-    needed = states * joint * 4 * copies
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise UserError(
-            f"{states} states × {joint} joint actions need {needed / 2**30:.1f} GiB; {available / 2**30:.1f} GiB are free. "
-            "Score fewer states at once, or declare fewer sub-actions"
-        )
