@@ -32,12 +32,8 @@ class RunConfig(Config):
     quotas: str | None = Field(default=None, description="table of action quotas, instead of the log's")
     truth: ScoreSource = Field(description="scores taken as the truth")
     models: dict[str, ScoreSource] = Field(min_length=1, description="models to judge: name → score files")
-    costs: str | None = Field(
-        default=None, description="score file of true costs, a column per service; null: no curve"
-    )
-    model_costs: str | None = Field(
-        default=None, description="score file of the costs decisions are made with; null: the true ones"
-    )
+    costs: str | None = Field(default=None, description="score file of true costs, a column per service; null: none")
+    model_costs: str | None = Field(default=None, description="score file of decision costs; null: the true ones")
     sample_states: int | None = Field(default=2000, ge=1, description="states drawn from the truth's; null: all")
     budget: float | None = Field(
         default=None,

@@ -149,15 +149,11 @@ class OpeConfig(Config):
     requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
     log: str = Field(description="request log of the logging policy")
     scores: ScoreSource = Field(description="scores that define the policy (mean over files)")
-    costs: str | None = Field(
-        default=None, description="score file of costs, a column per service; null: λ is not used"
-    )
+    costs: str | None = Field(default=None, description="score file of costs, a column per service; null: none")
     lambda_: float = Field(default=0.0, ge=0, description="price, money per core-ms (all services)")
     temperature: float = Field(default=0.0, ge=0, description="softmax temperature, money; 0: argmax")
     mix: float = Field(default=0.0, ge=0, le=1, description="share of uniformly random actions")
-    direct: ScoreSource | None = Field(
-        default=None, description="model of the direct and doubly robust estimates; null: none"
-    )
+    direct: ScoreSource | None = Field(default=None, description="model of the direct and doubly robust estimates")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="coverage of the intervals")
     least_rows: float = Field(default=100.0, gt=1, description="effective rows below which there is no number")
 

@@ -34,15 +34,11 @@ class TrainConfig(Config):
 
     requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request logs")
     logs: list[str] = Field(min_length=1, description="request logs, train and test; all rows are used")
-    folds: int = Field(
-        default=2, ge=2, description="parts of the log; each is predicted by models fitted on the others"
-    )
+    folds: int = Field(default=2, ge=2, description="parts of the log; each is predicted by models of the others")
     trees: TreesConfig = Field(default=TreesConfig(), description="boosted trees, one per fold")
     nets: NetConfig = Field(default=NetConfig(), description="embedding networks")
     tree_weight: float = Field(default=0.35, ge=0, le=1, description="weight of the trees in the ensemble's mean")
-    sample_states: int | None = Field(
-        default=2000, ge=1, description="states to score, drawn by their share of requests; null: all"
-    )
+    sample_states: int | None = Field(default=2000, ge=1, description="states to score, drawn by requests; null: all")
     buckets: int = Field(default=100, ge=3, description="buckets of rank correlation and calibration")
     threads: int = Field(default=1, ge=1, description="threads of each member's fitting")
     seed: int = Field(default=0, ge=0, description="seed of folds, members and the state sample")

@@ -26,17 +26,13 @@ class NetConfig(Config):
     members: int = Field(default=1, ge=0, description="networks per fold, each from its own seed")
     epochs: int = Field(default=4, ge=1, description="passes over the training rows")
     batch: int = Field(default=4096, ge=1, description="rows per update")
-    learning_rate: float = Field(
-        default=0.01, gt=0, description="peak rate of Adam; rises for a tenth, then falls to 0"
-    )
+    learning_rate: float = Field(default=0.01, gt=0, description="peak rate of Adam; rises for a tenth, then falls")
     embedding: int = Field(default=16, ge=1, description="width of each state column's embedding")
     hidden: int = Field(default=64, ge=1, description="width of the hidden layers")
     rank: int = Field(default=16, ge=1, description="directions shared by states and actions")
     tweedie_power: float = Field(default=1.5, gt=1, lt=2, description="variance power of the Tweedie loss")
     weight_decay: float = Field(default=1e-5, ge=0, description="decoupled weight decay")
-    unseen: float = Field(
-        default=0.02, ge=0, lt=1, description="share of category codes replaced by 'unseen' in training"
-    )
+    unseen: float = Field(default=0.02, ge=0, lt=1, description="share of category codes replaced by 'unseen'")
 
 
 class LowRankNet(nn.Module):

@@ -12,11 +12,11 @@ import pytest
 
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
-from cascade_world.mechanism.request_luck import hash_columns
-from cascade_world.population.behaviour import LoggingPolicy
 from cascade_world.portrait.properties import sample_states
-from cascade_world.records.load_tests import degraded_lengths, loadtest_schema
+from cascade_world.records.load_tests import degraded_lengths, loadtest_columns
+from cascade_world.records.logging_policies import LoggingPolicy
 from cascade_world.records.request_log import request_log, serve
+from cascade_world.request_luck import hash_columns
 from cascade_world.sample import sample
 from cascade_world.world import World, load_truth
 from marca_common.config import dump_yaml, load_config
@@ -49,7 +49,7 @@ def test_files_have_the_documented_columns(generated):
     system = read_table(folder / "logs/system.parquet", system_schema(world.services, 6))
     assert len(system) == 2 * (288 - 1)
     assert system["lambda_ranking"].nunique() > 20
-    rows = read_table(folder / "logs/loadtest.csv", loadtest_schema())
+    rows = read_table(folder / "logs/loadtest.csv", loadtest_columns())
     assert (rows.loc[rows["qps"] == 0, "channels"] == "none").all()
     assert set(rows["degradation"]) == {0, 1, 2, 3, 4}
 
@@ -122,7 +122,7 @@ def test_late_segments_appear_late(make_config):
 
 def test_load_test_rows_give_the_cost_back(generated):
     """Eq. 26 on the rows, less idle, is the cost of the bucket up to the declared noise; f(D) is negative."""
-    rows = read_table(generated.folder / "logs/loadtest.csv", loadtest_schema())
+    rows = read_table(generated.folder / "logs/loadtest.csv", loadtest_columns())
     world = generated.world
     part = rows[(rows["idc"] == "south") & (rows["service"] == "ranking") & (rows["qps"] > 0)]
     part = part[(part["degradation"] == 0) & (part["retrieved"] == 120) & (part["preranked"] == 50)]
