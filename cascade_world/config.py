@@ -28,10 +28,7 @@ class StatesConfig(Config):
     bands: int = Field(default=4, ge=1, description="hidden bands of user_value")
     band_jitter: float = Field(default=0.10, ge=0, description="sd of the noise of band borders, share of all tiers")
     cluster_noise: float = Field(
-        default=0.2,
-        ge=0,
-        le=1,
-        description="share of (segment, placement, tiers) cells of another cluster",
+        default=0.2, ge=0, le=1, description="share of (segment, placement, tiers) cells of another cluster"
     )
     tier_slope: float = Field(default=1.6, description="change of log money scale from the lowest to the highest tier")
     segment_sd: float = Field(default=0.35, ge=0, description="sd of log money scale between segments")
@@ -96,9 +93,7 @@ class CascadeConfig(Config):
         default=[1.0, 0.65, 0.45, 0.3], min_length=1, description="position discount of the click rate, per shown slot"
     )
     prediction_bias: float = Field(
-        default=0.7,
-        gt=0,
-        description="factor on the ranker's predicted value, optimistic by selection",
+        default=0.7, gt=0, description="factor on the ranker's predicted value, optimistic by selection"
     )
     prediction_bias_sd: float = Field(default=0.1, ge=0, description="sd of its logarithm between placements")
     actions: dict[str, ActionConfig] = Field(min_length=1, description="sub-action column → what it does, in order")

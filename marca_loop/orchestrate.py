@@ -158,7 +158,7 @@ def _learn(config: Orchestration, stages: Stages, source: Source) -> Parts:
     learners = {name: replaced(one, given) for name, one in config.learners.items()}
     results = replaced(config.results, {"data.requests": source.requests, "data.spec": source.spec})
     maps = replaced(config.costs, {"loadtest": source.loadtest})
-    ensemble = replaced(config.ground_truth, {"logs": [source.requests], "requests": source.spec})
+    ensemble = replaced(config.ground_truth, {"requests": [source.requests], "spec": source.spec})
     stages.run(
         *(_stage(f"values/{name}", awrq_mixer.train.train, one, "logs") for name, one in learners.items()),
         _stage("costs/results", autobucket.train.train, results, "logs"),
@@ -187,8 +187,8 @@ def _compare(config: Orchestration, stages: Stages, source: Source, parts: Parts
         for name in config.learners
     }
     settings = {
-        "log": source.requests,
-        "requests": source.spec,
+        "requests": source.requests,
+        "spec": source.spec,
         "truth": {"files": [truth], "column": "value"},
         "models": {name: {"files": [str(scores / f"{name}.parquet")]} for name in config.learners},
         "costs": str(scores / ("costs.parquet" if source.world is not None else "predicted_costs.parquet")),

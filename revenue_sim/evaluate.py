@@ -36,7 +36,7 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
     with the best allocation of the same total cost. Writes summary.json and action_mix.csv.
     """
     with RunFolder(out, config) as folder:
-        spec = config.requests
+        spec = config.spec
         states, _ = load_scores(config.truth.files[0], spec, config.truth.column)
         truth = mean_scores(config.truth, spec, states)
         state, action, count = read_allocation(config.allocation, spec, states)
@@ -72,7 +72,7 @@ def _against_price(
 ) -> dict[str, Any]:
     """The allocation against Eq. 6's choice at the same total cost."""
     assert config.costs is not None
-    by_service = load_costs(config.costs, config.requests, states)
+    by_service = load_costs(config.costs, config.spec, states)
     total = all_services(by_service)
     state, action, count = flow
     cost = float(count @ total[state, action].astype(np.float64))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 from marca_common.tables import write_table
-from revenue_sim.config import ScoreSource, _as_source
+from revenue_sim.config import ScoreSource, as_source, path_not_columns
 from revenue_sim.judging.score_files import load_costs, load_scores, mean_scores, state_rows, total
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def policy_probabilities(
     else:
         chosen = np.zeros_like(worth)
         chosen[np.arange(len(worth)), worth.argmax(axis=1)] = 1.0
-    return ((1.0 - mix) * chosen + mix / worth.shape[1]).astype(np.float32)
+    return np.asarray(((1.0 - mix) * chosen + mix / worth.shape[1]).astype(np.float32))
 
 
 def estimate(
@@ -130,7 +130,9 @@ def _ratio_estimate(weight: np.ndarray, reward: np.ndarray, effective: float, z:
     return Estimate("snips", value, value - z * error, value + z * error, effective, None)
 
 
-def _check(policy, state, joint, reward, propensity) -> None:
+def _check(
+    policy: np.ndarray, state: np.ndarray, joint: np.ndarray, reward: np.ndarray, propensity: np.ndarray | None
+) -> None:
     if policy.ndim != 2 or not np.allclose(policy.sum(axis=1, dtype=np.float64), 1.0, atol=1e-4) or (policy < 0).any():
         raise UserError("policy: expected probabilities (states, actions), rows that sum to 1")
     for name, array in (("state", state), ("joint", joint), ("reward", reward), ("propensity", propensity)):
@@ -146,18 +148,21 @@ def _check(policy, state, joint, reward, propensity) -> None:
 class OpeConfig(Config):
     """What ``python -m revenue_sim.ope`` needs."""
 
-    requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
-    log: str = Field(description="request log of the logging policy")
+    RENAMED: ClassVar[dict[str, str]] = {"log": "requests"}
+
+    spec: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
+    requests: str = Field(description="request log of the logging policy")
     scores: ScoreSource = Field(description="scores that define the policy (mean over files)")
     costs: str | None = Field(default=None, description="score file of costs, a column per service; null: none")
     lambda_: float = Field(default=0.0, ge=0, description="price, money per core-ms (all services)")
     temperature: float = Field(default=0.0, ge=0, description="softmax temperature, money; 0: argmax")
-    mix: float = Field(default=0.0, ge=0, le=1, description="share of uniformly random actions")
+    mix: float = Field(default=0.1, ge=0, le=1, description="share of uniformly random actions")
     direct: ScoreSource | None = Field(default=None, description="model of the direct and doubly robust estimates")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="coverage of the intervals")
     least_rows: float = Field(default=100.0, gt=1, description="effective rows below which there is no number")
 
-    _source = field_validator("scores", "direct", mode="before")(_as_source)
+    _source = field_validator("scores", "direct", mode="before")(as_source)
+    _path = field_validator("requests", mode="before")(path_not_columns)
 
 
 @dataclass
@@ -176,15 +181,15 @@ def evaluate_policy(config: OpeConfig, out: str | Path) -> OpeResult:
     the policy they hold a warning instead of a number.
     """
     with RunFolder(out, config) as folder:
-        spec = config.requests
+        spec = config.spec
         states, _ = load_scores(config.scores.files[0], spec, config.scores.column)
         scores = mean_scores(config.scores, spec, states)
         costs = total(load_costs(config.costs, spec, states)) if config.costs else None
-        frame = spec.read(config.log)
+        frame = spec.read(config.requests)
         row = state_rows(frame, spec, states)
         inside = row >= 0
         if not inside.any():
-            raise UserError(f"{config.log}: none of its requests is in a state of the scores")
+            raise UserError(f"{config.requests}: none of its requests is in a state of the scores")
         policy = policy_probabilities(
             scores, costs=costs, lambda_=config.lambda_, temperature=config.temperature, mix=config.mix
         )

@@ -36,12 +36,7 @@ class Traffic:
 
 
 def make_traffic(
-    config: WorldConfig,
-    seed: int,
-    days: float,
-    *,
-    start_day: float = 0.0,
-    events: Sequence[TrafficEvent] | None = None,
+    config: WorldConfig, seed: int, days: float, *, start_day: float = 0.0, events: Sequence[TrafficEvent] | None = None
 ) -> Traffic:
     """Traffic of ``days`` from ``start_day`` on; ``events`` replace the config's (their days count from its start).
 

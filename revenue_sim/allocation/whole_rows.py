@@ -8,16 +8,13 @@ integer programme for HiGHS.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from marca_common.errors import UserError
-
-if TYPE_CHECKING:
-    from revenue_sim.allocation.one_budget import Allocation
+from revenue_sim.allocation.result import Allocation
 
 LARGEST = 2_000_000  # remaining (row, action) pairs beyond which the integer programme is refused
 BLOCK = 4096  # rows whose losses are computed at a time

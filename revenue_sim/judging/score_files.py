@@ -90,7 +90,7 @@ def demand_of_log(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) 
 def state_rows(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) -> np.ndarray:
     """Row of ``states`` for each row of ``frame``, int64 (M,); −1 where the state is not among them."""
     distinct, ids, _ = spec.distinct_states(frame)
-    return pd.Index(state_keys(states)).get_indexer(pd.Index(state_keys(distinct)))[ids]
+    return np.asarray(pd.Index(state_keys(states)).get_indexer(pd.Index(state_keys(distinct)))[ids])
 
 
 def read_demand(

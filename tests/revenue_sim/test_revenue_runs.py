@@ -26,7 +26,7 @@ SPEC = RequestSpec(
     sizes={"a1": 3, "a2": 2, "a3": 4},
     results=[],
 )
-REQUESTS = SPEC.model_dump()
+COLUMNS = SPEC.model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def files(tmp_path_factory):
 
 def run_config(files, **changes):
     values = {
-        "requests": REQUESTS,
-        "log": str(files / "log.csv"),
+        "spec": COLUMNS,
+        "requests": str(files / "log.csv"),
         "truth": str(files / "truth.parquet"),
         "models": {
             "same": str(files / "truth.parquet"),
@@ -118,7 +118,7 @@ def test_quotas_and_states_from_tables(files, tmp_path):
     keys, actions = state_keys(pd.read_parquet(files / "truth.parquet")[["tier", "place"]]), action_keys(SPEC)
     pd.DataFrame({"state": keys[:3], "count": [2, 1, 3]}).to_csv(tmp_path / "states.csv", index=False)
     pd.DataFrame({"action": actions[:2], "count": [4, 2]}).to_csv(tmp_path / "quotas.csv", index=False)
-    tables = {"log": None, "states": str(tmp_path / "states.csv"), "quotas": str(tmp_path / "quotas.csv")}
+    tables = {"requests": None, "states": str(tmp_path / "states.csv"), "quotas": str(tmp_path / "quotas.csv")}
     summary = run(run_config(files, **tables), tmp_path / "run").summary
     assert (summary["states"], summary["requests"], summary["truth_bucket_spearman"]) == (3, 6, None)
     pd.DataFrame({"action": actions[:2], "count": [4, 1]}).to_csv(tmp_path / "quotas.csv", index=False)
@@ -178,7 +178,7 @@ def test_evaluate_one_allocation(files, tmp_path):
     table.to_csv(tmp_path / "allocation.csv", index=False)
     config = EvaluateConfig.model_validate(
         {
-            "requests": REQUESTS,
+            "spec": COLUMNS,
             "allocation": str(tmp_path / "allocation.csv"),
             "truth": str(files / "truth.parquet"),
             "costs": str(files / "costs.parquet"),
@@ -193,15 +193,15 @@ def test_evaluate_one_allocation(files, tmp_path):
         evaluate(config, tmp_path / "other")
 
 
-SMALL = {"trees": {"trees": 10, "min_rows": 20}, "nets": {"epochs": 3, "batch": 512}, "buckets": 20}
+SMALL = {"trees": {"trees": 10, "min_rows": 20}, "nets": {"epochs": 3, "batch_size": 512}, "buckets": 20}
 
 
 def train_config(files, **changes):
-    return TrainConfig.model_validate({"requests": REQUESTS, "logs": [str(files / "log.csv")], **SMALL, **changes})
+    return TrainConfig.model_validate({"spec": COLUMNS, "requests": [str(files / "log.csv")], **SMALL, **changes})
 
 
 def test_the_ground_truth_learns_the_log(files, tmp_path):
-    result = train(train_config(files, nets={"epochs": 20, "batch": 512}, trees={"trees": 40}), tmp_path / "gt")
+    result = train(train_config(files, nets={"epochs": 20, "batch_size": 512}, trees={"trees": 40}), tmp_path / "gt")
     truth = np.stack(pd.read_parquet(files / "truth.parquet")["q"])
     order = pd.Index(state_keys(result.scores.states)).get_indexer(
         state_keys(pd.read_parquet(files / "truth.parquet")[["tier", "place"]])
@@ -246,7 +246,7 @@ def test_members_of_other_columns_are_refused(files, tmp_path):
 
 def test_the_command_line_leaves_one_line_and_code_2(files, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(
-        f"log: {files / 'log.csv'}\ntruth: missing.parquet\nmodels: {{a: missing.parquet}}\n"
+        f"requests: {files / 'log.csv'}\ntruth: missing.parquet\nmodels: {{a: missing.parquet}}\n"
     )
     with pytest.raises(SystemExit) as stopped:
         run_cli(run, RunConfig, default_config=str(tmp_path / "run.yaml"), default_out=str(tmp_path / "out"), argv=[])
