@@ -17,6 +17,7 @@ from marca_common.errors import UserError
 from revenue_sim.allocation.result import Allocation
 
 LARGEST = 2_000_000  # remaining (row, action) pairs beyond which the integer programme is refused
+SHARP = 1e6  # HiGHS stops within 1e-6 of the optimum: the largest value is given to it as this number
 BLOCK = 4096  # rows whose losses are computed at a time
 
 
@@ -85,7 +86,7 @@ def _solve(group: np.ndarray, value: np.ndarray, cost: np.ndarray, room: float) 
     scale = max(abs(room), float(np.abs(cost).max()), 1e-300)
     worth = max(float(np.abs(value).max()), 1e-300)
     solved = milp(
-        -value / worth,
+        -value * (SHARP / worth),
         constraints=[
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(sparse.csr_matrix(cost / scale), -np.inf, room / scale),

@@ -101,5 +101,5 @@ def _at_reference(inputs: Inputs, table: pd.DataFrame, reference: float, solved:
 
 
 def capture(value: float, static: float, best: float) -> float | None:
-    """Share of the best's uplift over the static mixture that ``value`` gets; None where there is none to get."""
-    return float((value - static) / (best - static)) if best > static else None
+    """Share of the best's uplift over the static mixture that ``value`` gets; None where either is not known or nothing."""
+    return float((value - static) / (best - static)) if best > static and not np.isnan(value) else None

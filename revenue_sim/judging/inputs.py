@@ -68,6 +68,11 @@ def load_inputs(config: RunConfig) -> Inputs:
     }
     costs = load_costs(config.costs, spec, states) if config.costs else {}
     decision_costs = load_costs(config.model_costs, spec, states) if config.model_costs else costs
+    given = config.service_budgets
+    if given is not None and (len(given) != len(costs) or set(costs) != set(decision_costs)):
+        raise UserError(
+            f"service_budgets: got {given}; expected one for each service of both cost files: {list(costs)}"
+        )
     return Inputs(spec, states, demand, truth, models, costs, decision_costs, logged)
 
 

@@ -22,12 +22,10 @@ def at_service_budgets(config: RunConfig, inputs: Inputs, choice: np.ndarray) ->
     """The summary's ``service_budgets``: all numbers per request, counted in true values at true costs.
 
     ``choice`` (S,) is the truth's under the reference budget; what it spends on each service is the default budget. None where
-    there are not several services, or decisions know others. A model whose decision costs can't meet the budgets has nulls.
+    no budgets are given and services are not several, or decisions know others. A model that can't meet the budgets has nulls.
     """
     names = list(inputs.service_costs)
-    if config.service_budgets is not None and len(config.service_budgets) != len(names):
-        raise UserError(f"service_budgets: got {config.service_budgets}; expected one for each service of {names}")
-    if len(names) < 2 or set(names) != set(inputs.decision_costs):
+    if config.service_budgets is None and (len(names) < 2 or set(names) != set(inputs.decision_costs)):
         return None
     weight, rows = inputs.demand.states / inputs.demand.states.sum(), np.arange(len(inputs.truth))
     costs = np.stack(list(inputs.service_costs.values()), axis=2)  # (S, A, K)
@@ -42,11 +40,10 @@ def at_service_budgets(config: RunConfig, inputs: Inputs, choice: np.ndarray) ->
             choices = [allocate_several(q, decided, budgets, weight, threads=config.threads).choice for q in seeds]
         except UserError as error:
             log.warning("%s: no value at the budgets of the services: %s", name, error)
-            choices = []
-        earned = [float(weight @ inputs.truth[rows, one]) for one in choices]
-        value[name] = float(np.mean(earned)) if earned else float("nan")
-        spent = [weight @ costs[rows, one] for one in choices]
-        spend[name] = np.mean(spent, axis=0) if spent else np.full(len(names), np.nan)
+            value[name], spend[name] = float("nan"), np.full(len(names), np.nan)
+            continue
+        value[name] = float(np.mean([weight @ inputs.truth[rows, one] for one in choices]))
+        spend[name] = np.mean([weight @ costs[rows, one] for one in choices], axis=0)
     return {
         "budget": dict(zip(names, budgets.tolist())),
         "lambda": dict(zip(names, best.lambda_.tolist())),
