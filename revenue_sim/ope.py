@@ -83,20 +83,24 @@ def estimate(
     """
     _check(policy, state, joint, reward, propensity)
     z = float(norm.ppf(0.5 + confidence / 2))
-    found: dict[str, Estimate] = {}
     if propensity is not None:
         weight = policy[state, joint].astype(np.float64) / propensity
         reason = _missing_support(weight, least_rows)
     else:
         weight, reason = np.zeros(len(reward)), "the log has no propensities"
-    effective = float(weight.sum() ** 2 / max((weight**2).sum(), 1e-300))
-    found["ips"] = _mean_estimate("ips", weight * reward, effective, z, reason)
-    found["snips"] = _ratio_estimate(weight, reward, effective, z, reason)
+    effective, total = float(weight.sum() ** 2 / max((weight**2).sum(), 1e-300)), max(float(weight.sum()), 1e-300)
+    ratio = float(weight @ reward) / total
+    ratio_error = float(np.sqrt((weight**2 * (reward - ratio) ** 2).sum())) / total  # by the delta method
+    found = {
+        "ips": _interval("ips", *_mean(weight * reward), z, effective, reason),
+        "snips": _interval("snips", ratio, ratio_error, z, effective, reason),
+    }
     if direct is not None:
         expected = (policy.astype(np.float64) * direct).sum(axis=1)[state]
         residual = reward - direct[state, joint].astype(np.float64)
-        found["direct"] = _mean_estimate("direct", expected, float(len(reward)), z, reason)
-        found["doubly_robust"] = _mean_estimate("doubly_robust", expected + weight * residual, effective, z, reason)
+        corrected = _mean(expected + weight * residual)
+        found["direct"] = _interval("direct", *_mean(expected), z, float(len(reward)), reason)
+        found["doubly_robust"] = _interval("doubly_robust", *corrected, z, effective, reason)
     for one in found.values():
         if one.warning:
             log.warning("%s: no estimate: %s", one.method, one.warning)
@@ -114,20 +118,15 @@ def _missing_support(weight: np.ndarray, least_rows: float) -> str | None:
     return None
 
 
-def _mean_estimate(method: str, terms: np.ndarray, effective: float, z: float, reason: str | None) -> Estimate:
+def _mean(terms: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(len(terms)))
+
+
+def _interval(method: str, value: float, error: float, z: float, effective: float, reason: str | None) -> Estimate:
     if reason is not None:
         return Estimate(method, None, None, None, effective, reason)
-    value, error = float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(len(terms)))
     return Estimate(method, value, value - z * error, value + z * error, effective, None)
-
-
-def _ratio_estimate(weight: np.ndarray, reward: np.ndarray, effective: float, z: float, reason: str | None) -> Estimate:
-    """Σwr / Σw, with the delta method's standard error."""
-    if reason is not None:
-        return Estimate("snips", None, None, None, effective, reason)
-    value = float((weight @ reward) / weight.sum())
-    error = float(np.sqrt((weight**2 * (reward - value) ** 2).sum()) / weight.sum())
-    return Estimate("snips", value, value - z * error, value + z * error, effective, None)
 
 
 def _check(

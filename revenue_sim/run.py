@@ -57,10 +57,12 @@ def run(config: RunConfig, out: str | Path) -> RunResult:
     with RunFolder(out, config) as folder:
         inputs = load_inputs(config)
         generator = numpy_generator(config.seed, "revenue_sim", "bootstrap")
-        truth, judged = _judge_all(inputs)
+        truth = judge([inputs.truth], inputs)
+        models = progress(inputs.models.items(), what="quotas", unit="model")
+        judged = {name: judge(seeds, inputs, truth) for name, seeds in models}
         table = _returns_table(config, truth, judged, generator)
         curves = budget_curves(config, inputs)
-        summary = _summary(config, inputs, truth, judged, table, curves)
+        summary = _summary(config, inputs, truth, table, curves)
         mix = _mix(config, inputs, truth, judged)
         write_table(table, folder.path / "returns.csv")
         write_table(mix, folder.path / "action_mix.csv")
@@ -69,15 +71,6 @@ def run(config: RunConfig, out: str | Path) -> RunResult:
         figures.write_all(folder.path, table, curves, mix, inputs.spec)
         folder.write_summary(summary)
         return RunResult(folder.path, summary, table, curves, mix)
-
-
-def _judge_all(inputs: Inputs) -> tuple[Judged, dict[str, Judged]]:
-    """The truth's own allocations, then every model's."""
-    truth = judge([inputs.truth], inputs)
-    judged = {}
-    for name, seeds in progress(inputs.models.items(), what="quotas", unit="model"):
-        judged[name] = judge(seeds, inputs, truth)
-    return truth, judged
 
 
 def judge(seeds: list[np.ndarray], inputs: Inputs, truth: Judged | None = None) -> Judged:
@@ -114,19 +107,14 @@ def _returns_table(
 
 
 def _summary(
-    config: RunConfig,
-    inputs: Inputs,
-    truth: Judged,
-    judged: dict[str, Judged],
-    table: pd.DataFrame,
-    curves: Curves | None,
+    config: RunConfig, inputs: Inputs, truth: Judged, table: pd.DataFrame, curves: Curves | None
 ) -> dict[str, Any]:
     means = table[table["seed"] == "mean"].set_index("model")
     numbers = ["greedy", "optimal", "ci_low", "ci_high", "optimal_ci_low", "optimal_ci_high"]
     summary: dict[str, Any] = {
-        "return_pct": {name: {key: float(means.loc[name, key]) for key in numbers} for name in judged},
-        "spearman": {name: float(means.loc[name, "spearman"]) for name in judged},
-        "spearman_within": {name: float(means.loc[name, "spearman_within"]) for name in judged},
+        "return_pct": {name: {key: float(means.loc[name, key]) for key in numbers} for name in inputs.models},
+        "spearman": {name: float(means.loc[name, "spearman"]) for name in inputs.models},
+        "spearman_within": {name: float(means.loc[name, "spearman_within"]) for name in inputs.models},
         "greedy_gap_pct": 100.0 * (1.0 - truth.by_state["greedy"][0].sum() / truth.by_state["optimal"][0].sum()),
         "return_vs_spearman": {"models": len(means)}
         | {
@@ -147,9 +135,8 @@ def _summary(
 
 def _truth_bucket_spearman(config: RunConfig, inputs: Inputs) -> float | None:
     """Rank correlation of the truth with the log's observed revenue, over buckets of requests."""
-    if inputs.logged is None:
+    if (logged := inputs.logged) is None:
         return None
-    logged = inputs.logged
     predicted = inputs.truth[logged["row"].to_numpy(), logged["joint"].to_numpy()]
     return bucket_spearman(predicted, logged["reward"].to_numpy(), config.buckets)
 

@@ -141,23 +141,24 @@ def _fit_all(
 
 def _member(config: TrainConfig, rows: pd.DataFrame, path: Path, name: str, fold: int, resuming: bool) -> Any:
     """Fit one member, or read it where an earlier run of this config has finished it."""
+    spec = config.spec
     if resuming and path.exists():
-        return _load_member(path, config.spec)
+        return _load_member(path, spec)
     member: TreeModel | NetModel
     if name == "trees":
-        member = fit_trees(rows, config.spec, config.trees, config.seed, config.threads)
-        payload = member.payload()
+        member = fit_trees(rows, spec, config.trees, config.seed, config.threads)
     else:
-        member = fit_net(rows, config.spec, config.nets, config.seed, f"{name}-{fold}")
-        payload = member.payload(config.spec.shape)
-    kind = "trees" if name == "trees" else "net"
-    save_checkpoint(path, f"revenue_sim.{kind}", _columns(config.spec), payload)
+        member = fit_net(rows, spec, config.nets, config.seed, f"{name}-{fold}")
+    save_checkpoint(path, f"revenue_sim.{_kind(path)}", _columns(spec), member.payload())
     return member
 
 
 def _load_member(path: Path, spec: RequestSpec) -> Any:
-    kind = "trees" if path.stem.endswith("trees") else "net"
-    return _KINDS[kind].from_payload(load_checkpoint(path, f"revenue_sim.{kind}", _columns(spec)))
+    return _KINDS[_kind(path)].from_payload(load_checkpoint(path, f"revenue_sim.{_kind(path)}", _columns(spec)))
+
+
+def _kind(path: Path) -> str:
+    return "trees" if path.stem.endswith("trees") else "net"
 
 
 def _columns(spec: RequestSpec) -> list[str]:

@@ -9,8 +9,6 @@ from cascade_world.data_centre.minute_serving import tally
 from cascade_world.mechanism.assembled_world import World
 from cascade_world.population.catalogue import Catalogue
 
-DIMENSIONS = ("user_value", "placement", "hour")
-
 
 class Breakdown:
     """Counts of one data centre's run, filled minute by minute."""

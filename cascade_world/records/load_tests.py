@@ -10,7 +10,6 @@ import pandas as pd
 from cascade_world.config import WorldConfig
 from cascade_world.mechanism.assembled_world import World
 from marca_common.seeding import numpy_generator
-from marca_common.tables import Column
 
 _MACHINES = 2
 
@@ -25,26 +24,6 @@ class LoadTestBucket:
     preranked: int
     degradation: int = 0
     ranker: int = 0
-
-
-def loadtest_columns(rankers: int = 1) -> list[Column]:
-    """Columns of the load-test table; a world with several rankers has one that names them."""
-    ranker = [Column("ranker", "category")] if rankers > 1 else []
-    return [
-        Column("idc", "category"),
-        Column("service", "category"),
-        Column("round", "int", 0),
-        Column("channels", "category"),
-        Column("model", "category"),
-        *ranker,
-        Column("retrieved", low=0),
-        Column("preranked", low=0),
-        Column("degradation", low=0),
-        Column("qps", low=0),
-        Column("machines", "int", 1),
-        Column("cores", "int", 1),
-        Column("cpu_percent", low=0, high=100),
-    ]
 
 
 def design(config: WorldConfig) -> list[LoadTestBucket]:

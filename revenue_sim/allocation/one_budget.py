@@ -15,7 +15,7 @@ from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
 from revenue_sim.allocation import hull_kernels as kernels
 from revenue_sim.allocation.budget_curve import FREE, INFINITE, Edges, check_pair, hull_edges
-from revenue_sim.allocation.result import Allocation
+from revenue_sim.allocation.result import Allocation, total_cost
 from revenue_sim.allocation.whole_rows import best_whole_rows
 from revenue_sim.checks import check_budget, check_counts
 
@@ -118,12 +118,12 @@ def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: f
         bound += fraction * float(edges.value[split])
     cost = edges.base_cost + float(edges.cost[taken].sum())
     if budget - cost < 1e-9 * budget:  # so tight that the order of summing may matter: sum row by row, undo if over
-        cost = _row_by_row(costs, counts, choice)
+        cost = total_cost(costs, counts, choice)
         for edge in order[::-1][taken[order[::-1]]]:
             if cost <= budget:
                 break
             choice[edges.row[edge]], taken[edge] = edges.before[edge], False
-            cost = _row_by_row(costs, counts, choice)
+            cost = total_cost(costs, counts, choice)
     value = edges.base_value + float(edges.value[taken].sum())
     return Allocation(
         choice=choice,
@@ -135,8 +135,3 @@ def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: f
         fractional_action=int(edges.after[split]) if fraction > 0 else None,
         fraction=float(fraction),
     )
-
-
-def _row_by_row(costs: np.ndarray, counts: np.ndarray, choice: np.ndarray) -> float:
-    rows = np.arange(len(choice)) if len(costs) > 1 else 0
-    return float(counts @ costs[rows, choice].astype(np.float64))

@@ -24,3 +24,9 @@ class Allocation:
     def gap(self) -> float:
         """How much the best choice could earn more, at most; never above what one row's upgrade earns."""
         return max(0.0, self.bound - self.value)
+
+
+def total_cost(costs: np.ndarray, counts: np.ndarray, choice: np.ndarray) -> float:
+    """Σ count·C of a choice (S,), row by row; ``costs`` (S, A), or (1, A) for all rows."""
+    rows = np.arange(len(choice)) if len(costs) > 1 else 0
+    return float(counts @ costs[rows, choice].astype(np.float64))

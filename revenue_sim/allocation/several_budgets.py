@@ -15,7 +15,6 @@ import scipy.sparse as sparse
 from scipy.optimize import linprog
 
 from marca_common.errors import UserError
-from revenue_sim.allocation.budget_curve import budget_curve
 from revenue_sim.allocation.level_bundle import minimise
 from revenue_sim.allocation.priced_rows import PricedRows
 from revenue_sim.allocation.repair import repair
@@ -68,7 +67,7 @@ def allocate_several(
         raise UserError(f"budget: got {budgets.tolist()}; expected positive numbers")
     rows = PricedRows(values, costs, counts, threads)
     _refuse_impossible(rows, budgets)
-    prices, bound = minimise(lambda point: _dual(rows, budgets, point), _start(rows, budgets), tolerance, PASSES)
+    prices, bound = minimise(lambda point: _dual(rows, budgets, point), np.zeros(len(budgets)), tolerance, PASSES)
     return _primal(rows, budgets, prices / budgets, bound, tolerance)
 
 
@@ -76,17 +75,6 @@ def _dual(rows: PricedRows, budgets: np.ndarray, scaled: np.ndarray) -> tuple[fl
     """Dual value and subgradient at prices given as λ·B per budget, in money."""
     worth, cost = rows.price(scaled / budgets)
     return float(scaled.sum()) + worth, 1.0 - cost / budgets
-
-
-def _start(rows: PricedRows, budgets: np.ndarray) -> np.ndarray:
-    """Prices of a small sample under one budget that adds all costs up, each in shares of its own budget."""
-    part = np.linspace(0, len(rows.values) - 1, min(len(rows.values), 500)).astype(int)
-    share = rows.counts[part].sum() / max(rows.counts.sum(), 1e-300)
-    surrogate = (rows.costs[part] / budgets).sum(axis=2)
-    curve = budget_curve(rows.values[part], surrogate, rows.counts[part])
-    total = max(len(budgets) * share, float(curve.cost[0]))
-    _, price = curve.at(total)
-    return np.full(len(budgets), price[0] if np.isfinite(price[0]) else 0.0)
 
 
 def _refuse_impossible(rows: PricedRows, budgets: np.ndarray) -> None:

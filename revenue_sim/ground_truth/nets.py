@@ -42,6 +42,7 @@ class LowRankNet(nn.Module):
 
     def __init__(self, sizes: list[int], numbers: int, shape: tuple[int, ...], config: NetConfig) -> None:
         super().__init__()
+        self.shape, self.rank = shape, config.rank
         width = config.embedding * len(sizes) + numbers
         self.embeddings = nn.ModuleList(nn.Embedding(size, config.embedding) for size in sizes)
         self.state = nn.Sequential(
@@ -53,7 +54,6 @@ class LowRankNet(nn.Module):
         self.action = nn.Sequential(
             nn.Linear(one_hot.shape[1], config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.rank + 1)
         )
-        self.rank = config.rank
 
     def state_side(self, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """b (M,) and u (M, rank)."""
@@ -96,14 +96,14 @@ class NetModel:
             self.scale * np.exp(self.net(torch.from_numpy(codes), torch.from_numpy(numbers), joint).double().numpy())
         )
 
-    def payload(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def payload(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint."""
         return {
             "net": self.net.state_dict(),
             "encoder": self.encoder.to_dict(),
             "scale": self.scale,
             "config": self.config.model_dump(),
-            "shape": list(shape),
+            "shape": list(self.net.shape),
         }
 
     @classmethod

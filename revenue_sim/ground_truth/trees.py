@@ -167,10 +167,8 @@ def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed:
 def _held_out_means(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed: int) -> np.ndarray:
     """Features of the training rows, each from means that the row itself was not part of: else trees trust them too much."""
     part = numpy_generator(seed, "trees", "means").permutation(len(frame)) % config.mean_folds
-    pieces = []
-    for k in range(config.mean_folds):
-        means = StateMeans.fit(frame[part != k], spec, config.smoothing, config.pairs)
-        pieces.append(means.transform(frame[part == k]))
+    fitted = [StateMeans.fit(frame[part != k], spec, config.smoothing, config.pairs) for k in range(config.mean_folds)]
+    pieces = [means.transform(frame[part == k]) for k, means in enumerate(fitted)]
     features = np.empty((len(frame), pieces[0].shape[1]))
     for k, piece in enumerate(pieces):
         features[part == k] = piece
@@ -179,27 +177,18 @@ def _held_out_means(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig,
 
 def _flat(dump: dict[str, Any]) -> tuple[np.ndarray, ...]:
     """LightGBM's nested trees as arrays."""
-    feature: list[int] = []
-    threshold: list[float] = []
-    left: list[int] = []
-    right: list[int] = []
-    roots = []
+    nodes: list[list[float]] = []  # feature, threshold, left, right
 
     def add(node: dict[str, Any]) -> int:
-        at = len(feature)
-        leaf = "leaf_value" in node
-        feature.append(-1 if leaf else node["split_feature"])
-        threshold.append(node["leaf_value"] if leaf else node["threshold"])
-        left.append(-1)
-        right.append(-1)
+        at, leaf = len(nodes), "leaf_value" in node
+        nodes.append([-1, node["leaf_value"], -1, -1] if leaf else [node["split_feature"], node["threshold"], -1, -1])
         if not leaf:
-            left[at], right[at] = add(node["left_child"]), add(node["right_child"])
+            nodes[at][2:] = add(node["left_child"]), add(node["right_child"])
         return at
 
-    for tree in dump["tree_info"]:
-        roots.append(add(tree["tree_structure"]))
-    integers = [np.array(part, dtype=np.int64) for part in (roots, feature, left, right)]
-    return integers[0], integers[1], np.array(threshold, dtype=np.float64), integers[2], integers[3]
+    roots = np.array([add(tree["tree_structure"]) for tree in dump["tree_info"]], dtype=np.int64)
+    feature, threshold, left, right = np.array(nodes, dtype=np.float64).T.copy()
+    return roots, feature.astype(np.int64), threshold, left.astype(np.int64), right.astype(np.int64)
 
 
 @njit(nogil=True, cache=True)

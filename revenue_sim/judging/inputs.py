@@ -28,6 +28,8 @@ class Inputs:
     demand: Demand
     truth: np.ndarray  # float32 (S, A)
     models: dict[str, list[np.ndarray]]  # name → (S, A) per training seed
+    costs: np.ndarray | None  # (S, A) true core-ms per request, all services together
+    model_costs: np.ndarray | None  # (S, A) the costs that decisions are made with
     service_costs: dict[str, np.ndarray]  # service → (S, A) true core-ms per request; empty: unknown
     decision_costs: dict[str, np.ndarray]  # the same, as decisions see them
     logged: pd.DataFrame | None  # requests of these states: row, joint action, reward
@@ -36,16 +38,6 @@ class Inputs:
     def ranks(self) -> TruthRanks:
         """The truth's ranks, made once for all models."""
         return TruthRanks(self.truth, self.demand.states)
-
-    @cached_property
-    def costs(self) -> np.ndarray | None:
-        """True core-ms per request of all services together (S, A)."""
-        return total(self.service_costs) if self.service_costs else None
-
-    @cached_property
-    def model_costs(self) -> np.ndarray | None:
-        """The costs that decisions are made with (S, A)."""
-        return total(self.decision_costs) if self.decision_costs else None
 
 
 def load_inputs(config: RunConfig) -> Inputs:
@@ -73,7 +65,8 @@ def load_inputs(config: RunConfig) -> Inputs:
         raise UserError(
             f"service_budgets: got {given}; expected one for each service of both cost files: {list(costs)}"
         )
-    return Inputs(spec, states, demand, truth, models, costs, decision_costs, logged)
+    summed, decided = (total(one) if one else None for one in (costs, decision_costs))
+    return Inputs(spec, states, demand, truth, models, summed, decided, costs, decision_costs, logged)
 
 
 def _sampled_log(

@@ -39,10 +39,6 @@ class QuotaAllocation:
         parts = self.count * scores[self.state, self.action].astype(np.float64)
         return np.bincount(self.state, weights=parts, minlength=len(scores))
 
-    def by_action(self, actions: int) -> np.ndarray:
-        """Uses of every joint action, int64 (A,)."""
-        return np.bincount(self.action, weights=self.count, minlength=actions).astype(np.int64)
-
 
 def greedy(scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndarray) -> QuotaAllocation:
     """The paper's greedy allocation: identical to sorting all pairs by falling score and filling.

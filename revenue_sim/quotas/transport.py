@@ -45,18 +45,9 @@ def solve(
     flow_action = np.where(node < states, upper, node) - states
     order = np.lexsort((flow_action, flow_state))
     v = tree.potential[states:-1]
-    u = (scores.astype(np.float64) - v).max(axis=1) if scores.size < 5e6 else _row_best(scores, v)
+    u = _row_best(scores, v)
     bound = float(supply @ u + demand @ v)
     return flow_state[order], flow_action[order], tree.flow[node][order], bound
-
-
-@njit(nogil=True, cache=True)
-def _row_best(scores: np.ndarray, v: np.ndarray) -> np.ndarray:
-    best = np.full(scores.shape[0], -np.inf)
-    for s in range(scores.shape[0]):
-        for a in range(scores.shape[1]):
-            best[s] = max(best[s], scores[s, a] - v[a])
-    return best
 
 
 @njit(nogil=True, cache=True)
@@ -224,6 +215,15 @@ def _best_entry(scores: np.ndarray, s: int, v: np.ndarray) -> tuple[int, float]:
         if gain > best:
             best, chosen = gain, a
     return chosen, best
+
+
+@njit(nogil=True, cache=True)
+def _row_best(scores: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Largest score − v of every state (S,)."""
+    best = np.empty(scores.shape[0])
+    for s in range(scores.shape[0]):
+        best[s] = _best_entry(scores, s, v)[1]
+    return best
 
 
 @njit(nogil=True, cache=True)

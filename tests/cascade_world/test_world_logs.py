@@ -13,7 +13,7 @@ import pytest
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.portrait.properties import sample_states
-from cascade_world.records.load_tests import degraded_lengths, loadtest_columns
+from cascade_world.records.load_tests import degraded_lengths
 from cascade_world.records.logging_policies import LoggingPolicy
 from cascade_world.records.request_log import request_log, serve
 from cascade_world.request_luck import hash_columns
@@ -24,7 +24,22 @@ from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
 from marca_common.system import system_schema
-from marca_common.tables import read_table
+from marca_common.tables import Column, read_table
+
+LOADTEST = [
+    Column("idc", "category"),
+    Column("service", "category"),
+    Column("round", "int", 0),
+    Column("channels", "category"),
+    Column("model", "category"),
+    Column("retrieved", low=0),
+    Column("preranked", low=0),
+    Column("degradation", low=0),
+    Column("qps", low=0),
+    Column("machines", "int", 1),
+    Column("cores", "int", 1),
+    Column("cpu_percent", low=0, high=100),
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +64,7 @@ def test_files_have_the_documented_columns(generated):
     system = read_table(folder / "logs/system.parquet", system_schema(world.services, 6))
     assert len(system) == 2 * (288 - 1)
     assert system["lambda_ranking"].nunique() > 20
-    rows = read_table(folder / "logs/loadtest.csv", loadtest_columns())
+    rows = read_table(folder / "logs/loadtest.csv", LOADTEST)
     assert (rows.loc[rows["qps"] == 0, "channels"] == "none").all()
     assert set(rows["degradation"]) == {0, 1, 2, 3, 4}
 
@@ -122,7 +137,7 @@ def test_late_segments_appear_late(make_config):
 
 def test_load_test_rows_give_the_cost_back(generated):
     """Eq. 26 on the rows, less idle, is the cost of the bucket up to the declared noise; f(D) is negative."""
-    rows = read_table(generated.folder / "logs/loadtest.csv", loadtest_columns())
+    rows = read_table(generated.folder / "logs/loadtest.csv", LOADTEST)
     world = generated.world
     part = rows[(rows["idc"] == "south") & (rows["service"] == "ranking") & (rows["qps"] > 0)]
     part = part[(part["degradation"] == 0) & (part["retrieved"] == 120) & (part["preranked"] == 50)]
