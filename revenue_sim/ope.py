@@ -83,12 +83,10 @@ def estimate(
     """
     _check(policy, state, joint, reward, propensity)
     z = float(norm.ppf(0.5 + confidence / 2))
-    if propensity is not None:
-        weight = policy[state, joint].astype(np.float64) / propensity
-        reason = _missing_support(weight, least_rows)
-    else:
-        weight, reason = np.zeros(len(reward)), "the log has no propensities"
+    known = propensity is not None
+    weight = policy[state, joint].astype(np.float64) / propensity if known else np.zeros(len(reward))
     effective, total = float(weight.sum() ** 2 / max((weight**2).sum(), 1e-300)), max(float(weight.sum()), 1e-300)
+    reason = _missing_support(weight, effective, least_rows) if known else "the log has no propensities"
     ratio = float(weight @ reward) / total
     ratio_error = float(np.sqrt((weight**2 * (reward - ratio) ** 2).sum())) / total  # by the delta method
     found = {
@@ -107,9 +105,8 @@ def estimate(
     return found
 
 
-def _missing_support(weight: np.ndarray, least_rows: float) -> str | None:
+def _missing_support(weight: np.ndarray, effective: float, least_rows: float) -> str | None:
     """Why these weights cannot carry an estimate; None if they can. Under full support their mean is 1."""
-    effective = weight.sum() ** 2 / max((weight**2).sum(), 1e-300)
     if effective < least_rows:
         return f"the weights amount to {effective:.1f} rows; at least {least_rows:g} are needed"
     mean, error = weight.mean(), weight.std() / np.sqrt(len(weight))
@@ -193,17 +190,11 @@ def evaluate_policy(config: OpeConfig, out: str | Path) -> OpeResult:
             scores, costs=costs, lambda_=config.lambda_, temperature=config.temperature, mix=config.mix
         )
         logged = frame[inside]
-        column = spec.propensity if spec.propensity in frame else None
-        estimates = estimate(
-            policy,
-            row[inside],
-            spec.joint_index(logged),
-            logged[spec.reward].to_numpy(np.float64),
-            logged[column].to_numpy(np.float64) if column else None,
-            mean_scores(config.direct, spec, states) if config.direct else None,
-            confidence=config.confidence,
-            least_rows=config.least_rows,
-        )
+        reward = logged[spec.reward].to_numpy(np.float64)
+        propensity = logged[spec.propensity].to_numpy(np.float64) if spec.propensity in frame else None
+        direct = mean_scores(config.direct, spec, states) if config.direct else None
+        limits = {"confidence": config.confidence, "least_rows": config.least_rows}
+        estimates = estimate(policy, row[inside], spec.joint_index(logged), reward, propensity, direct, **limits)
         write_table(pd.DataFrame([asdict(one) for one in estimates.values()]), folder.path / "ope.csv")
         summary: dict[str, Any] = {name: asdict(one) for name, one in estimates.items()}
         summary |= {"requests": int(inside.sum()), "logged_mean": float(logged[spec.reward].mean())}

@@ -48,13 +48,11 @@ def budget_curves(config: RunConfig, inputs: Inputs) -> Curves | None:
     rows = {"clairvoyant": (value / requests, price), "static": _static(inputs, counts, budgets)}
     for name, seeds in inputs.models.items():
         rows[name] = _model_curve(config, inputs, counts, seeds, budgets * requests)
-    table = pd.concat(
-        [
-            pd.DataFrame({"budget": budgets, "strategy": name, "value": value, "lambda": price})
-            for name, (value, price) in rows.items()
-        ],
-        ignore_index=True,
-    )
+    parts = [
+        pd.DataFrame({"budget": budgets, "strategy": name, "value": value, "lambda": price})
+        for name, (value, price) in rows.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
     solved = allocate(inputs.truth, inputs.costs, reference * requests, counts, threads=config.threads)
     summary = _at_reference(inputs, table, reference, solved)
     if config.integral:
