@@ -28,17 +28,12 @@ class StatesConfig(Config):
     bands: int = Field(default=4, ge=1, description="hidden bands of user_value")
     band_jitter: float = Field(default=0.10, ge=0, description="sd of the noise of band borders, share of all tiers")
     cluster_noise: float = Field(
-        default=0.2,
-        ge=0,
-        le=1,
-        description="share of (segment, placement, tier group) cells that fall into another cluster",
+        default=0.2, ge=0, le=1, description="share of (segment, placement, tiers) cells of another cluster"
     )
     tier_slope: float = Field(default=1.6, description="change of log money scale from the lowest to the highest tier")
     segment_sd: float = Field(default=0.35, ge=0, description="sd of log money scale between segments")
     state_sd: float = Field(default=0.25, ge=0, description="sd of log money scale between states of equal columns")
-    action_noise: float = Field(
-        default=0.0, ge=0, description="sd of a perturbation of log Q per (state, joint action); 0: none"
-    )
+    action_noise: float = Field(default=0.0, ge=0, description="sd of log Q's own noise per (state, joint action)")
 
 
 class ClassesConfig(Config):
@@ -92,15 +87,13 @@ class CascadeConfig(Config):
         default=0.3, ge=0, lt=1, description="weight of the retrieval score in the pre-ranker's; the rest is its own"
     )
     rankers: dict[str, float] = Field(
-        default={"ranker": 0.25}, min_length=1, description="ranker → sd of the noise of its log click rate"
+        default={"ranker": 0.25}, min_length=1, description="ranker → sd of its log click rate's noise"
     )
     slots: list[float] = Field(
         default=[1.0, 0.65, 0.45, 0.3], min_length=1, description="position discount of the click rate, per shown slot"
     )
     prediction_bias: float = Field(
-        default=0.7,
-        gt=0,
-        description="calibration factor on the ranker's predicted value, which selection makes optimistic",
+        default=0.7, gt=0, description="factor on the ranker's predicted value, optimistic by selection"
     )
     prediction_bias_sd: float = Field(default=0.1, ge=0, description="sd of its logarithm between placements")
     actions: dict[str, ActionConfig] = Field(min_length=1, description="sub-action column → what it does, in order")
@@ -155,15 +148,9 @@ class ServiceCost(Config):
     """
 
     base: float = Field(default=0.0, ge=0, description="cost of any request, core-ms")
-    channels: dict[str, dict[str, float]] = Field(
-        default={}, description="model → channel → cost of opening it, core-ms"
-    )
-    retrieved: dict[str, list[tuple[float, float]]] = Field(
-        default={}, description="model → points (items retrieved, core-ms)"
-    )
-    preranked: dict[str, list[tuple[float, float]]] = Field(
-        default={}, description="ranker → points (items ranked, core-ms)"
-    )
+    channels: dict[str, dict[str, float]] = Field(default={}, description="model → channel → core-ms to open it")
+    retrieved: dict[str, list[tuple[float, float]]] = Field(default={}, description="model → (items, core-ms)")
+    preranked: dict[str, list[tuple[float, float]]] = Field(default={}, description="ranker → (items, core-ms)")
 
     @model_validator(mode="after")
     def _monotone(self) -> ServiceCost:
@@ -190,55 +177,41 @@ class CostConfig(Config):
     """What serving costs."""
 
     services: dict[str, ServiceCost] = Field(default={}, description="service → its cost")
-    map: str | None = Field(
-        default=None, description="measured cost map (cost_maps.json of autobucket) in place of the curves; null: none"
-    )
+    map: str | None = Field(default=None, description="cost_maps.json of autobucket in place of the curves; null: none")
     hardware: dict[str, float] = Field(default={}, description="data centre → factor on core-ms; absent: 1")
     request_sd: float = Field(default=0.25, ge=0, description="sd of the log cost of equal requests")
     minute_sd: float = Field(default=0.01, ge=0, description="sd of a common log factor per minute (AR 0.8)")
-    load_slope: float = Field(
-        default=0.0, description="relative change of cost from 0 to 100 % utilisation; < 0: falls"
-    )
+    load_slope: float = Field(default=0.0, description="relative change of cost from 0 to 100 % utilisation")
     releases: list[Release] = Field(default=[], description="steps of cost in time")
 
 
-class Event(Config):
+class TrafficEvent(Config):
     """Something that changes traffic."""
 
     kind: Literal["flash", "failover"] = Field(
-        description="flash: jump that decays; failover: this group's traffic leaves"
+        description="flash: jump that decays; failover: a group's traffic leaves"
     )
     day: float = Field(ge=0, description="start, days since the start of the simulation")
-    factor: float = Field(
-        default=2.0, gt=0, description="flash: factor on traffic; failover: factor on the other groups'"
-    )
-    decay_minutes: float = Field(
-        default=30.0, gt=0, description="flash: time constant of the return; failover: duration"
-    )
-    group: str | None = Field(
-        default=None, description="flash: only this data centre (null: all); failover: the one lost"
-    )
+    factor: float = Field(default=2.0, gt=0, description="flash: factor on traffic; failover: on the other groups'")
+    decay_minutes: float = Field(default=30.0, gt=0, description="flash: time constant of return; failover: duration")
+    group: str | None = Field(default=None, description="flash: this data centre (null: all); failover: the one lost")
     announced: bool = Field(default=False, description="whether the calendar shows it")
     announced_factor: float | None = Field(default=None, description="size in the calendar; null: the true factor")
 
 
-class TrafficConfig(Config):
+class ArrivalsConfig(Config):
     """Arrivals."""
 
     start: str = Field(default="2026-01-05 00:00:00", description="first minute (a Monday)")
     peak_qps: float = Field(default=40000.0, gt=0, description="requests per second of all groups in an ordinary peak")
     night: float = Field(default=0.3, gt=0, le=1, description="traffic at the day's minimum / its peak")
     weekend: float = Field(default=0.92, gt=0, description="factor on Saturdays and Sundays")
-    noise: float = Field(
-        default=0.02, ge=0, description="sd of the log AR noise per minute, t with 4 degrees of freedom"
-    )
+    noise: float = Field(default=0.02, ge=0, description="sd of the log AR noise per minute (t, 4 d.o.f.)")
     noise_persistence: float = Field(default=0.9, ge=0, lt=1, description="AR coefficient of that noise per minute")
     sub_intervals: int = Field(default=6, ge=1, le=60, description="arrival counts per minute")
     burst: float = Field(default=0.01, ge=0, description="sd of the relative noise of one sub-interval, beside Poisson")
-    trace: str | None = Field(
-        default=None, description="CSV timestamp,value to follow instead of the shapes; null: none"
-    )
-    events: list[Event] = Field(default=[], description="flash sales and failovers")
+    trace: str | None = Field(default=None, description="CSV timestamp,value to follow; null: the shapes")
+    events: list[TrafficEvent] = Field(default=[], description="flash sales and failovers")
 
 
 class PlantConfig(Config):
@@ -258,13 +231,11 @@ class PlantConfig(Config):
     degradation_rise: float = Field(default=0.15, ge=0, description="rise of D per sub-interval and 10 points above")
     degradation_fall: float = Field(default=0.05, ge=0, description="fall of D per sub-interval below the threshold")
     degradation_max: float = Field(
-        default=4.0, ge=0, description="highest level; a whole level takes a step off every queue"
+        default=4.0, ge=0, description="highest level; a whole one takes a step off every queue"
     )
     saturation: float = Field(default=92.0, gt=0, le=100, description="CPU above which requests time out, percent")
     weight: float = Field(default=1000.0, ge=1, description="real requests that one simulated request stands for")
-    states_per_hour: int = Field(
-        default=1500, ge=1, description="states that the requests of an hour and group come from"
-    )
+    states_per_hour: int = Field(default=1500, ge=1, description="states that an hour's requests of a group come from")
 
 
 class LogsConfig(Config):
@@ -288,7 +259,7 @@ class TruthConfig(Config):
 
     draws: int = Field(default=1000, ge=2, description="candidate draws per class, common to all joint actions")
     reference_states: int = Field(
-        default=2000, ge=1, description="logged states in truth/references.parquet; describe samples twice as many"
+        default=2000, ge=1, description="states in truth/references.parquet; describe samples twice as many"
     )
     cache: str | None = Field(default="runs/cascade_world/cache", description="folder of finished truths; null: none")
 
@@ -303,7 +274,7 @@ class WorldConfig(Config):
     classes: ClassesConfig = ClassesConfig()
     cascade: CascadeConfig
     cost: CostConfig
-    traffic: TrafficConfig = TrafficConfig()
+    traffic: ArrivalsConfig = ArrivalsConfig()
     plant: PlantConfig
     logs: LogsConfig = LogsConfig()
     truth: TruthConfig = TruthConfig()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import pandas as pd
 
 from cascade_world.config import WorldConfig
 from cascade_world.data_centre.world_plant import WorldPlant
-from cascade_world.data_centre.world_traffic import make_traffic
 from cascade_world.generate import world_hash
-from cascade_world.population.behaviour import Incumbent
+from cascade_world.mechanism.assembled_world import World
+from cascade_world.population.world_traffic import make_traffic
 from cascade_world.portrait import properties
 from cascade_world.portrait import world_figures as figures
-from cascade_world.records.request_log import arrival_times, request_log, request_luck, rule_prices
-from cascade_world.world import World
+from cascade_world.records.logging_policies import Incumbent
+from cascade_world.records.request_log import request_log, request_luck, request_times, rule_prices
 from marca_common.cli import run_cli
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
@@ -48,7 +49,7 @@ def describe(config: WorldConfig, out: str | Path) -> Description:
         curves = {}
         for g, group in enumerate(progress(world.groups, what="budget curves")):
             own = properties.sample_states(world, count, group=g)
-            curves[group] = properties.budget_curve(world, g, own, _FACTORS)
+            curves[group] = properties.uplift_by_budget(world, g, own, _FACTORS)
             write_table(curves[group], out / f"budget_curve_{group}.csv")
         week = _week(world)
         price = properties.degradation_price(world, states)
@@ -68,10 +69,8 @@ def outcome_rate(world: World, minutes: int = 400, threads: int = 2) -> float:
     catalogue = world.catalogue(traffic)
     fixed = np.arange(len(catalogue.states)) * 7919 % world.space.n_joint
     plants = [
-        WorldPlant(
-            world, world.groups[i % len(world.groups)], traffic, lambda ids, _: fixed[ids], 0, catalogue=catalogue
-        )
-        for i in range(threads)
+        WorldPlant(world, group, traffic, lambda ids, _: fixed[ids], 0, catalogue=catalogue)
+        for group, _ in zip(cycle(world.groups), range(threads))
     ]
     prices = np.zeros(len(world.services))
 
@@ -128,7 +127,7 @@ def _summary(world: World, states: np.ndarray, curves: dict[str, pd.DataFrame], 
 def _distinct_states(world: World) -> int:
     """Distinct states among the requests of the log (their states are drawn again; nothing is served)."""
     seed, rows = world.config.seed, world.config.logs.requests
-    hours = arrival_times(world, rows, seed) / 3600.0
+    hours = request_times(world, rows, seed) / 3600.0
     codes = world.population.sample(request_luck(seed, np.arange(rows)), hours)
     sizes = [len(values) for values in world.population.values.values()]
     return len(np.unique(np.ravel_multi_index(list(codes.T), sizes)))

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.config import WorldConfig
-from cascade_world.data_centre.world_traffic import make_traffic
 from cascade_world.mechanism.truth import save_tables, truth_key
+from cascade_world.population.world_traffic import make_traffic
 from cascade_world.records.load_tests import loadtest_log
 from cascade_world.records.request_log import request_log, system_log
 from cascade_world.world import Truth, World

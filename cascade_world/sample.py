@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cascade_world.config import Event, WorldConfig
-from cascade_world.data_centre.world_traffic import make_traffic
+from cascade_world.config import TrafficEvent, WorldConfig
+from cascade_world.mechanism.assembled_world import World
+from cascade_world.population.world_traffic import make_traffic
 from cascade_world.records.load_tests import loadtest_log
 from cascade_world.records.request_log import request_log, system_log
-from cascade_world.world import World
 from marca_common.cli import run_cli
 from marca_common.files import write_text
 from marca_common.scores import action_keys, state_keys
@@ -56,7 +56,7 @@ def _rounded(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sale(config: WorldConfig) -> pd.DataFrame:
-    event = Event(kind="flash", day=5.5, factor=2.0, decay_minutes=30, announced=True)
+    event = TrafficEvent(kind="flash", day=5.5, factor=2.0, decay_minutes=30, announced=True)
     return make_traffic(config, config.seed, 1 / 1440, events=[event]).calendar
 
 

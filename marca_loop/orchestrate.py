@@ -31,7 +31,7 @@ from marca_common.run_folder import RunFolder
 from marca_common.stages import Stage, Stages
 from marca_loop.day import commission, simulate, summarise
 from marca_loop.scene import Parts
-from marca_loop.scoring import export_policy, score_sample
+from marca_loop.scoring import export_policy, peak_budgets, score_sample
 from marca_loop.settings import Orchestration
 from marca_report.run_page import write_run_page
 
@@ -107,7 +107,7 @@ def _learn(run: Run) -> None:
     learners = {name: replaced(one, {"requests": run.requests, "spec": spec}) for name, one in config.learners.items()}
     results = replaced(config.results, {"data.requests": run.requests, "data.spec": spec})
     maps = replaced(config.costs, {"loadtest": run.loadtest})
-    ensemble = replaced(config.ground_truth, {"logs": [run.requests], "requests": spec})
+    ensemble = replaced(config.ground_truth, {"requests": [run.requests], "spec": spec})
     run.stages.run(
         *(_stage(f"values/{name}", awrq_mixer.train.train, one, "logs") for name, one in learners.items()),
         _stage("costs/results", autobucket.train.train, results, "logs"),
@@ -129,12 +129,13 @@ def _compare(run: Run) -> None:
     known = {"requests": run.requests} | ({"truth": str(parts.scores("truth"))} if parts.world is not None else {})
     judged = {name: replaced(config.judge, known | {"checkpoint": str(parts.values(name))}) for name in config.learners}
     settings = {
-        "log": run.requests,
-        "requests": parts.spec,
+        "requests": run.requests,
+        "spec": parts.spec,
         "truth": {"files": [str(parts.scores("truth"))], "column": "value"},
         "models": {name: {"files": [str(parts.scores(name))]} for name in config.learners},
         "costs": str(scores / ("costs.parquet" if parts.world is not None else "predicted_costs.parquet")),
         "model_costs": str(parts.scores("predicted_costs")),
+        "service_budgets": peak_budgets(parts),
     }
     run.stages.run(
         _stage("offline", revenue_sim.run.run, replaced(config.offline, settings), "scores"),

@@ -14,8 +14,8 @@ from autobucket.costs.cost_model import CostModel
 from awrq_mixer.serving.policy import HullPolicy
 from awrq_mixer.serving.predictor import Predictor
 from cascade_world.data_centre.world_plant import WorldPlant
-from cascade_world.data_centre.world_traffic import Traffic, make_traffic
 from cascade_world.population.catalogue import Catalogue
+from cascade_world.population.world_traffic import Traffic, make_traffic
 from cascade_world.world import World, load_truth
 from marca_common.protocols import Policy, Predicting
 from marca_common.requests import RequestSpec

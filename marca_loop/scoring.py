@@ -51,5 +51,17 @@ def export_policy(requests: str, most: int, parts: Parts, folder: Path) -> None:
     HullPolicy.build(states, values.values, costs.costs).save(folder / "policy.npz")
 
 
+def peak_budgets(parts: Parts) -> list[float] | None:
+    """What C_m allows at the ordinary peak, core-ms per request and service, mean over requests; None with own logs."""
+    if parts.world is None:
+        return None
+    world = load_truth(parts.world).world
+    budgets, shares = world.budgets(), world.config.states.idcs
+    return [
+        float(one)
+        for one in np.average([budgets[g] for g in world.groups], axis=0, weights=[shares[g] for g in world.groups])
+    ]
+
+
 def _by_service(costs: np.ndarray, services: Iterable[str]) -> dict[str, np.ndarray]:
     return {name: costs[..., j] for j, name in enumerate(services)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -17,33 +17,44 @@ class ScoreSource(Config):
     column: str | None = Field(default=None, description="score column; null: the file's only one")
 
 
-def _as_source(value: Any) -> Any:
+def as_source(value: Any) -> Any:
+    """A path, or a list of them, as the mapping of a ScoreSource."""
     if isinstance(value, str):
         return {"files": [value]}
     return {"files": value} if isinstance(value, list) else value
 
 
+def path_not_columns(value: Any) -> Any:
+    """Until version 0.1 ``requests`` held the columns: say where they belong."""
+    if isinstance(value, dict):
+        raise ValueError("'requests' is the path of the request log; its columns belong under 'spec'")
+    return value
+
+
 class RunConfig(Config):
     """What ``python -m revenue_sim.run`` needs."""
 
-    requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
-    log: str | None = Field(default=None, description="request log that quotas and state counts are taken from")
+    RENAMED: ClassVar[dict[str, str]] = {"log": "requests"}
+
+    spec: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
+    requests: str | None = Field(default=None, description="request log that quotas and state counts are taken from")
     states: str | None = Field(default=None, description="table of state counts, instead of the log's")
     quotas: str | None = Field(default=None, description="table of action quotas, instead of the log's")
     truth: ScoreSource = Field(description="scores taken as the truth")
     models: dict[str, ScoreSource] = Field(min_length=1, description="models to judge: name → score files")
-    costs: str | None = Field(
-        default=None, description="score file of true costs, a column per service; null: no curve"
-    )
-    model_costs: str | None = Field(
-        default=None, description="score file of the costs decisions are made with; null: the true ones"
-    )
+    costs: str | None = Field(default=None, description="score file of true costs, a column per service; null: none")
+    model_costs: str | None = Field(default=None, description="score file of decision costs; null: the true ones")
     sample_states: int | None = Field(default=2000, ge=1, description="states drawn from the truth's; null: all")
     budget: float | None = Field(
         default=None,
         gt=0,
         description="core-ms per request, all services together; null: a third of the way from least to where λ is 0",
     )
+    service_budgets: list[Annotated[float, Field(gt=0)]] | None = Field(
+        default=None,
+        description="core-ms per request of each service in `costs`, in its order; null: as the truth spends the budget",
+    )
+    integral: bool = Field(default=False, description="also prove the best choice of whole rows at the budget")
     curve_budgets: int = Field(default=25, ge=2, description="budgets on the curve, from least to enough")
     bootstrap_draws: int = Field(default=1000, ge=10, description="draws of states and seeds for the intervals")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="coverage of the intervals")
@@ -51,21 +62,24 @@ class RunConfig(Config):
     threads: int | None = Field(default=None, ge=1, description="threads of the compiled loops; null: all processors")
     seed: int = Field(default=0, ge=0, description="seed of the state sample and of the bootstrap")
 
-    _source = field_validator("truth", mode="before")(_as_source)
+    _source = field_validator("truth", mode="before")(as_source)
+    _path = field_validator("requests", mode="before")(path_not_columns)
 
     @field_validator("models", mode="before")
     @classmethod
     def _sources(cls, value: Any) -> Any:
-        return {name: _as_source(one) for name, one in value.items()} if isinstance(value, dict) else value
+        return {name: as_source(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 class EvaluateConfig(Config):
     """What ``python -m revenue_sim.evaluate`` needs."""
 
-    requests: RequestSpec = Field(default=RequestSpec(), description="columns of states and sub-actions")
+    RENAMED: ClassVar[dict[str, str]] = {"requests": "spec"}
+
+    spec: RequestSpec = Field(default=RequestSpec(), description="columns of states and sub-actions")
     allocation: str = Field(description="table of the allocation to judge: state, action, count")
     truth: ScoreSource = Field(description="scores taken as the truth")
     costs: str | None = Field(default=None, description="score file of true costs, a column per service; null: unknown")
     threads: int | None = Field(default=None, ge=1, description="threads of the compiled loops; null: all processors")
 
-    _source = field_validator("truth", mode="before")(_as_source)
+    _source = field_validator("truth", mode="before")(as_source)

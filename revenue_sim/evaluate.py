@@ -36,13 +36,17 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
     with the best allocation of the same total cost. Writes summary.json and action_mix.csv.
     """
     with RunFolder(out, config) as folder:
-        spec = config.requests
+        spec = config.spec
         states, _ = load_scores(config.truth.files[0], spec, config.truth.column)
         truth = mean_scores(config.truth, spec, states)
         state, action, count = read_allocation(config.allocation, spec, states)
         counts = np.bincount(state, weights=count, minlength=len(states)).astype(np.int64)
         uses = np.bincount(action, weights=count, minlength=spec.n_joint).astype(np.int64)
-        value = float(count @ truth[state, action].astype(np.float64))
+
+        def sum_of(matrix: np.ndarray) -> float:
+            return float(count @ matrix[state, action].astype(np.float64))
+
+        value = sum_of(truth)
         greedy, best = quota.greedy(truth, counts, uses).value(truth), quota.optimal(truth, counts, uses)
         summary: dict[str, Any] = {
             "requests": int(count.sum()),
@@ -51,7 +55,16 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
             "quota_bound": best.bound,
         }
         if config.costs:
-            summary |= _against_price(config, truth, states, (state, action, count), counts, value)
+            by_service = load_costs(config.costs, spec, states)
+            costs = all_services(by_service)
+            solved = allocate(truth, costs, sum_of(costs), counts, threads=config.threads)
+            summary["cost"] = {name: sum_of(one) for name, one in by_service.items()} | {"total": sum_of(costs)}
+            summary["best_at_same_cost"] = {
+                "value": solved.value,
+                "bound": solved.bound,
+                "lambda": solved.lambda_,
+                "return_pct": _percent(value, solved.bound),
+            }
         mix = action_mix(spec, states, state, action, count, "allocation", "file")
         write_table(mix, folder.path / "action_mix.csv")
         folder.write_summary(summary)
@@ -60,33 +73,6 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
 
 def _percent(value: float, best: float) -> float:
     return 100.0 * value / best if best > 0 else float("nan")
-
-
-def _against_price(
-    config: EvaluateConfig,
-    truth: np.ndarray,
-    states: pd.DataFrame,
-    flow: tuple[np.ndarray, np.ndarray, np.ndarray],
-    counts: np.ndarray,
-    value: float,
-) -> dict[str, Any]:
-    """The allocation against Eq. 6's choice at the same total cost."""
-    assert config.costs is not None
-    by_service = load_costs(config.costs, config.requests, states)
-    total = all_services(by_service)
-    state, action, count = flow
-    cost = float(count @ total[state, action].astype(np.float64))
-    solved = allocate(truth, total, cost, counts, threads=config.threads)
-    return {
-        "cost": {name: float(count @ one[state, action].astype(np.float64)) for name, one in by_service.items()}
-        | {"total": cost},
-        "best_at_same_cost": {
-            "value": solved.value,
-            "bound": solved.bound,
-            "lambda": solved.lambda_,
-            "return_pct": _percent(value, solved.bound),
-        },
-    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 from marca_common.tables import write_table
-from revenue_sim.config import ScoreSource, _as_source
+from revenue_sim.config import ScoreSource, as_source, path_not_columns
 from revenue_sim.judging.score_files import load_costs, load_scores, mean_scores, state_rows, total
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def policy_probabilities(
     else:
         chosen = np.zeros_like(worth)
         chosen[np.arange(len(worth)), worth.argmax(axis=1)] = 1.0
-    return ((1.0 - mix) * chosen + mix / worth.shape[1]).astype(np.float32)
+    return np.asarray(((1.0 - mix) * chosen + mix / worth.shape[1]).astype(np.float32))
 
 
 def estimate(
@@ -83,29 +83,30 @@ def estimate(
     """
     _check(policy, state, joint, reward, propensity)
     z = float(norm.ppf(0.5 + confidence / 2))
-    found: dict[str, Estimate] = {}
-    if propensity is not None:
-        weight = policy[state, joint].astype(np.float64) / propensity
-        reason = _missing_support(weight, least_rows)
-    else:
-        weight, reason = np.zeros(len(reward)), "the log has no propensities"
-    effective = float(weight.sum() ** 2 / max((weight**2).sum(), 1e-300))
-    found["ips"] = _mean_estimate("ips", weight * reward, effective, z, reason)
-    found["snips"] = _ratio_estimate(weight, reward, effective, z, reason)
+    known = propensity is not None
+    weight = policy[state, joint].astype(np.float64) / propensity if known else np.zeros(len(reward))
+    effective, total = float(weight.sum() ** 2 / max((weight**2).sum(), 1e-300)), max(float(weight.sum()), 1e-300)
+    reason = _missing_support(weight, effective, least_rows) if known else "the log has no propensities"
+    ratio = float(weight @ reward) / total
+    ratio_error = float(np.sqrt((weight**2 * (reward - ratio) ** 2).sum())) / total  # by the delta method
+    found = {
+        "ips": _interval("ips", *_mean(weight * reward), z, effective, reason),
+        "snips": _interval("snips", ratio, ratio_error, z, effective, reason),
+    }
     if direct is not None:
         expected = (policy.astype(np.float64) * direct).sum(axis=1)[state]
         residual = reward - direct[state, joint].astype(np.float64)
-        found["direct"] = _mean_estimate("direct", expected, float(len(reward)), z, reason)
-        found["doubly_robust"] = _mean_estimate("doubly_robust", expected + weight * residual, effective, z, reason)
+        corrected = _mean(expected + weight * residual)
+        found["direct"] = _interval("direct", *_mean(expected), z, float(len(reward)), reason)
+        found["doubly_robust"] = _interval("doubly_robust", *corrected, z, effective, reason)
     for one in found.values():
         if one.warning:
             log.warning("%s: no estimate: %s", one.method, one.warning)
     return found
 
 
-def _missing_support(weight: np.ndarray, least_rows: float) -> str | None:
+def _missing_support(weight: np.ndarray, effective: float, least_rows: float) -> str | None:
     """Why these weights cannot carry an estimate; None if they can. Under full support their mean is 1."""
-    effective = weight.sum() ** 2 / max((weight**2).sum(), 1e-300)
     if effective < least_rows:
         return f"the weights amount to {effective:.1f} rows; at least {least_rows:g} are needed"
     mean, error = weight.mean(), weight.std() / np.sqrt(len(weight))
@@ -114,23 +115,20 @@ def _missing_support(weight: np.ndarray, least_rows: float) -> str | None:
     return None
 
 
-def _mean_estimate(method: str, terms: np.ndarray, effective: float, z: float, reason: str | None) -> Estimate:
+def _mean(terms: np.ndarray) -> tuple[float, float]:
+    """Mean and its standard error."""
+    return float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(len(terms)))
+
+
+def _interval(method: str, value: float, error: float, z: float, effective: float, reason: str | None) -> Estimate:
     if reason is not None:
         return Estimate(method, None, None, None, effective, reason)
-    value, error = float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(len(terms)))
     return Estimate(method, value, value - z * error, value + z * error, effective, None)
 
 
-def _ratio_estimate(weight: np.ndarray, reward: np.ndarray, effective: float, z: float, reason: str | None) -> Estimate:
-    """Σwr / Σw, with the delta method's standard error."""
-    if reason is not None:
-        return Estimate("snips", None, None, None, effective, reason)
-    value = float((weight @ reward) / weight.sum())
-    error = float(np.sqrt((weight**2 * (reward - value) ** 2).sum()) / weight.sum())
-    return Estimate("snips", value, value - z * error, value + z * error, effective, None)
-
-
-def _check(policy, state, joint, reward, propensity) -> None:
+def _check(
+    policy: np.ndarray, state: np.ndarray, joint: np.ndarray, reward: np.ndarray, propensity: np.ndarray | None
+) -> None:
     if policy.ndim != 2 or not np.allclose(policy.sum(axis=1, dtype=np.float64), 1.0, atol=1e-4) or (policy < 0).any():
         raise UserError("policy: expected probabilities (states, actions), rows that sum to 1")
     for name, array in (("state", state), ("joint", joint), ("reward", reward), ("propensity", propensity)):
@@ -146,22 +144,21 @@ def _check(policy, state, joint, reward, propensity) -> None:
 class OpeConfig(Config):
     """What ``python -m revenue_sim.ope`` needs."""
 
-    requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
-    log: str = Field(description="request log of the logging policy")
+    RENAMED: ClassVar[dict[str, str]] = {"log": "requests"}
+
+    spec: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
+    requests: str = Field(description="request log of the logging policy")
     scores: ScoreSource = Field(description="scores that define the policy (mean over files)")
-    costs: str | None = Field(
-        default=None, description="score file of costs, a column per service; null: λ is not used"
-    )
+    costs: str | None = Field(default=None, description="score file of costs, a column per service; null: none")
     lambda_: float = Field(default=0.0, ge=0, description="price, money per core-ms (all services)")
     temperature: float = Field(default=0.0, ge=0, description="softmax temperature, money; 0: argmax")
-    mix: float = Field(default=0.0, ge=0, le=1, description="share of uniformly random actions")
-    direct: ScoreSource | None = Field(
-        default=None, description="model of the direct and doubly robust estimates; null: none"
-    )
+    mix: float = Field(default=0.1, ge=0, le=1, description="share of uniformly random actions")
+    direct: ScoreSource | None = Field(default=None, description="model of the direct and doubly robust estimates")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="coverage of the intervals")
     least_rows: float = Field(default=100.0, gt=1, description="effective rows below which there is no number")
 
-    _source = field_validator("scores", "direct", mode="before")(_as_source)
+    _source = field_validator("scores", "direct", mode="before")(as_source)
+    _path = field_validator("requests", mode="before")(path_not_columns)
 
 
 @dataclass
@@ -180,30 +177,24 @@ def evaluate_policy(config: OpeConfig, out: str | Path) -> OpeResult:
     the policy they hold a warning instead of a number.
     """
     with RunFolder(out, config) as folder:
-        spec = config.requests
+        spec = config.spec
         states, _ = load_scores(config.scores.files[0], spec, config.scores.column)
         scores = mean_scores(config.scores, spec, states)
         costs = total(load_costs(config.costs, spec, states)) if config.costs else None
-        frame = spec.read(config.log)
+        frame = spec.read(config.requests)
         row = state_rows(frame, spec, states)
         inside = row >= 0
         if not inside.any():
-            raise UserError(f"{config.log}: none of its requests is in a state of the scores")
+            raise UserError(f"{config.requests}: none of its requests is in a state of the scores")
         policy = policy_probabilities(
             scores, costs=costs, lambda_=config.lambda_, temperature=config.temperature, mix=config.mix
         )
         logged = frame[inside]
-        column = spec.propensity if spec.propensity in frame else None
-        estimates = estimate(
-            policy,
-            row[inside],
-            spec.joint_index(logged),
-            logged[spec.reward].to_numpy(np.float64),
-            logged[column].to_numpy(np.float64) if column else None,
-            mean_scores(config.direct, spec, states) if config.direct else None,
-            confidence=config.confidence,
-            least_rows=config.least_rows,
-        )
+        reward = logged[spec.reward].to_numpy(np.float64)
+        propensity = logged[spec.propensity].to_numpy(np.float64) if spec.propensity in frame else None
+        direct = mean_scores(config.direct, spec, states) if config.direct else None
+        limits = {"confidence": config.confidence, "least_rows": config.least_rows}
+        estimates = estimate(policy, row[inside], spec.joint_index(logged), reward, propensity, direct, **limits)
         write_table(pd.DataFrame([asdict(one) for one in estimates.values()]), folder.path / "ope.csv")
         summary: dict[str, Any] = {name: asdict(one) for name, one in estimates.items()}
         summary |= {"requests": int(inside.sum()), "logged_mean": float(logged[spec.reward].mean())}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
 from marca_common.cli import run_cli
@@ -23,6 +23,7 @@ from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
 from marca_measures.calibration import bucket_spearman, calibration, calibration_figure
 from marca_measures.rank_correlation import spearman
+from revenue_sim.config import path_not_columns
 from revenue_sim.ground_truth.nets import NetConfig, NetModel, fit_net
 from revenue_sim.ground_truth.trees import TreeModel, TreesConfig, fit_trees
 
@@ -32,20 +33,20 @@ _KINDS: dict[str, Any] = {"trees": TreeModel, "net": NetModel}
 class TrainConfig(Config):
     """What ``python -m revenue_sim.train`` needs."""
 
-    requests: RequestSpec = Field(default=RequestSpec(), description="columns of the request logs")
-    logs: list[str] = Field(min_length=1, description="request logs, train and test; all rows are used")
-    folds: int = Field(
-        default=2, ge=2, description="parts of the log; each is predicted by models fitted on the others"
-    )
+    RENAMED: ClassVar[dict[str, str]] = {"logs": "requests"}
+
+    spec: RequestSpec = Field(default=RequestSpec(), description="columns of the request logs")
+    requests: list[str] = Field(min_length=1, description="request logs, train and test; all rows are used")
+    folds: int = Field(default=2, ge=2, description="parts of the log; each is predicted by models of the others")
     trees: TreesConfig = Field(default=TreesConfig(), description="boosted trees, one per fold")
     nets: NetConfig = Field(default=NetConfig(), description="embedding networks")
     tree_weight: float = Field(default=0.35, ge=0, le=1, description="weight of the trees in the ensemble's mean")
-    sample_states: int | None = Field(
-        default=2000, ge=1, description="states to score, drawn by their share of requests; null: all"
-    )
+    sample_states: int | None = Field(default=2000, ge=1, description="states to score, drawn by requests; null: all")
     buckets: int = Field(default=100, ge=3, description="buckets of rank correlation and calibration")
     threads: int = Field(default=1, ge=1, description="threads of each member's fitting")
     seed: int = Field(default=0, ge=0, description="seed of folds, members and the state sample")
+
+    _path = field_validator("requests", mode="before")(path_not_columns)
 
 
 class GroundTruth:
@@ -88,11 +89,11 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     interrupted keeps the members it has finished.
     """
     set_threads(config.threads)
-    spec = config.requests
+    spec = config.spec
     with RunFolder(out, config) as folder:
-        frame = pd.concat([spec.read(path) for path in config.logs], ignore_index=True)
+        frame = pd.concat([spec.read(path) for path in config.requests], ignore_index=True)
         if len(frame) < config.folds:
-            raise UserError(f"{config.logs[0]}: {len(frame)} rows; expected at least one per fold ({config.folds})")
+            raise UserError(f"{config.requests[0]}: {len(frame)} rows; expected at least one per fold ({config.folds})")
         members, held_out = _fit_all(config, frame, folder)
         model = GroundTruth(spec, _weighted(members, config.tree_weight))
         reward = frame[spec.reward].to_numpy(np.float64)
@@ -109,7 +110,7 @@ def _fit_all(
     config: TrainConfig, frame: pd.DataFrame, folder: RunFolder
 ) -> tuple[list[tuple[str, Any]], dict[str, np.ndarray]]:
     """All members, and each kind's predictions of the rows it has not seen (with the ensemble's under 'ensemble')."""
-    spec = config.requests
+    spec = config.spec
     fold = numpy_generator(config.seed, "revenue_sim", "folds").permutation(len(frame)) % config.folds
     names = ["trees", *(f"net{k}" for k in range(config.nets.members))]
     held_out = {name: np.zeros(len(frame)) for name in names}
@@ -140,23 +141,24 @@ def _fit_all(
 
 def _member(config: TrainConfig, rows: pd.DataFrame, path: Path, name: str, fold: int, resuming: bool) -> Any:
     """Fit one member, or read it where an earlier run of this config has finished it."""
+    spec = config.spec
     if resuming and path.exists():
-        return _load_member(path, config.requests)
+        return _load_member(path, spec)
     member: TreeModel | NetModel
     if name == "trees":
-        member = fit_trees(rows, config.requests, config.trees, config.seed, config.threads)
-        payload = member.payload()
+        member = fit_trees(rows, spec, config.trees, config.seed, config.threads)
     else:
-        member = fit_net(rows, config.requests, config.nets, config.seed, f"{name}-{fold}")
-        payload = member.payload(config.requests.shape)
-    kind = "trees" if name == "trees" else "net"
-    save_checkpoint(path, f"revenue_sim.{kind}", _columns(config.requests), payload)
+        member = fit_net(rows, spec, config.nets, config.seed, f"{name}-{fold}")
+    save_checkpoint(path, f"revenue_sim.{_kind(path)}", _columns(spec), member.payload())
     return member
 
 
 def _load_member(path: Path, spec: RequestSpec) -> Any:
-    kind = "trees" if path.stem.endswith("trees") else "net"
-    return _KINDS[kind].from_payload(load_checkpoint(path, f"revenue_sim.{kind}", _columns(spec)))
+    return _KINDS[_kind(path)].from_payload(load_checkpoint(path, f"revenue_sim.{_kind(path)}", _columns(spec)))
+
+
+def _kind(path: Path) -> str:
+    return "trees" if path.stem.endswith("trees") else "net"
 
 
 def _columns(spec: RequestSpec) -> list[str]:
@@ -178,7 +180,7 @@ def _weighted(members: list[tuple[str, Any]], tree_weight: float) -> list[tuple[
 
 def _sample(config: TrainConfig, frame: pd.DataFrame) -> pd.DataFrame:
     """States to score: drawn without replacement by their share of requests, in order of first appearance."""
-    states, _, counts = config.requests.distinct_states(frame)
+    states, _, counts = config.spec.distinct_states(frame)
     if config.sample_states is None or config.sample_states >= len(states):
         return states
     generator = numpy_generator(config.seed, "revenue_sim", "sample")

@@ -1,0 +1,1 @@
+"""How machines answer: a plant that serves minute by minute under a price."""

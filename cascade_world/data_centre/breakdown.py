@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.data_centre.minute_serving import tally
+from cascade_world.mechanism.assembled_world import World
 from cascade_world.population.catalogue import Catalogue
-from cascade_world.world import World
-
-DIMENSIONS = ("user_value", "placement", "hour")
 
 
 class Breakdown:

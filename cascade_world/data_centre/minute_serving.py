@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from cascade_world.mechanism.request_luck import GOLDEN, mix64, normal, uniform
+from cascade_world.request_luck import GOLDEN, mix64, normal, uniform
 
 TOTALS = ("revenue", "spend", "gmv", "clicks", "impressions", "timeouts")
 
 
 @njit(cache=True, nogil=True)
-def arriving_states(luck, pool, count):
+def arriving_states(luck: np.uint64, pool: np.ndarray, count: int) -> np.ndarray:
     """State ids of ``count`` requests, drawn evenly from ``pool`` (P,), int64 (count,)."""
     found = np.empty(count, np.int64)
     for i in range(count):
@@ -24,7 +24,10 @@ def arriving_states(luck, pool, count):
 
 
 @njit(cache=True, nogil=True)
-def tally(cells, states, joint, revenue, core_ms, hour, requests, sums):
+def tally(
+    cells: np.ndarray, states: np.ndarray, joint: np.ndarray, revenue: np.ndarray, core_ms: np.ndarray, hour: int,
+    requests: np.ndarray, sums: np.ndarray,
+) -> None:  # fmt: skip
     """Add one minute's requests to ``requests`` (all cells, A) and ``sums`` (all cells, 2: money, core-ms).
 
     ``cells`` (S, dimensions) are the cells that a state counts for; ``hour`` is one more.
@@ -39,10 +42,13 @@ def tally(cells, states, joint, revenue, core_ms, hour, requests, sums):
 
 @njit(cache=True, nogil=True)
 def serve_minute(
-    luck, counts, weight, states, joint, classes, scale, factors, tables, conversion, basket, commission, basket_sd,
-    cost, degraded, cost_factor, request_sd, capacity, lag, rise, fall, threshold, top_level, saturation, load_slope,
-    idle, level, load, table, totals, used, served_joint, revenue, core_ms,
-):  # fmt: skip
+    luck: np.uint64, counts: np.ndarray, weight: float, states: np.ndarray, joint: np.ndarray, classes: np.ndarray,
+    scale: np.ndarray, factors: np.ndarray, tables: np.ndarray, conversion: np.ndarray, basket: np.ndarray,
+    commission: float, basket_sd: float, cost: np.ndarray, degraded: np.ndarray, cost_factor: np.ndarray,
+    request_sd: float, capacity: np.ndarray, lag: float, rise: float, fall: float, threshold: float, top_level: float,
+    saturation: float, load_slope: float, idle: float, level: float, load: np.ndarray, table: np.ndarray,
+    totals: np.ndarray, used: np.ndarray, served_joint: np.ndarray, revenue: np.ndarray, core_ms: np.ndarray,
+) -> tuple[float, float, np.ndarray]:  # fmt: skip
     """Serve one minute; updates ``load`` (services,) in place, returns (degradation at the end, its mean, mean load).
 
     ``tables`` (classes, A, 5): p0, clicks, spend, sd of log spend after a click, impressions. ``totals`` and ``used``
@@ -100,7 +106,10 @@ def serve_minute(
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _revenue(one, two, row, conversion, basket, commission, basket_sd, scale, factor, table, totals):
+def _revenue(
+    one: np.uint64, two: np.uint64, row: np.ndarray, conversion: float, basket: float, commission: float,
+    basket_sd: float, scale: float, factor: float | np.float32, table: np.ndarray, totals: np.ndarray,
+) -> float:  # fmt: skip
     """Sample one outcome: clicks, spend and purchases with the class table's mean, zero share and second moment."""
     u = uniform(two)
     if u < row[0]:
@@ -124,4 +133,4 @@ def _revenue(one, two, row, conversion, basket, commission, basket_sd, scale, fa
     totals[1] += spend
     totals[2] += gmv
     totals[3] += clicks
-    return total
+    return float(total)

@@ -14,10 +14,10 @@ from scipy.signal import lfilter
 
 from cascade_world.data_centre.breakdown import Breakdown
 from cascade_world.data_centre.minute_serving import TOTALS, arriving_states, serve_minute
-from cascade_world.data_centre.world_traffic import MINUTES_PER_DAY, Traffic
-from cascade_world.mechanism.request_luck import NORMALS, hash_columns, normals, uniforms
+from cascade_world.mechanism.assembled_world import World
 from cascade_world.population.catalogue import Catalogue
-from cascade_world.world import World
+from cascade_world.population.world_traffic import MINUTES_PER_DAY, Traffic
+from cascade_world.request_luck import NORMALS, hash_columns, normals, uniforms
 from marca_common.protocols import Measurement
 from marca_common.seeding import integer_seed
 
@@ -122,11 +122,13 @@ class WorldPlant:
 
     def _thinned(self, exogenous: np.ndarray, minute: int) -> np.ndarray:
         """Simulated requests per sub-interval: real ones over the weight, rounded at random without bias."""
-        return np.floor(exogenous / self.world.config.plant.weight + self.luck.thinning[minute]).astype(np.int64)
+        return np.asarray(
+            np.floor(exogenous / self.world.config.plant.weight + self.luck.thinning[minute]).astype(np.int64)
+        )
 
     def _pool(self, minute: int) -> np.ndarray:
         start = self.traffic.start_day * MINUTES_PER_DAY
-        return self.catalogue.ids[self.index, int((start + minute) // 60 - start // 60)]
+        return np.asarray(self.catalogue.ids[self.index, int((start + minute) // 60 - start // 60)])
 
     def _aggregates(self, states: np.ndarray, joint: np.ndarray) -> dict[str, float]:
         if self.expected is None:
@@ -188,8 +190,3 @@ class _Sensor:
             reading = self.last.copy()
         self.last = reading
         return np.full(len(reading), np.nan) if self.luck.lost[minute] < plant.dropped else reading
-
-
-def build_catalogue(world: World, traffic: Traffic) -> Catalogue:
-    """``world.catalogue(traffic)``: the distinct states that can arrive, with ids that ``decide`` will be given."""
-    return world.catalogue(traffic)

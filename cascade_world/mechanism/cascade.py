@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from cascade_world.mechanism.request_luck import GOLDEN, mix64, normal, uniform
+from cascade_world.request_luck import GOLDEN, mix64, normal, uniform
 
 # Index of the lowest set bit of a 64-bit word, by a de Bruijn sequence.
 _ONE, _S58, _DE_BRUIJN = np.uint64(1), np.uint64(58), np.uint64(0x03F79D71B4CB0A89)
@@ -56,9 +56,34 @@ class CascadeParameters(NamedTuple):
     normals: np.ndarray  # quantile table (65536,)
 
 
+class Candidates(NamedTuple):
+    """Candidates of one request, one channel after another."""
+
+    start: np.ndarray  # each channel's first candidate (channels + 1,)
+    score: np.ndarray  # retrieval scores, log units (models, most)
+    pre: np.ndarray  # pre-ranking scores (models, most)
+    click: np.ndarray  # true click rates (most,)
+    bid: np.ndarray  # money per click (most,)
+    estimate: np.ndarray  # the rankers' click rates (rankers, most)
+    rank_value: np.ndarray  # estimate · bid, what the auction sorts by (rankers, most)
+
+
 @njit(cache=True, nogil=True)
-def _draw_candidates(seed, c, par, start, channel, score, pre, click, estimate, bid, rank_value):
-    """Fill the candidate arrays of one request of class ``c``; ``start`` gets the channels' offsets."""
+def _room(par: CascadeParameters) -> Candidates:
+    """Arrays for the most candidates that a request can have."""
+    channels, models, rankers = par.supply.shape[1], len(par.model_noise), len(par.ranker_noise)
+    most = channels * par.max_candidates
+    score, pre = np.empty((models, most)), np.empty((models, most))
+    estimate, rank_value = np.empty((rankers, most)), np.empty((rankers, most))
+    return Candidates(
+        np.empty(channels + 1, np.int64), score, pre, np.empty(most), np.empty(most), estimate, rank_value
+    )
+
+
+@njit(cache=True, nogil=True)
+def _draw_candidates(seed: np.uint64, c: int, par: CascadeParameters, into: Candidates) -> int:
+    """Fill ``into`` with one request of class ``c``; returns the number of candidates."""
+    start, score, pre, click, bid, estimate, rank_value = into
     n_models, n_rankers = score.shape[0], estimate.shape[0]
     rho, rho_rest = par.model_correlation, np.sqrt(1.0 - par.model_correlation**2)
     memory = par.preranking_memory
@@ -83,7 +108,7 @@ def _draw_candidates(seed, c, par, start, channel, score, pre, click, estimate, 
             own = value + par.preranking_noise * normal(two, 0, par.normals)
             for m in range(n_models):
                 pre[m, n] = memory * score[m, n] + (1.0 - memory) * own
-            click[n], bid[n], channel[n] = np.exp(log_click), np.exp(log_bid), ch
+            click[n], bid[n] = np.exp(log_click), np.exp(log_bid)
             for k in range(n_rankers):
                 estimate[k, n] = np.exp(log_click + par.ranker_noise[k] * normal(two, 1 + k, par.normals))
                 rank_value[k, n] = estimate[k, n] * bid[n]
@@ -93,7 +118,7 @@ def _draw_candidates(seed, c, par, start, channel, score, pre, click, estimate, 
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _insert(top, size, capacity, candidate, values):
+def _insert(top: np.ndarray, size: int, capacity: int, candidate: int, values: np.ndarray) -> int:
     """Keep ``top`` the best ``capacity`` candidates, best first; return their number."""
     position = size
     while position > 0 and values[top[position - 1]] < values[candidate]:
@@ -108,7 +133,10 @@ def _insert(top, size, capacity, candidate, values):
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _auction(top, size, slots, click, estimate, bid, rank_value, reserve, extra, chance, price):
+def _auction(
+    top: np.ndarray, size: int, slots: np.ndarray, click: np.ndarray, estimate: np.ndarray, bid: np.ndarray,
+    rank_value: np.ndarray, reserve: float, extra: float, chance: np.ndarray, price: np.ndarray,
+) -> tuple[int, float]:  # fmt: skip
     """Slots' click chances and prices per click; returns shown slots and the ranker's predicted value."""
     shown = min(size, len(slots))
     predicted = 0.0
@@ -123,7 +151,7 @@ def _auction(top, size, slots, click, estimate, bid, rank_value, reserve, extra,
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _nested_sets(score, where, steps, sets):
+def _nested_sets(score: np.ndarray, where: np.ndarray, steps: np.ndarray, sets: np.ndarray) -> None:
     """``sets`` (steps, words): bits (at ``where``) of the best ``steps[i]`` of a channel's items."""
     order = np.argsort(-score)
     sets[0] = 0
@@ -137,7 +165,11 @@ def _nested_sets(score, where, steps, sets):
 
 
 @njit(cache=True, nogil=True)
-def class_sums(seed, c, first, last, par, steps, step, model, truncations, cell, fixed, queue_cost, rank_cost, sums):
+def class_sums(
+    seed: np.uint64, c: int, first: int, last: int, par: CascadeParameters, steps: np.ndarray, step: np.ndarray,
+    model: np.ndarray, truncations: np.ndarray, cell: np.ndarray, fixed: np.ndarray, queue_cost: np.ndarray,
+    rank_cost: np.ndarray, sums: np.ndarray,
+) -> None:  # fmt: skip
     """Add draws ``first``…``last`` of class ``c`` to ``sums`` (A, stats): every joint action on common candidates.
 
     ``steps`` and ``step`` give the lengths (see ActionSpace). The retrieved items of a joint action are a set of bits in
@@ -147,10 +179,8 @@ def class_sums(seed, c, first, last, par, steps, step, model, truncations, cell,
     channels, n_rankers = step.shape[1], cell.shape[2]
     most = channels * par.max_candidates
     n_models = len(par.model_noise)
-    start, channel = np.empty(channels + 1, np.int64), np.empty(most, np.int64)
-    score, pre = np.empty((n_models, most)), np.empty((n_models, most))
-    click, bid = np.empty(most), np.empty(most)
-    estimate, rank_value = np.empty((n_rankers, most)), np.empty((n_rankers, most))
+    found = _room(par)
+    start, score, pre, click, bid, estimate, rank_value = found
     by_pre, where = np.empty((n_models, most), np.int64), np.empty(most, np.int64)
     words = (most + 63) // 64
     sets = np.zeros((n_models, channels, len(steps), words), np.uint64)  # a channel's best items, as bits
@@ -162,7 +192,7 @@ def class_sums(seed, c, first, last, par, steps, step, model, truncations, cell,
     extra = par.commission * par.conversion[c] * par.basket[c]
     for draw in range(first, last):
         luck = mix64(seed + GOLDEN * np.uint64(draw))
-        n = _draw_candidates(luck, c, par, start, channel, score, pre, click, estimate, bid, rank_value)
+        n = _draw_candidates(luck, c, par, found)
         for m in range(n_models):
             by_pre[m, :n] = np.argsort(-pre[m, :n])
             for i in range(n):
@@ -197,18 +227,9 @@ def class_sums(seed, c, first, last, par, steps, step, model, truncations, cell,
                     if a < 0:
                         continue
                     shown, _ = _auction(
-                        top[k],
-                        size[k],
-                        par.slots,
-                        click,
-                        estimate[k],
-                        bid,
-                        rank_value[k],
-                        par.reserve,
-                        extra,
-                        chance,
+                        top[k], size[k], par.slots, click, estimate[k], bid, rank_value[k], par.reserve, extra, chance,
                         price,
-                    )
+                    )  # fmt: skip
                     clicks, spend, variance, none = 0.0, 0.0, 0.0, 1.0
                     for i in range(shown):
                         clicks += chance[i]
@@ -231,7 +252,7 @@ def class_sums(seed, c, first, last, par, steps, step, model, truncations, cell,
 
 
 @njit(cache=True, nogil=True)
-def _threshold(values, count, k, work):
+def _threshold(values: np.ndarray, count: int, k: int, work: np.ndarray) -> float:
     """The ``k``-th largest of ``values[:count]`` (quickselect on a copy)."""
     for i in range(count):
         work[i] = values[i]
@@ -254,11 +275,14 @@ def _threshold(values, count, k, work):
             low = i
         else:
             break
-    return work[target]
+    return float(work[target])
 
 
 @njit(cache=True, nogil=True)
-def _pass_on(start, channel, score, pre, lengths, truncation, kept, kept_pre, work):
+def _pass_on(
+    start: np.ndarray, score: np.ndarray, pre: np.ndarray, lengths: np.ndarray, truncation: int, kept: np.ndarray,
+    kept_pre: np.ndarray, work: np.ndarray,
+) -> tuple[int, int]:  # fmt: skip
     """Retrieve and pre-rank; ``kept`` gets the survivors. Returns the numbers retrieved and pre-ranked."""
     retrieved = 0
     for ch in range(len(lengths)):
@@ -284,17 +308,17 @@ def _pass_on(start, channel, score, pre, lengths, truncation, kept, kept_pre, wo
 
 
 @njit(cache=True, nogil=True)
-def serve_requests(seed, first, classes, joint, par, lengths, model, truncations, factors, results):
+def serve_requests(
+    seed: np.uint64, first: int, classes: np.ndarray, joint: np.ndarray, par: CascadeParameters, lengths: np.ndarray,
+    model: np.ndarray, truncations: np.ndarray, factors: np.ndarray, results: np.ndarray,
+) -> None:  # fmt: skip
     """Serve requests ``first``, ``first + 1``, … one by one; ``results`` (M, len(RESULTS)) at scale 1.
 
     A request's luck depends on ``seed`` and its number only.
     """
-    channels, n_rankers = lengths.shape[1], len(par.ranker_noise)
-    most = channels * par.max_candidates
-    start, channel = np.empty(channels + 1, np.int64), np.empty(most, np.int64)
-    score, pre = np.empty((len(par.model_noise), most)), np.empty((len(par.model_noise), most))
-    click, bid = np.empty(most), np.empty(most)
-    estimate, rank_value = np.empty((n_rankers, most)), np.empty((n_rankers, most))
+    most = lengths.shape[1] * par.max_candidates
+    found = _room(par)
+    start, score, pre, click, bid, estimate, rank_value = found
     kept, kept_pre, work = np.empty(most, np.int64), np.empty(most), np.empty(most)
     capacity = len(par.slots) + 1
     top, chance, price = np.empty(capacity, np.int64), np.empty(capacity), np.empty(capacity)
@@ -302,9 +326,9 @@ def serve_requests(seed, first, classes, joint, par, lengths, model, truncations
         c, a = classes[row], joint[row]
         r, t, k = factors[a, 0], factors[a, 1], factors[a, 2]
         luck = mix64(seed + GOLDEN * np.uint64(first + row))
-        _draw_candidates(luck, c, par, start, channel, score, pre, click, estimate, bid, rank_value)
+        _draw_candidates(luck, c, par, found)
         retrieved, passed = _pass_on(
-            start, channel, score[model[r]], pre[model[r]], lengths[r], truncations[t], kept, kept_pre, work
+            start, score[model[r]], pre[model[r]], lengths[r], truncations[t], kept, kept_pre, work
         )
         size = 0
         for i in range(passed):

@@ -30,7 +30,7 @@ class CostTables:
         ranked = [np.interp(preranked, x, curve) for curve in self.preranked[p, :, model, ranker]]
         queue = [np.interp(retrieved, x, curve) for curve in self.retrieved[p, :, model]]
         opened = self.channel[p, :, model][:, channels].sum(axis=1)
-        return self.hardware[idc] * (self.base[p, :, model] + opened + np.array(queue) + np.array(ranked))
+        return np.asarray(self.hardware[idc] * (self.base[p, :, model] + opened + np.array(queue) + np.array(ranked)))
 
 
 def build_costs(config: WorldConfig) -> CostTables:
@@ -58,7 +58,7 @@ def build_costs(config: WorldConfig) -> CostTables:
 def _curve(x: np.ndarray, points: list[tuple[float, float]] | None) -> np.ndarray:
     if not points:
         return np.zeros(len(x))
-    return np.interp(x, [point[0] for point in points], [point[1] for point in points])
+    return np.asarray(np.interp(x, [point[0] for point in points], [point[1] for point in points]))
 
 
 def _from_map(config: WorldConfig, path: str) -> CostTables:

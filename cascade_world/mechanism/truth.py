@@ -63,19 +63,9 @@ def compute_truth(
     def one_class(c: int) -> int:
         seed = np.uint64(integer_seed(config.seed, "truth", c))
         class_sums(
-            seed,
-            c,
-            0,
-            draws,
-            parameters,
-            space.steps,
-            space.step,
-            space.model,
-            space.truncations,
-            space.cell,
-            *arrays,
-            sums[c],
-        )
+            seed, c, 0, draws, parameters, space.steps, space.step, space.model, space.truncations, space.cell,
+            *arrays, sums[c],
+        )  # fmt: skip
         return c
 
     with ThreadPoolExecutor(config.workers) as pool:

@@ -1,0 +1,1 @@
+"""Who asks, and when: states, hidden classes, money scales and arrivals."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cascade_world.data_centre.world_traffic import Traffic
-from cascade_world.mechanism.request_luck import hash_columns
-from cascade_world.population.population import Population
+from cascade_world.population.states import Population
+from cascade_world.population.world_traffic import Traffic
+from cascade_world.request_luck import hash_columns
 from marca_common.seeding import integer_seed
 
 

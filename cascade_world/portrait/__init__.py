@@ -1,0 +1,1 @@
+"""What the world is like: its declared properties and their figures."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cascade_world.mechanism.request_luck import hash_columns
-from cascade_world.world import World
+from cascade_world.mechanism.assembled_world import World
+from cascade_world.request_luck import hash_columns
 from marca_common.errors import UserError
 from marca_common.seeding import integer_seed
 from marca_measures.clairvoyant import clairvoyant
@@ -45,7 +45,7 @@ def variance_shares(log_q: np.ndarray, shape: tuple[int, ...], n_first: int) -> 
     return shares
 
 
-def budget_curve(world: World, group: int, states: np.ndarray, factors: np.ndarray) -> pd.DataFrame:
+def uplift_by_budget(world: World, group: int, states: np.ndarray, factors: np.ndarray) -> pd.DataFrame:
     """Static mixture and clairvoyant at multiples of the shipped budget; infeasible budgets are left out."""
     frame = world.population.frame(states)
     values, costs = world.values(frame), world.expected_costs(frame)
@@ -143,7 +143,7 @@ def spectrum(log_q: np.ndarray, keep: int = 20) -> np.ndarray:
     """Share of the variance of log Q, centred over states and actions, that each singular direction holds."""
     centred = log_q - log_q.mean(axis=0) - log_q.mean(axis=1, keepdims=True) + log_q.mean()
     power = np.linalg.svd(centred, compute_uv=False) ** 2
-    return power[:keep] / power.sum()
+    return np.asarray(power[:keep] / power.sum())
 
 
 def label_statistics(log: pd.DataFrame) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cascade_world.world import World
+from cascade_world.mechanism.assembled_world import World
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_measures.hull import chain
 

@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.config import WorldConfig
-from cascade_world.world import World
+from cascade_world.mechanism.assembled_world import World
 from marca_common.seeding import numpy_generator
 
 _MACHINES = 2
 
 
 @dataclass(frozen=True)
-class Bucket:
+class LoadTestBucket:
     """One kind of request that the bench replays."""
 
     channels: tuple[int, ...]
@@ -26,7 +26,7 @@ class Bucket:
     ranker: int = 0
 
 
-def design(config: WorldConfig) -> list[Bucket]:
+def design(config: WorldConfig) -> list[LoadTestBucket]:
     """Buckets that identify every part of the cost: channels one by one and in pairs, models, lengths, degradation."""
     cascade = config.cascade
     n, models = len(cascade.channels), range(len(cascade.models))
@@ -34,15 +34,15 @@ def design(config: WorldConfig) -> list[Bucket]:
     lengths = sorted({max(2, round(most * part)) for part in (0.005, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.9)})
     ranked = sorted({min(max(2, length), most) for length in (3, 8, 20, 35, 50, 80, 110)})
     everything, middle = tuple(range(n)), round(most * 0.25)
-    buckets = [Bucket((c,), m, 20, 8) for c in range(n) for m in models]
-    buckets += [Bucket((c, d), m, 20, 8) for c in range(n) for d in range(c + 1, n) for m in models]
-    buckets += [Bucket(everything, m, length, min(8, length)) for length in lengths for m in models]
-    buckets += [Bucket(everything, m, max(middle, length), length) for length in ranked for m in models]
-    buckets += [Bucket(everything, 0, 2 * length, length) for length in ranked]
+    buckets = [LoadTestBucket((c,), m, 20, 8) for c in range(n) for m in models]
+    buckets += [LoadTestBucket((c, d), m, 20, 8) for c in range(n) for d in range(c + 1, n) for m in models]
+    buckets += [LoadTestBucket(everything, m, length, min(8, length)) for length in lengths for m in models]
+    buckets += [LoadTestBucket(everything, m, max(middle, length), length) for length in ranked for m in models]
+    buckets += [LoadTestBucket(everything, 0, 2 * length, length) for length in ranked]
     top = int(config.plant.degradation_max)
-    buckets += [Bucket(everything, m, middle, 50, level) for level in range(top + 1) for m in models]
+    buckets += [LoadTestBucket(everything, m, middle, 50, level) for level in range(top + 1) for m in models]
     for ranker in range(1, len(cascade.rankers)):
-        buckets += [Bucket(everything, 0, max(middle, length), length, 0, ranker) for length in ranked]
+        buckets += [LoadTestBucket(everything, 0, max(middle, length), length, 0, ranker) for length in ranked]
     return list(dict.fromkeys(buckets))
 
 
@@ -55,7 +55,7 @@ def loadtest_log(world: World, seed: int | None = None) -> pd.DataFrame:
     config, seed = world.config, world.config.seed if seed is None else seed
     rng = numpy_generator(seed, "loadtest")
     buckets, rates = design(config), config.logs.loadtest_utilisation
-    runs: list[tuple[Bucket | None, float]] = [(bucket, rate) for bucket in buckets for rate in rates]
+    runs: list[tuple[LoadTestBucket | None, float]] = [(bucket, rate) for bucket in buckets for rate in rates]
     runs += [(None, 0.0)] * 3
     rows = []
     for g, idc in enumerate(world.groups):
@@ -80,7 +80,7 @@ def degraded_lengths(world: World, retrieved: float, preranked: float, level: in
 
 
 def _measure(
-    world: World, idc: int, service: int, bucket: Bucket | None, aim: float, rng: np.random.Generator
+    world: World, idc: int, service: int, bucket: LoadTestBucket | None, aim: float, rng: np.random.Generator
 ) -> dict[str, object]:
     config, cores = world.config, _MACHINES * world.config.plant.cores
     noise = np.exp(config.logs.loadtest_noise * rng.standard_normal())

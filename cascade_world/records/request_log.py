@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.data_centre.world_plant import WorldPlant
-from cascade_world.data_centre.world_traffic import MINUTES_PER_DAY, day_shape, make_traffic
+from cascade_world.mechanism.assembled_world import World
 from cascade_world.mechanism.cascade import RESULTS, serve_requests
-from cascade_world.mechanism.request_luck import hash_columns
-from cascade_world.population.behaviour import Incumbent, LoggingPolicy
-from cascade_world.world import World
+from cascade_world.population.world_traffic import MINUTES_PER_DAY, day_shape, make_traffic
+from cascade_world.records.logging_policies import Incumbent, LoggingPolicy
+from cascade_world.request_luck import hash_columns
 from marca_common.progress import progress
 from marca_common.protocols import Measurement
 from marca_common.seeding import integer_seed, numpy_generator
@@ -26,7 +26,7 @@ def request_log(world: World, rows: int | None = None, seed: int | None = None) 
     """The request log in time order: states, logged actions with propensities, and what the cascade made of them."""
     rows = world.config.logs.requests if rows is None else rows
     seed = world.config.seed if seed is None else seed
-    seconds = arrival_times(world, rows, seed)
+    seconds = request_times(world, rows, seed)
     policy = LoggingPolicy(world)
     starts = range(0, rows, _CHUNK)
 
@@ -38,7 +38,7 @@ def request_log(world: World, rows: int | None = None, seed: int | None = None) 
     return pd.concat(parts, ignore_index=True)
 
 
-def arrival_times(world: World, rows: int, seed: int) -> np.ndarray:
+def request_times(world: World, rows: int, seed: int) -> np.ndarray:
     """Seconds since the start of the simulation, rising, spread as traffic is, int64 (rows,)."""
     minutes = np.arange(world.config.logs.days * MINUTES_PER_DAY)
     weight = np.cumsum(day_shape(world.config, minutes % MINUTES_PER_DAY))
@@ -144,7 +144,7 @@ def varied_prices(
     held = np.maximum.accumulate(np.where(jumps, np.arange(len(qps))[:, None], 0), axis=0)
     factor = np.take_along_axis(noise, held, axis=0)
     mixed = np.sqrt(0.7) * factor[:, :1] + np.sqrt(0.3) * factor[:, 1:]
-    return base[:, None] * np.exp(logs.lambda_spread * mixed)
+    return np.asarray(base[:, None] * np.exp(logs.lambda_spread * mixed))
 
 
 class PriceRule:
@@ -160,4 +160,4 @@ class PriceRule:
     def price(self, budget: np.ndarray) -> np.ndarray:
         """Price at which every service keeps to its budget of core-ms per request (minutes, services): (minutes,)."""
         each = [np.interp(-budget[:, j], -self.spent[:, j], self.prices) for j in range(budget.shape[1])]
-        return np.max(each, axis=0)
+        return np.asarray(np.max(each, axis=0))

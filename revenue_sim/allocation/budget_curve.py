@@ -8,15 +8,18 @@ is the linear relaxation of the multiple-choice knapsack for every budget at onc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from marca_common.errors import UserError
 from revenue_sim.allocation import hull_kernels as kernels
+from revenue_sim.checks import check_counts, check_finite, check_matrix
 
+T = TypeVar("T")
 CHUNK = 1024  # rows a thread takes at a time
 INFINITE = (0.0, 1.0)  # weights (wq, wc) of an infinite price: the cheapest action, the best of several
 FREE = (1.0, 0.0)  # weights of price 0: the best action, the cheapest of several
@@ -48,9 +51,7 @@ class Edges:
 
 def check_pair(values: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as C-ordered arrays of one float type, costs (S, A), or (1, A) when all rows share them."""
-    values, costs = np.asarray(values), np.asarray(costs)
-    if values.ndim != 2 or 0 in values.shape:
-        raise UserError(f"values: got shape {values.shape}; expected (states, actions), at least one of each")
+    values, costs = check_matrix("values", values), np.asarray(costs)
     if costs.ndim == 1:
         costs = costs[None, :]
     if costs.shape not in (values.shape, (1, values.shape[1])):
@@ -60,32 +61,22 @@ def check_pair(values: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.ascontiguousarray(values, dtype), np.ascontiguousarray(costs, dtype)
 
 
-def check_counts(counts: np.ndarray | None, rows: int) -> np.ndarray:
-    """Requests per row as float64 (S,); None means one each."""
-    if counts is None:
-        return np.ones(rows)
-    counts = np.asarray(counts, dtype=np.float64)
-    if counts.shape != (rows,):
-        raise UserError(f"counts: got shape {counts.shape}; expected ({rows},)")
-    bad = ~(np.isfinite(counts) & (counts >= 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise UserError(f"counts: row {row + 1}: got {counts[row]}; expected a number of requests, 0 or more")
-    return counts
+def run_chunks(work: Callable[[int, int], T], rows: int, threads: int | None, size: int = CHUNK) -> list[T]:
+    """``work(start, stop)`` over blocks of rows, in order; compiled work that releases the lock runs in parallel.
 
-
-def thread_count(threads: int | None) -> int:
-    """The number asked for, else the processors this process may use."""
-    return threads or len(os.sched_getaffinity(0))
-
-
-def run_chunks(work, rows: int, threads: int | None, size: int = CHUNK) -> Iterator:
-    """``work(start, stop)`` over blocks of rows, in order; compiled work that releases the lock runs in parallel."""
+    ``threads`` None: as many as the processors that this process may use.
+    """
     starts = range(0, rows, size)
-    if thread_count(threads) == 1 or len(starts) == 1:
-        return iter([work(start, min(rows, start + size)) for start in starts])
-    with ThreadPoolExecutor(thread_count(threads)) as pool:
-        return iter(list(pool.map(lambda start: work(start, min(rows, start + size)), starts)))
+    threads = threads or available_processors()
+    if threads == 1 or len(starts) == 1:
+        return [work(start, min(rows, start + size)) for start in starts]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(lambda start: work(start, min(rows, start + size)), starts))
+
+
+def available_processors() -> int:
+    """Processors that this process may use; where the system does not say, those of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hull_edges(
@@ -106,30 +97,19 @@ def hull_edges(
     index = np.arange(len(values)) if rows is None else rows
     base = np.empty(len(index), dtype=np.int64)
     weights, unit = np.array([high, low]), _UNIT[values.dtype]
-    parts = list(
-        run_chunks(
-            lambda start, stop: kernels.hull_rows(values, costs, counts, index, start, stop, weights, unit, base),
-            len(index),
-            threads,
-        )
-    )
-    for part in parts:
-        if part[4] >= 0:
-            _refuse_row(values, costs, part[4])
+
+    def block(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, float, float, int]:
+        return kernels.hull_rows(values, costs, counts, index, start, stop, weights, unit, base)
+
+    parts = run_chunks(block, len(index), threads)
+    for *_, row in parts:
+        if row >= 0:
+            check_finite("values", values[row : row + 1], row)
+            check_finite("costs", costs[row : row + 1] if len(costs) > 1 else costs, row)
+            raise UserError(f"values: row {row + 1}: numbers too large to add; expected them below 1e30")
     ends = np.concatenate([part[0] for part in parts], axis=1)
     steps = np.concatenate([part[1] for part in parts], axis=1)
     return Edges(base, sum(p[2] for p in parts), sum(p[3] for p in parts), *ends, *steps)
-
-
-def _refuse_row(values: np.ndarray, costs: np.ndarray, row: int) -> None:
-    for name, array in (("values", values[row]), ("costs", costs[row if len(costs) > 1 else 0])):
-        bad = ~np.isfinite(array)
-        if bad.any():
-            action = int(np.argmax(bad))
-            raise UserError(
-                f"{name}: row {row + 1}, joint action {action}: got {array[action]}; expected a finite number"
-            )
-    raise UserError(f"values: row {row + 1}: numbers too large to add; expected them below 1e30")
 
 
 @dataclass(frozen=True)

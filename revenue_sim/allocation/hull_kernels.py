@@ -1,5 +1,8 @@
 """Compiled loops over one row of values and costs at a time: the row stays in the first-level cache while it is worked on.
 
+The hull found here is ``marca_measures.hull.chain`` of a row, which is the definition. This is its fast search, for large float32
+matrices, requests per row and prices between two bounds; a test holds the two against each other.
+
 Everything rests on one search, ``argmax wq·Q − wc·C`` over a row. It first runs in the arrays' own precision, over
 ``LANES`` interleaved lanes so that it vectorises; only lanes whose best lies within rounding of the row's best are
 searched again in float64. The answer is that of float64 at the speed of float32. A row's upper hull between two prices
@@ -17,17 +20,16 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 LANES = 32
-SUM = {"reassoc", "contract"}  # sums vectorise; NaN and infinity still show
 
 
 @intrinsic
-def _larger_intrinsic(typing_context, a, b):
+def _larger_intrinsic(typing_context: Any, a: Any, b: Any) -> Any:
     """The larger of two floats as one instruction; a branch, or a NaN rule, would keep the loops from vectorising.
 
     With a NaN the result means nothing: the finiteness sum of the same pass is looked at first.
     """
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = arguments[0].type
         name = "llvm.maxnum." + ("f32" if isinstance(kind, ir.FloatType) else "f64")
         known = builder.module.globals.get(name)
@@ -38,10 +40,10 @@ def _larger_intrinsic(typing_context, a, b):
 
 
 @intrinsic
-def _prefetch_intrinsic(typing_context, address):
+def _prefetch_intrinsic(typing_context: Any, address: Any) -> Any:
     """Ask for the cache line at an address; rows are about a page long, where the hardware's own prefetcher stops."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
         function = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
@@ -59,7 +61,7 @@ _prefetch: Any = _prefetch_intrinsic
 
 
 @njit(nogil=True, inline="always")
-def _lane_maxima(q, i, c, k, wq, wc, lanes):
+def _lane_maxima(q: np.ndarray, i: int, c: np.ndarray, k: int, wq: float, wc: float, lanes: np.ndarray) -> None:
     """``lanes[0, l]`` = the best ``wq·q − wc·c`` of lane l, in the arrays' precision."""
     actions = q.shape[1]
     whole = actions // LANES
@@ -75,7 +77,10 @@ def _lane_maxima(q, i, c, k, wq, wc, lanes):
 
 
 @njit(nogil=True, inline="always")
-def _first_look(q, i, c, k, wq0, wc0, wq1, wc1, lanes, next_q, next_c):
+def _first_look(
+    q: np.ndarray, i: int, c: np.ndarray, k: int, wq0: float, wc0: float, wq1: float, wc1: float, lanes: np.ndarray,
+    next_q: np.uintp, next_c: np.uintp,
+) -> None:  # fmt: skip
     """Lane maxima under two weight pairs (lanes 0 and 1), largest |q| and |c| (2 and 3) and a finiteness sum (4).
 
     Meanwhile the rows at the addresses ``next_q`` and ``next_c`` are asked for.
@@ -110,7 +115,9 @@ def _first_look(q, i, c, k, wq0, wc0, wq1, wc1, lanes, next_q, next_c):
 
 
 @njit(nogil=True, cache=True)
-def _settle(q, i, c, k, wq, wc, maxima, row, slack):
+def _settle(
+    q: np.ndarray, i: int, c: np.ndarray, k: int, wq: float, wc: float, maxima: np.ndarray, row: int, slack: float
+) -> int:
     """Best action in float64 among the lanes within ``slack`` of the best; ties: the lower cost, then the higher value."""
     top = maxima[row, 0]
     for lane in range(1, LANES):
@@ -131,15 +138,18 @@ def _settle(q, i, c, k, wq, wc, maxima, row, slack):
 
 
 @njit(nogil=True, cache=True)
-def _not_concave(q, i, c, k, first, second, third):
+def _not_concave(q: np.ndarray, i: int, c: np.ndarray, k: int, first: int, second: int, third: int) -> bool:
     """Whether rounding left the slope after ``second`` no smaller than the one before it."""
     before = (np.float64(q[i, second]) - q[i, first]) / (np.float64(c[k, second]) - c[k, first])
     after = (np.float64(q[i, third]) - q[i, second]) / (np.float64(c[k, third]) - c[k, second])
-    return after >= before
+    return bool(after >= before)
 
 
 @njit(nogil=True, inline="always")
-def _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack, lanes, native):
+def _chain(
+    q: np.ndarray, i: int, c: np.ndarray, k: int, cheap: int, dear: int, high_q: float, high_c: float, unit: float,
+    vertices: np.ndarray, stack: np.ndarray, lanes: np.ndarray, native: np.ndarray,
+) -> int:  # fmt: skip
     """Vertices of the upper hull from ``cheap`` to ``dear``, both on it, into ``vertices``; returns their number."""
     count, depth = 1, 1
     vertices[0], stack[0] = cheap, dear
@@ -169,7 +179,10 @@ def _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack, lanes
 
 
 @njit(nogil=True, cache=True)
-def hull_rows(q, c, counts, index, start, stop, weights, unit, base):
+def hull_rows(
+    q: np.ndarray, c: np.ndarray, counts: np.ndarray, index: np.ndarray, start: int, stop: int, weights: np.ndarray,
+    unit: float, base: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, float, float, int]:  # fmt: skip
     """Hull edges of the rows ``index[start:stop]`` between two prices, one read of the rows.
 
     ``weights`` (2, 2) holds (wq, wc) of the high and the low price: (1, λ) for a price, (0, 1) for an infinite one,
@@ -211,7 +224,7 @@ def hull_rows(q, c, counts, index, start, stop, weights, unit, base):
         number = _chain(q, i, c, k, cheap, dear, high_q, high_c, unit, vertices, stack, lanes, native)
         if used + number > capacity:
             capacity = 2 * capacity + number
-            ends, steps = _grown_ends(ends, capacity), _grown_steps(steps, capacity)
+            ends, steps = _grown(ends, capacity), _grown(steps, capacity)
         for v in range(number - 1):
             a, b = vertices[v], vertices[v + 1]
             dc, dq = np.float64(c[k, b]) - c[k, a], np.float64(q[i, b]) - q[i, a]
@@ -222,31 +235,17 @@ def hull_rows(q, c, counts, index, start, stop, weights, unit, base):
 
 
 @njit(nogil=True, cache=True)
-def _grown_ends(old, capacity):
-    new = np.empty((3, capacity), np.int32)
+def _grown(old: np.ndarray, capacity: int) -> np.ndarray:
+    new = np.empty((3, capacity), old.dtype)
     new[:, : old.shape[1]] = old
     return new
 
 
 @njit(nogil=True, cache=True)
-def _grown_steps(old, capacity):
-    new = np.empty((3, capacity))
-    new[:, : old.shape[1]] = old
-    return new
-
-
-@njit(nogil=True, cache=True, fastmath=SUM)
-def read_rows(q, c, start, stop):
-    """Sum of both arrays' rows: the least that any method must read (for benchmarks)."""
-    total = q[0, 0] - q[0, 0]
-    for i in range(start, stop):
-        for j in range(q.shape[1]):
-            total += q[i, j] + c[i, j]
-    return total
-
-
-@njit(nogil=True, cache=True)
-def climb(rows, ends_from, ends_to, cost_steps, order, room, choice):
+def climb(
+    rows: np.ndarray, ends_from: np.ndarray, ends_to: np.ndarray, cost_steps: np.ndarray, order: np.ndarray, room: float,
+    choice: np.ndarray,
+) -> tuple[float, int, np.ndarray]:  # fmt: skip
     """Take edges in ``order`` while they fit into ``room``; a row's edges only one after the other.
 
     Changes ``choice`` in place. Returns the room left before the first edge that did not fit, that edge (−1: all fit)

@@ -75,4 +75,4 @@ def _project(centre: np.ndarray, slopes: np.ndarray, levels: np.ndarray, level: 
     residual = system @ weights - target
     if abs(residual[-1]) < 1e-14:
         return centre
-    return np.clip(centre - scale * residual[:-1] / residual[-1], 0.0, box)
+    return np.asarray(np.clip(centre - scale * residual[:-1] / residual[-1], 0.0, box))

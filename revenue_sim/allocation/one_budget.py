@@ -8,55 +8,23 @@ row where the relaxation splits a request come out exactly, not by bisection to 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 
 from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
 from revenue_sim.allocation import hull_kernels as kernels
-from revenue_sim.allocation.budget_curve import (
-    FREE,
-    INFINITE,
-    Edges,
-    check_counts,
-    check_pair,
-    hull_edges,
-)
+from revenue_sim.allocation.budget_curve import FREE, INFINITE, Edges, check_pair, hull_edges
+from revenue_sim.allocation.result import Allocation, total_cost
+from revenue_sim.allocation.whole_rows import best_whole_rows
+from revenue_sim.checks import check_budget, check_counts
 
 log = logging.getLogger(__name__)
+Bracket = tuple[tuple[float, float], tuple[float, float]]  # weights (wq, wc) of a higher and a lower price
 
 SAMPLE_FROM = 4_000_000  # pairs; below, all hulls are cheaper than a sample and a second pass
 SAMPLE_ROWS = (256, 2048)  # rows sampled to bracket the price, in two steps
 SPREADS = 3.0  # half-width of the bracket in standard errors of the sampled cost
-ATTEMPTS = 3  # brackets tried before all hulls are taken
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """One action per row, the price behind it and how far it can be from the best possible."""
-
-    choice: np.ndarray  # int64 (S,): joint action of each row (of all its requests)
-    lambda_: float  # price where the linear relaxation meets the budget, value per cost; 0: the budget does not bind
-    value: float  # Σ count·Q of the choice
-    cost: float  # Σ count·C of the choice, never over the budget
-    bound: float  # optimum of the linear relaxation: no choice earns more
-    fractional_row: int | None  # the one row that the relaxation splits; None: it splits none
-    fractional_action: int | None  # the dearer action of its two
-    fraction: float  # share of that row's requests that the relaxation moves to it
-
-    @property
-    def gap(self) -> float:
-        """How much the best choice could earn more, at most; never above what one row's upgrade earns."""
-        return max(0.0, self.bound - self.value)
-
-
-def check_budget(budget: float) -> float:
-    """A budget as a float; anything but a positive number is a UserError."""
-    number = float(budget) if isinstance(budget, (int, float, np.number)) and not isinstance(budget, bool) else np.nan
-    if not (np.isfinite(number) and number > 0):
-        raise UserError(f"budget: got {budget!r}; expected a positive number")
-    return number
 
 
 def allocate(
@@ -86,54 +54,39 @@ def allocate(
     values, costs = check_pair(values, costs)
     counts = check_counts(counts, len(values))
     high, low = _bracket(values, costs, counts, budget, seed, threads)
-    for attempt in range(ATTEMPTS + 1):
-        edges = hull_edges(values, costs, counts, high, low, threads)
-        over = edges.base_cost > budget
-        under = edges.base_cost + edges.cost.sum() < budget and low != FREE
-        if over and high == INFINITE:
-            raise UserError(f"budget: got {budget:.10g}; the least possible cost is {edges.base_cost:.10g}")
-        if not over and not under:
-            break
-        log.debug("bracket %s–%s missed, attempt %d", high, low, attempt)
-        high, low = _widened(high, low, over, attempt)
+    edges = hull_edges(values, costs, counts, high, low, threads)
+    if edges.base_cost > budget or edges.base_cost + edges.cost.sum() < budget:
+        log.debug("bracket %s–%s missed: all prices are looked at", high, low)
+        edges = hull_edges(values, costs, counts, threads=threads)
+    if edges.base_cost > budget:
+        raise UserError(f"budget: got {budget:.10g}; the least possible cost is {edges.base_cost:.10g}")
     result = _settle(values, costs, counts, budget, edges)
-    if integral:
-        from revenue_sim.allocation.whole_rows import best_whole_rows
-
-        result = best_whole_rows(values, costs, counts, budget, result)
-    return result
+    return best_whole_rows(values, costs, counts, budget, result) if integral else result
 
 
 def _bracket(
     values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: float, seed: int, threads: int | None
-) -> tuple[tuple[float, float], tuple[float, float]]:
+) -> Bracket:
     """Weights of two prices between which λ lies, almost surely: a small sample finds the region, a larger one narrows it."""
-    rows, high, low = len(values), INFINITE, FREE
+    rows, bracket = len(values), (INFINITE, FREE)
     if values.size < SAMPLE_FROM or rows < 4 * SAMPLE_ROWS[-1] or counts.sum() <= 0:
-        return high, low
+        return bracket
     shuffled = numpy_generator(seed, "allocate", "sample").choice(rows, sum(SAMPLE_ROWS), replace=False)
     for sample in np.split(shuffled, np.cumsum(SAMPLE_ROWS)[:-1]):
-        high, low = _narrowed(values, costs, counts, np.sort(sample), budget / counts.sum(), high, low, threads)
-    return high, low
+        sample.sort()
+        edges = hull_edges(values, costs, counts, *bracket, threads, sample)
+        base_cost = counts[sample] * costs[sample if len(costs) > 1 else 0, edges.base].astype(np.float64)
+        bracket = _narrowed(bracket, edges, base_cost, counts[sample], budget / counts.sum())
+    return bracket
 
 
-def _narrowed(
-    values: np.ndarray,
-    costs: np.ndarray,
-    counts: np.ndarray,
-    sample: np.ndarray,
-    per_request: float,
-    high: tuple[float, float],
-    low: tuple[float, float],
-    threads: int | None,
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The bracket that a sample of rows supports, inside ``high`` … ``low``; an end that it cannot judge stays."""
-    edges = hull_edges(values, costs, counts, high, low, threads, sample)
+def _narrowed(bracket: Bracket, edges: Edges, base_cost: np.ndarray, counts: np.ndarray, per_request: float) -> Bracket:
+    """The bracket that a sample's edges support, inside the one given; an end that they cannot judge stays."""
+    high, low = bracket
     order = edges.order()
     reached = edges.base_cost + np.cumsum(edges.cost[order])
-    target = per_request * counts[sample].sum()
-    base_cost = counts[sample] * costs[sample if len(costs) > 1 else 0, edges.base].astype(np.float64)
-    error = SPREADS * _standard_error(edges, order[: np.searchsorted(reached, target)], base_cost, counts[sample])
+    target = per_request * counts.sum()
+    error = SPREADS * _standard_error(edges, order[: np.searchsorted(reached, target)], base_cost, counts)
     first, last = np.searchsorted(reached, [target - error, target + error])
     slopes = edges.slope[order]
     if target - error > edges.base_cost and first < len(slopes):
@@ -151,20 +104,6 @@ def _standard_error(edges: Edges, taken: np.ndarray, base_cost: np.ndarray, coun
     return float(np.std(cost - mean * counts) * np.sqrt(len(cost)))  # of a ratio estimate: counts are known
 
 
-def _widened(
-    high: tuple[float, float], low: tuple[float, float], over: bool, attempt: int
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A bracket opened on the side where the price was missed; all prices after some attempts."""
-    if attempt + 1 >= ATTEMPTS:
-        return INFINITE, FREE
-    top = high[1] if high != INFINITE else np.inf
-    bottom = low[1] if low != FREE else 0.0
-    width = 4 * (top - bottom) if np.isfinite(top) else np.inf
-    if over:
-        return ((1.0, top + width) if np.isfinite(width) else INFINITE), low
-    return high, ((1.0, bottom - width) if np.isfinite(width) and bottom > width else FREE)
-
-
 def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: float, edges: Edges) -> Allocation:
     """Take the edges in order of worth; the first that does not fit is the one that the relaxation splits."""
     order, choice = edges.order(), edges.base.copy()
@@ -179,12 +118,12 @@ def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: f
         bound += fraction * float(edges.value[split])
     cost = edges.base_cost + float(edges.cost[taken].sum())
     if budget - cost < 1e-9 * budget:  # so tight that the order of summing may matter: sum row by row, undo if over
-        cost = _row_by_row(costs, counts, choice)
+        cost = total_cost(costs, counts, choice)
         for edge in order[::-1][taken[order[::-1]]]:
             if cost <= budget:
                 break
             choice[edges.row[edge]], taken[edge] = edges.before[edge], False
-            cost = _row_by_row(costs, counts, choice)
+            cost = total_cost(costs, counts, choice)
     value = edges.base_value + float(edges.value[taken].sum())
     return Allocation(
         choice=choice,
@@ -196,8 +135,3 @@ def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: f
         fractional_action=int(edges.after[split]) if fraction > 0 else None,
         fraction=float(fraction),
     )
-
-
-def _row_by_row(costs: np.ndarray, counts: np.ndarray, choice: np.ndarray) -> float:
-    rows = np.arange(len(choice)) if len(costs) > 1 else 0
-    return float(counts @ costs[rows, choice].astype(np.float64))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from revenue_sim.allocation.several_budgets import Rows
+from revenue_sim.allocation.priced_rows import PricedRows
 
 MOVES = 200  # single-row moves of either kind
 NEAR_ROWS = 1000  # rows looked at first, those with the closest runner-up
 NEAR_ACTIONS = 12  # their best actions at the prices
 
 
-def repair(rows: Rows, budgets: np.ndarray, prices: np.ndarray, choice: np.ndarray) -> np.ndarray | None:
+def repair(rows: PricedRows, budgets: np.ndarray, prices: np.ndarray, choice: np.ndarray) -> np.ndarray | None:
     """Move single rows until no budget is exceeded, each time at the least loss per violation mended; then upgrade.
 
     Returns None where no single move helps any more.
@@ -36,14 +33,16 @@ def repair(rows: Rows, budgets: np.ndarray, prices: np.ndarray, choice: np.ndarr
     return None
 
 
-def _best_actions(rows: Rows, prices: np.ndarray, part: np.ndarray) -> np.ndarray:
+def _best_actions(rows: PricedRows, prices: np.ndarray, part: np.ndarray) -> np.ndarray:
     """The best actions of some rows at the prices, (R, L)."""
     worth = rows.values[part] - rows.costs[part] @ prices
     keep = min(NEAR_ACTIONS, worth.shape[1])
     return np.argpartition(-worth, keep - 1, axis=1)[:, :keep]
 
 
-def _deltas(rows: Rows, choice: np.ndarray, part: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _deltas(
+    rows: PricedRows, choice: np.ndarray, part: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Change of value (R, L) and of costs (R, L, K) when a row of ``part`` moves from its choice to one of ``actions``."""
     at, now, count = part[:, None], choice[part], rows.counts[part]
     gain = (rows.values[at, actions].astype(np.float64) - rows.values[part, now][:, None]) * count[:, None]
@@ -52,14 +51,9 @@ def _deltas(rows: Rows, choice: np.ndarray, part: np.ndarray, actions: np.ndarra
 
 
 def _best_mend(
-    rows: Rows,
-    budgets: np.ndarray,
-    prices: np.ndarray,
-    choice: np.ndarray,
-    cost: np.ndarray,
-    part: np.ndarray,
+    rows: PricedRows, budgets: np.ndarray, prices: np.ndarray, choice: np.ndarray, cost: np.ndarray, part: np.ndarray,
     actions: np.ndarray,
-) -> tuple[int, int] | None:
+) -> tuple[int, int] | None:  # fmt: skip
     """The move with the least loss (at the prices) per share of a budget by which total violation falls; None: none helps."""
     gain, extra = _deltas(rows, choice, part, actions)
     before = (np.maximum(cost - budgets, 0.0) / budgets).sum()
@@ -70,7 +64,9 @@ def _best_mend(
     return (int(part[at[0]]), int(actions[at])) if np.isfinite(rate[at]) else None
 
 
-def _fill(rows: Rows, budgets: np.ndarray, choice: np.ndarray, near: np.ndarray, actions: np.ndarray) -> np.ndarray:
+def _fill(
+    rows: PricedRows, budgets: np.ndarray, choice: np.ndarray, near: np.ndarray, actions: np.ndarray
+) -> np.ndarray:
     """Take single upgrades that fit, the largest gain first, until none does."""
     _, cost = rows.totals(choice)
     gain, extra = _deltas(rows, choice, near, actions)

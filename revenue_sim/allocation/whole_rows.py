@@ -8,18 +8,16 @@ integer programme for HiGHS.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from marca_common.errors import UserError
-
-if TYPE_CHECKING:
-    from revenue_sim.allocation.one_budget import Allocation
+from revenue_sim.allocation.result import Allocation, total_cost
 
 LARGEST = 2_000_000  # remaining (row, action) pairs beyond which the integer programme is refused
+SHARP = 1e6  # HiGHS stops within 1e-6 of the optimum: the largest value is given to it as this number
 BLOCK = 4096  # rows whose losses are computed at a time
 
 
@@ -38,20 +36,18 @@ def best_whole_rows(
         return replace(start, bound=start.value)
     if len(row) > LARGEST:
         raise UserError(f"integral: {len(row)} candidates are left; expected at most {LARGEST}")
-    fixed = np.ones(len(values), dtype=bool)
-    fixed[free] = False
-    chosen_cost = counts * costs[np.arange(len(values)) if len(costs) > 1 else 0, start.choice].astype(np.float64)
-    room = budget - float(chosen_cost[fixed].sum())
+    fixed = counts.copy()
+    fixed[free] = 0.0
+    room = budget - total_cost(costs, fixed, start.choice)
     choice = start.choice.copy()
     for _ in range(20):
         picked = _solve(np.searchsorted(free, row), value, cost, room)
         if picked is None:
             return replace(start, bound=start.value)
         choice[row[picked]] = action[picked]
-        rows = np.arange(len(values))
-        total = float(counts @ costs[rows if len(costs) > 1 else 0, choice].astype(np.float64))
+        total = total_cost(costs, counts, choice)
         if total <= budget:
-            worth = float(counts @ values[rows, choice].astype(np.float64))
+            worth = float(counts @ values[np.arange(len(values)), choice].astype(np.float64))
             if worth < start.value:
                 break
             return replace(start, choice=choice, value=worth, cost=total, bound=worth)
@@ -88,7 +84,7 @@ def _solve(group: np.ndarray, value: np.ndarray, cost: np.ndarray, room: float) 
     scale = max(abs(room), float(np.abs(cost).max()), 1e-300)
     worth = max(float(np.abs(value).max()), 1e-300)
     solved = milp(
-        -value / worth,
+        -value * (SHARP / worth),
         constraints=[
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(sparse.csr_matrix(cost / scale), -np.inf, room / scale),

@@ -1,0 +1,1 @@
+"""What revenue to expect of a state and action: trees and networks fitted on all logs."""

@@ -5,7 +5,7 @@ All actions share v and all states share u, so that sparse rewards of many state
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -23,20 +23,18 @@ from marca_measures.deviance import tweedie_deviance
 class NetConfig(Config):
     """Network member of the ensemble."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"batch": "batch_size", "learning_rate": "lr"}
+
     members: int = Field(default=1, ge=0, description="networks per fold, each from its own seed")
     epochs: int = Field(default=4, ge=1, description="passes over the training rows")
-    batch: int = Field(default=4096, ge=1, description="rows per update")
-    learning_rate: float = Field(
-        default=0.01, gt=0, description="peak rate of Adam; rises for a tenth, then falls to 0"
-    )
+    batch_size: int = Field(default=4096, ge=1, description="rows per update")
+    lr: float = Field(default=0.01, gt=0, description="peak rate of Adam; rises for a tenth, then falls")
     embedding: int = Field(default=16, ge=1, description="width of each state column's embedding")
     hidden: int = Field(default=64, ge=1, description="width of the hidden layers")
     rank: int = Field(default=16, ge=1, description="directions shared by states and actions")
     tweedie_power: float = Field(default=1.5, gt=1, lt=2, description="variance power of the Tweedie loss")
     weight_decay: float = Field(default=1e-5, ge=0, description="decoupled weight decay")
-    unseen: float = Field(
-        default=0.02, ge=0, lt=1, description="share of category codes replaced by 'unseen' in training"
-    )
+    unseen: float = Field(default=0.02, ge=0, lt=1, description="share of category codes replaced by 'unseen'")
 
 
 class LowRankNet(nn.Module):
@@ -44,6 +42,7 @@ class LowRankNet(nn.Module):
 
     def __init__(self, sizes: list[int], numbers: int, shape: tuple[int, ...], config: NetConfig) -> None:
         super().__init__()
+        self.shape, self.rank = shape, config.rank
         width = config.embedding * len(sizes) + numbers
         self.embeddings = nn.ModuleList(nn.Embedding(size, config.embedding) for size in sizes)
         self.state = nn.Sequential(
@@ -55,7 +54,6 @@ class LowRankNet(nn.Module):
         self.action = nn.Sequential(
             nn.Linear(one_hot.shape[1], config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.rank + 1)
         )
-        self.rank = config.rank
 
     def state_side(self, codes: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """b (M,) and u (M, rank)."""
@@ -94,22 +92,24 @@ class NetModel:
         """Expected revenue of each row's own state and action, float64 (M,)."""
         codes, numbers = self.encoder.transform(frame)
         joint = torch.from_numpy(spec.joint_index(frame))
-        return self.scale * np.exp(self.net(torch.from_numpy(codes), torch.from_numpy(numbers), joint).double().numpy())
+        return np.asarray(
+            self.scale * np.exp(self.net(torch.from_numpy(codes), torch.from_numpy(numbers), joint).double().numpy())
+        )
 
-    def payload(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def payload(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint."""
         return {
             "net": self.net.state_dict(),
             "encoder": self.encoder.to_dict(),
             "scale": self.scale,
             "config": self.config.model_dump(),
-            "shape": list(shape),
+            "shape": list(self.net.shape),
         }
 
     @classmethod
     def from_payload(cls, payload: dict[str, Any]) -> NetModel:
         """What ``payload`` described."""
-        config, encoder = NetConfig(**payload["config"]), StateEncoder.from_dict(payload["encoder"])
+        config, encoder = NetConfig.model_construct(**payload["config"]), StateEncoder.from_dict(payload["encoder"])
         net = LowRankNet(encoder.sizes, len(encoder.means), tuple(payload["shape"]), config)
         net.load_state_dict(payload["net"])
         return cls(net, encoder, payload["scale"], config)
@@ -119,27 +119,22 @@ def fit_net(frame: pd.DataFrame, spec: RequestSpec, config: NetConfig, seed: int
     """Fit on the rows of a request log; ``name`` separates the members' random streams."""
     encoder = StateEncoder.fit(frame, spec.state)
     codes, numbers = (torch.from_numpy(part) for part in encoder.transform(frame))
-    joint = torch.from_numpy(spec.joint_index(frame))
-    reward = torch.from_numpy(frame[spec.reward].to_numpy(np.float32))
+    joint, reward = torch.from_numpy(spec.joint_index(frame)), torch.from_numpy(frame[spec.reward].to_numpy(np.float32))
     scale = max(float(reward.double().mean()), 1e-12)
-    generator = torch_generator(seed, "nets", name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
+    generator, order = torch_generator(seed, "nets", name), numpy_generator(seed, "nets", name, "order")
+    with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global generator
+        torch.default_generator.manual_seed(generator.initial_seed())
         net = LowRankNet(encoder.sizes, len(encoder.means), spec.shape, config)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    order = numpy_generator(seed, "nets", name, "order")
-    steps = config.epochs * -(-len(frame) // config.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=steps + 1, pct_start=0.1
-    )
+    optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    steps = config.epochs * -(-len(frame) // config.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=steps + 1, pct_start=0.1)
     for _ in range(config.epochs):
-        shuffled = torch.from_numpy(order.permutation(len(frame)))
-        for rows in shuffled.split(config.batch):
+        for rows in torch.split(torch.from_numpy(order.permutation(len(frame))), config.batch_size):
             hidden = torch.rand((len(rows), codes.shape[1]), generator=generator) < config.unseen
             log_mean = net(codes[rows].masked_fill(hidden, 0), numbers[rows], joint[rows])
             loss = tweedie_deviance(log_mean, reward[rows] / scale, config.tweedie_power).mean() / 2
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimiser.step()
             schedule.step()

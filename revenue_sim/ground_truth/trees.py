@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,11 @@ from marca_common.seeding import integer_seed, numpy_generator
 class TreesConfig(Config):
     """Boosted-tree member of the ensemble."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"learning_rate": "lr"}
+
     trees: int = Field(default=80, ge=1, description="number of trees")
     leaves: int = Field(default=31, ge=2, description="leaves of a tree")
-    learning_rate: float = Field(default=0.1, gt=0, description="shrinkage of each tree")
+    lr: float = Field(default=0.1, gt=0, description="shrinkage of each tree")
     min_rows: int = Field(default=100, ge=1, description="least rows in a leaf")
     tweedie_power: float = Field(default=1.5, gt=1, lt=2, description="variance power of the Tweedie loss")
     smoothing: float = Field(default=200.0, gt=0, description="rows of prior behind each category's target mean")
@@ -114,12 +116,14 @@ class TreeModel:
         """Expected revenue of every joint action, float32 (S, A)."""
         features = np.ascontiguousarray(self.means.transform(states))
         arrays = (self.roots, self.feature, self.threshold, self.left, self.right)
-        return np.exp(_box_scores(features, np.array(self.shape), *arrays)).astype(np.float32)
+        return np.asarray(np.exp(_box_scores(features, np.array(self.shape), *arrays)).astype(np.float32))
 
     def rows(self, frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
         """Expected revenue of each row's own state and action, float64 (M,)."""
         features = np.concatenate([self.means.transform(frame), frame[list(spec.sub_actions)].to_numpy(np.float64)], 1)
-        return np.exp(_row_scores(features, self.roots, self.feature, self.threshold, self.left, self.right))
+        return np.asarray(
+            np.exp(_row_scores(features, self.roots, self.feature, self.threshold, self.left, self.right))
+        )
 
     def payload(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint."""
@@ -148,7 +152,7 @@ def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed:
         "objective": "tweedie",
         "tweedie_variance_power": config.tweedie_power,
         "num_leaves": config.leaves,
-        "learning_rate": config.learning_rate,
+        "learning_rate": config.lr,
         "min_data_in_leaf": config.min_rows,
         "num_threads": threads,
         "seed": integer_seed(seed, "trees") % 2**31,
@@ -163,10 +167,8 @@ def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed:
 def _held_out_means(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed: int) -> np.ndarray:
     """Features of the training rows, each from means that the row itself was not part of: else trees trust them too much."""
     part = numpy_generator(seed, "trees", "means").permutation(len(frame)) % config.mean_folds
-    pieces = []
-    for k in range(config.mean_folds):
-        means = StateMeans.fit(frame[part != k], spec, config.smoothing, config.pairs)
-        pieces.append(means.transform(frame[part == k]))
+    fitted = [StateMeans.fit(frame[part != k], spec, config.smoothing, config.pairs) for k in range(config.mean_folds)]
+    pieces = [means.transform(frame[part == k]) for k, means in enumerate(fitted)]
     features = np.empty((len(frame), pieces[0].shape[1]))
     for k, piece in enumerate(pieces):
         features[part == k] = piece
@@ -175,31 +177,24 @@ def _held_out_means(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig,
 
 def _flat(dump: dict[str, Any]) -> tuple[np.ndarray, ...]:
     """LightGBM's nested trees as arrays."""
-    feature: list[int] = []
-    threshold: list[float] = []
-    left: list[int] = []
-    right: list[int] = []
-    roots = []
+    nodes: list[list[float]] = []  # feature, threshold, left, right
 
     def add(node: dict[str, Any]) -> int:
-        at = len(feature)
-        leaf = "leaf_value" in node
-        feature.append(-1 if leaf else node["split_feature"])
-        threshold.append(node["leaf_value"] if leaf else node["threshold"])
-        left.append(-1)
-        right.append(-1)
+        at, leaf = len(nodes), "leaf_value" in node
+        nodes.append([-1, node["leaf_value"], -1, -1] if leaf else [node["split_feature"], node["threshold"], -1, -1])
         if not leaf:
-            left[at], right[at] = add(node["left_child"]), add(node["right_child"])
+            nodes[at][2:] = add(node["left_child"]), add(node["right_child"])
         return at
 
-    for tree in dump["tree_info"]:
-        roots.append(add(tree["tree_structure"]))
-    integers = [np.array(part, dtype=np.int64) for part in (roots, feature, left, right)]
-    return integers[0], integers[1], np.array(threshold, dtype=np.float64), integers[2], integers[3]
+    roots = np.array([add(tree["tree_structure"]) for tree in dump["tree_info"]], dtype=np.int64)
+    feature, threshold, left, right = np.array(nodes, dtype=np.float64).T.copy()
+    return roots, feature.astype(np.int64), threshold, left.astype(np.int64), right.astype(np.int64)
 
 
 @njit(nogil=True, cache=True)
-def _row_scores(features, roots, feature, threshold, left, right):
+def _row_scores(
+    features: np.ndarray, roots: np.ndarray, feature: np.ndarray, threshold: np.ndarray, left: np.ndarray, right: np.ndarray
+) -> np.ndarray:  # fmt: skip
     scores = np.zeros(features.shape[0])
     for i in range(features.shape[0]):
         for root in roots:
@@ -211,7 +206,10 @@ def _row_scores(features, roots, feature, threshold, left, right):
 
 
 @njit(nogil=True, cache=True)
-def _box_scores(features, shape, roots, feature, threshold, left, right):
+def _box_scores(
+    features: np.ndarray, shape: np.ndarray, roots: np.ndarray, feature: np.ndarray, threshold: np.ndarray,
+    left: np.ndarray, right: np.ndarray,
+) -> np.ndarray:  # fmt: skip
     """Sum of leaves for every joint action of every state: a leaf covers a box ``low ≤ sub-actions < high``."""
     states, known = features.shape
     dims, size = len(shape), 1
@@ -252,7 +250,7 @@ def _box_scores(features, shape, roots, feature, threshold, left, right):
 
 
 @njit(nogil=True, cache=True)
-def _add_box(out, shape, low, high, amount):
+def _add_box(out: np.ndarray, shape: np.ndarray, low: np.ndarray, high: np.ndarray, amount: float) -> None:
     dims = len(shape)
     at = low.copy()
     while True:

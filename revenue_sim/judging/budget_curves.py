@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,10 @@ from marca_common.errors import UserError
 from marca_measures.static_mixture import static_mixture
 from revenue_sim.allocation.budget_curve import budget_curve
 from revenue_sim.allocation.one_budget import allocate
+from revenue_sim.allocation.result import Allocation
+from revenue_sim.allocation.whole_rows import best_whole_rows
 from revenue_sim.config import RunConfig
-
-if TYPE_CHECKING:
-    from revenue_sim.run import Inputs
+from revenue_sim.judging.inputs import Inputs, reference_budget
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Curves:
 
     table: pd.DataFrame  # budget, strategy, value, lambda
     reference: float  # core-ms per request
+    choice: np.ndarray  # int64 (S,): the truth's choice at that budget
     summary: dict[str, Any]
 
 
@@ -33,8 +34,6 @@ def budget_curves(config: RunConfig, inputs: Inputs) -> Curves | None:
     ``clairvoyant`` decides with the truth; ``static`` is the best mixture of fixed actions known in truth; a model decides
     with its own scores and the decision costs, counted in true values at true costs, mean over its seeds.
     """
-    from revenue_sim.run import reference_budget
-
     if inputs.costs is None or inputs.model_costs is None:
         return None
     counts = inputs.demand.states.astype(np.float64)
@@ -49,14 +48,17 @@ def budget_curves(config: RunConfig, inputs: Inputs) -> Curves | None:
     rows = {"clairvoyant": (value / requests, price), "static": _static(inputs, counts, budgets)}
     for name, seeds in inputs.models.items():
         rows[name] = _model_curve(config, inputs, counts, seeds, budgets * requests)
-    table = pd.concat(
-        [
-            pd.DataFrame({"budget": budgets, "strategy": name, "value": value, "lambda": price})
-            for name, (value, price) in rows.items()
-        ],
-        ignore_index=True,
-    )
-    return Curves(table, reference, _at_reference(config, inputs, counts, table, reference))
+    parts = [
+        pd.DataFrame({"budget": budgets, "strategy": name, "value": value, "lambda": price})
+        for name, (value, price) in rows.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    solved = allocate(inputs.truth, inputs.costs, reference * requests, counts, threads=config.threads)
+    summary = _at_reference(inputs, table, reference, solved)
+    if config.integral:
+        whole = best_whole_rows(inputs.truth, inputs.costs, counts, reference * requests, solved)
+        summary["whole_rows"] = {"value": whole.value / requests, "gap": 1.0 - whole.value / solved.bound}
+    return Curves(table, reference, solved.choice, summary)
 
 
 def _model_curve(
@@ -64,20 +66,10 @@ def _model_curve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean over seeds of true value per request and of the price at each total true cost."""
     assert inputs.model_costs is not None
-    points = [
-        budget_curve(
-            scores,
-            inputs.model_costs,
-            counts,
-            true_values=inputs.truth,
-            true_costs=inputs.costs,
-            threads=config.threads,
-        ).at(totals)
-        for scores in seeds
-    ]
-    return np.mean([value for value, _ in points], axis=0) / counts.sum(), np.mean(
-        [price for _, price in points], axis=0
-    )
+    true: dict[str, Any] = {"true_values": inputs.truth, "true_costs": inputs.costs, "threads": config.threads}
+    points = [budget_curve(scores, inputs.model_costs, counts, **true).at(totals) for scores in seeds]
+    value, price = (np.mean(one, axis=0) for one in zip(*points))
+    return value / counts.sum(), price
 
 
 def _static(inputs: Inputs, counts: np.ndarray, budgets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,20 +85,19 @@ def _static(inputs: Inputs, counts: np.ndarray, budgets: np.ndarray) -> tuple[np
     return value, price
 
 
-def _at_reference(
-    config: RunConfig, inputs: Inputs, counts: np.ndarray, table: pd.DataFrame, reference: float
-) -> dict[str, Any]:
+def _at_reference(inputs: Inputs, table: pd.DataFrame, reference: float, solved: Allocation) -> dict[str, Any]:
     """λ, the gap of the whole-row choice to the LP bound, and each model's share of the clairvoyant's uplift over static."""
-    assert inputs.costs is not None
-    solved = allocate(inputs.truth, inputs.costs, reference * counts.sum(), counts, threads=config.threads)
     at = table[table["budget"] == reference].set_index("strategy")["value"]
-    room = at["clairvoyant"] - at["static"]
-    capture = {name: float((at[name] - at["static"]) / room) if room > 0 else None for name in inputs.models}
     return {
         "budget": reference,
         "lambda": solved.lambda_,
         "lp_gap": solved.gap / solved.bound if solved.bound > 0 else 0.0,
-        "clairvoyant_uplift_pct": 100.0 * float(room / at["static"]),
-        "capture_at_budget": capture,
+        "clairvoyant_uplift_pct": 100.0 * float((at["clairvoyant"] - at["static"]) / at["static"]),
+        "capture_at_budget": {name: capture(at[name], at["static"], at["clairvoyant"]) for name in inputs.models},
         "value_at_budget": {str(name): float(value) for name, value in at.items()},
     }
+
+
+def capture(value: float, static: float, best: float) -> float | None:
+    """Share of the best's uplift over the static mixture that ``value`` gets; None where either is not known or nothing."""
+    return float((value - static) / (best - static)) if best > static and not np.isnan(value) else None

@@ -81,10 +81,8 @@ def mix_figure(mix: pd.DataFrame, spec: RequestSpec, path: Path) -> Path:
     allocation = "price" if "price" in set(mix["allocation"]) else "quota"
     column = next(name for name, kind in [*spec.state.items(), ("all", "category")] if kind == "category")
     part = mix[(mix["allocation"] == allocation) & (mix["by"] == column)]
-    mean = part.assign(mean=part["choice"] * part["share"]).groupby(["model", "sub_action", "value"], sort=False)[
-        "mean"
-    ]
-    table = mean.sum().reset_index()
+    groups = part.assign(mean=part["choice"] * part["share"]).groupby(["model", "sub_action", "value"], sort=False)
+    table = groups["mean"].sum().reset_index()
     models, sub_actions = list(table["model"].unique()), list(spec.sub_actions)
     figure, axes = new_figure(1, len(sub_actions), width=2.0 * len(sub_actions) + 1.2, height=3.4, squeeze=False)
     for axis, name in zip(axes[0], sub_actions):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
-from marca_common.scores import ScoreMatrix, action_keys, read_long_scores, read_scores, state_keys
+from marca_common.scores import action_keys, read_long_scores, read_scores, state_keys
 from marca_common.tables import Column, read_table
 from revenue_sim.config import ScoreSource
 
@@ -25,19 +25,16 @@ class Demand:
 
 def load_scores(path: str | Path, spec: RequestSpec, column: str | None) -> tuple[pd.DataFrame, np.ndarray]:
     """States (S, state columns) and one score (S, A) float32 of a wide Parquet or long CSV file."""
-    matrix = _load(Path(path), spec, column)
+    if Path(path).suffix == ".csv":
+        matrix = read_long_scores(path, spec, [column or "value"])
+    else:
+        matrix = read_scores(path, spec)
     names = list(matrix.scores)
     if column is None and len(names) > 1:
         raise UserError(f"{path}: several score columns {', '.join(names)}; name one with 'column'")
     if column is not None and column not in matrix.scores:
         raise UserError(f"{path}: score column {column!r} is missing; found {', '.join(names)}")
     return matrix.states, matrix.scores[column or names[0]]
-
-
-def _load(path: Path, spec: RequestSpec, column: str | None) -> ScoreMatrix:
-    if path.suffix != ".csv":
-        return read_scores(path, spec)
-    return read_long_scores(path, spec, [column or "value"])
 
 
 def load_source(source: ScoreSource, spec: RequestSpec, states: pd.DataFrame) -> list[np.ndarray]:
@@ -90,7 +87,7 @@ def demand_of_log(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) 
 def state_rows(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) -> np.ndarray:
     """Row of ``states`` for each row of ``frame``, int64 (M,); −1 where the state is not among them."""
     distinct, ids, _ = spec.distinct_states(frame)
-    return pd.Index(state_keys(states)).get_indexer(pd.Index(state_keys(distinct)))[ids]
+    return np.asarray(pd.Index(state_keys(states)).get_indexer(pd.Index(state_keys(distinct)))[ids])
 
 
 def read_demand(
@@ -108,12 +105,8 @@ def read_demand(
 
 def _read_counts(path: str, key: str, known: np.ndarray) -> np.ndarray:
     frame = read_table(path, [Column(key, "category"), Column("count", "int", 0)])
-    keys = frame[key].astype(str)
-    at = pd.Index(known).get_indexer(pd.Index(keys))
-    for bad, expected in ((at < 0, f"{key} of the scores"), (keys.duplicated().to_numpy(), f"{key} that stands once")):
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise UserError(f"{path}: row {row + 1}, column {key!r}: got {keys.iloc[row]!r}; expected a {expected}")
+    at = _places(path, frame, key, known, f"a {key} of the scores")
+    _refuse(path, frame, key, frame[key].duplicated().to_numpy(), f"a {key} that stands once")
     counts = np.zeros(len(known), dtype=np.int64)
     counts[at] = frame["count"].to_numpy()
     return counts
@@ -122,13 +115,23 @@ def _read_counts(path: str, key: str, known: np.ndarray) -> np.ndarray:
 def read_allocation(path: str, spec: RequestSpec, states: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """State rows, joint actions and counts of an allocation table ``state, action, count``."""
     frame = read_table(path, [Column("state", "category"), Column("action", "category"), Column("count", "int", 0)])
-    rows = pd.Index(state_keys(states)).get_indexer(pd.Index(frame["state"].astype(str)))
-    joint = pd.Index(action_keys(spec)).get_indexer(pd.Index(frame["action"].astype(str)))
+    rows = _places(path, frame, "state", state_keys(states), "a state of the scores")
+    joint = _places(path, frame, "action", action_keys(spec), "a declared joint action")
     twice = pd.Series(rows * spec.n_joint + joint).duplicated().to_numpy()
-    checks = ((rows < 0, "state", "a state of the scores"), (joint < 0, "action", "a declared joint action"))
-    for bad, column, expected in (*checks, (twice, "action", "each pair once")):
-        if bad.any():
-            row = int(np.argmax(bad))
-            value = frame[column].iloc[row]
-            raise UserError(f"{path}: row {row + 1}, column {column!r}: got {value!r}; expected {expected}")
-    return rows.astype(np.int64), joint.astype(np.int64), frame["count"].to_numpy()
+    _refuse(path, frame, "action", twice, "each pair once")
+    return rows, joint, frame["count"].to_numpy()
+
+
+def _places(path: str, frame: pd.DataFrame, column: str, known: np.ndarray, expected: str) -> np.ndarray:
+    """Place of each key of a column among the ``known`` ones, int64."""
+    at = pd.Index(known).get_indexer(pd.Index(frame[column].astype(str)))
+    _refuse(path, frame, column, at < 0, expected)
+    return np.asarray(at, dtype=np.int64)
+
+
+def _refuse(path: str, frame: pd.DataFrame, column: str, bad: np.ndarray, expected: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(
+            f"{path}: row {row + 1}, column {column!r}: got {frame[column].iloc[row]!r}; expected {expected}"
+        )

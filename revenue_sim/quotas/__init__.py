@@ -1,0 +1,1 @@
+"""Which state gets which joint action when every action has a quota of uses."""

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from marca_common.errors import UserError
+from revenue_sim.checks import check_finite, check_matrix
 from revenue_sim.quotas import transport
 
 SHIFT = 20  # bits of a score's code below those that choose its bucket
@@ -37,10 +38,6 @@ class QuotaAllocation:
         """The same sum per state, float64 (S,)."""
         parts = self.count * scores[self.state, self.action].astype(np.float64)
         return np.bincount(self.state, weights=parts, minlength=len(scores))
-
-    def by_action(self, actions: int) -> np.ndarray:
-        """Uses of every joint action, int64 (A,)."""
-        return np.bincount(self.action, weights=self.count, minlength=actions).astype(np.int64)
 
 
 def greedy(scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndarray) -> QuotaAllocation:
@@ -71,19 +68,13 @@ def optimal(scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndar
     return QuotaAllocation(*solved)
 
 
-def _checked(scores, state_counts, action_quotas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    scores = np.asarray(scores)
-    if scores.ndim != 2 or 0 in scores.shape:
-        raise UserError(f"scores: got shape {scores.shape}; expected (states, actions), at least one of each")
+def _checked(
+    scores: np.ndarray, state_counts: np.ndarray, action_quotas: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores = check_matrix("scores", scores)
     if scores.dtype != np.float32:
         scores = scores.astype(np.float64)
-    if not np.isfinite(scores.sum(dtype=np.float64)):
-        bad = np.argwhere(~np.isfinite(scores))
-        if len(bad):
-            row, action = bad[0]
-            raise UserError(
-                f"scores: row {row + 1}, joint action {action}: got {scores[row, action]}; expected a finite number"
-            )
+    check_finite("scores", scores)
     supply = _whole(state_counts, scores.shape[0], "states")
     demand = _whole(action_quotas, scores.shape[1], "quotas")
     if supply.sum() != demand.sum():
@@ -93,7 +84,7 @@ def _checked(scores, state_counts, action_quotas) -> tuple[np.ndarray, np.ndarra
     return np.ascontiguousarray(scores), supply, demand
 
 
-def _whole(numbers, size: int, name: str) -> np.ndarray:
+def _whole(numbers: np.ndarray, size: int, name: str) -> np.ndarray:
     numbers = np.asarray(numbers)
     if numbers.shape != (size,):
         raise UserError(f"{name}: got shape {numbers.shape}; expected one count for each of {size}")
@@ -134,7 +125,7 @@ def _group_ends(ends: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
-def _falling_code(bits):
+def _falling_code(bits: np.uint32) -> np.uint32:
     """Bits of a float32 turned so that larger scores have smaller codes; −0 and 0 have the same."""
     if bits == np.uint32(0x80000000):
         bits = np.uint32(0)
@@ -142,7 +133,7 @@ def _falling_code(bits):
 
 
 @njit(nogil=True, cache=True)
-def _bucket_sizes(bits):
+def _bucket_sizes(bits: np.ndarray) -> np.ndarray:
     sizes = np.zeros(1 << (32 - SHIFT), np.int64)
     for i in range(len(bits)):
         sizes[_falling_code(bits[i]) >> np.uint32(SHIFT)] += 1
@@ -150,7 +141,7 @@ def _bucket_sizes(bits):
 
 
 @njit(nogil=True, cache=True)
-def _scatter(bits, begins):
+def _scatter(bits: np.ndarray, begins: np.ndarray) -> np.ndarray:
     """Keys ``code · 2³² + index`` by bucket, inside a bucket by index."""
     keys = np.empty(len(bits), np.uint64)
     place = begins.copy()
@@ -163,7 +154,7 @@ def _scatter(bits, begins):
 
 
 @njit(nogil=True, cache=True)
-def _keep_alive(keys, actions, supply, demand):
+def _keep_alive(keys: np.ndarray, actions: int, supply: np.ndarray, demand: np.ndarray) -> int:
     """Move the keys whose state and action have something left to the front; returns their number."""
     kept, wide = 0, np.uint32(actions)
     for key in keys:
@@ -176,7 +167,9 @@ def _keep_alive(keys, actions, supply, demand):
 
 
 @njit(nogil=True, cache=True)
-def _fill(order, actions, supply, demand):
+def _fill(
+    order: np.ndarray, actions: int, supply: np.ndarray, demand: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give each pair, in order, as many requests as its state and its action have left; takes them off both."""
     left = supply.sum()
     size = len(supply) + len(demand)

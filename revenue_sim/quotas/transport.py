@@ -8,64 +8,83 @@ cycling (Cunningham 1976). Pricing goes round the states: each offers its best a
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 TOLERANCE = 1e-12  # reduced gains below this share of the scores' range do not enter
 
 
-def solve(scores, supply, demand, state, action, count):
+class Tree(NamedTuple):
+    """Spanning tree of the nodes by arrays; the root is the last node. A node's arc is the one to its parent."""
+
+    parent: np.ndarray  # int64 (nodes + 1,)
+    flow: np.ndarray  # flow on a node's arc, int64
+    depth: np.ndarray  # arcs to the root, int64
+    first_child: np.ndarray  # −1: none
+    following: np.ndarray  # next child of the same parent, −1: none
+    previous: np.ndarray  # the child before
+    potential: np.ndarray  # dual prices, float64
+    stack: np.ndarray  # room for a walk, int64
+
+
+def solve(
+    scores: np.ndarray, supply: np.ndarray, demand: np.ndarray, state: np.ndarray, action: np.ndarray, count: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Optimal flow as (state, action, count) with counts above zero, and the dual bound ``Σ n·u + Σ q·v``.
 
     ``scores`` (S, A) float32 or float64, C-ordered; the start flow must meet ``supply`` (S,) and ``demand`` (A,) exactly.
     """
     tolerance = TOLERANCE * max(float(scores.max()) - float(scores.min()), float(np.abs(scores).max()), 1e-300)
-    parent, pred_flow, potential = _network_simplex(
-        scores, supply.astype(np.int64), demand.astype(np.int64), state, action, count, tolerance
-    )
+    tree = _network_simplex(scores, state, action, count, tolerance)
     states = len(supply)
-    node = np.nonzero((pred_flow > 0) & (parent < len(parent) - 1))[0]
-    upper = parent[node]
+    node = np.nonzero((tree.flow > 0) & (tree.parent < len(tree.parent) - 1))[0]
+    upper = tree.parent[node]
     flow_state = np.where(node < states, node, upper)
     flow_action = np.where(node < states, upper, node) - states
     order = np.lexsort((flow_action, flow_state))
-    v = potential[states:-1]
-    u = (scores.astype(np.float64) - v).max(axis=1) if scores.size < 5e6 else _row_best(scores, v)
+    v = tree.potential[states:-1]
+    u = _row_best(scores, v)
     bound = float(supply @ u + demand @ v)
-    return flow_state[order], flow_action[order], pred_flow[node][order], bound
+    return flow_state[order], flow_action[order], tree.flow[node][order], bound
 
 
 @njit(nogil=True, cache=True)
-def _row_best(scores, v):
-    best = np.full(scores.shape[0], -np.inf)
-    for s in range(scores.shape[0]):
-        for a in range(scores.shape[1]):
-            best[s] = max(best[s], scores[s, a] - v[a])
-    return best
-
-
-@njit(nogil=True, cache=True)
-def _link(node, parent, first_child, following, previous):
+def _link(tree: Tree, node: int) -> None:
     """Make ``node`` the first child of its parent."""
-    p = parent[node]
-    following[node], previous[node] = first_child[p], -1
-    if first_child[p] >= 0:
-        previous[first_child[p]] = node
-    first_child[p] = node
+    p = tree.parent[node]
+    tree.following[node], tree.previous[node] = tree.first_child[p], -1
+    if tree.first_child[p] >= 0:
+        tree.previous[tree.first_child[p]] = node
+    tree.first_child[p] = node
 
 
 @njit(nogil=True, cache=True)
-def _unlink(node, parent, first_child, following, previous):
-    if previous[node] >= 0:
-        following[previous[node]] = following[node]
+def _unlink(tree: Tree, node: int) -> None:
+    if tree.previous[node] >= 0:
+        tree.following[tree.previous[node]] = tree.following[node]
     else:
-        first_child[parent[node]] = following[node]
-    if following[node] >= 0:
-        previous[following[node]] = previous[node]
+        tree.first_child[tree.parent[node]] = tree.following[node]
+    if tree.following[node] >= 0:
+        tree.previous[tree.following[node]] = tree.previous[node]
 
 
 @njit(nogil=True, cache=True)
-def _start_tree(states, actions, state, action, count, parent, pred_flow, depth, first_child, following, previous):
+def _push_children(tree: Tree, node: int, size: int) -> int:
+    """Put the children of ``node`` on the stack, which holds ``size`` nodes; returns its new size."""
+    child = tree.first_child[node]
+    while child >= 0:
+        tree.stack[size] = child
+        size += 1
+        child = tree.following[child]
+    return size
+
+
+@njit(nogil=True, cache=True)
+def _start_tree(
+    tree: Tree, states: int, actions: int, state: np.ndarray, action: np.ndarray, count: np.ndarray
+) -> None:
     """Hang the start's components on the root, each by one of its states (or a lone action), breadth first."""
     nodes, root = states + actions, states + actions
     begin = np.zeros(nodes + 1, np.int64)
@@ -81,10 +100,10 @@ def _start_tree(states, actions, state, action, count, parent, pred_flow, depth,
         fill[states + action[e]] += 1
     queue = np.empty(nodes, np.int64)
     for seed in range(nodes):
-        if parent[seed] != -1:
+        if tree.parent[seed] != -1:
             continue
-        parent[seed], pred_flow[seed], depth[seed] = root, 0, 1
-        _link(seed, parent, first_child, following, previous)
+        tree.parent[seed], tree.flow[seed], tree.depth[seed] = root, 0, 1
+        _link(tree, seed)
         head, tail = 0, 1
         queue[0] = seed
         while head < tail:
@@ -93,111 +112,102 @@ def _start_tree(states, actions, state, action, count, parent, pred_flow, depth,
             for slot in range(begin[node], begin[node + 1]):
                 e = neighbours[slot]
                 other = states + action[e] if node < states else state[e]
-                if parent[other] != -1:
+                if tree.parent[other] != -1:
                     continue
-                parent[other], pred_flow[other], depth[other] = node, count[e], depth[node] + 1
-                _link(other, parent, first_child, following, previous)
+                tree.parent[other], tree.flow[other], tree.depth[other] = node, count[e], tree.depth[node] + 1
+                _link(tree, other)
                 queue[tail] = other
                 tail += 1
 
 
 @njit(nogil=True, cache=True)
-def _leaving(first, second, states, parent, pred_flow, depth):
+def _leaving(tree: Tree, first: int, second: int, states: int) -> tuple[int, int, int, int]:
     """Join of the cycle, flow that can go round it, and the node below the leaving arc with its side (1: first, 2: second).
 
     Flow runs first → second along the entering arc and back through the join. Of several blocking arcs the last one
     in that direction, seen from the join, leaves: the tree stays strongly feasible.
     """
-    u, w = first, second
+    parent, flow, u, w = tree.parent, tree.flow, first, second
     while u != w:
-        if depth[u] >= depth[w]:
+        if tree.depth[u] >= tree.depth[w]:
             u = parent[u]
         else:
             w = parent[w]
     join = u
-    delta, out, side = np.int64(2**62), -1, 0
+    delta, out, side = 2**62, -1, 0
     node = first
     while node != join:  # flow comes down to first: arcs that point up lose
-        if node < states and pred_flow[node] < delta:
-            delta, out, side = pred_flow[node], node, 1
+        if node < states and flow[node] < delta:
+            delta, out, side = flow[node], node, 1
         node = parent[node]
     node = second
     while node != join:  # flow goes up from second: arcs that point down lose
-        if node >= states and pred_flow[node] <= delta:
-            delta, out, side = pred_flow[node], node, 2
+        if node >= states and flow[node] <= delta:
+            delta, out, side = flow[node], node, 2
         node = parent[node]
     return join, delta, out, side
 
 
 @njit(nogil=True, cache=True)
-def _push(first, second, join, delta, states, parent, pred_flow):
+def _push(tree: Tree, first: int, second: int, join: int, delta: int, states: int) -> None:
+    """Send ``delta`` round the cycle."""
     if delta == 0:
         return
     node = first
     while node != join:
-        pred_flow[node] += -delta if node < states else delta
-        node = parent[node]
+        tree.flow[node] += -delta if node < states else delta
+        node = tree.parent[node]
     node = second
     while node != join:
-        pred_flow[node] += delta if node < states else -delta
-        node = parent[node]
+        tree.flow[node] += delta if node < states else -delta
+        node = tree.parent[node]
 
 
 @njit(nogil=True, cache=True)
-def _rehang(inside, outside, out, delta, parent, pred_flow, first_child, following, previous):
+def _rehang(tree: Tree, inside: int, outside: int, out: int, delta: int) -> None:
     """Reverse the path from ``inside`` up to ``out`` and hang it under ``outside``."""
     node, above, flow = inside, outside, delta
     while True:
-        old_parent, old_flow = parent[node], pred_flow[node]
-        _unlink(node, parent, first_child, following, previous)
-        parent[node], pred_flow[node] = above, flow
-        _link(node, parent, first_child, following, previous)
+        old_parent, old_flow = tree.parent[node], tree.flow[node]
+        _unlink(tree, node)
+        tree.parent[node], tree.flow[node] = above, flow
+        _link(tree, node)
         if node == out:
             return
         node, above, flow = old_parent, node, old_flow
 
 
 @njit(nogil=True, cache=True)
-def _shift(top, change, states, parent, depth, potential, first_child, following, stack):
+def _shift(tree: Tree, top: int, change: float, states: int) -> None:
     """Add to the potentials of the subtree of ``top`` (states +, actions −) and set its depths."""
-    stack[0], size = top, 1
+    tree.stack[0], size = top, 1
     while size > 0:
-        size -= 1
-        node = stack[size]
-        potential[node] += change if node < states else -change
-        depth[node] = depth[parent[node]] + 1
-        child = first_child[node]
-        while child >= 0:
-            stack[size] = child
-            size += 1
-            child = following[child]
+        node = tree.stack[size - 1]
+        tree.potential[node] += change if node < states else -change
+        tree.depth[node] = tree.depth[tree.parent[node]] + 1
+        size = _push_children(tree, node, size - 1)
 
 
 @njit(nogil=True, cache=True)
-def _tree_potentials(scores, states, parent, potential, first_child, following, stack):
+def _set_potentials(tree: Tree, scores: np.ndarray, states: int) -> None:
     """Potentials with u + v = score on every tree arc and u = v = 0 below the root."""
-    root = len(parent) - 1
-    stack[0], size = root, 1
+    root = len(tree.parent) - 1
+    tree.stack[0], size = root, 1
     while size > 0:
-        size -= 1
-        node = stack[size]
+        node = tree.stack[size - 1]
         if node != root:
-            above = parent[node]
+            above = tree.parent[node]
             if above == root:
-                potential[node] = 0.0
+                tree.potential[node] = 0.0
             elif node < states:
-                potential[node] = np.float64(scores[node, above - states]) - potential[above]
+                tree.potential[node] = np.float64(scores[node, above - states]) - tree.potential[above]
             else:
-                potential[node] = np.float64(scores[above, node - states]) - potential[above]
-        child = first_child[node]
-        while child >= 0:
-            stack[size] = child
-            size += 1
-            child = following[child]
+                tree.potential[node] = np.float64(scores[above, node - states]) - tree.potential[above]
+        size = _push_children(tree, node, size - 1)
 
 
 @njit(nogil=True, cache=True)
-def _best_entry(scores, s, v):
+def _best_entry(scores: np.ndarray, s: int, v: np.ndarray) -> tuple[int, float]:
     """The action of state s with the largest score − v."""
     chosen, best = 0, -np.inf
     for a in range(scores.shape[1]):
@@ -208,35 +218,42 @@ def _best_entry(scores, s, v):
 
 
 @njit(nogil=True, cache=True)
-def _network_simplex(scores, supply, demand, state, action, count, tolerance):
+def _row_best(scores: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Largest score − v of every state (S,)."""
+    best = np.empty(scores.shape[0])
+    for s in range(scores.shape[0]):
+        best[s] = _best_entry(scores, s, v)[1]
+    return best
+
+
+@njit(nogil=True, cache=True)
+def _network_simplex(
+    scores: np.ndarray, state: np.ndarray, action: np.ndarray, count: np.ndarray, tolerance: float
+) -> Tree:
     states, actions = scores.shape
     nodes = states + actions
-    parent = np.full(nodes + 1, -1, np.int64)
-    pred_flow, depth = np.zeros(nodes + 1, np.int64), np.zeros(nodes + 1, np.int64)
-    first_child = np.full(nodes + 1, -1, np.int64)
-    following, previous = np.full(nodes + 1, -1, np.int64), np.full(nodes + 1, -1, np.int64)
-    potential, stack = np.zeros(nodes + 1), np.empty(nodes + 1, np.int64)
-    _start_tree(states, actions, state, action, count, parent, pred_flow, depth, first_child, following, previous)
-    _tree_potentials(scores, states, parent, potential, first_child, following, stack)
+    none, zeros = np.full(nodes + 1, -1, np.int64), np.zeros(nodes + 1, np.int64)
+    tree = Tree(none, zeros, zeros.copy(), none.copy(), none.copy(), none.copy(), np.zeros(nodes + 1), zeros.copy())
+    _start_tree(tree, states, actions, state, action, count)
+    _set_potentials(tree, scores, states)
     pivots, s, without = 0, 0, 0
     while without < states:
-        a, best = _best_entry(scores, s, potential[states:nodes])
-        gain = best - potential[s]
+        a, best = _best_entry(scores, s, tree.potential[states:nodes])
+        gain = best - tree.potential[s]
         if gain <= tolerance:
             without += 1
             s = s + 1 if s + 1 < states else 0
             if without == states and pivots > 0:  # drift-free potentials before the verdict
-                _tree_potentials(scores, states, parent, potential, first_child, following, stack)
+                _set_potentials(tree, scores, states)
                 pivots, without = 0, 0
             continue
         without = 0
         second = states + a
-        join, delta, out, side = _leaving(s, second, states, parent, pred_flow, depth)
-        _push(s, second, join, delta, states, parent, pred_flow)
+        join, delta, out, side = _leaving(tree, s, second, states)
+        _push(tree, s, second, join, delta, states)
         inside, outside = (s, second) if side == 1 else (second, s)
-        _rehang(inside, outside, out, delta, parent, pred_flow, first_child, following, previous)
-        change = gain if inside < states else -gain
-        _shift(inside, change, states, parent, depth, potential, first_child, following, stack)
+        _rehang(tree, inside, outside, out, delta)
+        _shift(tree, inside, gain if inside < states else -gain, states)
         pivots += 1
         s = s + 1 if s + 1 < states else 0
-    return parent, pred_flow, potential
+    return tree

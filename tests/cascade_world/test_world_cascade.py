@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascade_world.mechanism.cascade import STATS, _auction, _draw_candidates, class_sums, serve_requests
-from cascade_world.mechanism.request_luck import GOLDEN, NORMALS, mix64
+from cascade_world.mechanism.cascade import STATS, _auction, _draw_candidates, _room, class_sums, serve_requests
 from cascade_world.mechanism.truth import _kernel_arrays
+from cascade_world.request_luck import GOLDEN, NORMALS, mix64
 from tests.reference.cascade_reference import auction_by_hand, expected_outcome
 
 CELLS = ["q", "p0", "clicks", "spend", "spend2", "impressions", "retrieved", "preranked"]
@@ -15,17 +15,12 @@ CELLS = ["q", "p0", "clicks", "spend", "spend2", "impressions", "retrieved", "pr
 
 def candidates_of(world, seed: int, c: int) -> list[dict]:
     par = world.parameters
-    channels, most = par.supply.shape[1], par.supply.shape[1] * par.max_candidates
-    models, rankers = len(par.model_noise), len(par.ranker_noise)
-    start, channel = np.empty(channels + 1, np.int64), np.empty(most, np.int64)
-    score, pre = np.empty((models, most)), np.empty((models, most))
-    click, bid = np.empty(most), np.empty(most)
-    estimate, value = np.empty((rankers, most)), np.empty((rankers, most))
-    n = _draw_candidates(np.uint64(seed), c, par, start, channel, score, pre, click, estimate, bid, value)
+    found = _room(par)
+    n = _draw_candidates(np.uint64(seed), c, par, found)
     return [
         {
-            "channel": int(channel[i]), "score": score[:, i], "pre": pre[:, i], "click": click[i], "bid": bid[i],
-            "estimate": estimate[:, i],
+            "channel": int(np.searchsorted(found.start, i, side="right")) - 1, "score": found.score[:, i],
+            "pre": found.pre[:, i], "click": found.click[i], "bid": found.bid[i], "estimate": found.estimate[:, i],
         }
         for i in range(n)
     ]  # fmt: skip
@@ -54,19 +49,9 @@ def test_all_actions_kernel_equals_the_slow_version(world):
     for c in (0, 13):
         sums = np.zeros((space.n_joint, len(STATS) + arrays[0].shape[1]))
         class_sums(
-            np.uint64(7),
-            c,
-            3,
-            4,
-            par,
-            space.steps,
-            space.step,
-            space.model,
-            space.truncations,
-            space.cell,
-            *arrays,
+            np.uint64(7), c, 3, 4, par, space.steps, space.step, space.model, space.truncations, space.cell, *arrays,
             sums,
-        )
+        )  # fmt: skip
         with np.errstate(over="ignore"):
             candidates = candidates_of(world, int(mix64(np.uint64(7) + GOLDEN * np.uint64(3))), c)
         extra = par.commission * par.conversion[c] * par.basket[c]

@@ -12,11 +12,11 @@ import pytest
 
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
-from cascade_world.mechanism.request_luck import hash_columns
-from cascade_world.population.behaviour import LoggingPolicy
 from cascade_world.portrait.properties import sample_states
 from cascade_world.records.load_tests import degraded_lengths
+from cascade_world.records.logging_policies import LoggingPolicy
 from cascade_world.records.request_log import request_log, serve
+from cascade_world.request_luck import hash_columns
 from cascade_world.sample import sample
 from cascade_world.world import World, load_truth
 from marca_common.config import dump_yaml, load_config
@@ -27,8 +27,9 @@ from marca_common.scores import read_scores
 from marca_common.system import system_schema
 from marca_common.tables import read_table
 
+pytest.fixture(scope="module")
 
-@pytest.fixture(scope="module")
+
 def generated(make_config, tmp_path_factory):
     config = make_config("logs.requests=6000", "logs.system_days=0.2", "truth.reference_states=40")
     return generate(config, tmp_path_factory.mktemp("world"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascade_world.data_centre.world_plant import WorldPlant
-from cascade_world.data_centre.world_traffic import make_traffic
+from cascade_world.population.world_traffic import make_traffic
 from cascade_world.world import World
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cascade_world.data_centre.world_plant import WorldPlant
-from cascade_world.data_centre.world_traffic import make_traffic
-from cascade_world.mechanism.request_luck import hash_columns
-from cascade_world.population.behaviour import LoggingPolicy
+from cascade_world.population.world_traffic import make_traffic
 from cascade_world.portrait.properties import sample_states
+from cascade_world.records.logging_policies import LoggingPolicy
 from cascade_world.records.request_log import serve
+from cascade_world.request_luck import hash_columns
 from cascade_world.world import World
 from marca_common.seeding import integer_seed
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cascade_world.config import Event
-from cascade_world.data_centre.world_traffic import day_shape, make_traffic, read_trace
+from cascade_world.config import TrafficEvent
+from cascade_world.population.world_traffic import day_shape, make_traffic, read_trace
 from marca_common.errors import UserError
 
 
@@ -32,7 +32,7 @@ def test_counts_follow_the_declared_rate(make_config):
 
 def test_flash_sale_doubles_one_minute_and_leaves_the_past_alone(make_config):
     config = make_config()
-    sale = Event(kind="flash", day=0.5, factor=2.0, decay_minutes=20, announced=True, announced_factor=1.6)
+    sale = TrafficEvent(kind="flash", day=0.5, factor=2.0, decay_minutes=20, announced=True, announced_factor=1.6)
     plain, busy = make_traffic(config, 3, 1), make_traffic(config, 3, 1, events=[sale])
     assert np.array_equal(plain.arrivals[:, :720], busy.arrivals[:, :720])
     ratio = busy.qps / plain.qps
@@ -44,7 +44,7 @@ def test_flash_sale_doubles_one_minute_and_leaves_the_past_alone(make_config):
 
 def test_failover_moves_traffic_and_is_not_announced(make_config):
     config = make_config()
-    event = Event(kind="failover", day=0.25, factor=1.35, decay_minutes=30, group="south", announced=True)
+    event = TrafficEvent(kind="failover", day=0.25, factor=1.35, decay_minutes=30, group="south", announced=True)
     plain, lost = make_traffic(config, 3, 0.5), make_traffic(config, 3, 0.5, events=[event])
     ratio = lost.qps / plain.qps
     assert ratio[0, 360:390] == pytest.approx(1.35, abs=0.02)

@@ -135,7 +135,7 @@ def test_base_world_keeps_its_promises(make_config):
     assert min(shares[f"a{j}"] for j in range(1, 6)) >= 0.03
     assert shares["stage_interaction"] >= 0.05
     assert shares["state_action"] >= 0.20
-    curve = properties.budget_curve(world, 0, states, np.array([1.0]))
+    curve = properties.uplift_by_budget(world, 0, states, np.array([1.0]))
     assert 10 <= curve["oracle_uplift_pct"].iloc[0] <= 32
     assert (curve[["lambda_retrieval", "lambda_ranking"]].to_numpy() > 0).all()
     assert properties.cost_is_monotone(world)

@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marca_common.errors import UserError
+from marca_measures.frontier import frontier
+from marca_measures.hull import chain
 from revenue_sim.allocation import one_budget as module
-from revenue_sim.allocation.budget_curve import budget_curve
+from revenue_sim.allocation.budget_curve import budget_curve, hull_edges
 from revenue_sim.allocation.one_budget import allocate
 from tests.reference.allocation_reference import brute_force, highs_optimum, numpy_bisection
 
@@ -68,6 +70,20 @@ def test_whole_rows_are_proven_best():
     values, costs = np.array([[0.0, 2.0], [0.0, 5.0]]), np.array([[0.0, 1.0], [0.0, 3.0]])
     rounded, best = allocate(values, costs, 3.0), allocate(values, costs, 3.0, integral=True)
     assert (rounded.value, best.value, best.bound) == (2.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("difference", [1e-5, 1e-7, 1e-9])
+def test_whole_rows_are_best_where_values_hardly_differ(difference):
+    """Values that are costs up to tiny differences: only these decide, and the solver's own tolerance must not."""
+    picks = np.stack(np.meshgrid(*[np.arange(4)] * 5), axis=-1).reshape(-1, 5)
+    for seed in range(8):
+        generator = np.random.default_rng(1000 + seed)
+        costs = generator.integers(1, 60, (5, 4)).astype(float)
+        values = costs + difference * generator.integers(0, 100, (5, 4))
+        budget = float((costs.min(axis=1).sum() + costs.max(axis=1).sum()) // 2)
+        fits = costs[np.arange(5), picks].sum(axis=1) <= budget
+        best = values[np.arange(5), picks].sum(axis=1)[fits].max()
+        assert allocate(values, costs, budget, integral=True).value == pytest.approx(best, rel=1e-14)
 
 
 @st.composite
@@ -156,6 +172,34 @@ def test_the_curve_holds_every_bound(problem):
         assert price[0] == pytest.approx(solved.lambda_, rel=1e-6)
 
 
+@settings(deadline=None, max_examples=150)
+@given(problems())
+def test_the_fast_hull_is_the_defined_chain(problem):
+    """Edges row by row against ``marca_measures.hull.chain``, where rounding leaves one answer: whole numbers."""
+    values, costs, _, _ = problem
+    values, costs = np.rint(values), np.rint(costs)
+    edges = hull_edges(values, costs, np.ones(len(values)), threads=1)
+    for row in range(len(values)):
+        own = edges.row == row
+        found = [int(edges.base[row]), *edges.after[own].tolist()]
+        assert edges.before[own].tolist() == found[:-1]
+        expected = chain(values[row].astype(float), costs[row].astype(float))
+        points = [(float(costs[row, a]), float(values[row, a])) for a in found]
+        assert points == [(float(costs[row, a]), float(values[row, a])) for a in expected]
+
+
+@settings(deadline=None, max_examples=100)
+@given(problems())
+def test_the_curve_is_the_defined_frontier(problem):
+    values, costs, _, counts = problem
+    weight = counts if counts.sum() else counts + 1
+    values, costs = np.rint(values), np.rint(costs)
+    curve, defined = budget_curve(values, costs, weight), frontier(values, costs, values, weight)
+    for part in (0.0, 0.3, 0.8, 1.0):
+        budget = curve.cost[0] + part * (curve.cost[-1] - curve.cost[0])
+        assert curve.at(budget)[0][0] / weight.sum() == pytest.approx(defined.at(budget / weight.sum())[0], abs=1e-9)
+
+
 @pytest.fixture
 def sampled(monkeypatch):
     """Brackets from samples already for small problems."""
@@ -184,7 +228,7 @@ def test_a_sampled_bracket_changes_nothing(sampled, part):
         assert solved.cost <= budget
 
 
-def test_a_missed_bracket_is_widened(sampled, monkeypatch):
+def test_a_missed_bracket_changes_nothing(sampled, monkeypatch):
     values, costs = random_problem(2)
     budget = 1.2 * len(values)
     right = allocate(values, costs, budget)

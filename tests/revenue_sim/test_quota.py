@@ -59,7 +59,7 @@ def test_optimal_is_the_transport_optimum(problem):
     scores, counts, quotas = problem
     best = optimal(scores, counts, quotas)
     assert np.bincount(best.state, best.count, len(counts)).tolist() == counts.tolist()
-    assert best.by_action(len(quotas)).tolist() == quotas.tolist()
+    assert np.bincount(best.action, best.count, len(quotas)).tolist() == quotas.tolist()
     assert (best.count > 0).all()
     value = best.value(scores)
     assert value == pytest.approx(transport_optimum(scores, counts, quotas), abs=1e-6)

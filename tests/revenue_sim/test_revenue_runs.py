@@ -7,16 +7,21 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from marca_common.cli import run_cli
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.scores import ScoreMatrix, action_keys, state_keys, write_long_scores, write_scores
+from marca_measures.clairvoyant import clairvoyant
 from marca_measures.rank_correlation import spearman
 from revenue_sim import train as train_module
 from revenue_sim.config import EvaluateConfig, RunConfig
 from revenue_sim.evaluate import evaluate
+from revenue_sim.ground_truth.nets import NetConfig
+from revenue_sim.ground_truth.trees import TreesConfig
+from revenue_sim.ope import OpeConfig
 from revenue_sim.run import run
 from revenue_sim.train import GroundTruth, TrainConfig, train
 
@@ -26,7 +31,7 @@ SPEC = RequestSpec(
     sizes={"a1": 3, "a2": 2, "a3": 4},
     results=[],
 )
-REQUESTS = SPEC.model_dump()
+COLUMNS = SPEC.model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +64,8 @@ def files(tmp_path_factory):
 
 def run_config(files, **changes):
     values = {
-        "requests": REQUESTS,
-        "log": str(files / "log.csv"),
+        "spec": COLUMNS,
+        "requests": str(files / "log.csv"),
         "truth": str(files / "truth.parquet"),
         "models": {
             "same": str(files / "truth.parquet"),
@@ -118,7 +123,7 @@ def test_quotas_and_states_from_tables(files, tmp_path):
     keys, actions = state_keys(pd.read_parquet(files / "truth.parquet")[["tier", "place"]]), action_keys(SPEC)
     pd.DataFrame({"state": keys[:3], "count": [2, 1, 3]}).to_csv(tmp_path / "states.csv", index=False)
     pd.DataFrame({"action": actions[:2], "count": [4, 2]}).to_csv(tmp_path / "quotas.csv", index=False)
-    tables = {"log": None, "states": str(tmp_path / "states.csv"), "quotas": str(tmp_path / "quotas.csv")}
+    tables = {"requests": None, "states": str(tmp_path / "states.csv"), "quotas": str(tmp_path / "quotas.csv")}
     summary = run(run_config(files, **tables), tmp_path / "run").summary
     assert (summary["states"], summary["requests"], summary["truth_bucket_spearman"]) == (3, 6, None)
     pd.DataFrame({"action": actions[:2], "count": [4, 1]}).to_csv(tmp_path / "quotas.csv", index=False)
@@ -169,6 +174,95 @@ def test_an_infeasible_budget_is_named(files, tmp_path):
         run(run_config(files, budget=0.1), tmp_path / "run")
 
 
+def test_services_have_budgets_of_their_own(files, tmp_path):
+    summary = run(run_config(files), tmp_path / "own").summary
+    found, spent = summary["service_budgets"], summary["budget"]
+    assert sum(found["budget"].values()) == pytest.approx(spent, rel=0.05)  # what the truth's choice spends of it
+    assert summary["value_at_budget"]["clairvoyant"] >= found["bound"] * (1 - 1e-9) - 1e-9
+    assert 0 <= found["gap"] < 0.01
+    assert found["value"]["same"] == pytest.approx(found["value"]["clairvoyant"])
+    assert found["capture"]["same"] > 0.95
+    assert found["value"]["noisy"] < found["value"]["same"]
+    assert found["value"]["static"] < found["value"]["clairvoyant"]
+    for spend in found["spend"].values():  # decisions know the true costs here
+        assert all(spend[name] <= found["budget"][name] * (1 + 1e-9) for name in ("cpu", "gpu"))
+
+
+def test_given_service_budgets_are_kept_and_priced(files, tmp_path):
+    """cpu and gpu cost 3 : 2, so the tighter of the two budgets has all the price, and the bound is the one of it alone."""
+    own = {
+        "service_budgets": [0.9, 9.0],
+        "budget": 1.5,
+        "model_costs": str(files / "costs.parquet"),
+        "sample_states": None,
+    }
+    summary = run(run_config(files, **own), tmp_path / "given").summary
+    found = summary["service_budgets"]
+    assert found["budget"] == {"cpu": 0.9, "gpu": 9.0}
+    assert found["lambda"]["gpu"] == pytest.approx(0.0, abs=1e-6)
+    assert found["lambda"]["cpu"] * 0.6 == pytest.approx(summary["lambda"], rel=0.05)
+    assert found["bound"] == pytest.approx(summary["value_at_budget"]["clairvoyant"], rel=1e-4)
+    truth = np.stack(pd.read_parquet(files / "truth.parquet")["q"])
+    costs = pd.read_parquet(files / "costs.parquet")
+    both = np.stack([np.stack(costs["cpu"]), np.stack(costs["gpu"])], axis=2)
+    weight = pd.read_csv(files / "log.csv").groupby(["tier", "place"]).size().to_numpy()
+    assert found["bound"] == pytest.approx(clairvoyant(truth, both, np.array([0.9, 9.0]), weight).value, rel=1e-4)
+
+
+def test_service_budgets_are_one_positive_number_for_each_service(files, tmp_path):
+    with pytest.raises(
+        UserError,
+        match=r"service_budgets: got \[1.0\]; expected one for each service of both cost files: \['cpu', 'gpu'\]",
+    ):
+        run(run_config(files, service_budgets=[1.0]), tmp_path / "run")
+    with pytest.raises(UserError, match="service_budgets"):
+        run(run_config(files, service_budgets=[1.0, 1.0], costs=None), tmp_path / "run")
+    with pytest.raises(UserError, match="least possible costs"):
+        run(run_config(files, service_budgets=[0.1, 1.0]), tmp_path / "run")
+    with pytest.raises(ValidationError, match="greater than 0"):
+        run_config(files, service_budgets=[1.0, -1.0])
+
+
+def test_a_model_that_sees_costs_beyond_the_budgets_has_no_value_there(files, tmp_path):
+    costs = pd.read_parquet(files / "costs.parquet")
+    dear = {name: 3 * np.stack(costs[name]) for name in ("gpu", "cpu")}
+    write_scores(ScoreMatrix(costs[["tier", "place"]], dear), tmp_path / "dear.parquet")
+    own = {"service_budgets": [0.8, 0.5], "budget": 3.0}  # the least that decisions see is 0.9 and 0.6
+    summary = run(run_config(files, model_costs=str(tmp_path / "dear.parquet"), **own), tmp_path / "run").summary
+    assert np.isnan(summary["service_budgets"]["value"]["same"])
+    assert summary["service_budgets"]["capture"]["same"] is None
+    assert summary["service_budgets"]["value"]["clairvoyant"] > 0
+    write_scores(ScoreMatrix(costs[["tier", "place"]], {"cpu": np.stack(costs["cpu"])}), tmp_path / "one.parquet")
+    one = run(run_config(files, costs=str(tmp_path / "one.parquet")), tmp_path / "other").summary
+    assert "service_budgets" not in one
+
+
+def test_whole_rows_are_proven_where_asked(files, tmp_path):
+    summary = run(run_config(files, integral=True), tmp_path / "run").summary
+    assert -1e-12 <= summary["whole_rows"]["gap"] <= summary["lp_gap"] + 1e-12
+    assert summary["whole_rows"]["value"] <= summary["value_at_budget"]["clairvoyant"] + 1e-9
+    assert "whole_rows" not in run(run_config(files), tmp_path / "other").summary
+
+
+@pytest.mark.parametrize(
+    ("cls", "old", "new"),
+    [(RunConfig, "log", "requests"), (OpeConfig, "log", "requests"), (TrainConfig, "logs", "requests"),
+     (EvaluateConfig, "requests", "spec"), (NetConfig, "batch", "batch_size"), (NetConfig, "learning_rate", "lr"),
+     (TreesConfig, "learning_rate", "lr")],
+)  # fmt: skip
+def test_renamed_keys_are_known(cls, old, new):
+    assert cls.RENAMED[old] == new
+    assert new in cls.model_fields
+
+
+@pytest.mark.parametrize("cls", [RunConfig, OpeConfig, TrainConfig])
+def test_columns_under_the_name_of_the_path_say_where_they_belong(cls, tmp_path):
+    (tmp_path / "old.yaml").write_text("requests: {reward: money}\n")
+    with pytest.raises(UserError, match="its columns belong under 'spec'") as stopped:
+        load_config(cls, tmp_path / "old.yaml")
+    assert "\n" not in str(stopped.value)
+
+
 def test_evaluate_one_allocation(files, tmp_path):
     states = pd.read_parquet(files / "truth.parquet")[["tier", "place"]]
     keys, actions = state_keys(states), action_keys(SPEC)
@@ -178,7 +272,7 @@ def test_evaluate_one_allocation(files, tmp_path):
     table.to_csv(tmp_path / "allocation.csv", index=False)
     config = EvaluateConfig.model_validate(
         {
-            "requests": REQUESTS,
+            "spec": COLUMNS,
             "allocation": str(tmp_path / "allocation.csv"),
             "truth": str(files / "truth.parquet"),
             "costs": str(files / "costs.parquet"),
@@ -193,15 +287,15 @@ def test_evaluate_one_allocation(files, tmp_path):
         evaluate(config, tmp_path / "other")
 
 
-SMALL = {"trees": {"trees": 10, "min_rows": 20}, "nets": {"epochs": 3, "batch": 512}, "buckets": 20}
+SMALL = {"trees": {"trees": 10, "min_rows": 20}, "nets": {"epochs": 3, "batch_size": 512}, "buckets": 20}
 
 
 def train_config(files, **changes):
-    return TrainConfig.model_validate({"requests": REQUESTS, "logs": [str(files / "log.csv")], **SMALL, **changes})
+    return TrainConfig.model_validate({"spec": COLUMNS, "requests": [str(files / "log.csv")], **SMALL, **changes})
 
 
 def test_the_ground_truth_learns_the_log(files, tmp_path):
-    result = train(train_config(files, nets={"epochs": 20, "batch": 512}, trees={"trees": 40}), tmp_path / "gt")
+    result = train(train_config(files, nets={"epochs": 20, "batch_size": 512}, trees={"trees": 40}), tmp_path / "gt")
     truth = np.stack(pd.read_parquet(files / "truth.parquet")["q"])
     order = pd.Index(state_keys(result.scores.states)).get_indexer(
         state_keys(pd.read_parquet(files / "truth.parquet")[["tier", "place"]])
@@ -246,7 +340,7 @@ def test_members_of_other_columns_are_refused(files, tmp_path):
 
 def test_the_command_line_leaves_one_line_and_code_2(files, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(
-        f"log: {files / 'log.csv'}\ntruth: missing.parquet\nmodels: {{a: missing.parquet}}\n"
+        f"requests: {files / 'log.csv'}\ntruth: missing.parquet\nmodels: {{a: missing.parquet}}\n"
     )
     with pytest.raises(SystemExit) as stopped:
         run_cli(run, RunConfig, default_config=str(tmp_path / "run.yaml"), default_out=str(tmp_path / "out"), argv=[])

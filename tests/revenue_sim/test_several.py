@@ -1,4 +1,4 @@
-"""Several budgets: prices per service, groups with budgets of their own, repair."""
+"""Several budgets: prices per service, bound, repair."""
 
 from __future__ import annotations
 
@@ -63,16 +63,6 @@ def test_a_budget_that_does_not_bind_has_no_price():
     solved = allocate_several(values, costs, np.array([budgets[0], 1e9]), counts)
     assert solved.lambda_[1] == pytest.approx(0.0, abs=1e-6)
     assert solved.bound == pytest.approx(allocate(values, costs[:, :, 0], budgets[0], counts).bound, rel=1e-6)
-
-
-def test_groups_do_not_interact():
-    values, costs, budgets, counts = random_problem(9)
-    groups = np.arange(len(values)) % 2
-    both = allocate_several(values, costs, np.stack([0.5 * budgets, 0.6 * budgets]), counts, groups=groups)
-    first = allocate_several(values[groups == 0], costs[groups == 0], 0.5 * budgets, counts[groups == 0])
-    assert both.choice[groups == 0].tolist() == first.choice.tolist()
-    assert both.lambda_[0] == pytest.approx(first.lambda_)
-    assert (both.cost <= np.stack([0.5 * budgets, 0.6 * budgets])).all()
 
 
 @settings(deadline=None, max_examples=60)

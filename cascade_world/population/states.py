@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cascade_world.config import WorldConfig
-from cascade_world.mechanism.request_luck import hash_columns, normals, uniforms
+from cascade_world.request_luck import hash_columns, normals, uniforms
 from marca_common.errors import UserError
 from marca_common.seeding import integer_seed, numpy_generator
 
@@ -122,11 +122,11 @@ class Population:
     def _segment_shares(self, day: float) -> np.ndarray:
         weight = self.segment_weight + self.segment_drift * day / 7.0
         shares = np.where(day >= self.segment_birth, np.exp(weight - weight.max()), 0.0)
-        return shares / shares.sum()
+        return np.asarray(shares / shares.sum())
 
     def _is_weekend(self, day: np.ndarray) -> np.ndarray:
         first = pd.Timestamp(self.config.traffic.start).dayofweek
-        return (first + day) % 7 >= 5
+        return np.asarray((first + day) % 7 >= 5)
 
 
 def _pair_normals(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -172,4 +172,4 @@ def _placement_hours(placements: int, rng: np.random.Generator) -> np.ndarray:
     swing, weekend = rng.uniform(0.1, 0.6, placements), rng.normal(0, 0.25, placements)
     phase = np.cos((np.arange(_HOURS)[:, None] - favourite) * 2 * np.pi / _HOURS)  # (24, placements)
     weight = np.exp(base + swing * phase + np.array([0.0, 1.0])[:, None, None] * weekend)
-    return weight / weight.sum(axis=2, keepdims=True)
+    return np.asarray(weight / weight.sum(axis=2, keepdims=True))

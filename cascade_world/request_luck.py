@@ -21,7 +21,7 @@ NORMALS = (_quantiles / _quantiles.std()).astype(np.float32)  # (65536,)
 
 
 @njit(cache=True, inline="always")
-def mix64(x):
+def mix64(x: np.uint64) -> np.uint64:
     """SplitMix64's finaliser: a well-stirred 64-bit function of a 64-bit counter."""
     z = x + GOLDEN
     z = (z ^ (z >> _S30)) * _M1
@@ -30,15 +30,15 @@ def mix64(x):
 
 
 @njit(cache=True, inline="always")
-def uniform(bits):
+def uniform(bits: np.uint64) -> float:
     """Uniform number in [0, 1) from 64 bits."""
     return float(bits >> _S11) * (1.0 / 9007199254740992.0)
 
 
 @njit(cache=True, inline="always")
-def normal(bits, lane, table):
+def normal(bits: np.uint64, lane: int, table: np.ndarray) -> float:
     """Standard normal from the 16-bit ``lane`` (0–3) of 64 bits."""
-    return table[(bits >> (_S16 * np.uint64(lane))) & _MASK]
+    return float(table[(bits >> (_S16 * np.uint64(lane))) & _MASK])
 
 
 def hash_columns(seed: int, *columns: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def uniforms(bits: np.ndarray) -> np.ndarray:
 
 def normals(bits: np.ndarray) -> np.ndarray:
     """Standard normals from 64-bit words, float32 (the same table as the kernels')."""
-    return NORMALS[(bits & _MASK).astype(np.int64)]
+    return np.asarray(NORMALS[(bits & _MASK).astype(np.int64)])
 
 
 def _mix_array(x: np.ndarray) -> np.ndarray:

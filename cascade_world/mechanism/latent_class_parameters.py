@@ -6,7 +6,7 @@ import numpy as np
 
 from cascade_world.config import WorldConfig
 from cascade_world.mechanism.cascade import CascadeParameters
-from cascade_world.mechanism.request_luck import NORMALS
+from cascade_world.request_luck import NORMALS
 from marca_common.seeding import numpy_generator
 
 
@@ -62,4 +62,4 @@ def _class_normals(config: WorldConfig, name: str, columns: int) -> np.ndarray:
         rng.standard_normal((*[n if axis == i else 1 for i, n in enumerate(shape)], columns)) for axis in range(3)
     )
     own = rng.standard_normal((*shape, columns))
-    return (np.sqrt(0.5 / 3) * shared + np.sqrt(0.5) * own).reshape(-1, columns)
+    return np.asarray((np.sqrt(0.5 / 3) * shared + np.sqrt(0.5) * own).reshape(-1, columns))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cascade_world.config import Event, WorldConfig
+from cascade_world.config import TrafficEvent, WorldConfig
 from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
 from marca_common.tables import Column, read_table
@@ -32,16 +32,11 @@ class Traffic:
     @property
     def qps(self) -> np.ndarray:
         """Requests per second (groups, minutes)."""
-        return self.arrivals.sum(axis=2) / 60.0
+        return np.asarray(self.arrivals.sum(axis=2) / 60.0)
 
 
 def make_traffic(
-    config: WorldConfig,
-    seed: int,
-    days: float,
-    *,
-    start_day: float = 0.0,
-    events: Sequence[Event] | None = None,
+    config: WorldConfig, seed: int, days: float, *, start_day: float = 0.0, events: Sequence[TrafficEvent] | None = None
 ) -> Traffic:
     """Traffic of ``days`` from ``start_day`` on; ``events`` replace the config's (their days count from its start).
 
@@ -70,14 +65,15 @@ def make_traffic(
 
 def day_shape(config: WorldConfig, minute_of_day: np.ndarray) -> np.ndarray:
     """Ordinary day, 1 at its peak, ``night`` at its minimum: a rise by day, a peak in the evening."""
+    raw, whole = _raw_day(minute_of_day), _raw_day(np.arange(MINUTES_PER_DAY))
+    low, high = whole.min(), whole.max()
+    return np.asarray(config.traffic.night + (1 - config.traffic.night) * (raw - low) / (high - low))
+
+
+def _raw_day(minute_of_day: np.ndarray) -> np.ndarray:
     hour = minute_of_day / 60.0
     raw = 1.0 - 0.55 * np.cos((hour - 4.5) * 2 * np.pi / 24) - 0.18 * np.cos((hour - 3.0) * 4 * np.pi / 24)
-    raw = raw + 0.25 * np.exp(-0.5 * ((hour - 20.7) / 1.6) ** 2)
-    grid = np.arange(MINUTES_PER_DAY) / 60.0
-    all_day = 1.0 - 0.55 * np.cos((grid - 4.5) * 2 * np.pi / 24) - 0.18 * np.cos((grid - 3.0) * 4 * np.pi / 24)
-    all_day = all_day + 0.25 * np.exp(-0.5 * ((grid - 20.7) / 1.6) ** 2)
-    low, high = all_day.min(), all_day.max()
-    return config.traffic.night + (1 - config.traffic.night) * (raw - low) / (high - low)
+    return np.asarray(raw + 0.25 * np.exp(-0.5 * ((hour - 20.7) / 1.6) ** 2))
 
 
 def _week_shape(config: WorldConfig, clock: np.ndarray) -> np.ndarray:
@@ -96,7 +92,7 @@ def _trace_shape(config: WorldConfig, clock: np.ndarray) -> np.ndarray:
         raise UserError(
             f"{config.traffic.trace}: ends {seconds[-1] / 86400:.2f} days after its start; day {clock[-1] / 1440:.2f} is needed"
         )
-    return np.interp(wanted, seconds, values) / max(np.quantile(values, 0.995), 1e-12)
+    return np.asarray(np.interp(wanted, seconds, values) / max(np.quantile(values, 0.995), 1e-12))
 
 
 def read_trace(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
@@ -119,10 +115,12 @@ def _ar_noise(rng: np.random.Generator, groups: int, minutes: int, rho: float, s
     from scipy.signal import lfilter
 
     steps = rng.standard_t(4, size=(groups, minutes + 200)) / np.sqrt(2.0)
-    return sd * np.sqrt(1 - rho**2) * lfilter([1.0], [1.0, -rho], steps, axis=1)[:, 200:]
+    return np.asarray(sd * np.sqrt(1 - rho**2) * lfilter([1.0], [1.0, -rho], steps, axis=1)[:, 200:])
 
 
-def _apply_events(rate: np.ndarray, clock: np.ndarray, events: Sequence[Event], groups: tuple[str, ...]) -> np.ndarray:
+def _apply_events(
+    rate: np.ndarray, clock: np.ndarray, events: Sequence[TrafficEvent], groups: tuple[str, ...]
+) -> np.ndarray:
     rate = rate.copy()
     for event in events:
         since = clock - event.day * MINUTES_PER_DAY
@@ -143,10 +141,10 @@ def _apply_events(rate: np.ndarray, clock: np.ndarray, events: Sequence[Event], 
 def _poisson(rng: np.random.Generator, means: np.ndarray) -> np.ndarray:
     """Poisson counts by the normal approximation with one draw per cell, so that cells never disturb each other."""
     z = rng.standard_normal(means.shape)
-    return np.maximum(np.rint(means + np.sqrt(means) * z), 0).astype(np.int64)
+    return np.asarray(np.maximum(np.rint(means + np.sqrt(means) * z), 0).astype(np.int64))
 
 
-def _calendar(events: Sequence[Event], start: np.datetime64) -> pd.DataFrame:
+def _calendar(events: Sequence[TrafficEvent], start: np.datetime64) -> pd.DataFrame:
     """Announced flash sales; sizes as announced, which need not be true."""
     rows = [event for event in events if event.announced and event.kind == "flash"]
     times = [start + np.timedelta64(int(round(event.day * 86400)), "s") for event in rows]

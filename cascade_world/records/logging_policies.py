@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cascade_world.mechanism.request_luck import hash_columns, normals, uniforms
-from cascade_world.world import World
+from cascade_world.mechanism.assembled_world import World
+from cascade_world.request_luck import hash_columns, normals, uniforms
 from marca_common.seeding import integer_seed, numpy_generator
 
 
@@ -77,13 +77,13 @@ class Incumbent:
         cell = tenth * len(world.config.states.placements) + states[:, 1]
         total = np.bincount(cell, value) / np.maximum(np.bincount(cell), 1)
         error = normals(hash_columns(integer_seed(world.config.seed, "rough"), np.arange(len(total))))
-        return (total * np.exp(0.2 * error))[cell]
+        return np.asarray((total * np.exp(0.2 * error))[cell])
 
     def decide(self, state_ids: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
         """Joint action per state id, int64 (M,), under prices (services,)."""
         price = self.cost @ np.asarray(lambda_, dtype=float)
         best = np.argmax(self.level_values[:, None] * self.profile[None, :] - price[None, :], axis=1)
-        return best[self.level[state_ids]]
+        return np.asarray(best[self.level[state_ids]])
 
     def expected(self, state_ids: np.ndarray, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the incumbent believes its actions bring (M,) and cost (M, services)."""
