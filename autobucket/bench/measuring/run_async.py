@@ -38,6 +38,7 @@ def _in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await make()
 
     with ThreadPoolExecutor(1) as pool:  # leaving it waits for the work's clean-up
+        pool.submit(int).result()  # makes the thread: an interrupt while it starts finds no work yet
         try:
             return pool.submit(lambda: asyncio.run(work())).result()
         except KeyboardInterrupt:
