@@ -181,7 +181,7 @@ def test_services_have_budgets_of_their_own(files, tmp_path):
     assert summary["value_at_budget"]["clairvoyant"] >= found["bound"] * (1 - 1e-9) - 1e-9
     assert 0 <= found["gap"] < 0.01
     assert found["value"]["same"] == pytest.approx(found["value"]["clairvoyant"])
-    assert found["capture"]["same"] > 0.95
+    assert found["capture_at_service_budgets"]["same"] > 0.95
     assert found["value"]["noisy"] < found["value"]["same"]
     assert found["value"]["static"] < found["value"]["clairvoyant"]
     for spend in found["spend"].values():  # decisions know the true costs here
@@ -230,7 +230,7 @@ def test_a_model_that_sees_costs_beyond_the_budgets_has_no_value_there(files, tm
     own = {"service_budgets": [0.8, 0.5], "budget": 3.0}  # the least that decisions see is 0.9 and 0.6
     summary = run(run_config(files, model_costs=str(tmp_path / "dear.parquet"), **own), tmp_path / "run").summary
     assert np.isnan(summary["service_budgets"]["value"]["same"])
-    assert summary["service_budgets"]["capture"]["same"] is None
+    assert summary["service_budgets"]["capture_at_service_budgets"]["same"] is None
     assert summary["service_budgets"]["value"]["clairvoyant"] > 0
     write_scores(ScoreMatrix(costs[["tier", "place"]], {"cpu": np.stack(costs["cpu"])}), tmp_path / "one.parquet")
     one = run(run_config(files, costs=str(tmp_path / "one.parquet")), tmp_path / "other").summary
