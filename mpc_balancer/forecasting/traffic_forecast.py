@@ -1,7 +1,7 @@
 """Traffic of the coming minutes: persistence, seasonal-naive, AR and early-signal forecasts, back-tested before use.
 
-Every candidate is a linear model of the log change log q(t+h) - log q(t), fitted per horizon on the earlier part of the
-history and judged on the later part; one is used at a horizon only where it beats persistence there.
+Every candidate is a linear model of the log change log q(t+h) - log q(t). It is fitted per horizon on the earlier part of
+the history and judged on the later part. One is used at a horizon only where it beats persistence there.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ class Features:
 
     def typical_row(self, group: int, qps: float, next_qps: float, timestamp: np.datetime64) -> np.ndarray:
         """As ``rows`` for one minute (1, F) whose extras are at their training mean."""
-        group_, qps_, next_, time = (np.array([one]) for one in (group, qps, next_qps, timestamp))
-        return self.rows(group_, qps_, next_, time, self.extras_mean[None], np.zeros(1))
+        traffic = np.array([qps]), np.array([next_qps])
+        return self.rows(np.array([group]), *traffic, np.array([timestamp]), self.extras_mean[None], np.zeros(1))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""

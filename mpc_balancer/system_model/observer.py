@@ -28,11 +28,10 @@ _OUTLIER = 8.0  # CPU points beyond which an error says nothing more about a pai
 class GainTracker:
     """log κ: the online multiplicative correction of g, clipped, for any number of parallel rows.
 
-    Each usable reading moves log κ by a share of its log error. The share is the tuned ``rate`` while errors alternate, and
-    grows towards ``config.fast_rate`` while they keep one sign (Trigg and Leach's tracking signal |E|/A, E the smoothed error
-    and A the smoothed size of errors): a price region not met lately, a cost that stepped. Readings that are missing or
-    so far off that they are a fault rather than a gain change nothing; saturated ones may still raise κ, since the load was at
-    least what was read.
+    Each usable reading moves log κ by a share of its log error. The share is the tuned ``rate`` while errors alternate. It
+    grows towards ``config.fast_rate`` while they keep one sign, as after a cost that stepped. The measure is Trigg and
+    Leach's tracking signal |E|/A, E the smoothed error and A the smoothed size of errors. Readings that are missing, or so
+    far off that they are a fault, change nothing. Saturated ones may raise κ, since the load was at least what was read.
     """
 
     def __init__(self, shape: tuple[int, ...], rate: float | np.ndarray, config: GainConfig) -> None:

@@ -1,8 +1,8 @@
 """Batched projected Gauss-Newton: J is a sum of squares of CPU and λ, so its curvature comes from first derivatives.
 
 All constant-λ seeds and the warm start are rolled out in one batch; the best few are refined together. Each iteration
-linearises the rollout (one backward pass for all steps), solves the damped normal equations on the free variables, and
-tries several step lengths in one batched rollout whose activations serve the next linearisation.
+linearises the rollout, with one backward pass for all steps, and solves the damped normal equations on the free variables.
+It tries several step lengths in one batched rollout, whose activations serve the next linearisation.
 """
 
 from __future__ import annotations
@@ -98,6 +98,28 @@ def _solve_all(problem: Problem, plans: np.ndarray, chain: np.ndarray, q: Quadra
 
 
 @numba.njit(cache=True, error_model="numpy")
+def _solve(matrix: np.ndarray, right: np.ndarray, out: np.ndarray) -> None:
+    """Solve by Cholesky of the lower triangle, which is overwritten; fills ``out``."""
+    count = len(right)
+    for v in range(count):
+        for x in range(v + 1):
+            total = matrix[v, x]
+            for k in range(x):
+                total -= matrix[v, k] * matrix[x, k]
+            matrix[v, x] = np.sqrt(max(total, 1e-12)) if v == x else total / matrix[x, x]
+    for v in range(count):
+        total = right[v]
+        for k in range(v):
+            total -= matrix[v, k] * out[k]
+        out[v] = total / matrix[v, v]
+    for v in range(count - 1, -1, -1):
+        total = out[v]
+        for k in range(v + 1, count):
+            total -= matrix[k, v] * out[k]
+        out[v] = total / matrix[v, v]
+
+
+@numba.njit(cache=True, error_model="numpy")
 def _normal_steps(
     chain: np.ndarray,
     weights: tuple[np.ndarray, ...],
@@ -150,21 +172,7 @@ def _normal_steps(
                 gradient[v] = 0.0
             else:
                 hessian[v, v] += damping[b] * trace
-        for v in range(count):  # Cholesky of the lower triangle, in place
-            for x in range(v + 1):
-                total = hessian[v, x]
-                for k in range(x):
-                    total -= hessian[v, k] * hessian[x, k]
-                hessian[v, x] = np.sqrt(max(total, 1e-12)) if v == x else total / hessian[x, x]
+        _solve(hessian, -0.5 * gradient, row)
         for v in range(count):
-            total = -0.5 * gradient[v]
-            for k in range(v):
-                total -= hessian[v, k] * row[k]
-            row[v] = total / hessian[v, v]
-        for v in range(count - 1, -1, -1):
-            total = row[v]
-            for k in range(v + 1, count):
-                total -= hessian[k, v] * row[k]
-            row[v] = total / hessian[v, v]
             out[b, v // prices, v % prices] = row[v]
     return out
