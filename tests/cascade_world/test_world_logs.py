@@ -27,9 +27,10 @@ from marca_common.scores import read_scores
 from marca_common.system import system_schema
 from marca_common.tables import read_table
 
-pytest.fixture(scope="module")
+LOADTEST = load_test_schema(["channels", "model"], ["retrieved", "preranked"])
 
 
+@pytest.fixture(scope="module")
 def generated(make_config, tmp_path_factory):
     config = make_config("logs.requests=6000", "logs.system_days=0.2", "truth.reference_states=40")
     return generate(config, tmp_path_factory.mktemp("world"))
@@ -51,7 +52,7 @@ def test_files_have_the_documented_columns(generated):
     system = read_table(folder / "logs/system.parquet", system_schema(world.services, 6))
     assert len(system) == 2 * (288 - 1)
     assert system["lambda_ranking"].nunique() > 20
-    rows = read_table(folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"]))
+    rows = read_table(folder / "logs/loadtest.csv", LOADTEST)
     assert (rows.loc[rows["qps"] == 0, "channels"] == "none").all()
     assert set(rows["degradation"]) == {0, 1, 2, 3, 4}
 
@@ -124,9 +125,7 @@ def test_late_segments_appear_late(make_config):
 
 def test_load_test_rows_give_the_cost_back(generated):
     """Eq. 26 on the rows, less idle, is the cost of the bucket up to the declared noise; f(D) is negative."""
-    rows = read_table(
-        generated.folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"])
-    )
+    rows = read_table(generated.folder / "logs/loadtest.csv", LOADTEST)
     world = generated.world
     part = rows[(rows["idc"] == "south") & (rows["service"] == "ranking") & (rows["qps"] > 0)]
     part = part[(part["degradation"] == 0) & (part["retrieved"] == 120) & (part["preranked"] == 50)]
