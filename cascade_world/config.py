@@ -39,7 +39,7 @@ class StatesConfig(Config):
 class ClassesConfig(Config):
     """Spread of the hidden classes' parameters; half of each variance is shared along placement, cluster and band."""
 
-    click_rate: float = Field(default=0.028, gt=0, lt=1, description="median click probability of a candidate")
+    click_rate: float = Field(default=0.03, gt=0, lt=1, description="median click probability of a candidate")
     click_rate_sd: float = Field(default=0.35, ge=0, description="sd of its logarithm between classes")
     dispersion: float = Field(default=0.75, gt=0, description="median sd of log relevance between candidates")
     dispersion_sd: float = Field(default=0.35, ge=0, description="sd of its logarithm between classes")
@@ -77,17 +77,17 @@ class CascadeConfig(Config):
     )
     max_candidates: int = Field(default=120, ge=1, le=1024, description="most candidates of one channel")
     models: dict[str, float] = Field(
-        default={"light": 1.7, "heavy": 0.5},
+        default={"light": 4.0, "heavy": 1.3},
         min_length=1,
         description="retrieval model → sd of its score noise, log units",
     )
     model_correlation: float = Field(default=0.5, ge=0, le=1, description="correlation of the models' score noise")
-    preranking_noise: float = Field(default=1.2, ge=0, description="sd of the pre-ranker's score noise, log units")
+    preranking_noise: float = Field(default=2.8, ge=0, description="sd of the pre-ranker's score noise, log units")
     preranking_memory: float = Field(
-        default=0.3, ge=0, lt=1, description="weight of the retrieval score in the pre-ranker's; the rest is its own"
+        default=0.1, ge=0, lt=1, description="weight of the retrieval score in the pre-ranker's; the rest is its own"
     )
     rankers: dict[str, float] = Field(
-        default={"ranker": 0.25}, min_length=1, description="ranker → sd of its log click rate's noise"
+        default={"ranker": 0.4}, min_length=1, description="ranker → sd of its log click rate's noise"
     )
     slots: list[float] = Field(
         default=[1.0, 0.65, 0.45, 0.3], min_length=1, description="position discount of the click rate, per shown slot"
@@ -203,7 +203,7 @@ class ArrivalsConfig(Config):
     """Arrivals."""
 
     start: str = Field(default="2026-01-05 00:00:00", description="first minute (a Monday)")
-    peak_qps: float = Field(default=40000.0, gt=0, description="requests per second of all groups in an ordinary peak")
+    peak_qps: float = Field(default=50000.0, gt=0, description="requests per second of all groups in an ordinary peak")
     night: float = Field(default=0.3, gt=0, le=1, description="traffic at the day's minimum / its peak")
     weekend: float = Field(default=0.92, gt=0, description="factor on Saturdays and Sundays")
     noise: float = Field(default=0.02, ge=0, description="sd of the log AR noise per minute (t, 4 d.o.f.)")

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
-def small_world(tmp_path_factory, worker_id) -> Path:
+def small_world(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """Run folder of ``configs/cascade_world/small.yaml``; parallel test workers share it."""
     from cascade_world.config import WorldConfig
     from cascade_world.generate import generate

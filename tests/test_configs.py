@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,23 +44,23 @@ TABLES = {"mpc_balancer/scenarios.yaml"}
 SHIPPED = sorted({str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - TABLES)
 
 
-def config_class(name: str):
+def config_class(name: str) -> Any:
     module, cls = TYPES.get(name) or TYPES[name.split("/")[0]]
     return getattr(importlib.import_module(module), cls)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_config_loads(name):
+def test_every_shipped_config_loads(name: Any) -> None:
     load_config(config_class(name), CONFIGS / name)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_key_is_described_in_its_type(name):
+def test_every_key_is_described_in_its_type(name: Any) -> None:
     undescribed = [key for key in _keys(config_class(name)) if not key[1]]
     assert not undescribed
 
 
-def _keys(cls, seen=()):
+def _keys(cls, seen: Any = ()) -> Iterator[Any]:
     """(key, description) of all fields of a config class and of the config classes inside it."""
     for key, field in cls.model_fields.items():
         models = inner_models(field.annotation)

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_table_lists_every_entry_point():
+def test_the_table_lists_every_entry_point() -> None:
     """Every module with a ``__main__`` guard is in the table of programs, and the other way round."""
     listed = {program for _, program in PROGRAMS}
     found = {
@@ -45,7 +46,7 @@ def test_the_table_lists_every_entry_point():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [program for _, program in PROGRAMS])
-def test_every_program_starts_and_refuses_an_unknown_key(program, tmp_path):
+def test_every_program_starts_and_refuses_an_unknown_key(program: Any, tmp_path: Path) -> None:
     refused = run(["-m", program, "--set", "no_such_key=1", "--out", str(tmp_path / "run")], REPOSITORY)
     assert refused.returncode == 2, refused.stderr
     assert "no_such_key: unknown key" in refused.stderr
@@ -54,7 +55,7 @@ def test_every_program_starts_and_refuses_an_unknown_key(program, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tour_runs_as_written(tmp_path):
+def test_the_tour_runs_as_written(tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     assert len(COMMANDS) >= 9
     for command in COMMANDS:
@@ -62,7 +63,7 @@ def test_the_tour_runs_as_written(tmp_path):
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
 
 
-def test_the_first_screen_shows_a_picture_and_two_commands():
+def test_the_first_screen_shows_a_picture_and_two_commands() -> None:
     top = README[: README.index("## What is inside")]
     picture = re.search(r"!\[.+\]\((.+)\)", top)
     assert picture is not None
@@ -71,12 +72,12 @@ def test_the_first_screen_shows_a_picture_and_two_commands():
     assert "make test" in top
 
 
-def test_links_of_the_readme_lead_somewhere():
+def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (REPOSITORY / target).exists(), target
 
 
-def test_links_of_the_docs_lead_somewhere():
+def test_links_of_the_docs_lead_somewhere() -> None:
     for page in sorted((REPOSITORY / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!http)([\w./-]+\.\w+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,20 +51,20 @@ ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop that jumps to the next timer instead of waiting: what it runs never depends on the machine's speed."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.now = 1000.0
         super().__init__(_Jump(self))
 
-    def time(self):
+    def time(self) -> Any:
         return self.now
 
 
 class _Jump(selectors.SelectSelector):
-    def __init__(self, loop):
+    def __init__(self, loop: Any) -> None:
         super().__init__()
         self.loop = loop
 
-    def select(self, timeout=None):
+    def select(self, timeout: Any = None) -> Any:
         if timeout is not None and timeout > 0:
             self.loop.now += timeout
         return super().select(None if timeout is None else 0)
@@ -73,7 +74,7 @@ class _Jump(selectors.SelectSelector):
 def virtual_time() -> Iterator[None]:
     """Let bench and live loop run on a virtual clock, on cores that are half busy."""
 
-    def half_busy(cores=None):
+    def half_busy(cores: Any = None) -> Any:
         now = asyncio.get_running_loop().time()
         return MachineReading(0.5 * now, now)
 
@@ -83,7 +84,7 @@ def virtual_time() -> Iterator[None]:
         yield
 
 
-def true_cost_ms(request, retrieved, preranked):
+def true_cost_ms(request: Any, retrieved: Any, preranked: Any) -> Any:
     """Core-ms per service (tenths, so that a thousand a second fit on a core), additive and monotone, with a difference by model."""
     heavy = request["model"] == "heavy"
     channels = sum(CHANNEL_MS[name] for name in request["channels"].split("+")) * (1.5 if heavy else 1.0)
@@ -97,18 +98,18 @@ class FakeTarget:
 
     rounds = 0
 
-    def __init__(self, noise=0.0, fail=None, interrupt_after=None):
+    def __init__(self, noise: float = 0.0, fail: Any = None, interrupt_after: Any = None) -> None:
         self.noise, self.fail, self.interrupt_after = noise, fail, interrupt_after
         self.used = {"retrieval": 0.0, "ranking": 0.0}
         self.sent = 0
         self.luck = 1.0
 
-    async def start(self):
+    async def start(self) -> Any:
         FakeTarget.rounds += 1
         self.luck = 1 + self.noise * np.random.default_rng(FakeTarget.rounds).normal()
         return {"retrieval": 1, "ranking": 2}
 
-    def send(self, request):
+    def send(self, request: Any) -> Any:
         self.sent += 1
         if self.interrupt_after is not None and self.sent > self.interrupt_after:
             raise KeyboardInterrupt
@@ -126,33 +127,33 @@ class FakeTarget:
         future.set_result(Reply(status, loop.time() + 1e-4, results, "" if status == "ok" else "broken"))
         return future
 
-    def send_noop(self):
+    def send_noop(self) -> Any:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         self.used["retrieval"] += 0.00002
         future.set_result(Reply("ok", loop.time()))
         return future
 
-    def clock(self):
+    def clock(self) -> Any:
         return self
 
-    def read(self):
+    def read(self) -> Any:
         return dict(self.used)
 
-    def switches(self):
+    def switches(self) -> Any:
         return 2 * self.sent, self.sent
 
-    def ended(self):
+    def ended(self) -> None:
         return None
 
-    async def stop(self):
+    async def stop(self) -> None:
         pass
 
 
 work = threading.local()  # done: sizes of all requests that ``burn`` has answered in this thread
 
 
-def burn(request):
+def burn(request: Any) -> Any:
     """An in-process target: work in proportion to ``size``."""
     total = 0
     for i in range(int(request["size"]) * 300):

@@ -78,7 +78,7 @@ def make_loadtest(noise: float = 0.0, load_slope: float = 0.0, rounds: int = 2, 
 
 
 @pytest.fixture(scope="session")
-def log_path(tmp_path_factory) -> str:
+def log_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A log of 6,000 rows."""
     path = tmp_path_factory.mktemp("autobucket") / "requests.parquet"
     make_log().to_parquet(path, index=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from tests.reference.isotonic_reference import isotonic_by_max_min
 values = st.lists(st.tuples(st.floats(-50, 50, allow_nan=False), st.floats(0.1, 10)), min_size=1, max_size=14)
 
 
-def test_cost_per_request_by_hand():
+def test_cost_per_request_by_hand() -> None:
     # 50 % of 2 machines with 16 cores at 4,000 requests a second: 16 core-seconds a second over 4,000 requests
     assert cost_per_request(50.0, 2, 16, 4000.0) == pytest.approx(4.0)
     # idle 2 %: 0.48 · 32 = 15.36 core-seconds a second
@@ -35,7 +37,7 @@ def test_cost_per_request_by_hand():
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0.5, 20), min_size=8, max_size=14))
-def test_a_curve_without_smoothing_is_the_isotonic_regression(costs):
+def test_a_curve_without_smoothing_is_the_isotonic_regression(costs: Any) -> None:
     """One queue, a knot at each length: the fit is the isotonic regression under the weights of its last round."""
     y, n = np.array(costs), len(costs)
     rows = pd.DataFrame({"length": 10.0 * np.arange(1, n + 1), "cost": y})
@@ -51,7 +53,7 @@ def test_a_curve_without_smoothing_is_the_isotonic_regression(costs):
 
 @settings(deadline=None)
 @given(values, st.floats(-10, 200))
-def test_ramps_times_nonnegative_steps_never_fall(pairs, start):
+def test_ramps_times_nonnegative_steps_never_fall(pairs: Any, start: Any) -> None:
     knots = start + np.cumsum([p[1] for p in pairs])
     steps = np.abs([p[0] for p in pairs])[: max(len(knots) - 1, 0)]
     x = np.linspace(knots[0] - 5, knots[-1] + 5, 50)
@@ -60,14 +62,14 @@ def test_ramps_times_nonnegative_steps_never_fall(pairs, start):
     np.testing.assert_allclose(curve, interpolate(x, knots, np.concatenate([[0], np.cumsum(steps)])), atol=1e-6)
 
 
-def test_choose_knots_merges_near_lengths_and_keeps_the_ends():
+def test_choose_knots_merges_near_lengths_and_keeps_the_ends() -> None:
     assert choose_knots(np.array([10.0, 10.1, 50.0, 50.2, 100.0]), 16, 2.0).tolist() == [10.0, 50.0, 100.0]
     many = choose_knots(np.arange(1.0, 500.0), 8, 0.0)
     assert len(many) == 8
     assert (many[0], many[-1]) == (1.0, 499.0)
 
 
-def fit(tmp_path, rows: pd.DataFrame, actions: dict, **options):
+def fit(tmp_path: Path, rows: pd.DataFrame, actions: dict, **options: Any) -> Any:
     path = tmp_path / "loadtest.csv"
     rows.to_csv(path, index=False)
     config = FitCostsConfig(loadtest=path, actions=ActionsConfig.model_validate(actions), bootstrap=5, **options)
@@ -75,13 +77,13 @@ def fit(tmp_path, rows: pd.DataFrame, actions: dict, **options):
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A fit of noisy rows, and its folder."""
     folder = tmp_path_factory.mktemp("fitted")
     return fit(folder, make_loadtest(noise=0.02), ACTIONS), folder
 
 
-def test_known_costs_are_recovered(fitted):
+def test_known_costs_are_recovered(fitted: Any) -> None:
     result, folder = fitted
     maps = CostMaps.load(folder / "costs/cost_maps.json")
     assert maps.services == ("retrieval", "ranking")
@@ -99,7 +101,7 @@ def test_known_costs_are_recovered(fitted):
     assert max(result.summary["additivity_pct"].values()) < 2
 
 
-def test_f_of_d_is_the_saving_at_a_level(tmp_path):
+def test_f_of_d_is_the_saving_at_a_level(tmp_path: Path) -> None:
     fit(tmp_path, make_loadtest(), ACTIONS)
     one = CostMaps.load(tmp_path / "costs/cost_maps.json").maps["north"]["ranking"]
     cost = true_cost("ranking", "north", "1+2", "light", 160.0, 40.0)
@@ -107,7 +109,7 @@ def test_f_of_d_is_the_saving_at_a_level(tmp_path):
     np.testing.assert_allclose(one.degradation[1], [0, -0.2 * cost, -0.4 * cost], rtol=1e-6, atol=1e-9)
 
 
-def test_a_dependence_on_load_is_found_and_normalised_to_the_higher_load(tmp_path):
+def test_a_dependence_on_load_is_found_and_normalised_to_the_higher_load(tmp_path: Path) -> None:
     result = fit(tmp_path, make_loadtest(load_slope=-0.4), ACTIONS)
     # from 25 to 55 % load the cost falls by 0.9 → 0.78: −13 %
     for change in result.summary["rate_sensitivity_pct"].values():
@@ -119,7 +121,7 @@ def test_a_dependence_on_load_is_found_and_normalised_to_the_higher_load(tmp_pat
     assert low == pytest.approx(0.9 * plain, rel=0.03)
 
 
-def test_a_surcharge_of_channel_pairs_is_reported(tmp_path):
+def test_a_surcharge_of_channel_pairs_is_reported(tmp_path: Path) -> None:
     rows = make_loadtest()
     several = rows["channels"].str.count(r"\+") >= 1
     rows.loc[several, "cpu_percent"] *= 1.15
@@ -130,7 +132,7 @@ def test_a_surcharge_of_channel_pairs_is_reported(tmp_path):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
-def test_fitted_cost_never_falls_with_a_queue_or_a_channel(seed):
+def test_fitted_cost_never_falls_with_a_queue_or_a_channel(seed: int) -> None:
     rows = make_loadtest(noise=0.5, rounds=1, seed=seed)
     rows = rows[(rows["idc"] == "north") & (rows["service"] == "ranking")].assign(bucket="").reset_index(drop=True)
     config = FitCostsConfig(loadtest="none.csv", actions=ActionsConfig.model_validate(ACTIONS), bootstrap=0)
@@ -143,7 +145,7 @@ def test_fitted_cost_never_falls_with_a_queue_or_a_channel(seed):
         assert (np.diff(by_set, axis=0) >= -1e-9).all()
 
 
-def change(rows, where, column, value):
+def change(rows: Any, where: Any, column: Any, value: Any) -> Any:
     out = rows.astype({column: object})
     out.loc[where, column] = value
     return out
@@ -163,14 +165,14 @@ def change(rows, where, column, value):
         (lambda r: r.iloc[:0], "no rows"),
     ],
 )
-def test_bad_load_tests_get_one_line(tmp_path, spoil, message):
+def test_bad_load_tests_get_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         fit(tmp_path, spoil(make_loadtest(rounds=1)), ACTIONS)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "costs/cost_maps.json").exists()
 
 
-def test_bad_map_files_get_one_line(tmp_path, fitted):
+def test_bad_map_files_get_one_line(tmp_path: Path, fitted: Any) -> None:
     content = json.loads((fitted[1] / "costs/cost_maps.json").read_text())
     curve = content["maps"]["north"]["ranking"]["queues"]["preranked"]["all"]
     curve["cost"] = curve["cost"][::-1]
@@ -186,7 +188,7 @@ def test_bad_map_files_get_one_line(tmp_path, fitted):
             CostMaps.load(path)
 
 
-def test_a_map_survives_its_file(fitted):
+def test_a_map_survives_its_file(fitted: Any) -> None:
     maps, again = fitted[0].maps, CostMaps.load(fitted[1] / "costs/cost_maps.json")
     lengths = {"retrieved": np.linspace(0, 500, 20), "preranked": np.linspace(0, 100, 20)}
     for service in maps.services:
@@ -197,7 +199,7 @@ def test_a_map_survives_its_file(fitted):
             np.testing.assert_allclose(first, second, rtol=1e-9)
 
 
-def test_shipped_costs_config_fits_the_request_spec():
+def test_shipped_costs_config_fits_the_request_spec() -> None:
     from marca_common.requests import RequestSpec
 
     load_config(FitCostsConfig, "configs/autobucket/costs.yaml").actions.check_spec(RequestSpec())
@@ -211,6 +213,6 @@ def test_shipped_costs_config_fits_the_request_spec():
         ("max_knot=3", "did you mean 'max_knots'"),
     ],
 )
-def test_bad_cost_configs(override, message):
+def test_bad_cost_configs(override: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(FitCostsConfig, "configs/autobucket/costs.yaml", [override])

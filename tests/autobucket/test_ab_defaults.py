@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from pydantic_core import PydanticUndefined
 
@@ -14,7 +17,7 @@ from marca_common.config import Config, load_config
 OF_THE_EXAMPLE = {"actions", "buckets.values", "load.degradations", "accounting.idcs", "cost_maps"}
 
 
-def differences(shipped: Config, default: Config | None = None, place: str = ""):
+def differences(shipped: Config, default: Config | None = None, place: str = "") -> Iterator[Any]:
     for name, field in type(shipped).model_fields.items():
         value = getattr(shipped, name)
         other = getattr(default, name) if default is not None else field.get_default(call_default_factory=True)
@@ -37,5 +40,5 @@ def differences(shipped: Config, default: Config | None = None, place: str = "")
         (LiveConfig, "live"),
     ],
 )
-def test_yaml_and_code_agree(config, name):
+def test_yaml_and_code_agree(config: Any, name: Any) -> None:
     assert list(differences(load_config(config, f"configs/autobucket/{name}.yaml"))) == []

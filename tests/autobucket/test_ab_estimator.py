@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,13 +34,13 @@ from tests.autobucket.conftest import ACTIONS, make_loadtest, make_log
 TASKS = {"retrieved": {}, "preranked": {"loss": "poisson"}, "clicks": {"loss": "bce"}}
 
 
-def config(log_path: str, **changes) -> TrainConfig:
+def config(log_path: str, **changes: Any) -> TrainConfig:
     smoke = load_config(TrainConfig, "configs/autobucket/smoke.yaml").model_dump(mode="json")
     values = smoke | {"data": smoke["data"] | {"requests": log_path}, "tasks": TASKS} | changes
     return TrainConfig.model_validate(values)
 
 
-def test_cross_layers_by_hand():
+def test_cross_layers_by_hand() -> None:
     x0, x = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
     bias = torch.tensor([0.5, -1.0])
     # v2: W x + b = (3 + 8 + .5, 4 − 1) = (11.5, 3); x0 ⊙ that + x = (14.5, 10)
@@ -49,7 +51,7 @@ def test_cross_layers_by_hand():
 
 @pytest.mark.parametrize("cross", ["v2", "v1", "none"])
 @pytest.mark.parametrize("ids", ["embedding", "standardised"])
-def test_joint_scoring_equals_row_by_row(cross, ids):
+def test_joint_scoring_equals_row_by_row(cross: Any, ids: Any) -> None:
     torch.manual_seed(0)
     model = ActionResultModel(
         ModelConfig(cross=cross, ids=ids, deep=[8], experts=3, expert_units=4),
@@ -66,7 +68,7 @@ def test_joint_scoring_equals_row_by_row(cross, ids):
             torch.testing.assert_close(all_at_once[s], rows, rtol=1e-5, atol=1e-6)
 
 
-def test_a_gate_sees_only_its_columns():
+def test_a_gate_sees_only_its_columns() -> None:
     torch.manual_seed(0)
     model = ActionResultModel(ModelConfig(deep=[8]), ["u"], [5], 0, ["a", "b"], [2, 3], [["b"]])
     with torch.no_grad():
@@ -77,11 +79,11 @@ def test_a_gate_sees_only_its_columns():
     assert not torch.allclose(other_b[0], other_b[1])
 
 
-def test_task_losses_by_hand():
+def test_task_losses_by_hand() -> None:
     labels = np.array([2.0, 6.0], np.float32)
     joint = torch.tensor([0, 1])
 
-    def fit(loss):
+    def fit(loss: Any) -> Any:
         return Task.fit("t", TaskConfig(loss=loss), labels, joint.numpy(), 3)
 
     task = fit("mse")
@@ -97,7 +99,7 @@ def test_task_losses_by_hand():
         fit("bce")
 
 
-def test_a_share_of_what_the_joint_action_allows():
+def test_a_share_of_what_the_joint_action_allows() -> None:
     labels = np.repeat(np.array([5.0, 10.0, 0.0, 40.0], np.float32), 30)
     joint = np.repeat([0, 0, 1, 2], 30)
     task = Task.fit("t", TaskConfig(loss="share"), labels, joint, 4)
@@ -121,7 +123,7 @@ def test_a_share_of_what_the_joint_action_allows():
         Task.fit("t", TaskConfig(loss="share"), labels - 1, joint, 4)
 
 
-def test_metrics_by_hand():
+def test_metrics_by_hand() -> None:
     found = regression_metrics(np.array([1.0, 3.0]), np.array([2.0, 3.0]))
     assert found == pytest.approx({"mae": 0.5, "rmse": 0.5**0.5, "r2": 0.5, "bias_pct": 25.0})
     # pairs (negative, positive): .2 < .6 right, .7 > .6 wrong → AUC .5
@@ -131,19 +133,19 @@ def test_metrics_by_hand():
     assert found["log_loss"] == pytest.approx(-np.log([0.8, 0.6, 0.3]).mean())
 
 
-def test_the_split_is_by_time(log_path):
+def test_the_split_is_by_time(log_path: Any) -> None:
     parts = split(config(log_path).data, make_log(1000))
     assert [len(part) for part in parts] == [800, 100, 100]
     assert parts[0]["timestamp"].max() < parts[1]["timestamp"].min() < parts[2]["timestamp"].min()
 
 
 @pytest.fixture(scope="module")
-def trained(log_path, tmp_path_factory):
+def trained(log_path: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("trained")
     return training.train(config(log_path, optimiser={"batch_size": 256, "epochs": 6, "lr": 0.01}), folder), folder
 
 
-def test_it_learns_and_every_task_keeps_its_own_weights(trained):
+def test_it_learns_and_every_task_keeps_its_own_weights(trained: Any) -> None:
     result, folder = trained
     test = result.summary["test"]
     assert test["retrieved"]["r2"] > 0.9
@@ -156,7 +158,7 @@ def test_it_learns_and_every_task_keeps_its_own_weights(trained):
         assert result.summary["validation_loss"][name] == pytest.approx(log[f"{name}_loss"].min(), rel=1e-6)
 
 
-def test_a_task_without_signal_stops_and_the_others_go_on(tmp_path):
+def test_a_task_without_signal_stops_and_the_others_go_on(tmp_path: Path) -> None:
     log = make_log(3000)
     log["clicks"] = np.random.default_rng(1).integers(0, 2, len(log))
     path = tmp_path / "noise.parquet"
@@ -168,14 +170,14 @@ def test_a_task_without_signal_stops_and_the_others_go_on(tmp_path):
     assert len(result.estimator._passes) == 2
 
 
-def test_a_checkpoint_predicts_the_same(trained):
+def test_a_checkpoint_predicts_the_same(trained: Any) -> None:
     result, folder = trained
     again, frame = Estimator.load(folder / "estimator.pt"), make_log(50, seed=3)
     for name, values in result.estimator.predict(frame).items():
         np.testing.assert_array_equal(values, again.predict(frame)[name])
 
 
-def test_results_agree_with_predict(trained):
+def test_results_agree_with_predict(trained: Any) -> None:
     estimator, spec = trained[0].estimator, RequestSpec()
     states = make_log(5, seed=4)[list(spec.state)]
     frame = states.loc[states.index.repeat(spec.n_joint)].reset_index(drop=True)
@@ -185,13 +187,15 @@ def test_results_agree_with_predict(trained):
         np.testing.assert_allclose(joint[name].ravel(), rows[name], rtol=2e-4, atol=2e-4)
 
 
-def test_interrupted_training_ends_with_the_same_weights(log_path, tmp_path, monkeypatch):
+def test_interrupted_training_ends_with_the_same_weights(
+    log_path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = {"batch_size": 256, "epochs": 3, "evaluations_per_epoch": 2, "dropout": 0.2}
     settings = config(log_path, optimiser=options)
     straight = training.train(settings, tmp_path / "straight")
     save, calls = training._Training._save, []
 
-    def save_then_stop(self):
+    def save_then_stop(self) -> None:
         save(self)
         calls.append(1)
         if len(calls) == 3:
@@ -210,13 +214,13 @@ def test_interrupted_training_ends_with_the_same_weights(log_path, tmp_path, mon
     pd.testing.assert_frame_equal(*logs)
 
 
-def test_a_finished_run_is_not_repeated(trained, monkeypatch, log_path):
+def test_a_finished_run_is_not_repeated(trained: Any, monkeypatch: pytest.MonkeyPatch, log_path: Any) -> None:
     monkeypatch.setattr(training._Training, "loop", lambda self: pytest.fail("trained again"))
     result = training.train(trained[0].estimator.config, trained[1])
     assert result.summary["rows"] == 4800
 
 
-def test_evaluate_reports_tasks_and_slices(trained, log_path, tmp_path):
+def test_evaluate_reports_tasks_and_slices(trained: Any, log_path: Any, tmp_path: Path) -> None:
     values = {"checkpoint": trained[1] / "estimator.pt", "data": {"requests": log_path}, "slices": ["placement", "a2"]}
     result = evaluate(EvaluateConfig.model_validate(values), tmp_path / "evaluation")
     assert result.summary["retrieved"]["r2"] == pytest.approx(trained[0].summary["test"]["retrieved"]["r2"])
@@ -229,7 +233,7 @@ def test_evaluate_reports_tasks_and_slices(trained, log_path, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cost_maps(tmp_path_factory):
+def cost_maps(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("maps")
     make_loadtest().to_csv(folder / "loadtest.csv", index=False)
     settings = FitCostsConfig(
@@ -239,7 +243,7 @@ def cost_maps(tmp_path_factory):
     return folder / "costs/cost_maps.json"
 
 
-def test_costs_are_the_maps_of_the_predicted_results(trained, cost_maps):
+def test_costs_are_the_maps_of_the_predicted_results(trained: Any, cost_maps: Any) -> None:
     model, spec = CostModel.load(trained[1] / "estimator.pt", cost_maps), RequestSpec()
     states = make_log(6, seed=5)[list(spec.state)]
     costs, results, maps = model.costs(states), trained[0].estimator.results(states), CostMaps.load(cost_maps)
@@ -255,7 +259,7 @@ def test_costs_are_the_maps_of_the_predicted_results(trained, cost_maps):
             assert costs[s, a, j] == pytest.approx(expected[0], rel=1e-5)
 
 
-def test_predict_writes_a_score_file(trained, cost_maps, log_path, tmp_path):
+def test_predict_writes_a_score_file(trained: Any, cost_maps: Any, log_path: Any, tmp_path: Path) -> None:
     values = {"checkpoint": trained[1] / "estimator.pt", "cost_maps": cost_maps, "requests": log_path}
     settings = PredictConfig.model_validate(values | {"max_states": 30, "results": True})
     predict(settings, tmp_path / "scores")
@@ -265,7 +269,7 @@ def test_predict_writes_a_score_file(trained, cost_maps, log_path, tmp_path):
     np.testing.assert_allclose(matrix.scores["c_ranking"], model.costs(matrix.states)[..., 1], rtol=1e-5)
 
 
-def test_costs_refuse_what_they_were_not_made_for(trained, cost_maps, tmp_path):
+def test_costs_refuse_what_they_were_not_made_for(trained: Any, cost_maps: Any, tmp_path: Path) -> None:
     checkpoint = trained[1] / "estimator.pt"
     model = CostModel.load(checkpoint, cost_maps)
     states = make_log(3)[list(RequestSpec().state)].assign(idc=["north", "west", "north"])
@@ -283,7 +287,7 @@ def test_costs_refuse_what_they_were_not_made_for(trained, cost_maps, tmp_path):
         CostModel.load(checkpoint, tmp_path / "other.json")
 
 
-def test_bad_checkpoints_get_one_line(trained, tmp_path, log_path):
+def test_bad_checkpoints_get_one_line(trained: Any, tmp_path: Path, log_path: Any) -> None:
     path = tmp_path / "other.pt"
     save_checkpoint(path, "awrq-mixer", [], {})
     with pytest.raises(UserError, match="checkpoint of 'awrq-mixer'"):
@@ -291,7 +295,7 @@ def test_bad_checkpoints_get_one_line(trained, tmp_path, log_path):
     payload = torch.load(trained[1] / "estimator.pt", weights_only=True)["payload"]
     payload["config"]["model"]["deep"] = [7]
     save_checkpoint(path, "autobucket-estimator", [], payload)
-    with pytest.raises(UserError, match="another version or a damaged one"):
+    with pytest.raises(UserError, match="a damaged estimator, or one of another version"):
         Estimator.load(path)
     values = {"checkpoint": trained[1] / "estimator.pt", "data": {"requests": log_path, "spec": {"sizes": {
         "a1": 4, "a2": 5, "a3": 5, "a4": 2, "a5": 6}}}}  # fmt: skip
@@ -309,7 +313,7 @@ def test_bad_checkpoints_get_one_line(trained, tmp_path, log_path):
         (lambda f: f.head(2), "too few"),
     ],
 )
-def test_bad_logs_get_one_line(tmp_path, spoil, message):
+def test_bad_logs_get_one_line(tmp_path: Path, spoil: Any, message: str) -> None:
     path = tmp_path / "log.csv"
     spoil(make_log(200)).to_csv(path, index=False)
     with pytest.raises(UserError, match=message):
@@ -327,17 +331,17 @@ def test_bad_logs_get_one_line(tmp_path, spoil, message):
         ("tasks.retrieved.loss=mea", "Input should be"),
     ],
 )
-def test_bad_configs(override, message):
+def test_bad_configs(override: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(TrainConfig, "configs/autobucket/default.yaml", [override])
 
 
 @pytest.mark.parametrize("name", ["default", "paper", "demo", "smoke"])
-def test_shipped_configs_load(name):
+def test_shipped_configs_load(name: Any) -> None:
     assert set(load_config(TrainConfig, f"configs/autobucket/{name}.yaml").tasks) == {"retrieved", "preranked"}
 
 
-def test_the_papers_sample_format_needs_only_a_config(tmp_path):
+def test_the_papers_sample_format_needs_only_a_config(tmp_path: Path) -> None:
     sample = load_config(TrainConfig, "configs/autobucket/paper_sample.yaml")
     result = training.train(sample, tmp_path / "run")
     assert set(result.summary["test"]) == {"retrieved", "preranked"}
@@ -348,7 +352,7 @@ def test_the_papers_sample_format_needs_only_a_config(tmp_path):
         training.train(wrong, tmp_path / "wrong")
 
 
-def test_the_shipped_sample_goes_from_logs_to_costs(tmp_path):
+def test_the_shipped_sample_goes_from_logs_to_costs(tmp_path: Path) -> None:
     sample = load_config(TrainConfig, "configs/autobucket/smoke.yaml")
     training.train(sample, tmp_path / "results")
     costs = load_config(FitCostsConfig, "configs/autobucket/costs.yaml", ["bootstrap=5"])

@@ -6,6 +6,9 @@ import asyncio
 import json
 import signal
 import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,20 +33,20 @@ CURVE = ScaleCost(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))
 
 
 @pytest.fixture
-def on_virtual_time():
+def on_virtual_time() -> Iterator[Any]:
     with virtual_time():
         yield
 
 
-def config(**controller):
+def config(**controller: Any) -> Any:
     return LiveConfig(controller=controller)
 
 
-def observe(lengths, cpu, qps=80.0, k=0):
+def observe(lengths: Any, cpu: Any, qps: float = 80.0, k: int = 0) -> Any:
     return Observation(k, 1.0, qps, {"a": 0.25 * cpu, "b": 0.75 * cpu}, 60.0, lengths)
 
 
-def drive_plant(controller, qps_of, factor=1.0, steps=60):
+def drive_plant(controller: Any, qps_of: Any, factor: float = 1.0, steps: int = 60) -> Any:
     """CPU follows traffic × true cost of the scale the controller chose; returns CPU per step."""
     history, scale = [], 0.5
     for k in range(steps):
@@ -55,14 +58,14 @@ def drive_plant(controller, qps_of, factor=1.0, steps=60):
     return np.array(history)
 
 
-def test_scale_is_geometric_and_clipped():
+def test_scale_is_geometric_and_clipped() -> None:
     scale = QueueScale({"a": (1, 100), "b": (4, 4)})
     assert scale.lengths(0) == scale.lengths(-1) == {"a": 1, "b": 4}
     assert scale.lengths(0.5) == {"a": 10, "b": 4}
     assert scale.lengths(1) == scale.lengths(7) == {"a": 100, "b": 4}
 
 
-def test_pi_settles_on_the_target_and_does_not_wind_up():
+def test_pi_settles_on_the_target_and_does_not_wind_up() -> None:
     controller = PiQueueController(config(kind="pi"))
     cpu = drive_plant(controller, lambda k: 80.0)
     np.testing.assert_allclose(cpu[-10:], 60, atol=1.0)
@@ -71,7 +74,7 @@ def test_pi_settles_on_the_target_and_does_not_wind_up():
     assert drive_plant(controller, lambda k: 80.0, steps=8)[-1] < 75  # back at once
 
 
-def test_feed_forward_follows_traffic_and_trims_a_wrong_curve():
+def test_feed_forward_follows_traffic_and_trims_a_wrong_curve() -> None:
     controller = FeedForwardQueueController(config(kind="feed_forward", smoothing=0.0), CURVE, cores=1)
     cpu = drive_plant(controller, lambda k: 80.0 if k < 30 else 100.0)
     np.testing.assert_allclose(cpu[1:30], 60, atol=0.1)  # exact after one step: the curve is true
@@ -82,7 +85,7 @@ def test_feed_forward_follows_traffic_and_trims_a_wrong_curve():
 
 
 @pytest.mark.parametrize("make", [lambda c: PiQueueController(c), lambda c: FeedForwardQueueController(c, CURVE, 1)])
-def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low(make):
+def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low(make: Any) -> None:
     controller = make(config(brake=0.2, latency_limit_ms=500))
     for k in range(6):
         seen = Observation(k, 1.0, 80.0, {"a": 20.0}, 60.0, {}, answered_qps=15.0, p99_ms=3000.0)
@@ -93,14 +96,14 @@ def test_a_service_that_falls_behind_gets_shorter_queues_although_its_cpu_is_low
     assert lengths == {"queue_a": 100, "queue_b": 80, "truncation": 150}
 
 
-def test_controllers_survive_nonsense():
+def test_controllers_survive_nonsense() -> None:
     for controller in (PiQueueController(config(kind="pi")), FeedForwardQueueController(config(), CURVE, 1)):
         for cpu, qps in ((float("nan"), 50.0), (50.0, 0.0), (0.0, 50.0), (1e9, 1e-9)):
             lengths = controller(observe({}, cpu, qps))
             assert all(1 <= lengths[name] <= 150 for name in ("queue_a", "queue_b", "truncation"))
 
 
-def test_fixed_never_moves_and_feed_forward_needs_a_curve():
+def test_fixed_never_moves_and_feed_forward_needs_a_curve() -> None:
     controller = FixedQueueController(config(kind="fixed", level=1.0))
     assert (
         controller(observe({}, 99)) == controller(observe({}, 1)) == {"queue_a": 100, "queue_b": 80, "truncation": 150}
@@ -109,7 +112,7 @@ def test_fixed_never_moves_and_feed_forward_needs_a_curve():
         FeedForwardQueueController(config(), None, 1)
 
 
-def test_traffic_of_a_day():
+def test_traffic_of_a_day() -> None:
     settings = LiveConfig(seconds=60, peak_qps=100, night=0.3, burst=1.5)
     assert planned_qps(settings, np.array([0.0, 30.0])).tolist() == pytest.approx([30.0, 100.0])
     assert planned_qps(settings, np.array([40.0])) > 1.4 * planned_qps(settings, np.array([39.99]))
@@ -120,7 +123,9 @@ def test_traffic_of_a_day():
 
 
 @pytest.mark.parametrize("kind", ["pi", "feed_forward", "fixed"])
-def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch, on_virtual_time):
+def test_the_loop_records_every_interval(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_virtual_time: Any
+) -> None:
     if kind != "pi":  # one figure is enough
         monkeypatch.setattr("autobucket.live.draw_live", lambda rows, name, path: path.write_bytes(b"drawn"))
     settings = LiveConfig(
@@ -144,11 +149,13 @@ def test_the_loop_records_every_interval(kind, tmp_path, monkeypatch, on_virtual
     assert (len(saved["calibration"]) == 4) == (kind == "feed_forward")
 
 
-def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch, on_virtual_time):
+def test_a_callable_controls_and_is_kept_inside_the_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_virtual_time: Any
+) -> None:
     monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
     seen = []
 
-    def mine(observation):
+    def mine(observation: Any) -> Any:
         seen.append(observation)
         return {"queue_a": 10_000, "queue_b": float("nan")}
 
@@ -165,14 +172,16 @@ def test_a_callable_controls_and_is_kept_inside_the_ranges(tmp_path, monkeypatch
 class Alternates:
     """A controller of somebody else's: long and short queues in turns."""
 
-    def __init__(self, config, curve, cores):
+    def __init__(self, config: Any, curve: Any, cores: Any) -> None:
         self.config, self.curve, self.cores = config, curve, cores
 
-    def __call__(self, seen):
+    def __call__(self, seen: Any) -> Any:
         return {"queue_a": 50 if seen.interval % 2 else 5}
 
 
-def test_a_controller_of_ones_own_enters_by_its_path(tmp_path, monkeypatch, on_virtual_time):
+def test_a_controller_of_ones_own_enters_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_virtual_time: Any
+) -> None:
     monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
     options = {"seconds": 2, "interval_s": 0.5, "peak_qps": 30, "warmup_s": 0, "accounting": {"pin": False}}
     mine = {"kind": "tests.autobucket.test_bench_live:Alternates"}
@@ -188,7 +197,7 @@ def test_a_controller_of_ones_own_enters_by_its_path(tmp_path, monkeypatch, on_v
             live(LiveConfig(controller={"kind": kind}, **options), tmp_path / "bad", make_target=FakeTarget)
 
 
-def test_summary_by_hand():
+def test_summary_by_hand() -> None:
     import pandas as pd
 
     rows = pd.DataFrame(
@@ -208,7 +217,7 @@ def test_summary_by_hand():
     assert summary["lost"] == 1
 
 
-def test_the_shipped_config_and_the_command_line(tmp_path, capsys):
+def test_the_shipped_config_and_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load_config(LiveConfig, "configs/autobucket/live.yaml").seconds == 60
     with pytest.raises(SystemExit) as ended:
         main(["--seconds", "0.5", "--out", str(tmp_path / "x")])
@@ -217,7 +226,7 @@ def test_the_shipped_config_and_the_command_line(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_live_loop_on_the_real_service(tmp_path):
+def test_the_live_loop_on_the_real_service(tmp_path: Path) -> None:
     settings = load_config(
         LiveConfig,
         "configs/autobucket/live.yaml",
@@ -232,22 +241,22 @@ def test_the_live_loop_on_the_real_service(tmp_path):
     assert {"cpu_retrieval", "cpu_ranking"} <= set(result.rows)
 
 
-def test_it_runs_inside_a_running_loop_as_in_a_notebook(tmp_path, monkeypatch):
+def test_it_runs_inside_a_running_loop_as_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
     settings = LiveConfig(
         seconds=1, interval_s=0.5, peak_qps=30, warmup_s=0, calibration_s=0.1, accounting={"pin": False}
     )
 
-    async def cell():
+    async def cell() -> Any:
         return live(settings, tmp_path / "run", make_target=FakeTarget)
 
     assert len(asyncio.run(cell()).rows) == 2
 
 
-def test_an_interrupt_in_a_notebook_stops_the_work_first():
+def test_an_interrupt_in_a_notebook_stops_the_work_first() -> None:
     cleaned, working = [], threading.Event()
 
-    async def work():
+    async def work() -> None:
         working.set()
         try:
             await asyncio.sleep(3600)
@@ -255,11 +264,11 @@ def test_an_interrupt_in_a_notebook_stops_the_work_first():
             cleaned.append("cancelled")
             raise
 
-    async def cell():
+    async def cell() -> None:
         threading.Thread(target=interrupt, daemon=True).start()
         run_async(work)
 
-    def interrupt():
+    def interrupt() -> None:
         working.wait()
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,7 +43,7 @@ from marca_common.seeding import numpy_generator
 @pytest.mark.parametrize("kind", ["poisson", "jittered", "constant"])
 @given(rate=st.floats(0.5, 500), seconds=st.floats(0.1, 5), seed=st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_schedule_keeps_the_rate_and_the_window(kind, rate, seconds, seed):
+def test_schedule_keeps_the_rate_and_the_window(kind: Any, rate: Any, seconds: Any, seed: int) -> None:
     times = schedule(kind, rate, seconds, np.random.default_rng(seed))
     assert len(times) == max(round(rate * seconds), 1)
     assert (np.diff(times) >= 0).all()
@@ -49,7 +51,7 @@ def test_schedule_keeps_the_rate_and_the_window(kind, rate, seconds, seed):
     assert times[-1] < seconds
 
 
-def test_constant_gaps_are_equal_and_jittered_ones_stay_near():
+def test_constant_gaps_are_equal_and_jittered_ones_stay_near() -> None:
     even = schedule("constant", 10, 1, np.random.default_rng(0))
     np.testing.assert_allclose(even, np.arange(10) / 10 + 0.05)
     moved = schedule("jittered", 10, 1, np.random.default_rng(0), jitter=0.3)
@@ -57,24 +59,24 @@ def test_constant_gaps_are_equal_and_jittered_ones_stay_near():
     assert np.abs(moved - even).max() > 0
 
 
-def test_poisson_gaps_vary_like_a_poisson_process():
+def test_poisson_gaps_vary_like_a_poisson_process() -> None:
     gaps = np.diff(schedule("poisson", 2000, 10, np.random.default_rng(0)))
     assert gaps.std() / gaps.mean() == pytest.approx(1, abs=0.05)
 
 
-def test_quantile_edges_by_hand():
+def test_quantile_edges_by_hand() -> None:
     assert quantile_edges(np.arange(1, 9), 4).tolist() == [2, 4, 6]
     assert quantile_edges(np.array([5, 5, 5, 5]), 3).tolist() == []
     assert quantile_edges(np.array([1, 1, 1, 1, 1, 9]), 2).tolist() == []  # ties stay together
 
 
-def test_target_aware_edges_find_the_step():
+def test_target_aware_edges_find_the_step() -> None:
     x = np.arange(40.0)
     assert target_aware_edges(x, (x >= 13) * 5.0, 2, 3).tolist() == [13]
     assert target_aware_edges(x, (x >= 1) * 5.0, 2, 5).tolist() != [1]  # the minimum count forbids it
 
 
-def brute_force_edges(x, target, bins, min_count):
+def brute_force_edges(x: Any, target: Any, bins: Any, min_count: Any) -> Any:
     """Least squared error over every choice of inner edges."""
     from itertools import combinations
 
@@ -90,7 +92,7 @@ def brute_force_edges(x, target, bins, min_count):
 
 @given(seed=st.integers(0, 50), bins=st.integers(1, 4), min_count=st.integers(1, 4))
 @settings(max_examples=30, deadline=None)
-def test_target_aware_edges_are_optimal(seed, bins, min_count):
+def test_target_aware_edges_are_optimal(seed: int, bins: Any, min_count: Any) -> None:
     generator = np.random.default_rng(seed)
     x, target = generator.integers(0, 10, 16).astype(float), generator.normal(size=16)
     edges = target_aware_edges(x, target, bins, min_count)
@@ -100,7 +102,7 @@ def test_target_aware_edges_are_optimal(seed, bins, min_count):
     assert error == pytest.approx(brute_force_edges(x, target, bins, min_count), abs=1e-9)
 
 
-def scouted(n=600, seed=0):
+def scouted(n: int = 600, seed: int = 0) -> Any:
     requests = make_requests(BenchTrafficConfig(), seed, "test", count=n)
     generator = np.random.default_rng(seed)
     requests["retrieved"] = (requests["queue_a"] + requests["queue_b"]).astype(int) + generator.integers(0, 5, n)
@@ -108,7 +110,7 @@ def scouted(n=600, seed=0):
     return requests
 
 
-def test_buckets_hold_each_request_once_and_never_mix_strata():
+def test_buckets_hold_each_request_once_and_never_mix_strata() -> None:
     config, frame = BucketsConfig(min_count=3), scouted()
     buckets = make_buckets(config, frame, "value")
     rows = np.concatenate([bucket.rows for bucket in buckets])
@@ -126,7 +128,7 @@ def test_buckets_hold_each_request_once_and_never_mix_strata():
     assert buckets[0].label().startswith("behaviour+graph · heavy · high")
 
 
-def test_the_replay_sample_is_spread_over_the_bucket():
+def test_the_replay_sample_is_spread_over_the_bucket() -> None:
     frame = scouted(2000)
     bucket = max(make_buckets(BucketsConfig(min_count=3), frame, "value"), key=lambda one: one.count)
     sample = replay_sample(bucket, frame[["retrieved", "preranked"]], 5, seed=0)
@@ -138,7 +140,7 @@ def test_the_replay_sample_is_spread_over_the_bucket():
     assert sorted(everything) == sorted(bucket.rows)
 
 
-def test_the_choice_of_buckets_covers_every_setting():
+def test_the_choice_of_buckets_covers_every_setting() -> None:
     buckets = make_buckets(BucketsConfig(min_count=2, values=[["low", "mid", "high"]]), scouted(1500), "value")
     chosen = choose_buckets(buckets, 12, ["channels", "model"])
     assert len(chosen) == 12
@@ -151,7 +153,7 @@ def test_the_choice_of_buckets_covers_every_setting():
     assert max(means) >= np.quantile(everything, 0.8)
 
 
-def test_buckets_refuse_what_they_cannot_group():
+def test_buckets_refuse_what_they_cannot_group() -> None:
     frame = scouted(60)
     with pytest.raises(UserError, match="'nothing' is no field"):
         make_buckets(BucketsConfig(strata=["nothing"]), frame, "value")
@@ -165,7 +167,7 @@ def test_buckets_refuse_what_they_cannot_group():
         make_buckets(BucketsConfig(values=[["low", "mid", "high"], ["huge"]]), frame, "value")
 
 
-def test_traffic_is_reproducible_and_a_user_keeps_its_value(tmp_path):
+def test_traffic_is_reproducible_and_a_user_keeps_its_value(tmp_path: Path) -> None:
     first, again = (make_requests(BenchTrafficConfig(users=20), 3, "x", count=300) for _ in range(2))
     pd.testing.assert_frame_equal(first, again)
     assert (first.groupby("user")["value"].nunique() == 1).all()
@@ -179,11 +181,11 @@ def test_traffic_is_reproducible_and_a_user_keeps_its_value(tmp_path):
         make_requests(BenchTrafficConfig(table=tmp_path / "absent.csv"), 3)
 
 
-def fake_process(pid, children=()):
+def fake_process(pid: Any, children: Any = ()) -> Any:
     return SimpleNamespace(pid=pid, children=lambda: list(children))
 
 
-def test_tree_clock_gives_each_service_its_own_tree(monkeypatch):
+def test_tree_clock_gives_each_service_its_own_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     worker, ranking_worker = fake_process(3), fake_process(5)
     ranking = fake_process(4, [ranking_worker])
     front = fake_process(2, [worker, ranking])
@@ -194,7 +196,7 @@ def test_tree_clock_gives_each_service_its_own_tree(monkeypatch):
     assert clock.read() == {"front": 1.5, "ranking": 7.25}
 
 
-def test_the_kernel_clock_of_this_process_moves_with_work():
+def test_the_kernel_clock_of_this_process_moves_with_work() -> None:
     import os
 
     import psutil
@@ -207,12 +209,12 @@ def test_the_kernel_clock_of_this_process_moves_with_work():
     assert process_seconds(me) > before
 
 
-def test_a_worker_clock_reads_what_its_thread_noted():
+def test_a_worker_clock_reads_what_its_thread_noted() -> None:
     clock = WorkerClock("worker")
     assert clock.read() == {"worker": 0.0}
     spent = []
 
-    def work():
+    def work() -> None:
         while time.thread_time() < 0.02:
             sum(range(1000))
         clock.note()
@@ -224,7 +226,7 @@ def test_a_worker_clock_reads_what_its_thread_noted():
     assert 0.02 <= clock.read()["worker"] <= spent[0]  # and nothing of this thread
 
 
-def test_cgroup_clock_reads_both_versions(tmp_path):
+def test_cgroup_clock_reads_both_versions(tmp_path: Path) -> None:
     new, old = tmp_path / "v2", tmp_path / "v1"
     new.mkdir()
     old.mkdir()
@@ -235,7 +237,7 @@ def test_cgroup_clock_reads_both_versions(tmp_path):
         CgroupClock(tmp_path, "s")
 
 
-def test_machine_percent_by_hand():
+def test_machine_percent_by_hand() -> None:
     assert machine_percent(MachineReading(10, 100), MachineReading(13, 110)) == pytest.approx(30)
     assert np.isnan(machine_percent(MachineReading(1, 5), MachineReading(1, 5)))
     whole, first = read_machine(), read_machine([0])
@@ -243,13 +245,13 @@ def test_machine_percent_by_hand():
     assert whole.busy <= whole.total
 
 
-def test_standard_error():
+def test_standard_error() -> None:
     assert standard_error_pct([1.0]) == float("inf")
     assert standard_error_pct([9.0, 11.0]) == pytest.approx(10.0)  # sd 1.414 / sqrt 2 = 1 of 10
     assert standard_error_pct([5.0, 5.0, 5.0]) == 0
 
 
-def test_predictor_learns_products_of_fields():
+def test_predictor_learns_products_of_fields() -> None:
     frame = scouted(800)
     fields = ["channels", "queue_a", "queue_b", "model", "truncation", "value"]
     model = ResultPredictor.fit(frame, fields, ["retrieved", "preranked"])
@@ -271,22 +273,22 @@ def test_predictor_learns_products_of_fields():
         ("max_seconds=100000", "less than or equal"),
     ],
 )
-def test_settings_refuse(override, message):
+def test_settings_refuse(override: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(TestbenchConfig, "configs/autobucket/testbench.yaml", [override])
 
 
-def test_an_address_can_be_allowed_by_name():
+def test_an_address_can_be_allowed_by_name() -> None:
     overrides = ["target.address=10.1.2.3", "target.allow_addresses=[10.1.2.3]"]
     assert load_config(TestbenchConfig, None, overrides).target.address == "10.1.2.3"
 
 
-def test_streams_do_not_depend_on_each_other():
+def test_streams_do_not_depend_on_each_other() -> None:
     a = numpy_generator(0, "autobucket", "bench", "order", 1).random()
     assert a != numpy_generator(0, "autobucket", "bench", "order", 2).random()
 
 
-def test_the_estimators_own_cost_is_measured(tmp_path):
+def test_the_estimators_own_cost_is_measured(tmp_path: Path) -> None:
     from autobucket.bench.findings.estimator_cost import estimator_cost
     from autobucket.config import TrainConfig
     from autobucket.results.estimator import Estimator, build_model

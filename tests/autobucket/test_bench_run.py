@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,31 +44,31 @@ TINY = [
 ]
 
 
-def tiny(*more):
+def tiny(*more: Any) -> Any:
     return load_config(TestbenchConfig, "configs/autobucket/testbench.yaml", [*TINY, *more])
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory):
+def known(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("bench") / "run"
     with virtual_time():
         return run_bench(tiny(), out, make_target=FakeTarget)
 
 
 @pytest.fixture
-def on_virtual_time():
+def on_virtual_time() -> Iterator[Any]:
     with virtual_time():
         yield
 
 
 @pytest.fixture
-def no_figures(monkeypatch):
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn once, for the known target."""
     monkeypatch.setattr("autobucket.testbench.draw_bench", lambda *_: {})
     monkeypatch.setattr("autobucket.fit_costs.draw_cost_maps", lambda *_: None)
 
 
-def test_known_costs_are_found(known):
+def test_known_costs_are_found(known: Any) -> None:
     summary = known.summary
     assert set(summary) >= {
         "cv_median",
@@ -94,7 +97,7 @@ def test_known_costs_are_found(known):
     assert row["machine_cost_ms"] == pytest.approx(500 * os.cpu_count() / row["asked_qps"], rel=1e-6)  # half busy
 
 
-def test_the_map_is_close_to_the_truth_between_buckets(known):
+def test_the_map_is_close_to_the_truth_between_buckets(known: Any) -> None:
     frame = pd.DataFrame(
         [
             {"channels": c, "model": m, "retrieved": r, "preranked": min(r, p)}
@@ -108,13 +111,13 @@ def test_the_map_is_close_to_the_truth_between_buckets(known):
     np.testing.assert_allclose(service_costs(known.maps, frame).sum(axis=1), true, rtol=0.12)
 
 
-def test_degradation_is_priced(known):
+def test_degradation_is_priced(known: Any) -> None:
     level_one = known.maps.degradation_cost("bench", 1.0)
     assert level_one[known.maps.services.index("ranking")] == pytest.approx(-0.01, abs=0.001)
     assert level_one[known.maps.services.index("retrieval")] == pytest.approx(0, abs=0.001)
 
 
-def test_loadtest_rows_give_back_the_cost(known):
+def test_loadtest_rows_give_back_the_cost(known: Any) -> None:
     rows = known.loadtest
     idle, loaded = rows[rows["qps"] == 0], rows[rows["qps"] > 0]
     assert (idle["cpu_percent"] == 0).all()
@@ -128,13 +131,13 @@ def test_loadtest_rows_give_back_the_cost(known):
         )
 
 
-def test_the_rows_can_be_fitted_again(known, tmp_path):
+def test_the_rows_can_be_fitted_again(known: Any, tmp_path: Path) -> None:
     config = FitCostsConfig(loadtest=known.out / "loadtest.csv", actions=tiny().actions, bootstrap=5)
     again = fit_costs(config, tmp_path / "fit")
     assert again.summary["median_error_pct"] < 2
 
 
-def test_the_report_is_whole(known):
+def test_the_report_is_whole(known: Any) -> None:
     page = (known.out / "report.html").read_text()
     for text in (
         "Cost of a longer queue",
@@ -161,13 +164,13 @@ def test_the_report_is_whole(known):
         assert (known.out / name).stat().st_size > 0
 
 
-def test_a_finished_bench_is_returned_as_it_is(known):
+def test_a_finished_bench_is_returned_as_it_is(known: Any) -> None:
     again = run_bench(tiny(), known.out, make_target=lambda: pytest.fail("measured again"))
     assert again.summary["fit_error_pct"] == known.summary["fit_error_pct"]
     assert len(again.loadtest) == len(known.loadtest)
 
 
-def test_an_interrupted_bench_goes_on(tmp_path, no_figures, on_virtual_time):
+def test_an_interrupted_bench_goes_on(tmp_path: Path, no_figures: Any, on_virtual_time: Any) -> None:
     config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0.05")
     with pytest.raises(KeyboardInterrupt):
         run_bench(config, tmp_path / "run", make_target=lambda: FakeTarget(interrupt_after=500))  # while scouting
@@ -189,7 +192,9 @@ def test_an_interrupted_bench_goes_on(tmp_path, no_figures, on_virtual_time):
     assert not (tmp_path / "run" / ".lock").read_text()
 
 
-def test_noise_between_rounds_makes_more_rounds_and_marks_what_did_not_converge(tmp_path, no_figures, on_virtual_time):
+def test_noise_between_rounds_makes_more_rounds_and_marks_what_did_not_converge(
+    tmp_path: Path, no_figures: Any, on_virtual_time: Any
+) -> None:
     config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0", "load.max_rounds=3")
     FakeTarget.rounds = 0
     result = run_bench(config, tmp_path / "run", make_target=lambda: FakeTarget(noise=0.2))
@@ -203,7 +208,7 @@ def test_noise_between_rounds_makes_more_rounds_and_marks_what_did_not_converge(
 class LosesAfterScouting(FakeTarget):
     """Every third request under load fails."""
 
-    def send(self, request):
+    def send(self, request: Any) -> Any:
         future = super().send(request)
         if self.sent % 3 == 0 and FakeTarget.rounds > 1:
             from dataclasses import replace
@@ -213,7 +218,7 @@ class LosesAfterScouting(FakeTarget):
         return future
 
 
-def test_losses_make_a_bucket_invalid_and_leave_no_rows(tmp_path, no_figures, on_virtual_time):
+def test_losses_make_a_bucket_invalid_and_leave_no_rows(tmp_path: Path, no_figures: Any, on_virtual_time: Any) -> None:
     FakeTarget.rounds = 0
     config = tiny("load.second_rate_buckets=0", "load.degradations=[0]", "load.replay_s=0")
     result = run_bench(config, tmp_path / "run", make_target=LosesAfterScouting)
@@ -225,7 +230,7 @@ def test_losses_make_a_bucket_invalid_and_leave_no_rows(tmp_path, no_figures, on
     assert "got only 0" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_time_and_requests_are_bounded(tmp_path, on_virtual_time):
+def test_time_and_requests_are_bounded(tmp_path: Path, on_virtual_time: Any) -> None:
     with pytest.raises(UserError, match="max_requests"):
         run_bench(tiny("max_requests=100"), tmp_path / "a", make_target=FakeTarget)
     with pytest.raises(UserError, match="max_seconds"):
@@ -233,7 +238,7 @@ def test_time_and_requests_are_bounded(tmp_path, on_virtual_time):
     assert not (tmp_path / "b" / "summary.json").exists()
 
 
-def test_the_command_line_says_one_line(tmp_path, capsys):
+def test_the_command_line_says_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--quick", "--out", str(tmp_path / "x"), "--set", "target.command=[no-such-program-here]"]
     with pytest.raises(SystemExit) as ended:
         main(command)
@@ -243,7 +248,7 @@ def test_the_command_line_says_one_line(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_real_bench_in_miniature(tmp_path):
+def test_the_real_bench_in_miniature(tmp_path: Path) -> None:
     overrides = [
         "traffic.requests=150",
         "buckets.most=6",
@@ -269,7 +274,7 @@ def test_the_real_bench_in_miniature(tmp_path):
     assert result.summary["noop_ms"] < result.summary["cost_median_ms"]
 
 
-def test_a_function_of_ones_own_is_measured(tmp_path, no_figures, monkeypatch):
+def test_a_function_of_ones_own_is_measured(tmp_path: Path, no_figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the real clock, but with a CPU clock that counts work and without a limit that a loaded machine could break."""
     monkeypatch.setattr("time.thread_time", lambda: getattr(work, "done", 0) / 40_000)
     config = TestbenchConfig(
@@ -305,7 +310,7 @@ def test_a_function_of_ones_own_is_measured(tmp_path, no_figures, monkeypatch):
     assert result.maps.actions.channels is None
 
 
-def test_why_not_names_every_reason():
+def test_why_not_names_every_reason() -> None:
     config = tiny("validity.slow_pct=5", "validity.lateness_ms=25")
     good = {
         "lost": 0,

@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -38,7 +40,7 @@ REQUEST = {
 }
 
 
-def gone(pids, seconds=300.0):
+def gone(pids: Any, seconds: float = 300.0) -> Any:
     """Wait until none of the processes runs any more."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -49,8 +51,8 @@ def gone(pids, seconds=300.0):
     return False
 
 
-def test_the_example_service_answers_and_accounts_two_services():
-    async def use():
+def test_the_example_service_answers_and_accounts_two_services() -> None:
+    async def use() -> Any:
         target = HttpTarget(TargetConfig(**PATIENT), AccountingConfig())
         pids = await target.start()
         try:
@@ -81,10 +83,10 @@ def test_the_example_service_answers_and_accounts_two_services():
     assert gone(pids.values())
 
 
-def test_the_example_service_refuses_what_it_cannot_serve():
+def test_the_example_service_refuses_what_it_cannot_serve() -> None:
     command = [*TargetConfig().command, "--most-waiting", "3"]
 
-    async def use():
+    async def use() -> Any:
         target = HttpTarget(TargetConfig(command=command, **PATIENT), AccountingConfig())
         ranking = psutil.Process((await target.start())["ranking"])
         try:
@@ -102,13 +104,13 @@ def test_the_example_service_refuses_what_it_cannot_serve():
     assert all("503" in reply.detail and "busy: 3" in reply.detail for reply in replies if reply.status == "error")
 
 
-def ask(answer, requests=1, timeout_s=60.0, together=False):
+def ask(answer: Any, requests: int = 1, timeout_s: float = 60.0, together: Any = False) -> Any:
     """Replies of the client to a server that answers each request with ``answer``, and the connections it opened."""
 
-    async def use():
+    async def use() -> Any:
         opened, waiting, enough = [], [], asyncio.Event()
 
-        async def serve(reader, writer):
+        async def serve(reader: Any, writer: Any) -> None:
             opened.append(writer)
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 while True:
@@ -150,19 +152,19 @@ def ask(answer, requests=1, timeout_s=60.0, together=False):
         (None, "error", "Server disconnected"),
     ],
 )
-def test_whatever_a_server_answers_is_a_reply(answer, status, detail):
+def test_whatever_a_server_answers_is_a_reply(answer: Any, status: Any, detail: Any) -> None:
     (reply,), _ = ask(answer)
     assert reply.status == status
     assert detail in reply.detail
     assert reply.results == ({"a": 1} if status == "ok" else {})
 
 
-def test_a_server_that_is_silent_loses_the_request():
+def test_a_server_that_is_silent_loses_the_request() -> None:
     (reply,), _ = ask(b"", timeout_s=0.2)
     assert (reply.status, reply.detail) == ("lost", "no answer within 0.2 s")
 
 
-def test_a_connection_is_kept_alive_and_none_waits_for_a_free_one():
+def test_a_connection_is_kept_alive_and_none_waits_for_a_free_one() -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
     replies, opened = ask(answer, requests=20)
     assert len(opened) == 1
@@ -172,7 +174,7 @@ def test_a_connection_is_kept_alive_and_none_waits_for_a_free_one():
     assert {reply.status for reply in replies} == {"ok"}
 
 
-def misbehaving(mode, **options):
+def misbehaving(mode: Any, **options: Any) -> Any:
     config = TargetConfig(command=["{python}", "-c", MISBEHAVING, mode, "{port}"], **{**PATIENT, **options})
     return HttpTarget(config, AccountingConfig())
 
@@ -185,20 +187,20 @@ def misbehaving(mode, **options):
         ("claims", r"must map names to process ids of the started command"),
     ],
 )
-def test_a_target_that_does_not_start(mode, message):
+def test_a_target_that_does_not_start(mode: Any, message: str) -> None:
     target = misbehaving(mode, **({"start_timeout_s": 0.5} if mode == "silent" else {}))
     with pytest.raises(UserError, match=message):
         asyncio.run(target.start())
     assert gone([target.child.pid])
 
 
-def test_a_command_that_does_not_exist():
+def test_a_command_that_does_not_exist() -> None:
     target = HttpTarget(TargetConfig(command=["no-such-program-here"]), AccountingConfig())
     with pytest.raises(UserError, match="cannot start 'no-such-program-here': No such file"):
         asyncio.run(target.start())
 
 
-def test_a_port_in_use():
+def test_a_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -209,7 +211,7 @@ def test_a_port_in_use():
     assert target.child is None
 
 
-def small_config(mode):
+def small_config(mode: Any) -> Any:
     command = ["{python}", "-c", MISBEHAVING, mode, "{port}"]
     patience = {**PATIENT, **({"request_timeout_s": 0.4} if mode == "hangs" else {})}
     return TestbenchConfig(
@@ -232,7 +234,7 @@ def small_config(mode):
         ("partial", r"the target's answers have no 'preranked'; found retrieved"),
     ],
 )
-def test_a_target_that_fails_under_load(mode, message, tmp_path):
+def test_a_target_that_fails_under_load(mode: Any, message: str, tmp_path: Path) -> None:
     config = small_config(mode)
     campaign = Campaign(config, tmp_path, Placement(None, None, 1), resume=False)
     with pytest.raises(UserError, match=message):
@@ -241,7 +243,7 @@ def test_a_target_that_fails_under_load(mode, message, tmp_path):
     assert not (tmp_path / "windows.jsonl").exists() or mode == "noop"
 
 
-def test_a_child_is_put_into_the_cgroup_before_it_runs(tmp_path):
+def test_a_child_is_put_into_the_cgroup_before_it_runs(tmp_path: Path) -> None:
     (tmp_path / "cgroup.procs").write_text("")
     child = Child([sys.executable, "-c", "pass"], cgroup=tmp_path)
     child.process.wait(timeout=300)
@@ -251,7 +253,7 @@ def test_a_child_is_put_into_the_cgroup_before_it_runs(tmp_path):
         Child([sys.executable, "-c", "pass"], cgroup=tmp_path / "absent")
 
 
-def test_a_child_takes_its_whole_group_along(tmp_path):
+def test_a_child_takes_its_whole_group_along(tmp_path: Path) -> None:
     script = "import subprocess,sys,time; p=subprocess.Popen([sys.executable,'-c','import time; time.sleep(60)']); print(p.pid,flush=True); time.sleep(60)"
     child = Child([sys.executable, "-c", script], log=tmp_path / "log")
     while not child.last_words():
@@ -274,7 +276,7 @@ Campaign(config, Path(sys.argv[1]), Placement(None, None, 1), resume=False).run(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_is_left_behind_when_the_bench_is_killed(number, tmp_path):
+def test_nothing_is_left_behind_when_the_bench_is_killed(number: Any, tmp_path: Path) -> None:
     bench = subprocess.Popen([sys.executable, "-c", BENCH, str(tmp_path)], stderr=subprocess.PIPE, cwd=os.getcwd())
     family = []
     try:
@@ -291,8 +293,8 @@ def test_nothing_is_left_behind_when_the_bench_is_killed(number, tmp_path):
         bench.communicate()
 
 
-def test_an_in_process_target_is_accounted_by_its_thread():
-    async def use():
+def test_an_in_process_target_is_accounted_by_its_thread() -> None:
+    async def use() -> Any:
         config = TargetConfig(kind="callable", callable="tests.autobucket.bench_fakes:burn", **PATIENT)
         target = CallableTarget(config)
         await target.start()
@@ -313,32 +315,32 @@ def test_an_in_process_target_is_accounted_by_its_thread():
     assert unlucky.detail == "ValueError: unlucky"
 
 
-def test_a_callable_that_cannot_be_found():
+def test_a_callable_that_cannot_be_found() -> None:
     with pytest.raises(UserError, match=r"target.callable: got 'nowhere:burn'; expected module:name"):
         CallableTarget(TargetConfig(kind="callable", callable="nowhere:burn"))
 
 
-def test_the_budget_is_kept():
+def test_the_budget_is_kept() -> None:
     budget = Budget(10)
     budget.take(8)
     with pytest.raises(UserError, match="max_requests: 5 more requests wanted, 2 left"):
         budget.take(5)
 
 
-def test_cores_are_checked():
+def test_cores_are_checked() -> None:
     with pytest.raises(UserError, match="target_cores"):
         place(AccountingConfig(target_cores=[4096]), "http")
     assert place(AccountingConfig(pin=False), "http").target is None
     assert place(AccountingConfig(), "callable").declared_cores == 1
 
 
-def test_the_shipped_configs_load():
+def test_the_shipped_configs_load() -> None:
     for name in ("testbench", "testbench_quick"):
         config = load_config(TestbenchConfig, f"configs/autobucket/{name}.yaml")
         assert json.dumps(config.model_dump(mode="json"))
 
 
-def test_a_system_that_cannot_pin_runs_without(monkeypatch):
+def test_a_system_that_cannot_pin_runs_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     unpinned = place(AccountingConfig(), "http")
     assert unpinned.target is None

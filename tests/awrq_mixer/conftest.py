@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,25 +61,25 @@ def make_small_world(folder: Path, rows: int = 6000, seed: int = 0, shuffled: bo
 
 
 @pytest.fixture(scope="session")
-def small_world(tmp_path_factory) -> SmallWorld:
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """6,000 rows of the small log."""
     return make_small_world(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")
-def shuffled_world(tmp_path_factory) -> SmallWorld:
+def shuffled_world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
     """The same with rewards shuffled."""
     return make_small_world(tmp_path_factory.mktemp("shuffled"), shuffled=True)
 
 
 @pytest.fixture(scope="session")
-def draw_world():
+def draw_world() -> Any:
     """A function that draws a small world into a folder."""
     return make_small_world
 
 
 @pytest.fixture(scope="session")
-def small_config(small_world):
+def small_config(small_world: Path) -> Any:
     """Config values of a quick run on the small log."""
     return {
         "requests": str(small_world.path),

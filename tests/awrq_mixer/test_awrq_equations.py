@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,29 +14,29 @@ from awrq_mixer import equations as eq
 from marca_common.seeding import torch_generator
 
 
-def test_td_target_adds_the_discounted_next_value():
+def test_td_target_adds_the_discounted_next_value() -> None:
     target = eq.td_target(torch.tensor([1.0, 2.0]), torch.tensor([[10.0, 20.0], [0.0, 1.0]]), 0.9)
     assert torch.allclose(target, torch.tensor([[10.0, 19.0], [2.0, 2.9]]))
     assert torch.equal(eq.td_target(torch.tensor([3.0]), None, 0.9), torch.tensor([[3.0]]))
 
 
-def test_td_target_refuses_a_wrong_rank():
+def test_td_target_refuses_a_wrong_rank() -> None:
     with pytest.raises(ValueError, match="rank 2"):
         eq.td_target(torch.ones(3), torch.ones(3), 0.9)
 
 
-def test_chosen_takes_the_logged_sub_action_of_every_head():
+def test_chosen_takes_the_logged_sub_action_of_every_head() -> None:
     q = torch.arange(12.0).reshape(2, 2, 3)
     assert eq.chosen(q, torch.tensor([2, 0])).tolist() == [[2.0, 5.0], [6.0, 9.0]]
 
 
-def test_adaptive_weights_are_loss_shares():
+def test_adaptive_weights_are_loss_shares() -> None:
     weights = eq.adaptive_weights(torch.tensor([[1.0, 3.0], [0.0, 0.0]], requires_grad=True))
     assert weights.tolist() == [[0.25, 0.75], [0.5, 0.5]]  # equal where nothing is lost: no 0/0
     assert not weights.requires_grad
 
 
-def test_credit_is_the_variance_of_mean_rewards_over_present_choices():
+def test_credit_is_the_variance_of_mean_rewards_over_present_choices() -> None:
     reward = torch.tensor([1.0, 3.0, 5.0, 7.0])
     actions = torch.tensor([[0, 0], [0, 2], [1, 0], [1, 2]])
     # first: means 2 and 6 → variance 4; second: choice 1 is absent, means 3 and 5 → variance 1
@@ -43,7 +45,7 @@ def test_credit_is_the_variance_of_mean_rewards_over_present_choices():
     assert torch.allclose(eq.credit_weights(reward, actions, (2, 3), "normalised"), torch.tensor([0.8, 1.0]))
 
 
-def test_constant_reward_gives_no_zero_over_zero():
+def test_constant_reward_gives_no_zero_over_zero() -> None:
     reward, actions = torch.full((6,), 2.0), torch.randint(0, 2, (6, 3), generator=torch_generator(0, "x"))
     assert eq.credit_weights(reward, actions, (2, 2, 2), "paper").tolist() == [0.0, 0.0, 0.0]
     even = eq.credit_weights(reward, actions, (2, 2, 2), "normalised")
@@ -51,7 +53,7 @@ def test_constant_reward_gives_no_zero_over_zero():
 
 
 @pytest.mark.parametrize("y, mean, expected", [(0.0, 4.0, 8.0), (4.0, 4.0, 0.0), (1.0, 4.0, 2.0), (9.0, 1.0, 16.0)])
-def test_tweedie_deviance_at_power_one_and_a_half(y, mean, expected):
+def test_tweedie_deviance_at_power_one_and_a_half(y: Any, mean: Any, expected: Any) -> None:
     # p = 1.5: d = 4 (√y − √μ)² / √μ
     got = eq.tweedie_deviance(torch.tensor(np.log(mean)), torch.tensor(y, dtype=torch.float64), 1.5)
     assert float(got) == pytest.approx(expected, abs=1e-9)
@@ -64,7 +66,7 @@ def test_tweedie_deviance_at_power_one_and_a_half(y, mean, expected):
     power=st.floats(1.05, 1.95),
     kind=st.sampled_from(["mse", "tweedie"]),
 )
-def test_losses_are_never_negative_and_least_at_the_target(y, log_mean, power, kind):
+def test_losses_are_never_negative_and_least_at_the_target(y: Any, log_mean: Any, power: Any, kind: Any) -> None:
     target = torch.tensor(y, dtype=torch.float64)
     here = eq.elementwise_loss(torch.tensor(log_mean, dtype=torch.float64), target, kind, power=power)
     assert float(here) >= -1e-6 * (1 + y)
@@ -72,20 +74,20 @@ def test_losses_are_never_negative_and_least_at_the_target(y, log_mean, power, k
     assert float(eq.elementwise_loss(best, target, kind, power=power)) <= float(here) + 1e-6 * (1 + y)
 
 
-def test_other_losses_by_hand():
+def test_other_losses_by_hand() -> None:
     raw, target = torch.tensor([3.0]), torch.tensor([1.0])
     assert eq.elementwise_loss(raw, target, "mse").item() == 4.0
     assert eq.elementwise_loss(raw, target, "mae").item() == 2.0
     assert eq.elementwise_loss(raw, target, "huber", delta=1.0).item() == 1.5
 
 
-def test_link_is_bounded_exp_only_for_tweedie():
+def test_link_is_bounded_exp_only_for_tweedie() -> None:
     assert eq.link(torch.tensor(1000.0), "tweedie").isfinite()
     assert eq.link(torch.tensor(-2.0), "mse").item() == -2.0
     assert eq.link(torch.tensor(0.0), "tweedie").item() == 1.0
 
 
-def test_random_mixture_is_convex_and_seeded():
+def test_random_mixture_is_convex_and_seeded() -> None:
     draws = [eq.random_mixture(5, torch_generator(3, "rem")) for _ in range(2)]
     assert torch.equal(draws[0], draws[1])
     assert float(draws[0].sum()) == pytest.approx(1)
@@ -93,7 +95,7 @@ def test_random_mixture_is_convex_and_seeded():
     assert eq.random_mixture(1, torch_generator(0, "rem")).tolist() == [1.0]
 
 
-def test_weights_of_weighted_qmix():
+def test_weights_of_weighted_qmix() -> None:
     q_tot, target = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 1.0])
     assert eq.optimistic_weights(q_tot, target, 0.25).tolist() == [1.0, 0.25, 0.25]
     greedy = torch.tensor([False, True, False])

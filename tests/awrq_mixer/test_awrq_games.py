@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ class Game(nn.Module):
         return self.mixer.table(q, states[:, None], numbers, None).reshape(len(states), self.choices, self.choices)
 
 
-def fit(game: Game, targets, steps: int, lr: float = 0.02, weights=None) -> torch.Tensor:
+def fit(game: Game, targets: Any, steps: int, lr: float = 0.02, weights: Any = None) -> torch.Tensor:
     """Minimise the (weighted) squared error to targets(game) over all states and joint choices."""
     optimiser = torch.optim.Adam(game.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, eta_min=lr / 100)
@@ -66,20 +68,20 @@ def two_step(game: Game, gamma: float = 0.99) -> torch.Tensor:
     return torch.cat([first[None], second])
 
 
-def test_vdn_takes_seven_in_the_two_step_game():
+def test_vdn_takes_seven_in_the_two_step_game() -> None:
     table = fit(Game(3, 2, "vdn"), two_step, 1500)
     expected = torch.tensor([[[6.93, 6.93], [6.44, 6.44]], [[7, 7], [7, 7]], [[-1.5, 2.5], [2.5, 6.5]]])
     assert torch.allclose(table, expected, atol=0.05)
 
 
 @pytest.mark.slow
-def test_qmix_finds_eight_in_the_two_step_game():
+def test_qmix_finds_eight_in_the_two_step_game() -> None:
     table = fit(Game(3, 2, "qmix"), two_step, 1500)
     expected = torch.tensor([[[6.93, 6.93], [7.92, 7.92]], [[7, 7], [7, 7]], [[0, 1], [1, 8]]])
     assert torch.allclose(table, expected, atol=0.05)
 
 
-def test_vdn_on_the_matrix_game():
+def test_vdn_on_the_matrix_game() -> None:
     table = fit(Game(1, 3, "vdn"), lambda _: CLIMB[None], 1500)[0]
     assert table[0, 0] == pytest.approx(-6.22, abs=0.05)
     assert table[0, 1] == pytest.approx(-4.89, abs=0.05)
@@ -89,7 +91,7 @@ def test_vdn_on_the_matrix_game():
 
 
 @pytest.mark.slow
-def test_qmix_cannot_represent_the_matrix_game():
+def test_qmix_cannot_represent_the_matrix_game() -> None:
     table = fit(Game(1, 3, "qmix"), lambda _: CLIMB[None], 1000)[0]
     error = float((table - CLIMB).square().mean())
     assert error == pytest.approx(35.56, abs=0.3) or error == pytest.approx(32.0, abs=0.3)
@@ -100,8 +102,8 @@ def test_qmix_cannot_represent_the_matrix_game():
 
 
 @pytest.mark.slow
-def test_centrally_weighted_qmix_finds_the_best_cell():
-    def weights(table, target):
+def test_centrally_weighted_qmix_finds_the_best_cell() -> None:
+    def weights(table: Any, target: Any) -> Any:
         flat, goal = table.detach().flatten(), target.flatten()
         greedy = flat.argmax()
         is_greedy = torch.arange(9) == greedy
@@ -115,10 +117,10 @@ def test_centrally_weighted_qmix_finds_the_best_cell():
 
 
 @pytest.mark.slow
-def test_optimistically_weighted_qmix_finds_the_best_cell():
+def test_optimistically_weighted_qmix_finds_the_best_cell() -> None:
     alpha = 0.1
 
-    def weights(table, target):
+    def weights(table: Any, target: Any) -> Any:
         return optimistic_weights(table.flatten(), target.flatten(), alpha).reshape(1, 3, 3)
 
     table = fit(Game(1, 3, "qmix"), lambda _: CLIMB[None], 1000, weights=weights)[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -15,7 +18,7 @@ from marca_common.requests import RequestSpec
 from marca_common.scores import ScoreMatrix, write_scores
 
 
-def test_shape_gain_by_hand():
+def test_shape_gain_by_hand() -> None:
     group, reward = np.array([0, 0, 1, 1]), np.array([1.0, 3.0, 0.0, 2.0])
     # group 0 splits 1:3, group 1 pays its second row only; equal shares leave D = log(2/4)·1 + 3·log(6/4) + 2·log 2
     flat = np.log(0.5) + 3 * np.log(1.5) + 2 * np.log(2.0)
@@ -31,7 +34,7 @@ def test_shape_gain_by_hand():
     assert shape_gain(-np.ones(4), reward, group) == pytest.approx(0)
 
 
-def test_shape_gain_sees_order_but_no_level_however_actions_follow_it():
+def test_shape_gain_sees_order_but_no_level_however_actions_follow_it() -> None:
     """States of a high level mostly take action 1: a model that only knows the level of a row must gain nothing."""
     rng = np.random.default_rng(0)
     group = rng.integers(0, 2000, 20000)
@@ -48,7 +51,7 @@ def test_shape_gain_sees_order_but_no_level_however_actions_follow_it():
     )  # the level's share of the contrast is none of it
 
 
-def test_validation_rows_come_in_whole_groups(small_world, small_config):
+def test_validation_rows_come_in_whole_groups(small_world: Path, small_config: Any) -> None:
     log = load_log(TrainConfig.model_validate(small_config))
     every = make_validation_set(log, 10**9, seed=0)
     some = make_validation_set(log, 60, seed=0)
@@ -61,7 +64,7 @@ def test_validation_rows_come_in_whole_groups(small_world, small_config):
     assert by_pair == shape_gain(table[some.state_id, some.joint], some.reward, some.group)
 
 
-def test_evaluate_scores_knows_perfect_and_reference_scores():
+def test_evaluate_scores_knows_perfect_and_reference_scores() -> None:
     rng = np.random.default_rng(1)
     truth, cost = rng.gamma(1, 1, (40, 30)), rng.gamma(1, 1, (40, 30, 2))
     perfect = evaluate_scores(truth, truth, cost, np.ones(40), [0.2, 0.5])
@@ -71,7 +74,7 @@ def test_evaluate_scores_knows_perfect_and_reference_scores():
     assert perfect["spearman_state_value"] < perfect["spearman_state_times_profile"] < 1
 
 
-def test_evaluation_from_end_to_end(small_world, small_config, tmp_path):
+def test_evaluation_from_end_to_end(small_world: Path, small_config: Any, tmp_path: Path) -> None:
     train(TrainConfig.model_validate({**small_config, "epochs": 12}), tmp_path / "run")
     spec = RequestSpec.model_validate(small_world.spec)
     states = spec.distinct_states(small_world.frame)[0]

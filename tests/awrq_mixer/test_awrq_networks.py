@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ SPACE = Space((4, 3), 1, ((2, 3), (4,)))
 def _batch(rows: int = 64, seed: int = 0) -> Batch:
     g = torch_generator(seed, "batch")
 
-    def draw(n):
+    def draw(n: Any) -> Any:
         return torch.randint(0, n, (rows,), generator=g)
 
     codes = torch.stack([draw(4), draw(3)], 1)
@@ -33,7 +34,7 @@ def _batch(rows: int = 64, seed: int = 0) -> Batch:
     return Batch(codes, numbers, actions, reward, torch.full((rows,), float("nan")))
 
 
-def _learner(name: str, **changes):
+def _learner(name: str, **changes: Any) -> Any:
     values = {
         "learner": name,
         "network": {"embedding": 3, "hidden": 8, "heads": 4, "oov_rate": 0.0, **changes.pop("network", {})},
@@ -50,7 +51,7 @@ def _learner(name: str, **changes):
     return learner
 
 
-def _agent(observe: str, before=()) -> RecurrentAgent:
+def _agent(observe: str, before: Any = ()) -> RecurrentAgent:
     config = NetworkConfig(embedding=3, hidden=8, heads=4, observe=observe, oov_rate=0.0, head_layers=[6])
     agent = RecurrentAgent(SPACE, config, (2, 3, 4), before)
     initialise(agent, "glorot_uniform", torch_generator(0, "agent"))
@@ -59,7 +60,7 @@ def _agent(observe: str, before=()) -> RecurrentAgent:
     return agent.eval()
 
 
-def test_the_cell_is_torch_s_gru():
+def test_the_cell_is_torch_s_gru() -> None:
     cell = nn.GRUCell(5, 7)
     x, h = torch.randn(3, 5), torch.randn(3, 7)
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_the_cell_is_torch_s_gru():
 
 
 @pytest.mark.parametrize("observe, before", [("own", ()), ("state", ()), ("all", (2, 2))])
-def test_the_tree_equals_one_forward_pass_per_choice(observe, before):
+def test_the_tree_equals_one_forward_pass_per_choice(observe: Any, before: Any) -> None:
     agent = _agent(observe, before)
     batch = _batch(3)
     tree = agent.tree(batch.codes, batch.numbers)
@@ -84,7 +85,7 @@ def test_the_tree_equals_one_forward_pass_per_choice(observe, before):
         assert torch.allclose(agent.tree(batch.codes, batch.numbers), tree, atol=2e-6)
 
 
-def test_forward_s_last_sub_step_is_last():
+def test_forward_s_last_sub_step_is_last() -> None:
     agent, batch = _agent("own"), _batch(5)
     choices = torch.tensor([[1, 2, 0]] * 5)
     steps = agent(batch.codes, batch.numbers, choices[:, :0], choices)
@@ -95,7 +96,7 @@ def test_forward_s_last_sub_step_is_last():
 @pytest.mark.parametrize("weights", ["softplus", "abs"])
 @pytest.mark.parametrize("activation", ["relu", "elu"])
 @pytest.mark.parametrize("hypernetwork", ["state", "state_action"])
-def test_q_tot_never_falls_in_any_agent_s_value(weights, activation, hypernetwork):
+def test_q_tot_never_falls_in_any_agent_s_value(weights: Any, activation: Any, hypernetwork: Any) -> None:
     config = MixerConfig(embed=6, weights=weights, activation=activation, hypernetwork=hypernetwork, hyper_layers=[5])
     mixer = MonotonicMixer(SPACE, config, NetworkConfig(embedding=3, oov_rate=0.0))
     initialise(mixer, "torch", torch_generator(0, "mixer"))
@@ -108,7 +109,7 @@ def test_q_tot_never_falls_in_any_agent_s_value(weights, activation, hypernetwor
 
 @pytest.mark.parametrize("hypernetwork", ["state", "state_action"])
 @pytest.mark.parametrize("observe", ["own", "all"])
-def test_the_table_of_joint_values_equals_mixing_one_by_one(hypernetwork, observe):
+def test_the_table_of_joint_values_equals_mixing_one_by_one(hypernetwork: Any, observe: Any) -> None:
     learner = _learner("awrq_mixer", network={"observe": observe}, mixer={"hypernetwork": hypernetwork}).eval()
     batch = _batch(4)
     table = learner.raw_table(batch.codes, batch.numbers)
@@ -123,13 +124,13 @@ def test_the_table_of_joint_values_equals_mixing_one_by_one(hypernetwork, observ
         assert torch.allclose(table[:, a], q_tot, atol=1e-5)
 
 
-def test_vdn_s_table_is_the_sum():
+def test_vdn_s_table_is_the_sum() -> None:
     q = [torch.randn(2, 1, 3), torch.randn(2, 3, 4)]
     table = VDNMixer().table(q, None, None, None)
     assert torch.allclose(table, (q[0][:, 0, :, None] + q[1]).reshape(2, 12))
 
 
-def _same_loss(first: str, second: str, **changes) -> None:
+def _same_loss(first: str, second: str, **changes: Any) -> None:
     a, b = _learner(first, **dict(changes)), _learner(second, **dict(changes))
     batch = _batch()
     for p in a.online.parameters():  # online and target differ, or identities of targets would be empty
@@ -140,15 +141,15 @@ def _same_loss(first: str, second: str, **changes) -> None:
 
 @pytest.mark.parametrize("name", ["rem", "averaged_dqn"])
 @pytest.mark.parametrize("loss", ["mse", "tweedie"])
-def test_one_head_makes_ensembles_dqn(name, loss):
+def test_one_head_makes_ensembles_dqn(name: Any, loss: Any) -> None:
     _same_loss(name, "dqn", network={"heads": 1}, loss={"kind": loss})
 
 
-def test_one_head_has_weight_one():
+def test_one_head_has_weight_one() -> None:
     _same_loss("awrq_mixer", "awrq_no_aw", network={"heads": 1})
 
 
-def test_double_dqn_is_dqn_while_online_equals_target():
+def test_double_dqn_is_dqn_while_online_equals_target() -> None:
     dqn, double, batch = _learner("dqn"), _learner("ddqn"), _batch()
     assert float(dqn.loss(batch)[0].detach()) == pytest.approx(float(double.loss(batch)[0].detach()))
     for learner in (dqn, double):
@@ -158,14 +159,14 @@ def test_double_dqn_is_dqn_while_online_equals_target():
 
 
 @pytest.mark.parametrize("variant", ["cw", "ow"])
-def test_alpha_one_makes_weighted_qmix_qmix(variant):
+def test_alpha_one_makes_weighted_qmix_qmix(variant: Any) -> None:
     weighted, plain, batch = _learner("wqmix", td={"wqmix": variant, "wqmix_alpha": 1.0}), _learner("qmix"), _batch()
     plain.online.load_state_dict(weighted.online.state_dict(), strict=False)
     assert torch.equal(weighted.sample_weights(torch.randn(64), batch), torch.ones(64))
     assert float(weighted.loss(batch)[1]["tot"]) == pytest.approx(float(plain.loss(batch)[1]["tot"]))
 
 
-def test_algorithm_1_stops_the_mixer_s_loss_at_the_agents():
+def test_algorithm_1_stops_the_mixer_s_loss_at_the_agents() -> None:
     for flow, reaches in (("algorithm1", False), ("end_to_end", True)):
         learner = _learner("awrq_mixer", td={"gradient_flow": flow, "head_loss_weight": 0.0})
         agents = list(learner.online["agents"].parameters())
@@ -179,7 +180,7 @@ def test_algorithm_1_stops_the_mixer_s_loss_at_the_agents():
         assert same is not reaches  # in algorithm1 the agents' gradient is that of their heads' losses alone
 
 
-def test_td_targets_of_awrq_mixer_by_hand():
+def test_td_targets_of_awrq_mixer_by_hand() -> None:
     learner = _learner("awrq_mixer", loss={"kind": "mse"}, td={"gamma": 0.5, "vgca": "normalised", "target_update": 1})
     batch = Batch(
         torch.ones(4, 2, dtype=torch.long),
@@ -196,11 +197,11 @@ def test_td_targets_of_awrq_mixer_by_hand():
     assert targets[3, :, 0].tolist() == pytest.approx([5.6 + 5, 7 + 50, 7])
 
 
-def test_only_the_last_sub_step_is_paid_without_vgca():
+def test_only_the_last_sub_step_is_paid_without_vgca() -> None:
     assert _learner("awrq_no_vgca").credit(torch.rand(5), torch.zeros(5, 3).long()).tolist() == [0, 0, 1]
 
 
-def test_a_network_that_sees_only_the_state_is_flat_before_its_last_sub_step():
+def test_a_network_that_sees_only_the_state_is_flat_before_its_last_sub_step() -> None:
     batch = _batch(2)
     own, blind = (_learner("awrq_mixer", network={"observe": o}).eval() for o in ("own", "state"))
     spread = [

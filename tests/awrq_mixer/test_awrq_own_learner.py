@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +51,7 @@ class Unfinished(Learner):
         return nn.Linear(1, 1)
 
 
-def test_it_trains_loads_scores_and_is_judged(small_world, small_config, tmp_path):
+def test_it_trains_loads_scores_and_is_judged(small_world: Path, small_config: Any, tmp_path: Path) -> None:
     values = {**small_config, "learner": f"{__name__}:OneProfile", "epochs": 10, "optimiser": {"lr": 0.05}}
     trained = train(TrainConfig.model_validate(values), tmp_path / "run")
     assert trained.summary["validation_shape_gain"] > 0.01
@@ -76,7 +79,7 @@ def test_it_trains_loads_scores_and_is_judged(small_world, small_config, tmp_pat
         (f"{__name__}:Unfinished", r"learner: .*Unfinished' does not define loss, raw_table"),
     ],
 )
-def test_a_name_that_is_no_learner_is_refused_before_any_work(name, complaint):
+def test_a_name_that_is_no_learner_is_refused_before_any_work(name: Any, complaint: Any) -> None:
     with pytest.raises(UserError, match=complaint) as refused:
         load_config(TrainConfig, None, [f"learner={name}"])
     assert "\n" not in str(refused.value)

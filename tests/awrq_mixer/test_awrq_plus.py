@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +23,13 @@ from marca_common.requests import RequestSpec
 from marca_measures.rank_correlation import spearman_within
 
 
-def _evidence(residual, variance):
+def _evidence(residual: Any, variance: Any) -> Any:
     """Evidence of rows (rows, classes) with variances (rows,), one member."""
     e, v = torch.tensor(residual)[None], torch.tensor(variance)[None, :, None]
     return Evidence(e / v, e**2 / v, 1 / v, -torch.log(v))
 
 
-def test_evidence_is_the_gaussian_marginal_likelihood():
+def test_evidence_is_the_gaussian_marginal_likelihood() -> None:
     rng = np.random.default_rng(0)
     residual, variance, tau2 = rng.normal(size=(5, 3)), rng.uniform(0.1, 0.5, 5), 0.3
     precision = torch.tensor([[[1 / tau2]]], dtype=torch.float64)
@@ -46,7 +48,7 @@ def test_evidence_is_the_gaussian_marginal_likelihood():
             assert float(level[s, z]) == pytest.approx(tau2 * np.ones(len(mine)) @ np.linalg.solve(covariance, e))
 
 
-def test_a_row_s_others_are_the_state_without_it():
+def test_a_row_s_others_are_the_state_without_it() -> None:
     rng = np.random.default_rng(1)
     residual, variance = rng.normal(size=(4, 2)), rng.uniform(0.1, 0.5, 4)
     rows, state = _evidence(residual, variance), torch.zeros(4, dtype=torch.long)
@@ -56,7 +58,7 @@ def test_a_row_s_others_are_the_state_without_it():
         assert torch.allclose(mine[:, 0], expected[:, 0])
 
 
-def test_batches_keep_groups_together_and_miss_no_row():
+def test_batches_keep_groups_together_and_miss_no_row() -> None:
     rng = np.random.default_rng(2)
     groups = torch.tensor(np.r_[rng.integers(0, 60, 900), np.full(100, 60)])  # the last group is larger than a batch
     data = Batch(torch.arange(1000)[:, None], torch.zeros(1000, 0), *(torch.zeros(1000) for _ in range(3)))
@@ -73,7 +75,7 @@ def test_batches_keep_groups_together_and_miss_no_row():
 
 
 @pytest.fixture(scope="module")
-def hinted(small_world, small_config, tmp_path_factory):
+def hinted(small_world: Path, small_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Config values of a log with a noisy hint, and places whose class columns hide: 40 segments of 8 kinds."""
     folder = tmp_path_factory.mktemp("hinted")
     frame, spec, rng = small_world.frame, small_world.spec, np.random.default_rng(7)
@@ -90,7 +92,7 @@ def hinted(small_world, small_config, tmp_path_factory):
     }
 
 
-def _slow_values(learner, codes, numbers, joint_rows, reward_scale):
+def _slow_values(learner: Any, codes: Any, numbers: Any, joint_rows: Any, reward_scale: Any) -> Any:
     """log Q by the definition in the module's docstring: loops over members, states, classes and logged rows."""
     net, found = learner.online, []
     gate, surfaces = net.gate(codes, numbers).double().numpy(), net.surfaces().double().numpy()
@@ -118,7 +120,7 @@ def _slow_values(learner, codes, numbers, joint_rows, reward_scale):
     return np.exp(np.mean(found, axis=0)) * reward_scale
 
 
-def test_values_are_what_the_docstring_says_and_survive_the_checkpoint(hinted, tmp_path):
+def test_values_are_what_the_docstring_says_and_survive_the_checkpoint(hinted: Any, tmp_path: Path) -> None:
     config = TrainConfig.model_validate({**hinted, "max_rows": 400})
     model = train(config, tmp_path).model
     states = pd.DataFrame({"place": ["0", "2", "1"], "segment": ["3", "7", "never seen"]})
@@ -133,7 +135,7 @@ def test_values_are_what_the_docstring_says_and_survive_the_checkpoint(hinted, t
     assert len(again.scorer.memory_signal) == 320  # the training rows of 400
 
 
-def test_remembered_rows_move_known_states_only(hinted, tmp_path):
+def test_remembered_rows_move_known_states_only(hinted: Any, tmp_path: Path) -> None:
     model = train(TrainConfig.model_validate({**hinted, "max_rows": 2000}), tmp_path).model
     states = pd.DataFrame({"place": ["0", "1"], "segment": ["3", "never seen"]})
     before, learner = model.values(states), model.scorer
@@ -143,10 +145,12 @@ def test_remembered_rows_move_known_states_only(hinted, tmp_path):
     assert np.array_equal(after[1], before[1])
 
 
-def test_training_keeps_states_whole_where_rows_are_remembered(hinted, tmp_path, monkeypatch):
+def test_training_keeps_states_whole_where_rows_are_remembered(
+    hinted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = {}
 
-    def spy(data, size, seed, start, groups):
+    def spy(data: Any, size: Any, seed: Any, start: Any, groups: Any) -> Any:
         seen["groups"], seen["codes"] = groups, data.codes
         return batches(data, size, seed, start, groups)
 
@@ -159,7 +163,7 @@ def test_training_keeps_states_whole_where_rows_are_remembered(hinted, tmp_path,
     assert seen["groups"] is None
 
 
-def test_revenue_teaches_levels_and_correction_only(hinted):
+def test_revenue_teaches_levels_and_correction_only(hinted: Any) -> None:
     config = TrainConfig.model_validate({**hinted, "max_rows": 400})
     log = load_log(config)
     batch = make_batch(log.train, log.spec, log.encoder, "hint")
@@ -175,7 +179,7 @@ def test_revenue_teaches_levels_and_correction_only(hinted):
     assert moved == {"levels", "bias", "correction"}
 
 
-def test_memory_resolves_classes_that_columns_hide(tmp_path):
+def test_memory_resolves_classes_that_columns_hide(tmp_path: Path) -> None:
     """Each of 300 states draws its class at random, so only its own rows can tell it."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 2, (20, 15))
@@ -220,13 +224,13 @@ def test_memory_resolves_classes_that_columns_hide(tmp_path):
     assert found["[]"] < found["None"] - 0.1
 
 
-def test_history_must_name_categories(small_config):
+def test_history_must_name_categories(small_config: Any) -> None:
     with pytest.raises(
         ValueError, match=r"plus\.history: got 'b1'; expected categorical state columns, of \['place', 's"
     ):
         TrainConfig.model_validate({**small_config, "learner": "awrq_plus", "plus": {"history": ["b1"]}})
 
 
-def test_a_loss_without_a_log_link_is_refused(small_config):
+def test_a_loss_without_a_log_link_is_refused(small_config: Any) -> None:
     with pytest.raises(ValueError, match=r"loss\.kind: got 'mse'; awrq_plus models log revenue, expected 'tweedie'"):
         TrainConfig.model_validate({**small_config, "learner": "awrq_plus", "loss": {"kind": "mse"}})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,22 +17,22 @@ from marca_common.errors import UserError
 from marca_measures.hull import candidates, chain, pareto
 
 
-def _problem(seed: int, services: int, size: int = 12, joint: int = 60, coarse: bool = False):
+def _problem(seed: int, services: int, size: int = 12, joint: int = 60, coarse: bool = False) -> Any:
     rng = np.random.default_rng(seed)
     q, c = rng.gamma(1, 1, (size, joint)), rng.gamma(2, 1, (size, joint, services))
     return (np.round(q), np.round(c)) if coarse else (q, c)
 
 
-def _policy(q, c):
+def _policy(q: Any, c: Any) -> Any:
     states = pd.DataFrame({"name": [f"s{i}" for i in range(len(q))]})
 
-    def rows(frame):
+    def rows(frame: Any) -> Any:
         return frame["name"].str[1:].astype(int).to_numpy()
 
     return HullPolicy.build(states, lambda f: q[rows(f)], lambda f: c[rows(f)], chunk=5, quiet=True)
 
 
-def _objective(q, c, ids, joint, price):
+def _objective(q: Any, c: Any, ids: Any, joint: Any, price: Any) -> Any:
     return q[ids, joint] - c[ids, joint] @ price
 
 
@@ -40,7 +43,7 @@ def _objective(q, c, ids, joint, price):
     coarse=st.booleans(),
     price=st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=3, max_size=3),
 )
-def test_cache_is_as_good_as_the_scan_at_any_price(seed, services, coarse, price):
+def test_cache_is_as_good_as_the_scan_at_any_price(seed: int, services: Any, coarse: Any, price: Any) -> None:
     q, c = _problem(seed, services, coarse=coarse)
     price = np.array(price[:services])
     ids = np.arange(len(q))
@@ -50,18 +53,18 @@ def test_cache_is_as_good_as_the_scan_at_any_price(seed, services, coarse, price
     assert np.allclose(_objective(q, c, ids, scan(q, c, price), price), best, rtol=1e-12)
 
 
-def test_chain_by_hand():
+def test_chain_by_hand() -> None:
     q, c = np.array([1.0, 3.0, 2.0, 4.0, 4.0, 3.5]), np.array([1.0, 2.0, 1.5, 5.0, 6.0, 3.0])
     # the fifth is dearer and no better; the third lies on the line from the first to the second
     assert chain(q, c).tolist() == [0, 1, 5, 3]
 
 
-def test_pareto_keeps_one_of_equals():
+def test_pareto_keeps_one_of_equals() -> None:
     q, c = np.array([1.0, 1.0, 2.0, 0.5]), np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 0.5], [1.0, 2.0]])
     assert sorted(pareto(q, c).tolist()) == [0, 2]
 
 
-def test_two_services_keep_only_actions_that_win_somewhere():
+def test_two_services_keep_only_actions_that_win_somewhere() -> None:
     q, c = _problem(4, 2, size=3, joint=200)
     counts, joint = candidates(q, c)
     prices = np.random.default_rng(0).gamma(0.3, 3, (40000, 2))
@@ -74,7 +77,7 @@ def test_two_services_keep_only_actions_that_win_somewhere():
         start += count
 
 
-def test_many_rows_and_few_rows_agree_and_frames_too():
+def test_many_rows_and_few_rows_agree_and_frames_too() -> None:
     q, c = _problem(1, 2)
     policy = _policy(q, c)
     price = np.array([0.2, 0.1])
@@ -84,11 +87,11 @@ def test_many_rows_and_few_rows_agree_and_frames_too():
     assert np.array_equal(policy.decide(policy.states.iloc[ids], price), one_by_one)
 
 
-def test_a_state_that_was_not_built_is_scored_on_the_fly():
+def test_a_state_that_was_not_built_is_scored_on_the_fly() -> None:
     q, c = _problem(2, 1)
     states = pd.DataFrame({"name": [f"s{i}" for i in range(len(q))]})
 
-    def rows(frame):
+    def rows(frame: Any) -> Any:
         return frame["name"].str[1:].astype(int).to_numpy()
 
     policy = HullPolicy.build(states.iloc[:6], lambda f: q[rows(f)], lambda f: c[rows(f)], quiet=True)
@@ -97,7 +100,7 @@ def test_a_state_that_was_not_built_is_scored_on_the_fly():
     assert np.array_equal(policy.decide(asked, 0.3), expected)
 
 
-def test_expected_knows_candidates_and_all_other_actions():
+def test_expected_knows_candidates_and_all_other_actions() -> None:
     q, c = _problem(3, 2)
     ids = np.repeat(np.arange(len(q)), q.shape[1])
     joint = np.tile(np.arange(q.shape[1]), len(q))
@@ -106,7 +109,7 @@ def test_expected_knows_candidates_and_all_other_actions():
     assert np.allclose(cost, c.reshape(-1, 2))
 
 
-def test_saved_cache_decides_the_same(tmp_path):
+def test_saved_cache_decides_the_same(tmp_path: Path) -> None:
     q, c = _problem(6, 2)
     policy = _policy(q, c)
     policy.save(tmp_path / "policy.npz")
@@ -118,12 +121,12 @@ def test_saved_cache_decides_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("price", [np.array([-1.0]), np.array([np.nan]), np.array([1.0, 1.0])])
-def test_bad_prices_are_refused(price):
+def test_bad_prices_are_refused(price: Any) -> None:
     with pytest.raises(UserError, match="expected 1 finite prices"):
         _policy(*_problem(0, 1)).decide(np.array([0]), price)
 
 
-def test_a_score_that_is_not_finite_is_refused():
+def test_a_score_that_is_not_finite_is_refused() -> None:
     q, c = _problem(0, 1)
     q[3, 7] = np.nan
     with pytest.raises(UserError, match="joint action 7 is not a finite number"):

@@ -19,7 +19,7 @@ SPEC = RequestSpec(
 )
 
 
-def test_the_first_stage_sees_only_the_average_of_the_second():
+def test_the_first_stage_sees_only_the_average_of_the_second() -> None:
     q, c = np.array([[0.0, 10.0, 6.0, 6.0]]), np.zeros((1, 4, 1))
     even = np.full(4, 0.25)
     assert decide_by_stage(q, c, np.zeros(1), SPEC, even).tolist() == [2]  # 6 on average beats 5; the joint choice is 1
@@ -28,7 +28,7 @@ def test_the_first_stage_sees_only_the_average_of_the_second():
     assert decide_by_stage(q, c, np.zeros(1), SPEC, rarely_first).tolist() == [1]
 
 
-def test_additive_values_lose_nothing_and_others_never_gain():
+def test_additive_values_lose_nothing_and_others_never_gain() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.random((50, 2)), rng.random((50, 2))
     additive = (first[:, :, None] + second[:, None, :]).reshape(50, 4)
@@ -39,7 +39,7 @@ def test_additive_values_lose_nothing_and_others_never_gain():
         assert stagewise_lost(q, c, rng.random(2), SPEC, rng.dirichlet(np.ones(4)), rng.random(50)) >= 0
 
 
-def test_the_price_is_the_one_at_which_the_scores_spend_the_budget():
+def test_the_price_is_the_one_at_which_the_scores_spend_the_budget() -> None:
     spec = SPEC.model_copy(update={"sizes": {"b1": 2, "b2": 3}})
     q, cost = np.array([[5.0, 7.0, -1.0, 5.0, 5.0, 5.0]]), np.array([[1.0, 2.0, 4.0, 1.5, 1.5, 1.5]])
     truth, even = TruthSample(pd.DataFrame({"x": ["a"]}), q, cost[..., None], np.ones(1)), np.full(6, 1 / 6)

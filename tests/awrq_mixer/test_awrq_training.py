@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 
 
-def _config(small_config, **changes) -> TrainConfig:
+def _config(small_config: Any, **changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({**small_config, **changes})
 
 
@@ -33,7 +34,9 @@ def _within(q: np.ndarray, truth: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("learner", ["awrq_mixer", "qmix", "dqn_reward_everywhere", "regression", "lightgbm"])
-def test_learners_find_the_order_within_states(small_world, small_config, tmp_path, learner):
+def test_learners_find_the_order_within_states(
+    small_world: Path, small_config: Any, tmp_path: Path, learner: Any
+) -> None:
     config = _config(small_config, learner=learner, epochs=10, boost={"min_rows": 20})
     result = train(config, tmp_path)
     states, _, _ = result.model.spec.distinct_states(small_world.frame)
@@ -43,7 +46,9 @@ def test_learners_find_the_order_within_states(small_world, small_config, tmp_pa
 
 
 @pytest.mark.parametrize("learner", ["awrq_plus", "regression", "lightgbm"])
-def test_a_denser_column_teaches_what_revenue_hides(small_world, small_config, tmp_path, learner):
+def test_a_denser_column_teaches_what_revenue_hides(
+    small_world: Path, small_config: Any, tmp_path: Path, learner: Any
+) -> None:
     frame, spec = small_world.frame, small_world.spec
     joint = np.ravel_multi_index([frame[name] for name in spec["sizes"]], tuple(spec["sizes"].values()))
     hint = small_world.truth(frame)[np.arange(len(frame)), joint] * 7.0  # on a scale of its own
@@ -68,7 +73,7 @@ def test_a_denser_column_teaches_what_revenue_hides(small_world, small_config, t
     assert found["hint"] > found[None] + 0.05
 
 
-def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config):
+def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config: Any) -> None:
     with pytest.raises(ValueError, match=r"plus\.surrogate: learner 'qmix' cannot learn from it"):
         _config(small_config, learner="qmix", plus={"surrogate": "hint"})
 
@@ -76,12 +81,12 @@ def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config):
 @pytest.mark.parametrize(
     "file, cls", [("default", TrainConfig), ("predict", PredictConfig), ("evaluate", EvaluateConfig)]
 )
-def test_defaults_are_the_shipped_config_s(file, cls):
+def test_defaults_are_the_shipped_config_s(file: Any, cls) -> None:
     path = Path(__file__).parents[2] / f"configs/awrq_mixer/{file}.yaml"
     assert load_config(cls, path) == cls()
 
 
-def test_shuffled_rewards_teach_no_order(shuffled_world, small_config, tmp_path):
+def test_shuffled_rewards_teach_no_order(shuffled_world: Any, small_config: Any, tmp_path: Path) -> None:
     config = _config(small_config, requests=str(shuffled_world.path), epochs=6)
     result = train(config, tmp_path)
     states, _, _ = result.model.spec.distinct_states(shuffled_world.frame)
@@ -90,7 +95,7 @@ def test_shuffled_rewards_teach_no_order(shuffled_world, small_config, tmp_path)
 
 
 @pytest.mark.parametrize("learner", sorted(LEARNERS))
-def test_every_learner_trains_and_scores_finitely(small_config, tmp_path, learner):
+def test_every_learner_trains_and_scores_finitely(small_config: Any, tmp_path: Path, learner: Any) -> None:
     result = train(_config(small_config, learner=learner, epochs=0.5), tmp_path)
     states = pd.DataFrame({"place": ["0", "1"], "segment": ["3", "new"]})  # "new": a category never seen
     values = result.model.values(states)
@@ -100,13 +105,15 @@ def test_every_learner_trains_and_scores_finitely(small_config, tmp_path, learne
 
 
 @pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_no_aw", "rem"])
-def test_a_killed_run_goes_on_to_the_same_weights(small_config, tmp_path, monkeypatch, learner):
+def test_a_killed_run_goes_on_to_the_same_weights(
+    small_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: Any
+) -> None:
     network = {**small_config["network"], "head_layers": [8], "dropout": 0.2}
     config = _config(small_config, learner=learner, network=network)
     whole = train(config, tmp_path / "whole")
     count, calls = TrainingState.count, []
 
-    def killed(self, *logged):
+    def killed(self, *logged: Any) -> None:
         calls.append(1)
         if len(calls) == 20:
             raise KeyboardInterrupt  # in the middle of an update, after the weights have changed
@@ -123,7 +130,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(small_config, tmp_path, monkey
     assert lines[0] == lines[1]
 
 
-def test_a_finished_run_is_read_back(small_config, tmp_path):
+def test_a_finished_run_is_read_back(small_config: Any, tmp_path: Path) -> None:
     config = _config(small_config)
     first = train(config, tmp_path)
     again = train(config, tmp_path)
@@ -132,20 +139,20 @@ def test_a_finished_run_is_read_back(small_config, tmp_path):
     assert all(torch.equal(a, b) for a, b in weights)
 
 
-def test_a_loss_that_is_not_a_number_stops_with_its_step(small_config, tmp_path):
+def test_a_loss_that_is_not_a_number_stops_with_its_step(small_config: Any, tmp_path: Path) -> None:
     config = _config(small_config, loss={"kind": "mse"}, optimiser={"name": "sgd", "lr": 1e20, "clip": None})
     with pytest.raises(UserError, match=r"loss .* at step \d+; expected finite numbers"):
         train(config, tmp_path)
 
 
-def test_an_action_that_never_varies_is_refused(small_world, small_config, tmp_path):
+def test_an_action_that_never_varies_is_refused(small_world: Path, small_config: Any, tmp_path: Path) -> None:
     frame = small_world.frame.assign(b2=1)
     frame.to_parquet(tmp_path / "flat.parquet", index=False)
     with pytest.raises(UserError, match=r"column 'b2': the only value .* is 1"):
         train(_config(small_config, requests=str(tmp_path / "flat.parquet")), tmp_path / "run")
 
 
-def test_constant_rewards_are_no_problem(small_world, small_config, tmp_path):
+def test_constant_rewards_are_no_problem(small_world: Path, small_config: Any, tmp_path: Path) -> None:
     small_world.frame.assign(money=0.0).to_parquet(tmp_path / "zero.parquet", index=False)
     result = train(_config(small_config, requests=str(tmp_path / "zero.parquet"), epochs=1), tmp_path / "run")
     assert np.isfinite(result.model.values(small_world.frame.iloc[:3])).all()
@@ -153,13 +160,13 @@ def test_constant_rewards_are_no_problem(small_world, small_config, tmp_path):
     assert result.summary["samples_to_95_percent"] is None
 
 
-def test_a_missing_state_column_is_named(small_config, tmp_path):
+def test_a_missing_state_column_is_named(small_config: Any, tmp_path: Path) -> None:
     model = train(_config(small_config, epochs=0.5), tmp_path).model
     with pytest.raises(UserError, match="'segment' is missing"):
         model.values(pd.DataFrame({"place": ["0"]}))
 
 
-def test_a_checkpoint_of_another_version_is_refused_in_one_line(small_config, tmp_path):
+def test_a_checkpoint_of_another_version_is_refused_in_one_line(small_config: Any, tmp_path: Path) -> None:
     train(_config(small_config, learner="dqn", epochs=0.5), tmp_path)
     payload = load_checkpoint(tmp_path / "best.pt", "awrq_mixer")
     payload["config"]["td"]["lambda"] = 1.0
@@ -168,20 +175,22 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_line(small_config, tm
         Predictor.load(tmp_path / "old.pt")
 
 
-def test_two_processes_cannot_write_one_run(small_config, tmp_path):
+def test_two_processes_cannot_write_one_run(small_config: Any, tmp_path: Path) -> None:
     config = _config(small_config)
     with RunFolder(tmp_path, config), pytest.raises(UserError, match="another process is writing"):
         train(config, tmp_path)
 
 
-def test_more_joint_actions_than_memory_allows(small_config, tmp_path, monkeypatch):
+def test_more_joint_actions_than_memory_allows(
+    small_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = train(_config(small_config, epochs=0.5), tmp_path).model
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Free", (), {"available": 10_000})())
     with pytest.raises(UserError, match="joint actions need"):
         model.values(pd.DataFrame({"place": ["0"] * 500, "segment": ["1"] * 500}))
 
 
-def test_the_paper_s_sample_format_is_read_by_configuration_alone(tmp_path):
+def test_the_paper_s_sample_format_is_read_by_configuration_alone(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [
         [f"u{rng.integers(3)}", f"w{rng.integers(2)}", f"g{rng.integers(2)}", f"i{rng.integers(2)}"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from cascade_world.config import WorldConfig
@@ -12,12 +15,12 @@ SMALL = "configs/cascade_world/small.yaml"
 
 
 @pytest.fixture(scope="session")
-def truth_cache(tmp_path_factory):
+def truth_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tmp_path_factory.mktemp("truth_cache")
 
 
 @pytest.fixture(scope="session")
-def make_config(truth_cache):
+def make_config(truth_cache: Path) -> Any:
     """A function: small world's config with overrides, its truths cached for the session."""
 
     def make(*overrides: str, path: str = SMALL) -> WorldConfig:
@@ -27,7 +30,7 @@ def make_config(truth_cache):
 
 
 @pytest.fixture(scope="session")
-def world(make_config) -> World:
+def world(make_config: Any) -> World:
     found = World(make_config())
     assert found.tables.draws == 100
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from tests.reference.cascade_reference import auction_by_hand, expected_outcome
 CELLS = ["q", "p0", "clicks", "spend", "spend2", "impressions", "retrieved", "preranked"]
 
 
-def candidates_of(world, seed: int, c: int) -> list[dict]:
+def candidates_of(world: Any, seed: int, c: int) -> list[dict]:
     par = world.parameters
     found = _room(par)
     n = _draw_candidates(np.uint64(seed), c, par, found)
@@ -26,7 +28,7 @@ def candidates_of(world, seed: int, c: int) -> list[dict]:
     ]  # fmt: skip
 
 
-def test_auction_by_hand():
+def test_auction_by_hand() -> None:
     candidates, expected = auction_by_hand()
     click = np.array([one["click"] for one in candidates])
     bid = np.array([one["bid"] for one in candidates])
@@ -42,7 +44,7 @@ def test_auction_by_hand():
     assert {name: slow[name] for name in expected} == pytest.approx(expected)
 
 
-def test_all_actions_kernel_equals_the_slow_version(world):
+def test_all_actions_kernel_equals_the_slow_version(world: Any) -> None:
     """Every joint action of two requests of two classes, bit sets and all, against plain sorting."""
     space, par = world.space, world.parameters
     arrays = _kernel_arrays(space, world.costs)
@@ -65,7 +67,7 @@ def test_all_actions_kernel_equals_the_slow_version(world):
             assert [found[name] for name in CELLS] == pytest.approx([slow[name] for name in CELLS], rel=1e-9), (c, a)
 
 
-def test_cost_of_a_joint_action_by_hand(world):
+def test_cost_of_a_joint_action_by_hand(world: Any) -> None:
     """Retrieval .35 + two light channels .30 + .25 + 8 items · .34/40; ranking .25 + 8 · .38/60 + 4 · 1.05/20."""
     joint = np.ravel_multi_index([0, 1, 1, 0, 0], world.spec.shape)
     assert world.tables.retrieved[:, joint].max() == 6  # two channels of three items each
@@ -78,7 +80,7 @@ def test_cost_of_a_joint_action_by_hand(world):
 
 
 @pytest.mark.parametrize("sub_actions", [(0, 1, 2, 0, 1), (3, 3, 3, 1, 3)])
-def test_logged_requests_agree_with_the_truth_on_average(world, sub_actions):
+def test_logged_requests_agree_with_the_truth_on_average(world: Any, sub_actions: Any) -> None:
     """Two independent kernels: sampled clicks of many requests of a class against its analytic expectation."""
     joint = int(np.ravel_multi_index(list(sub_actions), world.spec.shape))
     n, c = 20_000, 5
@@ -101,6 +103,6 @@ def test_logged_requests_agree_with_the_truth_on_average(world, sub_actions):
     assert results[:, 1].mean() == pytest.approx(tables.preranked[c, joint], rel=0.02)
 
 
-def test_normal_table_has_unit_variance():
+def test_normal_table_has_unit_variance() -> None:
     assert NORMALS.mean() == pytest.approx(0.0, abs=1e-6)
     assert NORMALS.std() == pytest.approx(1.0, abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ WORLDS = sorted(Path("configs/cascade_world").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", WORLDS, ids=lambda path: path.stem)
-def test_shipped_worlds_load(path):
+def test_shipped_worlds_load(path: Any) -> None:
     config = load_config(WorldConfig, path)
     assert config.name == path.stem
     spec = config.request_spec
@@ -49,12 +50,12 @@ def test_shipped_worlds_load(path):
         ("traffic.peek_qps=5", "did you mean 'peak_qps'"),
     ],
 )
-def test_bad_values_are_refused(override, message):
+def test_bad_values_are_refused(override: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(WorldConfig, "configs/cascade_world/small.yaml", [override])
 
 
-def test_joint_actions_are_what_they_say(make_config):
+def test_joint_actions_are_what_they_say(make_config: Any) -> None:
     config = make_config()
     space = compile_actions(config.cascade, config.request_spec, 4)
     joint = 0
@@ -70,7 +71,7 @@ def test_joint_actions_are_what_they_say(make_config):
     assert (space.degraded[0] == range(space.n_joint)).all()
 
 
-def _cost_map(services, groups):
+def _cost_map(services: Any, groups: Any) -> Any:
     x, flat = np.array([0.0, 100.0]), {"model": {"light": 0.0, "heavy": 0.1}}
     curves = {name: Curve(x, top * x / 100, x, x) for name, top in (("light", 1.0), ("heavy", 2.0))}
     channels = {"all": dict.fromkeys(["similar", "popular", "behaviour", "graph"], 0.25)}
@@ -84,7 +85,7 @@ def _cost_map(services, groups):
     return CostMaps(tuple(services), tuple(groups), actions, {idc: dict.fromkeys(services, one) for idc in groups})
 
 
-def test_costs_come_from_a_measured_map(make_config, tmp_path):
+def test_costs_come_from_a_measured_map(make_config: Any, tmp_path: Path) -> None:
     path = tmp_path / "cost_maps.json"
     _cost_map(["retrieval", "ranking"], ["north", "south"]).save(path)
     costs = build_costs(make_config(f"cost.map={path}"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from cascade_world.generate import world_hash
 from marca_common.errors import UserError
 
 
-def test_describe_a_small_world(make_config, tmp_path):
+def test_describe_a_small_world(make_config: Any, tmp_path: Path) -> None:
     config = make_config("logs.system_days=0.1", "logs.requests=3000")
     found = describe(config, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -30,12 +32,12 @@ def test_describe_a_small_world(make_config, tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
 
 
-def test_describe_refuses_a_budget_that_nothing_meets(make_config, tmp_path):
+def test_describe_refuses_a_budget_that_nothing_meets(make_config: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cheapest actions need"):
         describe(make_config("traffic.peak_qps=3000000"), tmp_path)
 
 
-def test_world_hash_ignores_where_and_how_it_is_computed(make_config):
+def test_world_hash_ignores_where_and_how_it_is_computed(make_config: Any) -> None:
     config = make_config()
     assert world_hash(config) == world_hash(make_config("workers=7", "truth.cache=null"))
     assert world_hash(config) != world_hash(make_config("seed=1"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,15 +28,16 @@ from marca_common.scores import read_scores
 from marca_common.system import system_schema
 from marca_common.tables import read_table
 
-pytest.fixture(scope="module")
+LOADTEST = load_test_schema(["channels", "model"], ["retrieved", "preranked"])
 
 
-def generated(make_config, tmp_path_factory):
+@pytest.fixture(scope="module")
+def generated(make_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     config = make_config("logs.requests=6000", "logs.system_days=0.2", "truth.reference_states=40")
     return generate(config, tmp_path_factory.mktemp("world"))
 
 
-def test_files_have_the_documented_columns(generated):
+def test_files_have_the_documented_columns(generated: Any) -> None:
     folder, world = generated.folder, generated.world
     log = world.spec.read(folder / "logs/requests.parquet", results=True)
     assert len(log) == 6000
@@ -51,12 +53,12 @@ def test_files_have_the_documented_columns(generated):
     system = read_table(folder / "logs/system.parquet", system_schema(world.services, 6))
     assert len(system) == 2 * (288 - 1)
     assert system["lambda_ranking"].nunique() > 20
-    rows = read_table(folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"]))
+    rows = read_table(folder / "logs/loadtest.csv", LOADTEST)
     assert (rows.loc[rows["qps"] == 0, "channels"] == "none").all()
     assert set(rows["degradation"]) == {0, 1, 2, 3, 4}
 
 
-def test_truth_lies_apart_and_is_found_again(generated):
+def test_truth_lies_apart_and_is_found_again(generated: Any) -> None:
     truth = load_truth(generated.folder)
     references = read_scores(generated.folder / "truth/references.parquet", truth.request_spec())
     assert references.scores["truth"] == pytest.approx(truth.values(references.states))
@@ -70,14 +72,16 @@ def test_truth_lies_apart_and_is_found_again(generated):
     (generated.folder / "config.yaml").write_text(dump_yaml(generated.world.config))
 
 
-def test_generating_again_gives_the_same_bytes(generated, tmp_path):
+def test_generating_again_gives_the_same_bytes(generated: Any, tmp_path: Path) -> None:
     config = generated.world.config.model_copy(update={"workers": 1})
     generate(config, tmp_path)
     for name in ("logs/requests.parquet", "logs/system.parquet", "logs/loadtest.csv", "truth/references.parquet"):
         assert (tmp_path / name).read_bytes() == (generated.folder / name).read_bytes(), name
 
 
-def test_finished_parts_are_kept_and_another_config_starts_anew(generated, make_config, tmp_path):
+def test_finished_parts_are_kept_and_another_config_starts_anew(
+    generated: Any, make_config: Any, tmp_path: Path
+) -> None:
     config = make_config("logs.requests=500", "logs.system_days=0.02")
     generate(config, tmp_path)
     (tmp_path / "logs/loadtest.csv").unlink()
@@ -89,7 +93,7 @@ def test_finished_parts_are_kept_and_another_config_starts_anew(generated, make_
     assert (tmp_path / "logs/requests.parquet").stat().st_mtime_ns != before
 
 
-def test_more_rows_leave_the_luck_of_a_request_alone(world):
+def test_more_rows_leave_the_luck_of_a_request_alone(world: Any) -> None:
     """A request's candidates and clicks depend on its number, not on who else is in the log."""
     codes = sample_states(world, 60)
     joint = np.arange(60) * 11
@@ -98,7 +102,7 @@ def test_more_rows_leave_the_luck_of_a_request_alone(world):
     pd.testing.assert_frame_equal(whole.iloc[20:40].reset_index(drop=True), part)
 
 
-def test_propensities_are_those_of_the_policy(world):
+def test_propensities_are_those_of_the_policy(world: Any) -> None:
     policy = LoggingPolicy(world)
     codes = sample_states(world, 30)
     full = policy.probabilities(codes)
@@ -113,7 +117,7 @@ def test_propensities_are_those_of_the_policy(world):
     assert share[top] == pytest.approx(full[0, top], abs=0.01)
 
 
-def test_late_segments_appear_late(make_config):
+def test_late_segments_appear_late(make_config: Any) -> None:
     world = World(make_config("states.late_segments=0.3", "states.segments=30"))
     log = request_log(world, rows=4000)
     late = {world.population.values["segment"][i] for i in np.flatnonzero(world.population.segment_birth)}
@@ -122,11 +126,9 @@ def test_late_segments_appear_late(make_config):
     assert late & set(log.loc[~half, "segment"])
 
 
-def test_load_test_rows_give_the_cost_back(generated):
+def test_load_test_rows_give_the_cost_back(generated: Any) -> None:
     """Eq. 26 on the rows, less idle, is the cost of the bucket up to the declared noise; f(D) is negative."""
-    rows = read_table(
-        generated.folder / "logs/loadtest.csv", load_test_schema(["channels", "model"], ["retrieved", "preranked"])
-    )
+    rows = read_table(generated.folder / "logs/loadtest.csv", LOADTEST)
     world = generated.world
     part = rows[(rows["idc"] == "south") & (rows["service"] == "ranking") & (rows["qps"] > 0)]
     part = part[(part["degradation"] == 0) & (part["retrieved"] == 120) & (part["preranked"] == 50)]
@@ -138,7 +140,7 @@ def test_load_test_rows_give_the_cost_back(generated):
     assert shorter[1] < 50
 
 
-def test_command_line_reports_bad_input_in_one_line(tmp_path):
+def test_command_line_reports_bad_input_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cascade_world.generate", "--config", "configs/cascade_world/small.yaml"]
     bad = subprocess.run(
         [*command, "--out", str(tmp_path / "x"), "--set", "traffic.peak_qps=-1"], capture_output=True, text=True
@@ -149,7 +151,7 @@ def test_command_line_reports_bad_input_in_one_line(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_tracked_sample_regenerates_bit_for_bit(tmp_path):
+def test_tracked_sample_regenerates_bit_for_bit(tmp_path: Path) -> None:
     config = load_config(WorldConfig, "configs/cascade_world/sample.yaml")
     sample(config, tmp_path)
     tracked = sorted(path.name for path in Path("data/sample").glob("*.csv"))
@@ -158,7 +160,7 @@ def test_tracked_sample_regenerates_bit_for_bit(tmp_path):
         assert (tmp_path / name).read_bytes() == (Path("data/sample") / name).read_bytes(), name
 
 
-def test_sample_in_the_papers_form_is_readable_by_configuration_alone():
+def test_sample_in_the_papers_form_is_readable_by_configuration_alone() -> None:
     """Module 1: header-less ``uv,w,g,i,a1..a5,reward``."""
     names = ["uv", "w", "g", "i", "a1", "a2", "a3", "a4", "a5", "reward"]
     spec = RequestSpec(

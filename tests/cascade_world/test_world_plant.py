@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,21 +12,29 @@ from cascade_world.population.world_traffic import make_traffic
 from cascade_world.world import World
 
 
-def fixed(joint: int):
+def fixed(joint: int) -> Any:
     return lambda ids, lambda_: np.full(len(ids), joint, dtype=np.int64)
 
 
-def build(make_config, *overrides, joint=444, seed=3, minutes=20, expected=None, start_day=0.8):
+def build(
+    make_config: Any,
+    *overrides: Any,
+    joint: int = 444,
+    seed: int = 3,
+    minutes: int = 20,
+    expected: Any = None,
+    start_day: float = 0.8,
+) -> Any:
     world = World(make_config(*overrides))
     traffic = make_traffic(world.config, 9, minutes / 1440, start_day=start_day)
     return WorldPlant(world, "north", traffic, fixed(joint), seed, expected=expected), traffic
 
 
-def run(plant, traffic, prices=(0.0, 0.0)):
+def run(plant: Any, traffic: Any, prices: Any = (0.0, 0.0)) -> Any:
     return [plant.step(np.array(prices), row) for row in traffic.arrivals[plant.index]]
 
 
-def test_one_request_meets_the_same_luck_under_every_strategy(make_config):
+def test_one_request_meets_the_same_luck_under_every_strategy(make_config: Any) -> None:
     """Strategies that differ for some states only: the others' states and revenue are the same, request by request."""
     world = World(
         make_config(
@@ -47,7 +57,7 @@ def test_one_request_meets_the_same_luck_under_every_strategy(make_config):
     assert not np.array_equal(core_ms[~same], core_ms_b[~same])
 
 
-def test_utilisation_by_hand(make_config):
+def test_utilisation_by_hand(make_config: Any) -> None:
     """Without noise and lag CPU = idle + arrivals · cost / cores; the cost is the mean over the requests that came."""
     quiet = ["cost.request_sd=0", "cost.minute_sd=0", "plant.lag_seconds=0", "plant.measurement_noise=0"]
     plant, traffic = build(make_config, *quiet, "plant.degradation_threshold=1000", joint=310, minutes=3)
@@ -63,7 +73,7 @@ def test_utilisation_by_hand(make_config):
     assert measured[0].qps == traffic.arrivals[0, 0].sum() / 60
 
 
-def test_revenue_of_a_day_agrees_with_the_truth(make_config):
+def test_revenue_of_a_day_agrees_with_the_truth(make_config: Any) -> None:
     plant, traffic = build(make_config, "plant.degradation_max=0", "plant.saturation=100", joint=222, minutes=300)
     run(plant, traffic)
     catalogue, world = plant.catalogue, plant.world
@@ -74,13 +84,13 @@ def test_revenue_of_a_day_agrees_with_the_truth(make_config):
     assert found["revenue"].sum() / found["requests"].sum() == pytest.approx(truth, rel=0.05)
 
 
-def test_prices_act_after_the_delay(make_config):
+def test_prices_act_after_the_delay(make_config: Any) -> None:
     plant, traffic = build(make_config, "plant.actuation_delay=2", minutes=5)
     in_force = [plant.step(np.array([float(i), 1.0]), row).lambda_[0] for i, row in enumerate(traffic.arrivals[0])]
     assert in_force == [0.0, 0.0, 0.0, 1.0, 2.0]
 
 
-def test_bad_prices_and_decisions_are_programming_errors(make_config):
+def test_bad_prices_and_decisions_are_programming_errors(make_config: Any) -> None:
     plant, traffic = build(make_config, minutes=2)
     for bad in (np.array([np.nan, 0.0]), np.array([-1.0, 0.0]), np.array([1.0])):
         with pytest.raises(ValueError, match="lambda_"):
@@ -90,7 +100,7 @@ def test_bad_prices_and_decisions_are_programming_errors(make_config):
         plant.step(np.zeros(2), traffic.arrivals[0, 0])
 
 
-def test_readings_get_lost_and_freeze(make_config):
+def test_readings_get_lost_and_freeze(make_config: Any) -> None:
     plant, traffic = build(make_config, "plant.dropped=0.3", minutes=200)
     lost = np.isnan([one.cpu[0] for one in run(plant, traffic)])
     assert 0.2 < lost.mean() < 0.4
@@ -103,7 +113,7 @@ def test_readings_get_lost_and_freeze(make_config):
     assert (np.diff(true) != 0).all()
 
 
-def test_overload_degrades_then_loses_requests(make_config):
+def test_overload_degrades_then_loses_requests(make_config: Any) -> None:
     heavy = int(np.ravel_multi_index([3, 4, 4, 1, 4], (4, 5, 5, 2, 5)))
     plant, traffic = build(make_config, joint=heavy, minutes=30)
     measured = run(plant, traffic)
@@ -119,7 +129,7 @@ def test_overload_degrades_then_loses_requests(make_config):
     assert light.minutes()[["timeouts", "degradation"]].to_numpy().max() == 0
 
 
-def test_breakdown_adds_up(make_config):
+def test_breakdown_adds_up(make_config: Any) -> None:
     plant, traffic = build(make_config, joint=555, minutes=10)
     run(plant, traffic)
     total, table = plant.minutes().sum(), plant.breakdown.table()
@@ -132,7 +142,7 @@ def test_breakdown_adds_up(make_config):
         assert mix.sum() == pytest.approx(total["requests"])
 
 
-def test_aggregates_are_the_policys_own_predictions(make_config):
+def test_aggregates_are_the_policys_own_predictions(make_config: Any) -> None:
     plant, traffic = build(
         make_config, minutes=1, expected=lambda ids, joint: (np.full(len(ids), 2.0), np.tile([1.0, 3.0], (len(ids), 1)))
     )
@@ -143,7 +153,7 @@ def test_aggregates_are_the_policys_own_predictions(make_config):
     assert found["q_sum"] == pytest.approx(2.0 * requests)
 
 
-def test_releases_raise_cost_from_their_day_on(make_config):
+def test_releases_raise_cost_from_their_day_on(make_config: Any) -> None:
     release = "cost.releases=[{day: 0.803, service: ranking, factor: 1.5}]"
     quiet = ["cost.request_sd=0", "cost.minute_sd=0", "plant.degradation_max=0"]
     plain, traffic = build(make_config, *quiet, minutes=10)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ def snips(weight: np.ndarray, reward: np.ndarray) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_self_normalised_ips_covers_the_truth(make_config):
+def test_self_normalised_ips_covers_the_truth(make_config: Any) -> None:
     """A stochastic policy near the logging one; 95 % intervals hold the truth in at least 85 of 100 seeds."""
     world = World(make_config("truth.draws=400"))
     logging, target = LoggingPolicy(world), LoggingPolicy(world, exploration=0.35)
@@ -47,7 +49,7 @@ def test_self_normalised_ips_covers_the_truth(make_config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sub_actions", [(1, 2, 2, 0, 2), (3, 3, 3, 1, 3)])
-def test_sampled_outcomes_stand_in_for_the_cascade(make_config, sub_actions):
+def test_sampled_outcomes_stand_in_for_the_cascade(make_config: Any, sub_actions: Any) -> None:
     """The plant's revenue per request against the mechanism's on the same mix of states: mean, zeros, spread and tail."""
     quiet = ["plant.machines.north={retrieval: 99, ranking: 99}", "plant.weight=3000", "truth.draws=400"]
     world = World(make_config(*quiet))

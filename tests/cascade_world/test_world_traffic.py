@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,7 @@ from cascade_world.population.world_traffic import day_shape, make_traffic, read
 from marca_common.errors import UserError
 
 
-def test_day_has_its_peak_and_its_night(make_config):
+def test_day_has_its_peak_and_its_night(make_config: Any) -> None:
     shape = day_shape(make_config(), np.arange(1440))
     assert shape.max() == pytest.approx(1.0)
     assert shape.min() == pytest.approx(0.3)
@@ -19,7 +22,7 @@ def test_day_has_its_peak_and_its_night(make_config):
     assert 2 * 60 < shape.argmin() < 7 * 60
 
 
-def test_counts_follow_the_declared_rate(make_config):
+def test_counts_follow_the_declared_rate(make_config: Any) -> None:
     config = make_config("traffic.noise=0", "traffic.burst=0")
     traffic = make_traffic(config, 5, 7)
     assert traffic.arrivals.shape == (2, 7 * 1440, 6)
@@ -30,7 +33,7 @@ def test_counts_follow_the_declared_rate(make_config):
     assert traffic.qps[0].sum() / traffic.qps.sum() == pytest.approx(0.55, rel=0.01)
 
 
-def test_flash_sale_doubles_one_minute_and_leaves_the_past_alone(make_config):
+def test_flash_sale_doubles_one_minute_and_leaves_the_past_alone(make_config: Any) -> None:
     config = make_config()
     sale = TrafficEvent(kind="flash", day=0.5, factor=2.0, decay_minutes=20, announced=True, announced_factor=1.6)
     plain, busy = make_traffic(config, 3, 1), make_traffic(config, 3, 1, events=[sale])
@@ -42,7 +45,7 @@ def test_flash_sale_doubles_one_minute_and_leaves_the_past_alone(make_config):
     assert busy.calendar.iloc[0].tolist() == [pd.Timestamp("2026-01-05 12:00:00"), 1.6, 20.0]
 
 
-def test_failover_moves_traffic_and_is_not_announced(make_config):
+def test_failover_moves_traffic_and_is_not_announced(make_config: Any) -> None:
     config = make_config()
     event = TrafficEvent(kind="failover", day=0.25, factor=1.35, decay_minutes=30, group="south", announced=True)
     plain, lost = make_traffic(config, 3, 0.5), make_traffic(config, 3, 0.5, events=[event])
@@ -53,7 +56,7 @@ def test_failover_moves_traffic_and_is_not_announced(make_config):
     assert len(lost.calendar) == 0
 
 
-def test_a_trace_at_any_interval_drives_the_world(make_config, tmp_path):
+def test_a_trace_at_any_interval_drives_the_world(make_config: Any, tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     times = pd.date_range("2014-07-01", periods=200, freq="7min")
     values = 100 + 50 * np.sin(np.arange(200) / 20)
@@ -79,7 +82,7 @@ def test_a_trace_at_any_interval_drives_the_world(make_config, tmp_path):
         ("", r"is empty"),
     ],
 )
-def test_a_bad_trace_names_its_row(tmp_path, text, message):
+def test_a_bad_trace_names_its_row(tmp_path: Path, text: Any, message: str) -> None:
     path = tmp_path / "trace.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=message):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +16,7 @@ from marca_measures.clairvoyant import clairvoyant
 from marca_measures.static_mixture import static_mixture
 
 
-def test_same_bytes_for_any_number_of_workers(make_config):
+def test_same_bytes_for_any_number_of_workers(make_config: Any) -> None:
     found = []
     for workers in (1, 3):
         world = World(make_config(f"workers={workers}", "truth.draws=7"))
@@ -22,7 +25,7 @@ def test_same_bytes_for_any_number_of_workers(make_config):
     assert np.array_equal(found[0].cost, found[1].cost)
 
 
-def test_truth_of_another_config_is_refused(world, make_config, tmp_path):
+def test_truth_of_another_config_is_refused(world: Any, make_config: Any, tmp_path: Path) -> None:
     path = tmp_path / "tables.npz"
     save_tables(world.tables, path, truth_key(world.config))
     assert np.array_equal(load_tables(path, truth_key(world.config)).q, world.tables.q)
@@ -33,20 +36,20 @@ def test_truth_of_another_config_is_refused(world, make_config, tmp_path):
         load_tables(path, truth_key(world.config))
 
 
-def test_key_covers_what_shapes_the_truth_and_nothing_else(make_config):
+def test_key_covers_what_shapes_the_truth_and_nothing_else(make_config: Any) -> None:
     key = truth_key(make_config())
     assert truth_key(make_config("workers=1", "logs.requests=5", "traffic.peak_qps=9")) == key
     assert truth_key(make_config("cascade.preranking_noise=0.1")) != key
     assert truth_key(make_config("cost.services.ranking.base=0.9")) != key
 
 
-def test_standard_error_shrinks_with_draws(world, make_config):
+def test_standard_error_shrinks_with_draws(world: Any, make_config: Any) -> None:
     few = World(make_config("truth.draws=25"))
     ratio = np.median(few.tables.q_se / few.tables.q) / np.median(world.tables.q_se / world.tables.q)
     assert ratio == pytest.approx(2.0, rel=0.15)
 
 
-def test_states_are_class_table_times_scale(world):
+def test_states_are_class_table_times_scale(world: Any) -> None:
     truth = Truth(world)
     states = world.population.frame(properties.sample_states(world, 50))
     values, latent = truth.values(states), truth.latent(states)
@@ -59,7 +62,7 @@ def test_states_are_class_table_times_scale(world):
     assert references["profile"].mean(axis=1) == pytest.approx(values.mean(axis=1), rel=1e-4)
 
 
-def test_action_noise_perturbs_every_state_its_own_way(make_config):
+def test_action_noise_perturbs_every_state_its_own_way(make_config: Any) -> None:
     plain, noisy = World(make_config()), World(make_config("states.action_noise=0.1"))
     codes = properties.sample_states(plain, 40)
     ratio = np.log(noisy.values(plain.population.frame(codes)) / plain.values(plain.population.frame(codes)))
@@ -69,18 +72,18 @@ def test_action_noise_perturbs_every_state_its_own_way(make_config):
     assert noisy.chosen_factors(codes, joint) == pytest.approx(np.exp(ratio)[np.arange(40), joint], rel=1e-4)
 
 
-def test_unknown_state_value_is_refused(world):
+def test_unknown_state_value_is_refused(world: Any) -> None:
     states = world.population.frame(properties.sample_states(world, 3)).astype(str)
     states.loc[1, "placement"] = "moon"
     with pytest.raises(UserError, match=r"'placement'.*'moon'"):
         Truth(world).values(states)
 
 
-def test_cost_never_falls_when_a_queue_or_channel_set_grows(world):
+def test_cost_never_falls_when_a_queue_or_channel_set_grows(world: Any) -> None:
     assert properties.cost_is_monotone(world)
 
 
-def test_variance_shares_of_a_known_table():
+def test_variance_shares_of_a_known_table() -> None:
     """log Q = x1 + 2·x2 + .5·s·x1 with x = ±1 and s = ±1: shares 1.25/5.25, 4/5.25, no stage interaction, .25/5.25."""
     x = np.array([-1.0, 1.0])
     log_q = np.array([(x[:, None] * (1 + 0.5 * s) + 2 * x[None, :]).ravel() for s in (-1, 1)])
@@ -91,7 +94,7 @@ def test_variance_shares_of_a_known_table():
     assert shares["state_action"] == pytest.approx(0.25 / 5.25)
 
 
-def test_clairvoyant_by_hand():
+def test_clairvoyant_by_hand() -> None:
     """Two states, actions of cost 1 and 3: the budget 2 buys the dear one for the state that gains 8, not for 2."""
     values = np.array([[1.0, 9.0], [1.0, 3.0]], dtype=np.float32)
     costs = np.tile(np.array([1.0, 3.0])[None, :, None], (2, 1, 1)).astype(np.float32)
@@ -104,7 +107,7 @@ def test_clairvoyant_by_hand():
 
 
 @pytest.mark.parametrize("services", [1, 2])
-def test_clairvoyant_equals_the_linear_programme(services):
+def test_clairvoyant_equals_the_linear_programme(services: Any) -> None:
     from scipy.optimize import linprog
 
     rng = np.random.default_rng(services)
@@ -120,14 +123,14 @@ def test_clairvoyant_equals_the_linear_programme(services):
     assert clairvoyant(values, costs, budget, tolerance=1e-7).value == pytest.approx(-exact.fun, rel=1e-5)
 
 
-def test_unreachable_budget_names_the_machines(make_config):
+def test_unreachable_budget_names_the_machines(make_config: Any) -> None:
     config = make_config("traffic.peak_qps=2000000")
     with pytest.raises(UserError, match=r"plant.machines.north.*cheapest actions need"):
         World(config).require_budget()
 
 
 @pytest.mark.slow
-def test_base_world_keeps_its_promises(make_config):
+def test_base_world_keeps_its_promises(make_config: Any) -> None:
     """The properties that every result relies on, with a coarse truth and looser tolerances than ``describe``."""
     world = World(make_config("truth.draws=60", path="configs/cascade_world/base.yaml"))
     states = properties.sample_states(world, 1500, group=0)

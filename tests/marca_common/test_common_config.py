@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field
@@ -28,18 +28,18 @@ class Outer(Config):
     choice: Other | Inner | None = None
 
 
-def write(path, text):
+def write(path: Any, text: Any) -> Any:
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def test_overrides_beat_the_file_and_the_file_beats_defaults(tmp_path):
+def test_overrides_beat_the_file_and_the_file_beats_defaults(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "seed: 3\noptimiser: {steps: 7}\n")
     config = load_config(Outer, path, ["optimiser.learning_rate=1e-3"])
     assert (config.seed, config.optimiser.steps, config.optimiser.learning_rate) == (3, 7, 0.001)
 
 
-def test_extends_merges_key_by_key_at_any_depth(tmp_path):
+def test_extends_merges_key_by_key_at_any_depth(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "seed: 1\noptimiser: {steps: 5, learning_rate: 0.5}\n")
     write(tmp_path / "inner.yaml", "steps: 99\n")
     path = write(
@@ -52,7 +52,7 @@ def test_extends_merges_key_by_key_at_any_depth(tmp_path):
     assert config.parts["a"] == Inner(steps=99, learning_rate=2)
 
 
-def test_shipped_files_are_found_from_any_directory(tmp_path, monkeypatch):
+def test_shipped_files_are_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shipped("configs/demo.yaml").is_file()
     assert shipped("configs/no_such.yaml") == Path("configs/no_such.yaml")
@@ -65,7 +65,7 @@ def test_shipped_files_are_found_from_any_directory(tmp_path, monkeypatch):
     assert load_config(PredictConfig, "configs/awrq_mixer/predict.yaml").name == "nearer"
 
 
-def test_a_chain_that_extends_itself_is_refused(tmp_path):
+def test_a_chain_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", "extends: b.yaml\n")
     path = write(tmp_path / "b.yaml", "extends: a.yaml\n")
     with pytest.raises(UserError, match="leads back to itself"):
@@ -89,7 +89,7 @@ def test_a_chain_that_extends_itself_is_refused(tmp_path):
         ("a: [", "not valid YAML"),
     ],
 )
-def test_a_bad_config_is_one_line_that_names_file_key_and_expectation(tmp_path, text, message):
+def test_a_bad_config_is_one_line_that_names_file_key_and_expectation(tmp_path: Path, text: Any, message: str) -> None:
     path = write(tmp_path / "c.yaml", text)
     with pytest.raises(UserError, match=message) as caught:
         load_config(Outer, path)
@@ -98,22 +98,22 @@ def test_a_bad_config_is_one_line_that_names_file_key_and_expectation(tmp_path, 
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "seed=[", "optimiser.lr=3"])
-def test_a_bad_override_is_refused(override):
+def test_a_bad_override_is_refused(override: Any) -> None:
     with pytest.raises(UserError):
         load_config(Outer, None, [override])
 
 
-def test_the_resolved_config_reads_back_equal(tmp_path):
+def test_the_resolved_config_reads_back_equal(tmp_path: Path) -> None:
     config = Outer(seed=5, optimiser=Inner(steps=2), parts={"p": Inner()})
     assert load_config(Outer, write(tmp_path / "r.yaml", dump_yaml(config))) == config
 
 
-def test_content_hash_sees_every_value_and_nothing_else():
+def test_content_hash_sees_every_value_and_nothing_else() -> None:
     assert content_hash(Outer(seed=1), {"b": 1, "a": 2}) == content_hash(Outer(seed=1), {"a": 2, "b": 1})
     assert content_hash(Outer(seed=1)) != content_hash(Outer(seed=2))
 
 
-def test_replaced_changes_one_key_and_validates_again():
+def test_replaced_changes_one_key_and_validates_again() -> None:
     config = replaced(Outer(), {"optimiser.steps": 3, "seed": 2})
     assert (config.seed, config.optimiser.steps, config.optimiser.learning_rate) == (2, 3, 0.01)
     with pytest.raises(KeyError):
@@ -123,7 +123,7 @@ def test_replaced_changes_one_key_and_validates_again():
 
 
 @pytest.mark.parametrize("place", ["own", "base"])
-def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, place):
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path, place: Any) -> None:
     (tmp_path / "base.yaml").write_text("inner: {size: 1}\n" + ("inner: {size: 2}\n" if place == "base" else ""))
     (tmp_path / "own.yaml").write_text("extends: base.yaml\nseed: 1\n" + ("\nseed: 2\n" if place == "own" else ""))
     lines = {

@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +23,7 @@ SMALL = RequestSpec(
 )
 
 
-def test_joint_index_is_row_major_with_the_last_sub_action_fastest():
+def test_joint_index_is_row_major_with_the_last_sub_action_fastest() -> None:
     table = SMALL.joint_table()
     assert SMALL.n_joint == 12
     assert table[:3].tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0]]
@@ -38,19 +41,19 @@ def test_joint_index_is_row_major_with_the_last_sub_action_fastest():
         ("state: {u: words}", "state.u"),
     ],
 )
-def test_specs_that_contradict_themselves(tmp_path, text, message):
+def test_specs_that_contradict_themselves(tmp_path: Path, text: Any, message: str) -> None:
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         load_config(RequestSpec, tmp_path / "s.yaml")
 
 
-def test_rows_come_back_in_time_order(tmp_path):
+def test_rows_come_back_in_time_order(tmp_path: Path) -> None:
     spec = RequestSpec(state={"u": "category"}, agents={"r": ["a1"]}, sizes={"a1": 2}, results=[], propensity=None)
     (tmp_path / "log.csv").write_text("timestamp,u,a1,revenue\n2026-01-02,b,1,2\n2026-01-01,a,0,1\n")
     assert spec.read(tmp_path / "log.csv")["u"].astype(str).tolist() == ["a", "b"]
 
 
-def test_the_papers_headerless_log_is_read_by_configuration_alone(tmp_path):
+def test_the_papers_headerless_log_is_read_by_configuration_alone(tmp_path: Path) -> None:
     spec = RequestSpec(
         state={"uv": "category", "w": "category", "g": "category", "i": "category"},
         reward="reward",
@@ -66,7 +69,7 @@ def test_the_papers_headerless_log_is_read_by_configuration_alone(tmp_path):
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=40))
-def test_distinct_states_rebuild_the_log(rows):
+def test_distinct_states_rebuild_the_log(rows: Any) -> None:
     spec = RequestSpec(state={"u": "category", "v": "category"}, agents={"r": ["a1"]}, sizes={"a1": 2})
     frame = pd.DataFrame(rows, columns=["u", "v"]).astype(str)
     states, ids, counts = spec.distinct_states(frame)
@@ -75,7 +78,7 @@ def test_distinct_states_rebuild_the_log(rows):
     assert counts.tolist() == np.bincount(ids).tolist()
 
 
-def test_unseen_categories_share_code_zero_and_numbers_are_standardised():
+def test_unseen_categories_share_code_zero_and_numbers_are_standardised() -> None:
     train = pd.DataFrame({"u": ["b", "a", "b"], "x": [1.0, 3.0, 5.0]})
     encoder = StateEncoder.fit(train, SMALL.state)
     codes, numbers = StateEncoder.from_dict(encoder.to_dict()).transform(
@@ -88,12 +91,12 @@ def test_unseen_categories_share_code_zero_and_numbers_are_standardised():
         encoder.transform(pd.DataFrame({"u": ["a"]}))
 
 
-def matrix():
+def matrix() -> Any:
     values = np.arange(24, dtype=np.float32).reshape(2, 12)
     return ScoreMatrix(pd.DataFrame({"u": ["a", "b"], "x": ["1.0", "2.0"]}), {"q": values, "p": values * 2})
 
 
-def test_scores_read_back_equal_wide_and_long(tmp_path):
+def test_scores_read_back_equal_wide_and_long(tmp_path: Path) -> None:
     write_scores(matrix(), tmp_path / "wide.parquet")
     write_long_scores(matrix(), SMALL, tmp_path / "long.csv")
     wide = read_scores(tmp_path / "wide.parquet", SMALL)
@@ -114,14 +117,14 @@ def test_scores_read_back_equal_wide_and_long(tmp_path):
         (lambda f: f.assign(state="only"), "each pair once"),
     ],
 )
-def test_long_scores_with_gaps_doubles_and_strangers(tmp_path, edit, message):
+def test_long_scores_with_gaps_doubles_and_strangers(tmp_path: Path, edit: Any, message: str) -> None:
     write_long_scores(matrix(), SMALL, tmp_path / "long.csv")
     edit(pd.read_csv(tmp_path / "long.csv")).to_csv(tmp_path / "bad.csv", index=False)
     with pytest.raises(UserError, match=message):
         read_long_scores(tmp_path / "bad.csv", SMALL, ["q"])
 
 
-def test_wide_scores_that_are_not_finite_or_of_other_sizes(tmp_path):
+def test_wide_scores_that_are_not_finite_or_of_other_sizes(tmp_path: Path) -> None:
     broken = matrix()
     broken.scores["q"][1, 3] = np.nan
     write_scores(broken, tmp_path / "nan.parquet")

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ class Whole(Config):
     by_name: dict[str, Settings] = {}
 
 
-def test_streams_depend_on_seed_and_name_only():
+def test_streams_depend_on_seed_and_name_only() -> None:
     first = numpy_generator(3, "logs").random(4)
     numpy_generator(3, "another").random(100)
     np.testing.assert_array_equal(numpy_generator(3, "logs").random(4), first)
@@ -50,7 +52,7 @@ def test_streams_depend_on_seed_and_name_only():
     )
 
 
-def test_a_checkpoint_gives_back_tensors_and_generators_exactly(tmp_path):
+def test_a_checkpoint_gives_back_tensors_and_generators_exactly(tmp_path: Path) -> None:
     numpy_rng, torch_rng = numpy_generator(0, "n"), torch_generator(0, "t")
     numpy_rng.random(5)
     payload = {
@@ -71,11 +73,11 @@ def test_a_checkpoint_gives_back_tensors_and_generators_exactly(tmp_path):
 
 
 class Evil:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.system, ("touch /tmp/marca-evil",)
 
 
-def test_other_checkpoints_are_refused_and_never_executed(tmp_path):
+def test_other_checkpoints_are_refused_and_never_executed(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", "kind", ["a"], {})
     torch.save({"format": 1, "x": Evil()}, tmp_path / "evil.pt")
     torch.save({"format": 0, "kind": "kind"}, tmp_path / "old.pt")
@@ -94,7 +96,7 @@ def test_other_checkpoints_are_refused_and_never_executed(tmp_path):
             load_checkpoint(tmp_path / name, kind, columns)
 
 
-def test_metrics_of_a_resumed_run_continue_after_its_step(tmp_path):
+def test_metrics_of_a_resumed_run_continue_after_its_step(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.csv", ["step", "loss"])
     for step in (1, 2, 3):
         log.write(step=step, loss=1 / step)
@@ -104,13 +106,13 @@ def test_metrics_of_a_resumed_run_continue_after_its_step(tmp_path):
         log.write(step=4, los=1)
 
 
-def _hold(path, ready, leave):
+def _hold(path: Any, ready: Any, leave: Any) -> None:
     with RunFolder(path, Settings()):
         ready.set()
         leave.wait(20)
 
 
-def test_two_processes_never_write_one_run_folder(tmp_path):
+def test_two_processes_never_write_one_run_folder(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready, leave = context.Event(), context.Event()
     holder = context.Process(target=_hold, args=(tmp_path / "run", ready, leave))
@@ -124,7 +126,7 @@ def test_two_processes_never_write_one_run_folder(tmp_path):
         holder.join()
 
 
-def test_a_run_folder_resumes_only_its_own_config(tmp_path):
+def test_a_run_folder_resumes_only_its_own_config(tmp_path: Path) -> None:
     with RunFolder(tmp_path, Settings()) as run:
         assert not run.resuming
     with RunFolder(tmp_path, Settings()) as run:
@@ -134,23 +136,23 @@ def test_a_run_folder_resumes_only_its_own_config(tmp_path):
     assert read_json(tmp_path / "versions.json")["python"]
 
 
-def test_json_takes_numpy_and_turns_nan_into_null(tmp_path):
+def test_json_takes_numpy_and_turns_nan_into_null(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": np.float32(1.5), "b": np.array([1, 2]), "c": float("nan"), 3: (np.int64(4),)})
     assert read_json(tmp_path / "x.json") == {"a": 1.5, "b": [1, 2], "c": None, "3": [4]}
 
 
-def leave_with(argv, function, settings=Settings, flags=None):
+def leave_with(argv: Any, function: Any, settings: Any = Settings, flags: Any = None) -> Any:
     with pytest.raises(SystemExit) as caught:
         run_cli(function, settings, default_config="unused.yaml", default_out="out", flags=flags or {}, argv=argv)
     return caught.value.code
 
 
-def test_the_command_line_reports_what_the_user_can_mend(tmp_path, capsys):
+def test_the_command_line_reports_what_the_user_can_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("seed: 1\n")
     seen = []
 
-    def work(config, out):
+    def work(config: Any, out: Any) -> None:
         """Work."""
         seen.append((config.seed, config.device, out))
 
@@ -159,19 +161,19 @@ def test_the_command_line_reports_what_the_user_can_mend(tmp_path, capsys):
     assert leave_with(["--config", str(path), "--set", "sed=4"], work) == 2
     assert "unknown key; did you mean 'seed'" in capsys.readouterr().err
 
-    def interrupted(config, out):
+    def interrupted(config: Any, out: Any) -> None:
         raise KeyboardInterrupt
 
     assert leave_with(["--config", str(path)], interrupted) == 130
 
 
-def test_flags_of_a_programs_own_stand_for_a_key_or_a_config(tmp_path):
+def test_flags_of_a_programs_own_stand_for_a_key_or_a_config(tmp_path: Path) -> None:
     path = tmp_path / "quick.yaml"
     path.write_text("seed: 7\n")
     flags = {"--fast": (str(path), "a short one"), "--start": ("seed", "the seed")}
     seen = []
 
-    def work(config, out):
+    def work(config: Any, out: Any) -> None:
         seen.append(config.seed)
 
     assert leave_with(["--fast"], work, flags=flags) == 0
@@ -181,10 +183,12 @@ def test_flags_of_a_programs_own_stand_for_a_key_or_a_config(tmp_path):
     assert seen == [7, 3, 5]
 
 
-def test_help_lists_flags_and_config_keys_with_defaults(capsys, monkeypatch):
+def test_help_lists_flags_and_config_keys_with_defaults(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
-    def work(config, out):
+    def work(config: Any, out: Any) -> None:
         """Work with it."""
 
     assert leave_with(["--help"], work, Whole, {"--start": ("name", "where it starts")}) == 0
@@ -201,21 +205,21 @@ def test_help_lists_flags_and_config_keys_with_defaults(capsys, monkeypatch):
     assert max(map(len, text.splitlines())) <= 100
 
 
-def append(path, word, folder):
+def append(path: Any, word: Any, folder: Any) -> None:
     """A picklable stage: leaves its mark outside its folder."""
     with path.open("a") as file:
         file.write(word + "\n")
 
 
-def stage(name, path, inputs, after=()):
+def stage(name: Any, path: Any, inputs: Any, after: Any = ()) -> Any:
     return Stage(name, partial(append, path, name), inputs, after)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_stages_are_reused_until_an_input_changes(tmp_path, workers):
+def test_stages_are_reused_until_an_input_changes(tmp_path: Path, workers: Any) -> None:
     done = tmp_path / "done"
 
-    def run(inputs):
+    def run(inputs: Any) -> None:
         stages = Stages(tmp_path / "run", workers)
         stages.run(stage("one", done, inputs), stage("side", done, 5))
         stages.run(stage("two", done, 0, after=("one",)))
@@ -227,8 +231,8 @@ def test_stages_are_reused_until_an_input_changes(tmp_path, workers):
     assert sorted(done.read_text().split()) == ["one", "one", "side", "two", "two"]
 
 
-def test_an_interrupted_stage_keeps_its_folder_and_a_changed_one_does_not(tmp_path):
-    def fail(folder):
+def test_an_interrupted_stage_keeps_its_folder_and_a_changed_one_does_not(tmp_path: Path) -> None:
+    def fail(folder: Any) -> None:
         (folder / "half").write_text("")
         raise KeyboardInterrupt
 
@@ -241,17 +245,17 @@ def test_an_interrupted_stage_keeps_its_folder_and_a_changed_one_does_not(tmp_pa
     assert not (tmp_path / "s" / "half").exists()
 
 
-def refuse(folder):
+def refuse(folder: Any) -> None:
     raise UserError("mend this")
 
 
-def test_what_the_user_can_mend_comes_through_from_a_worker(tmp_path):
+def test_what_the_user_can_mend_comes_through_from_a_worker(tmp_path: Path) -> None:
     stages = Stages(tmp_path, workers=2)
     with pytest.raises(UserError, match="mend this"):
         stages.run(Stage("a", refuse, 1), stage("b", tmp_path / "done", 1))
 
 
-def test_peak_memory_sees_what_was_freed_again():
+def test_peak_memory_sees_what_was_freed_again() -> None:
     with PeakMemory(interval=0.01) as memory:
         before = memory.mb
         block = np.ones(200 * 2**20 // 8)
@@ -260,6 +264,6 @@ def test_peak_memory_sees_what_was_freed_again():
     assert memory.mb >= before + 150
 
 
-def test_common_alone_does_not_import_torch():
+def test_common_alone_does_not_import_torch() -> None:
     code = "import marca_common.config, marca_common.tables, marca_common.requests, marca_common.cli, marca_common.stages, sys; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

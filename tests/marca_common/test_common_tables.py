@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +18,7 @@ SCHEMA = [
 ]
 
 
-def frame(rows=5):
+def frame(rows: int = 5) -> Any:
     return pd.DataFrame(
         {
             "when": pd.date_range("2026-01-01", periods=rows, freq="min"),
@@ -29,7 +32,7 @@ def frame(rows=5):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_both_formats_read_back_the_same_typed_table(tmp_path, suffix):
+def test_both_formats_read_back_the_same_typed_table(tmp_path: Path, suffix: Any) -> None:
     path = tmp_path / f"t.{suffix}"
     write_table(frame(), path)
     table = read_table(path, SCHEMA)
@@ -40,7 +43,7 @@ def test_both_formats_read_back_the_same_typed_table(tmp_path, suffix):
     assert np.isnan(table["cpu"][0])
 
 
-def break_cell(column, value, row=2):
+def break_cell(column: Any, value: Any, row: int = 2) -> Any:
     bad = frame()
     bad[column] = bad[column].astype(object)
     bad.loc[row, column] = value
@@ -62,7 +65,9 @@ def break_cell(column, value, row=2):
         ("kind", np.nan, "row 3, column 'kind': got an empty value; expected a category"),
     ],
 )
-def test_a_bad_cell_is_named_by_file_row_column_and_value(tmp_path, column, value, message):
+def test_a_bad_cell_is_named_by_file_row_column_and_value(
+    tmp_path: Path, column: Any, value: Any, message: str
+) -> None:
     path = tmp_path / "bad.csv"
     write_table(break_cell(column, value), path)
     with pytest.raises(UserError, match=message) as caught:
@@ -70,7 +75,7 @@ def test_a_bad_cell_is_named_by_file_row_column_and_value(tmp_path, column, valu
     assert "bad.csv" in str(caught.value)
 
 
-def test_a_bad_cell_of_a_later_chunk_keeps_its_row_number(tmp_path):
+def test_a_bad_cell_of_a_later_chunk_keeps_its_row_number(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     write_table(break_cell("count", 9, row=4), path)
     with pytest.raises(UserError, match="row 5"):
@@ -78,7 +83,7 @@ def test_a_bad_cell_of_a_later_chunk_keeps_its_row_number(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_chunks_join_to_the_whole(tmp_path, suffix):
+def test_chunks_join_to_the_whole(tmp_path: Path, suffix: Any) -> None:
     path = tmp_path / f"t.{suffix}"
     write_table(frame(7), path)
     chunks = list(read_chunks(path, SCHEMA, rows=3))
@@ -86,7 +91,7 @@ def test_chunks_join_to_the_whole(tmp_path, suffix):
     assert list(pd.concat(chunks)["count"]) == list(read_table(path, SCHEMA)["count"])
 
 
-def test_headerless_and_renamed_columns(tmp_path):
+def test_headerless_and_renamed_columns(tmp_path: Path) -> None:
     path = tmp_path / "raw.txt"
     path.write_text("7\t2.5\n8\t3.5\n")
     schema = [Column("n", "int"), Column("x")]
@@ -95,7 +100,7 @@ def test_headerless_and_renamed_columns(tmp_path):
     assert table["x"].tolist() == [2.5, 3.5]
 
 
-def test_files_that_are_no_tables(tmp_path):
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
     write_table(frame(), tmp_path / "whole.parquet")
     content = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
@@ -114,7 +119,7 @@ def test_files_that_are_no_tables(tmp_path):
         read_table(tmp_path / "less.csv", SCHEMA)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     with pytest.raises(UserError, match="cannot write"):

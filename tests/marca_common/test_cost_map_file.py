@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ from marca_common.errors import UserError
 
 
 @pytest.fixture
-def maps(tmp_path):
+def maps(tmp_path: Path) -> Any:
     curve = Curve(np.array([0.0, 10.0]), np.array([0.0, 2.0]), np.zeros(2), np.array([0.0, 3.0]))
     one = ServiceMap(
         0.5, {"model": {"light": 0.0, "heavy": 0.25}}, {"all": {"1": 1.0, "2": 2.0}}, {"length": {"all": curve}}
@@ -23,7 +26,7 @@ def maps(tmp_path):
     return CostMaps.load(tmp_path / "cost_maps.json")
 
 
-def test_costs_by_hand(maps):
+def test_costs_by_hand(maps: Any) -> None:
     # base ½, heavy ¼ more, channels 1 + 2, and 0.2 for each item, beyond the last point as well
     found = maps.cost("north", "serve", {"length": np.array([0.0, 5.0, 20.0])}, "1+2", {"model": "heavy"})
     np.testing.assert_allclose(found, [3.75, 4.75, 7.75])
@@ -32,13 +35,13 @@ def test_costs_by_hand(maps):
     assert maps.curve(one, "length", {})(np.array(5.0)) == pytest.approx(1.0)
 
 
-def test_interpolation_goes_on_with_the_slope_of_the_end():
+def test_interpolation_goes_on_with_the_slope_of_the_end() -> None:
     x = np.array([-1.0, 0.5, 3.0])
     np.testing.assert_allclose(interpolate(x, np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 4.0])), [-1, 0.5, 7])
     np.testing.assert_allclose(interpolate(x, np.array([1.0]), np.array([4.0])), 4)
 
 
-def test_what_the_map_does_not_hold_gets_one_line(maps):
+def test_what_the_map_does_not_hold_gets_one_line(maps: Any) -> None:
     one = maps.service_map("north", "serve")
     for ask, message in [
         (

@@ -8,7 +8,7 @@ from torch import nn
 from marca_common.torch_seeding import SeededDropout, use_generator
 
 
-def test_dropout_draws_from_its_generator_alone():
+def test_dropout_draws_from_its_generator_alone() -> None:
     net, x = nn.Sequential(nn.Identity(), SeededDropout(0.25)), torch.ones(1000, 8)
     masks = []
     for _ in range(2):

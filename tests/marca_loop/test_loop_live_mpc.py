@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +21,7 @@ from tests.autobucket.bench_fakes import FakeTarget, virtual_time
 
 
 @pytest.fixture
-def config(monkeypatch):
+def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(live_mpc, "live", partial(live, make_target=FakeTarget))
     settings = load_config(
         LiveMpc,
@@ -32,11 +35,11 @@ def config(monkeypatch):
         yield settings
 
 
-def seen(cpu, **others):
+def seen(cpu: Any, **others: Any) -> Any:
     return Observation(0, 1.0, 80.0, {"retrieval": 0.4 * cpu, "ranking": 0.6 * cpu}, 60.0, {}, 80.0, 5.0, **others)
 
 
-def test_it_commissions_learns_steers_and_reuses_the_model(config, tmp_path):
+def test_it_commissions_learns_steers_and_reuses_the_model(config: Any, tmp_path: Path) -> None:
     result = live_mpc.live_mpc(config, tmp_path)
     assert result.summary["controller"] == "mpc"
     assert len(result.rows) == 30
@@ -52,27 +55,29 @@ def test_it_commissions_learns_steers_and_reuses_the_model(config, tmp_path):
 class Wants:
     """A controller that asks for one price."""
 
-    def __init__(self, price):
+    def __init__(self, price: Any) -> None:
         self.price = price
 
-    def step(self, measured):
+    def step(self, measured: Any) -> Any:
         return np.broadcast_to(self.price, 1)
 
 
 @pytest.mark.parametrize(("price", "lengths"), [(0.0, (100, 80, 150)), (1.0, (1, 1, 4)), (0.5, (10, 9, 24))])
-def test_a_price_becomes_queue_lengths_by_hand(config, monkeypatch, price, lengths):
+def test_a_price_becomes_queue_lengths_by_hand(
+    config: Any, monkeypatch: pytest.MonkeyPatch, price: Any, lengths: Any
+) -> None:
     monkeypatch.setattr(live_mpc, "make_controller", lambda *_: Wants(live_mpc.PRICES.from_unit(np.array([price]))))
     chosen = Priced(config, None)(seen(50.0))
     assert tuple(chosen.values()) == lengths
 
 
-def test_a_late_service_is_braked_whatever_the_price(config, monkeypatch):
+def test_a_late_service_is_braked_whatever_the_price(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_mpc, "make_controller", lambda *_: Wants(0.0))
     controller = Priced(config, None)
     late = Observation(0, 1.0, 80.0, {"service": 20.0}, 60.0, {}, 80.0, 5000.0)
     assert [controller(late)["queue_a"] for _ in range(6)][-1] == 1
 
 
-def test_clocks_a_little_over_all_cores_read_100_percent():
+def test_clocks_a_little_over_all_cores_read_100_percent() -> None:
     assert measurement(seen(102.0), np.zeros(1)).cpu.tolist() == [100.0]
     assert measurement(seen(40.0), np.zeros(1)).cpu == pytest.approx([40.0])

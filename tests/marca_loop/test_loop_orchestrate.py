@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,25 +34,25 @@ def run(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "run"
     done = run(out, "world.truth.cache=null")
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
 
-def test_a_policy_that_is_not_trained_is_refused():
+def test_a_policy_that_is_not_trained_is_refused() -> None:
     with pytest.raises(UserError, match="expected one of"):
         load_config(Orchestration, SMOKE, ["day.policy=qmix"])
 
 
-def test_evaluation_and_commissioning_never_share_a_seed():
+def test_evaluation_and_commissioning_never_share_a_seed() -> None:
     with pytest.raises(UserError, match="commission_seed is among the evaluation seeds"):
         load_config(Orchestration, SMOKE, ["day.seeds=[50]"])
 
 
 @pytest.mark.slow
-def test_it_leaves_a_report_a_summary_and_its_figures(finished):
+def test_it_leaves_a_report_a_summary_and_its_figures(finished: Any) -> None:
     summary = read_json(finished / "summary.json")
     assert {"wall_s", "peak_rss_mb", "seed", "spearman", "return_pct", "strategies", "artifacts"} <= set(summary)
     assert set(summary["spearman"]) == set(summary["return_pct"]) == {"awrq_mixer", "dqn"}
@@ -66,7 +67,7 @@ def test_it_leaves_a_report_a_summary_and_its_figures(finished):
 
 
 @pytest.mark.slow
-def test_every_strategy_meets_the_same_requests(finished):
+def test_every_strategy_meets_the_same_requests(finished: Any) -> None:
     minutes = pd.read_parquet(finished / "day/minutes.parquet")
     seen = minutes.pivot_table(index=["seed", "group", "minute"], columns="strategy", values=["qps", "requests"])
     for name in ("qps", "requests"):
@@ -80,7 +81,7 @@ def test_every_strategy_meets_the_same_requests(finished):
 
 
 @pytest.mark.slow
-def test_finished_stages_are_reused_and_only_what_depends_on_a_change_runs_again(finished):
+def test_finished_stages_are_reused_and_only_what_depends_on_a_change_runs_again(finished: Any) -> None:
     before = read_json(finished / "summary.json")
     again = run(finished, "world.truth.cache=null")
     assert again.returncode == 0
@@ -92,7 +93,7 @@ def test_finished_stages_are_reused_and_only_what_depends_on_a_change_runs_again
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_and_ends_the_same(finished, tmp_path):
+def test_an_interrupted_run_goes_on_and_ends_the_same(finished: Any, tmp_path: Path) -> None:
     out, overrides = tmp_path / "run", ("world.truth.cache=null", "day.seeds=[100]", "day.days=0.01")
     shutil.copytree(finished / "logs", out / "logs")
     process = subprocess.Popen(
@@ -118,7 +119,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("")
     refused = run(blocker / "run")
@@ -127,6 +128,6 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
     assert "Traceback" not in refused.stderr
 
 
-def test_a_run_needs_the_world_or_own_logs():
+def test_a_run_needs_the_world_or_own_logs() -> None:
     with pytest.raises(UserError, match="give either world or logs"):
         load_config(Orchestration, SMOKE, ["world=null"])

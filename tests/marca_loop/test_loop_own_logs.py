@@ -17,7 +17,7 @@ TABLES = {"requests": "logs/requests.parquet", "loadtest": "logs/loadtest.csv", 
 
 
 @pytest.mark.slow
-def test_own_logs_give_values_costs_a_policy_and_a_system_model(small_world, tmp_path):
+def test_own_logs_give_values_costs_a_policy_and_a_system_model(small_world: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "orchestrate.py", "--config", "configs/smoke.yaml", "--out", str(out)]
     overrides = ["world=null", "logs.policy_states=500"]

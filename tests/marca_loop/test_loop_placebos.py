@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from cascade_world.world import load_truth
 from revenue_sim.allocation.one_budget import allocate
 
 
-def test_true_q_and_c_at_the_clairvoyant_price_earn_the_lp_value(small_world):
+def test_true_q_and_c_at_the_clairvoyant_price_earn_the_lp_value(small_world: Path) -> None:
     truth = load_truth(small_world)
     states = pd.read_parquet(small_world / "truth/states.parquet")
     counts = states["count"].to_numpy()

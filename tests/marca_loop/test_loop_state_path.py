@@ -52,7 +52,7 @@ def files_handed(columns: set[str], work: Any) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_state_passes_at_most_eight_files(small_world, tmp_path):
+def test_a_state_passes_at_most_eight_files(small_world: Path, tmp_path: Path) -> None:
     requests = small_world / "logs/requests.parquet"
     few = [f"requests={requests}", "epochs=1"]
     values = train_values(load_config(ValuesConfig, "configs/awrq_mixer/smoke.yaml", few), tmp_path / "values").model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from marca_loop.static_strategy import DowngradeRule, StaticPolicy, downgrade_mi
 from marca_measures.static_mixture import static_mixture
 
 
-def test_the_policy_draws_the_mixture_of_its_level():
+def test_the_policy_draws_the_mixture_of_its_level() -> None:
     # cheap (1 | 1, 1), retrieval-heavy (4 | 4, 1), ranking-heavy (3 | 1, 3): half and half fills the budget (2.5, 1).
     values, costs = np.array([1.0, 4.0, 3.0]), np.array([[1.0, 1.0], [4.0, 1.0], [1.0, 3.0]])
     levels = [static_mixture(values, costs, np.array([2.5, 1.0])), static_mixture(values, costs, np.array([1.0, 1.0]))]
@@ -23,11 +25,11 @@ def test_the_policy_draws_the_mixture_of_its_level():
     assert (policy.decide(np.zeros(100), np.zeros(2)) == 0).all()
 
 
-def measured(*cpu):
+def measured(*cpu: Any) -> Any:
     return Measurement(0, np.datetime64("2026-01-01"), "idc0", 1.0, np.array(cpu), 0.0, np.zeros(2))
 
 
-def test_the_rule_steps_down_at_once_and_up_with_patience():
+def test_the_rule_steps_down_at_once_and_up_with_patience() -> None:
     rule = DowngradeRule(np.array([60.0, 60.0]), levels=3, patience=2, headroom=0.8)
     minutes = [(50, 61), (70, 10), (90, 90), (50, 10), (40, 10), (40, 10), (np.nan, np.nan), (40, 47)]
     levels = []
@@ -37,7 +39,7 @@ def test_the_rule_steps_down_at_once_and_up_with_patience():
     assert levels == [1, 2, 2, 2, 2, 1, 1, 1]
 
 
-def test_a_level_acts_as_late_as_a_price_would():
+def test_a_level_acts_as_late_as_a_price_would() -> None:
     rule = DowngradeRule(np.array([60.0, 60.0]), levels=3, patience=2, headroom=0.8, delay=1)
     in_force = [rule.in_force]
     for cpu in [(61, 10), (50, 10), (50, 10)]:
@@ -46,7 +48,7 @@ def test_a_level_acts_as_late_as_a_price_would():
     assert in_force == [0, 0, 1, 1]
 
 
-def test_a_level_that_nothing_fits_takes_what_fits_at_all():
+def test_a_level_that_nothing_fits_takes_what_fits_at_all() -> None:
     values, costs = np.array([1.0, 4.0]), np.array([[2.0, 2.0], [4.0, 4.0]])
     low, high = downgrade_mixtures(values, costs, np.array([4.0, 4.0]), [0.1, 1.0])
     assert low.cost.max() == pytest.approx(2.002)

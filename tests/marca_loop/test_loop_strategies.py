@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from marca_common.config import load_config, to_dict
@@ -19,11 +22,11 @@ class Eager(StaticStrategy):
 STATIC = {"static": {"kind": "static", "patience": 3}}
 
 
-def day(**strategies):
+def day(**strategies: Any) -> Any:
     return DayConfig.model_validate({"strategies": {**STATIC, **strategies}})
 
 
-def test_a_strategy_is_read_as_its_kind_and_survives_writing():
+def test_a_strategy_is_read_as_its_kind_and_survives_writing() -> None:
     config = day(mine={"kind": f"{__name__}:Eager", "eagerness": 5}, priced={"controller": {"name": "pi"}})
     kinds = [type(one) for one in config.strategies.values()]
     assert kinds == [StaticStrategy, Eager, PricedStrategy]
@@ -32,7 +35,7 @@ def test_a_strategy_is_read_as_its_kind_and_survives_writing():
     assert again.strategies["mine"].eagerness == 5
 
 
-def test_learners_in_use_are_listed_once():
+def test_learners_in_use_are_listed_once() -> None:
     config = day(a={"controller": {}, "values": "dqn"}, b={"controller": {}, "values": "dqn"})
     assert config.learners == ["awrq_mixer", "dqn"]
 
@@ -49,7 +52,7 @@ def test_learners_in_use_are_listed_once():
         (["static"], "expected a mapping"),
     ],
 )
-def test_a_bad_strategy_is_one_line_that_names_it(strategy, message, tmp_path):
+def test_a_bad_strategy_is_one_line_that_names_it(strategy: Any, message: str, tmp_path: Path) -> None:
     path = tmp_path / "day.yaml"
     import yaml
 
@@ -60,17 +63,17 @@ def test_a_bad_strategy_is_one_line_that_names_it(strategy, message, tmp_path):
     assert "\n" not in str(refused.value)
 
 
-def test_the_baseline_is_one_of_the_strategies():
+def test_the_baseline_is_one_of_the_strategies() -> None:
     with pytest.raises(ValueError, match=r"baseline: got 'fixed'; expected one of \['static'\]"):
         DayConfig.model_validate({"strategies": STATIC, "baseline": "fixed"})
 
 
-def test_a_strategy_asks_for_a_learner_that_is_trained():
+def test_a_strategy_asks_for_a_learner_that_is_trained() -> None:
     other = "day.strategies.marca_mpc.values=qmix"
     with pytest.raises(UserError, match="uses the learner 'qmix'; expected one of"):
         load_config(Orchestration, "configs/smoke.yaml", [other])
 
 
-def test_the_common_part_cannot_serve():
+def test_the_common_part_cannot_serve() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Strategy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ from marca_common.config import load_config
 from marca_common.cost_maps import CostMaps
 
 
-def test_costs_come_back_from_load_tests(tmp_path):
+def test_costs_come_back_from_load_tests(tmp_path: Path) -> None:
     small = ["logs.requests=2000", "truth.draws=20", "truth.cache=null", "logs.system_days=0.1", "workers=1"]
     generate(load_config(WorldConfig, "configs/cascade_world/three_stage.yaml", small), tmp_path / "world")
     loadtest = [f"loadtest={tmp_path / 'world/logs/loadtest.csv'}", "bootstrap=0"]

@@ -8,7 +8,7 @@ import pytest
 from marca_measures.calibration import bucket_spearman, calibration, prediction_errors
 
 
-def test_prediction_errors_by_hand():
+def test_prediction_errors_by_hand() -> None:
     curve = calibration(np.array([1.0, 1.0, 2.0, 2.0]), np.array([2.0, 2.0, 1.0, 3.0]), 2)
     assert curve.to_numpy().tolist() == [[1.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
     errors = prediction_errors(curve)  # buckets: 1 → 2, 2 → 2
@@ -16,13 +16,13 @@ def test_prediction_errors_by_hand():
     assert errors["absolute_pe"] == pytest.approx((1.0 + 0.0) / 2)
 
 
-def test_buckets_that_earned_nothing_have_no_error():
+def test_buckets_that_earned_nothing_have_no_error() -> None:
     errors = prediction_errors(calibration(np.ones(4), np.zeros(4), 2))
     assert np.isnan(errors["pe"])
     assert np.isnan(errors["absolute_pe"])
 
 
-def test_buckets_see_through_noise():
+def test_buckets_see_through_noise() -> None:
     generator = np.random.default_rng(2)
     predicted = generator.gamma(2, 1, 20_000)
     observed = predicted * generator.exponential(10, 20_000) * (generator.random(20_000) < 0.1)

@@ -8,7 +8,7 @@ import pytest
 from marca_measures.frontier import capture_curve, frontier, static_frontier
 
 
-def test_frontier_and_capture_by_hand():
+def test_frontier_and_capture_by_hand() -> None:
     # two states, two actions: cost 1 or 2; the dear one adds 3 in the first state and 1 in the second
     truth, cost = np.array([[1.0, 4.0], [1.0, 2.0]]), np.array([[1.0, 2.0], [1.0, 2.0]])
     best = frontier(truth, cost, truth, np.ones(2))
@@ -25,14 +25,14 @@ def test_frontier_and_capture_by_hand():
     assert wrong["capture"] == pytest.approx(-1.0)
 
 
-def test_scores_flat_in_actions_cannot_spend():
+def test_scores_flat_in_actions_cannot_spend() -> None:
     truth, cost = np.array([[1.0, 4.0], [1.0, 2.0]]), np.array([[1.0, 2.0], [1.0, 2.0]])
     row = capture_curve(np.ones((2, 2)), cost, truth, np.ones(2), [0.5])[0]
     assert row["spend"] == pytest.approx(1 / 1.5)
     assert row["value"] == pytest.approx(1.0)
 
 
-def test_frontier_meets_the_scan_over_prices():
+def test_frontier_meets_the_scan_over_prices() -> None:
     rng = np.random.default_rng(0)
     q, c, v = rng.random((30, 20)), rng.random((30, 20)), rng.random((30, 20))
     weight = rng.integers(1, 5, 30).astype(float)

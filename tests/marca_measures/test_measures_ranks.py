@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from marca_measures.rank_correlation import TruthRanks, pearson, spearman, spearman_within
 
 
-def test_correlation_of_each_state_by_hand():
+def test_correlation_of_each_state_by_hand() -> None:
     truth = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
     q = np.array([[10.0, 20.0, 30.0], [3.0, 2.0, 1.0], [5.0, 5.0, 5.0]])
     ranks = TruthRanks(truth, np.array([1.0, 2.0, 1.0]))
@@ -17,13 +17,13 @@ def test_correlation_of_each_state_by_hand():
     assert ranks.spearman_within(q) == pytest.approx((1 * 1 - 2 * 1) / 4)  # each state counts with its requests
 
 
-def test_states_without_requests_or_with_a_flat_truth_say_nothing():
+def test_states_without_requests_or_with_a_flat_truth_say_nothing() -> None:
     truth, q = np.array([[1.0, 2.0], [3.0, 3.0], [1.0, 2.0]]), np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])
     assert spearman_within(q, truth, np.array([1.0, 5.0, 0.0])) == pytest.approx(1.0)
     assert spearman_within(q, truth, np.array([0.0, 5.0, 0.0])) == 0.0
 
 
-def test_rank_correlations():
+def test_rank_correlations() -> None:
     generator = np.random.default_rng(1)
     first, second = generator.integers(0, 6, (30, 20)).astype(float), generator.random((30, 20))
     assert spearman(first, second) == pytest.approx(spearmanr(first.ravel(), second.ravel()).statistic)
@@ -35,6 +35,6 @@ def test_rank_correlations():
     assert spearman_within(np.ones((2, 4)), generator.random((2, 4)), np.ones(2)) == 0
 
 
-def test_correlation_needs_three_models():
+def test_correlation_needs_three_models() -> None:
     assert np.isnan(pearson([1.0, 2.0], [1.0, 2.0]))
     assert pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == pytest.approx(1)

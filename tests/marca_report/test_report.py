@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +18,7 @@ LOOKS = strategy_looks(STRATEGIES, "static")
 
 
 @pytest.fixture
-def minutes():
+def minutes() -> Any:
     rng = np.random.default_rng(0)
     rows = []
     for strategy, gain in {"static": 1.0, "marca_feedback": 1.1, "marca_mpc": 1.15}.items():
@@ -45,7 +48,7 @@ def minutes():
 
 
 @pytest.fixture
-def breakdown():
+def breakdown() -> Any:
     rows = []
     for strategy in ("static", "marca_feedback", "marca_mpc"):
         for dimension, values in {
@@ -64,14 +67,14 @@ def breakdown():
     return pd.DataFrame(rows)
 
 
-def test_values_stand_in_natural_order_and_long_dimensions_in_tenths(breakdown):
+def test_values_stand_in_natural_order_and_long_dimensions_in_tenths(breakdown: Any) -> None:
     assert list(grouped(breakdown, "static", "placement").index) == ["p0", "p1", "p10"]
     tenths = grouped(breakdown, "static", "user_value")
     assert list(tenths.index) == list(range(1, 11))
     assert tenths["requests"].tolist() == [100.0] * 10
 
 
-def test_the_page_holds_every_figure_and_needs_no_other_file(minutes, breakdown, tmp_path):
+def test_the_page_holds_every_figure_and_needs_no_other_file(minutes: Any, breakdown: Any, tmp_path: Path) -> None:
     figures = [
         draw_result(minutes, SERVICES, tmp_path / "result.png", LOOKS, "static"),
         draw_revenue(minutes, tmp_path / "revenue.png", LOOKS, "static"),
@@ -90,13 +93,13 @@ def test_the_page_holds_every_figure_and_needs_no_other_file(minutes, breakdown,
     assert 'src="http' not in html
 
 
-def test_a_missing_figure_is_not_papered_over(tmp_path):
+def test_a_missing_figure_is_not_papered_over(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_page(tmp_path / "r.html", "T", "", {}, [Section("S", "", [tmp_path / "none.png"])])
     assert not (tmp_path / "r.html").exists()
 
 
-def test_every_strategy_has_a_colour_and_a_label_of_its_own():
+def test_every_strategy_has_a_colour_and_a_label_of_its_own() -> None:
     looks = strategy_looks({**STRATEGIES, **{f"s{i}": {} for i in range(8)}}, "static")
     assert looks["static"].color == BASELINE_COLOR
     assert (looks["marca_feedback"].label, looks["marca_mpc"].label) == ("feedback", "marca_mpc")

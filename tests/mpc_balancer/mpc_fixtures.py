@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from mpc_balancer.system_model.system_network import SystemNetwork
 from mpc_balancer.train import fit_model, load_data
 
 
-def reference_module(name):
+def reference_module(name: Any) -> Any:
     """A module of tests/reference (the test tree is no package)."""
     path = Path(__file__).parents[1] / "reference" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -27,7 +28,7 @@ def reference_module(name):
 
 
 @functools.cache
-def trained_model():
+def trained_model() -> Any:
     """A system model of the reference plant, trained for a few seconds."""
     config = SystemModelConfig(
         hidden=[24, 24],
@@ -44,7 +45,7 @@ def trained_model():
     return fit_model(load_data(config), config)[0]
 
 
-def random_model(head="utilisation_law", seed=0, hidden=(9, 7)):
+def random_model(head: Any = "utilisation_law", seed: int = 0, hidden: Any = (9, 7)) -> Any:
     """An untrained model with lively weights: two services, two prices, one group, no extras."""
     features = Features(
         ("a",), np.array([300.0]), np.zeros(0), np.zeros(0), True, False, np.full(10, -9.0), np.full(10, 9.0)
@@ -59,7 +60,9 @@ def random_model(head="utilisation_law", seed=0, hidden=(9, 7)):
     return SystemModel.from_network(net, ("x", "y"), features, scale, ColumnsConfig())
 
 
-def random_problem(seed=0, head="utilisation_law", steps=5, hidden=(9, 7), **objective):
+def random_problem(
+    seed: int = 0, head: Any = "utilisation_law", steps: int = 5, hidden: Any = (9, 7), **objective: Any
+) -> Any:
     """A control problem with a random model, state and inputs."""
     generator = np.random.default_rng(seed)
     model = random_model(head, seed, hidden)

@@ -2,6 +2,8 @@
 
 import sys
 import types
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from mpc_balancer.train import fit_model
 SERVICES = ["retrieval", "ranking"]
 
 
-def table(rows=6, group="a"):
+def table(rows: int = 6, group: Any = "a") -> Any:
     frame = pd.DataFrame(
         {"timestamp": pd.date_range("2026-03-02", periods=rows, freq="min"), "idc": group, "qps": 100.0}
     )
@@ -34,27 +36,27 @@ def table(rows=6, group="a"):
     return frame.assign(degradation=0.0, q_sum=1.0, q_mean=1.0, next_qps=100.0)
 
 
-def drop(frame):
+def drop(frame: Any) -> Any:
     return frame.drop(columns="cpu_ranking")
 
 
-def missing(frame):
+def missing(frame: Any) -> Any:
     return frame.drop(index=3)
 
 
-def duplicated(frame):
+def duplicated(frame: Any) -> Any:
     return frame.assign(timestamp=frame["timestamp"].where(frame.index != 3, frame["timestamp"][2]))
 
 
-def unordered(frame):
+def unordered(frame: Any) -> Any:
     return frame.iloc[[0, 1, 3, 2, 4, 5]]
 
 
-def too_busy(frame):
+def too_busy(frame: Any) -> Any:
     return frame.assign(cpu_ranking=[50, 50, 101, 50, 50, 50])
 
 
-def no_number(frame):
+def no_number(frame: Any) -> Any:
     return frame.assign(qps=["1", "2", "x", "4", "5", "6"])
 
 
@@ -69,7 +71,7 @@ def no_number(frame):
         (no_number, "row 3, column 'qps': got 'x'"),
     ],
 )
-def test_bad_tables(spoil, expected, tmp_path):
+def test_bad_tables(spoil: Any, expected: Any, tmp_path: Path) -> None:
     path = tmp_path / "system.csv"
     spoil(table()).to_csv(path, index=False)
     with pytest.raises(UserError, match=expected) as error:
@@ -78,12 +80,12 @@ def test_bad_tables(spoil, expected, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_gaps_can_be_learned_around():
+def test_gaps_can_be_learned_around() -> None:
     data = from_frame(table().drop(index=3), ColumnsConfig(gaps="split"), SERVICES)
     assert data.follows.tolist() == [True, True, False, True, False]
 
 
-def test_two_groups_interleaved_are_fine():
+def test_two_groups_interleaved_are_fine() -> None:
     frame = pd.concat([table(), table(group="b")]).sort_values("timestamp", kind="stable", ignore_index=True)
     data = from_frame(frame, ColumnsConfig(), SERVICES)
     assert data.groups == ("a", "b")
@@ -91,7 +93,7 @@ def test_two_groups_interleaved_are_fine():
     assert np.array_equal(data.cpu[:6], data.cpu[6:])
 
 
-def test_the_papers_48_columns_by_configuration_alone(tmp_path):
+def test_the_papers_48_columns_by_configuration_alone(tmp_path: Path) -> None:
     """idc, group, dt, tm, nsum, …, cpu1, cpu2, …, lambda_value1, lambda_value2, cpu1_, cpu2_: λ acts in the next minute."""
     generator = np.random.default_rng(0)
     count = 700
@@ -162,13 +164,13 @@ columns:
         ([("soon", 2, 30)], "row 1, column 'start': got 'soon'"),
     ],
 )
-def test_bad_calendars(rows, expected, tmp_path):
+def test_bad_calendars(rows: Any, expected: Any, tmp_path: Path) -> None:
     pd.DataFrame(rows, columns=["start", "factor", "decay_minutes"]).to_csv(tmp_path / "c.csv", index=False)
     with pytest.raises(UserError, match=expected):
         Calendar.read(tmp_path / "c.csv")
 
 
-def test_calendar_factor_by_hand(tmp_path):
+def test_calendar_factor_by_hand(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("start,factor,decay_minutes\n2026-01-01 10:00:00,3,20\n")
     calendar = Calendar.read(tmp_path / "c.csv")
     at = calendar.factor(
@@ -188,13 +190,13 @@ def test_calendar_factor_by_hand(tmp_path):
         ("timestamp,value\n2026-01-01 00:00:00,-1\n2026-01-01 00:05:00,0\n", "column 'value': got -1"),
     ],
 )
-def test_bad_traces(text, expected, tmp_path):
+def test_bad_traces(text: Any, expected: Any, tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UserError, match=expected):
         trace_traffic(tmp_path / "t.csv", 400, 6, 0)
 
 
-def test_bad_controllers():
+def test_bad_controllers() -> None:
     model = random_model()
     with pytest.raises(UserError, match="idle load"):
         make_controller(ControllerConfig(name="pi", budget=1.5), "a", model)
@@ -217,10 +219,10 @@ class Silent:
 class Priceless:
     """Steps, but never says what it set."""
 
-    def __init__(self, *_):
+    def __init__(self, *_: Any) -> None:
         pass
 
-    def step(self, measurement):
+    def step(self, measurement: Any) -> Any:
         return measurement.lambda_
 
 
@@ -235,7 +237,7 @@ class Priceless:
         ("os:getcwd", "got 'os:getcwd'; expected a class with step"),
     ],
 )
-def test_bad_names_of_controllers(name, expected, monkeypatch):
+def test_bad_names_of_controllers(name: Any, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     here = types.ModuleType("here")
     here.Silent, here.Priceless = Silent, Priceless
     monkeypatch.setitem(sys.modules, "here", here)
@@ -244,13 +246,13 @@ def test_bad_names_of_controllers(name, expected, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_bad_solver_is_told_when_the_controller_is_made_not_hidden_by_the_ladder():
+def test_a_bad_solver_is_told_when_the_controller_is_made_not_hidden_by_the_ladder() -> None:
     config = load_config(ControllerConfig, None, ["mpc.solver.name=grit"])
     with pytest.raises(UserError, match="did you mean 'grid'"):
         make_controller(config, "a", random_model())
 
 
-def test_a_group_seen_only_at_prediction(tmp_path):
+def test_a_group_seen_only_at_prediction(tmp_path: Path) -> None:
     model = random_model()
     model.save(tmp_path / "m.pt")
     frame = table(40, "new").rename(columns=lambda n: n.replace("retrieval", "x").replace("ranking", "y"))
@@ -263,13 +265,13 @@ def test_a_group_seen_only_at_prediction(tmp_path):
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
-def test_unknown_scenario_key(tmp_path):
+def test_unknown_scenario_key(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("nominal:\n  sugres: []\n")
     with pytest.raises(UserError, match="did you mean 'surges'"):
         load_scenarios(tmp_path / "s.yaml")
 
 
-def test_a_table_too_short_to_back_test():
+def test_a_table_too_short_to_back_test() -> None:
     config = SystemModelConfig(services=SERVICES, epochs=1, tune_pi=False)
     data = from_frame(table(40), config.columns, SERVICES, "short.csv")
     with pytest.raises(UserError, match="got 8 validation rows; expected more than 20"):

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,11 +29,11 @@ PI = PiConfig(kp=0.15, ki=0.15, down_factor=0.7, feedforward=0.6)
 GROUP = "reference"
 
 
-def controller(name, **options):
+def controller(name: Any, **options: Any) -> Any:
     return make_controller(ControllerConfig(name=name, mpc=QUICK, pi=PI, **options), GROUP, trained_model())
 
 
-def measured(minute, cpu, qps=400.0, lambda_=(1e-4, 1e-4)):
+def measured(minute: Any, cpu: Any, qps: float = 400.0, lambda_: Any = (1e-4, 1e-4)) -> Any:
     return Measurement(
         minute,
         np.datetime64("2026-03-09") + np.timedelta64(minute, "m"),
@@ -44,21 +45,21 @@ def measured(minute, cpu, qps=400.0, lambda_=(1e-4, 1e-4)):
     )
 
 
-def test_mu_and_nu_by_hand():
+def test_mu_and_nu_by_hand() -> None:
     cpu = np.array([[60.0, 40.0], [66.0, 50.0], [72.0, np.nan]])
     assert utilisation(cpu, np.array([60.0, 50.0])) == pytest.approx([1.0, 0.9])
     assert over_utilisation(cpu, np.array([60.0, 50.0])) == pytest.approx([0.1, 0.0])
     assert utilisation(np.array([30.0, 90.0]), 60.0) == pytest.approx(0.75)
 
 
-def test_recovery_by_hand():
+def test_recovery_by_hand() -> None:
     cpu = np.array([[60], [90], [80], [67], [60], [89], [61]], float)
     assert recoveries(cpu, np.array([65.0])) == [2, 1]
     assert recoveries(cpu[:3], np.array([65.0])) == [2]
 
 
 @pytest.mark.parametrize("name", ["mpc", "pi", "pi_feedforward", "pi_forecast", "knows_next_minute"])
-def test_a_plant_with_a_known_optimum(name):
+def test_a_plant_with_a_known_optimum(name: Any) -> None:
     """Constant traffic, no noise: CPU ends on the target (for MPC after its back-off), at the one price that gives it."""
     reference = ReferenceConfig(mix_amplitude=0, slow_noise=0, fast_noise=0, reading_noise=0)
     plant = ReferencePlant(reference, 0, 120)
@@ -68,7 +69,7 @@ def test_a_plant_with_a_known_optimum(name):
     np.testing.assert_allclose(np.array(plant.truth)[-20:].mean(axis=0), steered.target, atol=0.8)
 
 
-def test_placebo_perfect_model_constant_traffic():
+def test_placebo_perfect_model_constant_traffic() -> None:
     """Without model error and with constant traffic MPC has nothing to foresee: it and PI use the CPUs equally well."""
     model, results = trained_model(), {}
     for name in ("mpc", "pi"):
@@ -80,7 +81,7 @@ def test_placebo_perfect_model_constant_traffic():
     assert results["mpc"]["nu"] == pytest.approx(results["pi"]["nu"], abs=0.004)
 
 
-def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it():
+def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it() -> None:
     run = synthetic_traffic(SyntheticTrafficConfig(), 3, 200)
     mu = {}
     for name in ("fixed", "bisection", "mpc", "clairvoyant"):
@@ -93,7 +94,7 @@ def test_mpc_beats_a_fixed_price_and_clairvoyant_bounds_it():
 
 
 @pytest.mark.parametrize("name", list(CONTROLLERS))
-def test_same_seed_same_prices_and_always_in_the_box(name):
+def test_same_seed_same_prices_and_always_in_the_box(name: Any) -> None:
     run = synthetic_traffic(SyntheticTrafficConfig(), 5, 25)
     first, second = (
         closed_loop(ReferencePlant(ReferenceConfig(), 5, 25), controller(name), run.arrivals).prices for _ in range(2)
@@ -106,10 +107,10 @@ def test_same_seed_same_prices_and_always_in_the_box(name):
 class Bare:
     """All that the protocol asks of a controller."""
 
-    def __init__(self, prices):
+    def __init__(self, prices: Any) -> None:
         self.lambda_, self.seen = np.array(prices), []
 
-    def step(self, measurement):
+    def step(self, measurement: Any) -> Any:
         self.seen.append(measurement)
         self.lambda_ = self.lambda_ * 1.1
         return self.lambda_
@@ -118,16 +119,16 @@ class Bare:
 class Told(Bare):
     """Foresight on top."""
 
-    def __init__(self, prices):
+    def __init__(self, prices: Any) -> None:
         super().__init__(prices)
         self.coming = []
 
-    def foresee(self, coming):
+    def foresee(self, coming: Any) -> None:
         cpu = None if coming.cpu_under is None else coming.cpu_under(self.lambda_ * 1.1)
         self.coming.append((coming.qps, cpu))
 
 
-def test_a_controller_with_only_lambda_and_step_runs_in_the_closed_loop():
+def test_a_controller_with_only_lambda_and_step_runs_in_the_closed_loop() -> None:
     bare = Bare([1e-4, 1e-4])
     loop = closed_loop(ReferencePlant(ReferenceConfig(), 0, 5), bare, np.full((5, 6), 4000.0))
     assert bare.seen == list(loop)
@@ -137,7 +138,7 @@ def test_a_controller_with_only_lambda_and_step_runs_in_the_closed_loop():
     assert not loop.refused
 
 
-def test_foresight_is_told_the_truth_before_each_step_but_the_last():
+def test_foresight_is_told_the_truth_before_each_step_but_the_last() -> None:
     arrivals = 4000.0 + 100 * np.arange(15)[:, None] * np.ones(6)
     told = Told([1e-4, 1e-4])
     plant = ReferencePlant(ReferenceConfig(), 0, 15)
@@ -148,7 +149,7 @@ def test_foresight_is_told_the_truth_before_each_step_but_the_last():
     np.testing.assert_allclose([cpu for _, cpu in told.coming], plant.truth[1:])  # a trial is what then happens
 
 
-def test_a_plant_without_preview_offers_no_trial():
+def test_a_plant_without_preview_offers_no_trial() -> None:
     told = Told([1e-4, 1e-4])
     model = trained_model()
     closed_loop(ModelPlant(model, GROUP, 0, np.datetime64("2026-03-09")), told, np.full((3, 6), 4000.0))
@@ -159,13 +160,13 @@ def test_a_plant_without_preview_offers_no_trial():
 
 
 @pytest.mark.parametrize("name", list(CONTROLLERS))
-def test_ours_report_and_only_those_with_foresight_are_told(name):
+def test_ours_report_and_only_those_with_foresight_are_told(name: Any) -> None:
     made = controller(name)
     assert isinstance(made, Reporting)
     assert isinstance(made, Foresight) == (name in ("knows_next_minute", "clairvoyant"))
 
 
-def test_pi_forecast_has_gains_and_feedforward_of_its_own():
+def test_pi_forecast_has_gains_and_feedforward_of_its_own() -> None:
     model = trained_model()
     made = make_controller(ControllerConfig(name="pi_forecast"), GROUP, model)
     assert made.gains == model.tuned.pi_gains["pi_forecast"]
@@ -173,8 +174,8 @@ def test_pi_forecast_has_gains_and_feedforward_of_its_own():
     assert made.forecaster.fitted is model.tuned.forecasts[GROUP]
 
 
-def test_pi_step_by_hand():
-    def step(state, error, last, **more):
+def test_pi_step_by_hand() -> None:
+    def step(state: Any, error: Any, last: Any, **more: Any) -> Any:
         arrays = (np.array([value]) for value in (state, error, last))
         return pi_step(*arrays, kp=0.5, ki=0.1, down=0.4, **{"push": 0.0, "top": 1.0} | more)[0]
 
@@ -185,7 +186,7 @@ def test_pi_step_by_hand():
     assert step(0.01, -0.9, -0.9, low=-0.02) == pytest.approx(-0.02)
 
 
-def test_delay_is_found_and_used():
+def test_delay_is_found_and_used() -> None:
     scale = trained_model().prices
     for delay in (0, 1, 3):
         detector = DelayDetector(scale, 5)
@@ -201,12 +202,12 @@ def test_delay_is_found_and_used():
 class TestGain:
     config = GainConfig(low=0.5, high=2.0, freeze_log_error=0.7, saturated_cpu=99, fast_rate=0.0)
 
-    def moved(self, measured, predicted, rate=0.5, **more):
+    def moved(self, measured: Any, predicted: Any, rate: float = 0.5, **more: Any) -> Any:
         tracker = GainTracker((1,), rate, self.config.model_copy(update=more))
         tracker.update(np.array([measured]), np.array([predicted]))
         return tracker.log_gain[0]
 
-    def test_by_hand(self):
+    def test_by_hand(self) -> None:
         assert self.moved(66.0, 60.0) == pytest.approx(0.5 * np.log(1.1))
         assert self.moved(np.nan, 60.0) == 0  # lost
         assert self.moved(99.5, 120.0) == 0  # saturated: the load may be 120
@@ -214,8 +215,8 @@ class TestGain:
         assert self.moved(10.0, 60.0) == 0  # too far off to be a gain
         assert self.moved(90.0, 60.0, rate=1.0, high=1.4) == pytest.approx(np.log(1.4))  # clipped
 
-    def test_errors_of_one_sign_are_believed_faster_than_errors_that_alternate(self):
-        def after(readings):
+    def test_errors_of_one_sign_are_believed_faster_than_errors_that_alternate(self) -> None:
+        def after(readings: Any) -> Any:
             tracker = GainTracker((1,), 0.02, self.config.model_copy(update={"fast_rate": 0.3}))
             for reading in readings:
                 tracker.update(np.array([reading]), np.array([60.0]))
@@ -224,7 +225,7 @@ class TestGain:
         assert after([66.0] * 8) > 5 * 8 * 0.02 * np.log(1.1)
         assert abs(after([66.0, 60.0 / 1.1] * 4)) < 0.02
 
-    def test_a_quiet_hour_does_not_make_all_noise_a_jump(self):
+    def test_a_quiet_hour_does_not_make_all_noise_a_jump(self) -> None:
         tracker = GainTracker((1,), 0.02, self.config)
         for _ in range(200):
             tracker.update(np.array([60.0]), np.array([60.0]))
@@ -232,7 +233,7 @@ class TestGain:
         assert tracker.update(np.array([66.0]), np.array([60.0])).all()
 
 
-def test_the_bank_believes_noisy_readings_less():
+def test_the_bank_believes_noisy_readings_less() -> None:
     """One truth, two sensors: the pair in use trusts the noisy one less, and its state is nearer the truth than readings."""
     model = trained_model()
     generator = np.random.default_rng(0)
@@ -257,7 +258,7 @@ def test_the_bank_believes_noisy_readings_less():
     assert trusts[1] < trusts[0]
 
 
-def test_gain_correction_removes_a_mismatch():
+def test_gain_correction_removes_a_mismatch() -> None:
     run = synthetic_traffic(SyntheticTrafficConfig(), 6, 240)
     over = {}
     for rate in (0.0, 0.2):
@@ -269,7 +270,7 @@ def test_gain_correction_removes_a_mismatch():
 
 
 class TestLadder:
-    def test_a_broken_model_ends_on_pi(self):
+    def test_a_broken_model_ends_on_pi(self) -> None:
         mpc = make_controller(ControllerConfig(name="mpc", mpc=QUICK, pi=PI), GROUP, broken(trained_model()))
         for minute in range(6):
             price = mpc.step(measured(minute, [80.0 - minute, 80.0 - minute]))
@@ -277,7 +278,7 @@ class TestLadder:
         assert mpc.rungs["pi"] == 6
         assert mpc.rungs["solver_failed"] == mpc.rungs["grid_failed"] == 6
 
-    def test_a_solver_out_of_time_leaves_pi_and_no_grid(self):
+    def test_a_solver_out_of_time_leaves_pi_and_no_grid(self) -> None:
         solver = QUICK.solver.model_copy(update={"deadline_ms": 50.0})
         mpc = make_controller(
             ControllerConfig(name="mpc", mpc=QUICK.model_copy(update={"solver": solver}), pi=PI), GROUP, trained_model()
@@ -290,14 +291,14 @@ class TestLadder:
         assert mpc.rungs["pi"] == mpc.rungs["solver_failed"] == mpc.rungs["timeout"] == 6
         assert mpc.rungs["grid"] == mpc.rungs["grid_failed"] == 0
 
-    def test_the_rule_with_a_broken_model_is_plain_pi(self):
+    def test_the_rule_with_a_broken_model_is_plain_pi(self) -> None:
         rule = make_controller(ControllerConfig(name="pi_feedforward", pi=PI), GROUP, broken(trained_model()))
         plain = make_controller(ControllerConfig(name="pi", pi=PI), GROUP, trained_model())
         for minute in range(6):
             one = measured(minute, [80.0 - minute, 60.0 + minute])
             assert rule.step(one) == pytest.approx(plain.step(one))
 
-    def test_lost_readings_are_bridged_then_held(self):
+    def test_lost_readings_are_bridged_then_held(self) -> None:
         mpc = controller("mpc")
         for minute in range(5):
             mpc.step(measured(minute, [60.0 + minute, 60.0]))
@@ -307,7 +308,7 @@ class TestLadder:
         assert mpc.rungs["hold"] == 4
         assert np.array_equal(price, mpc.lambda_)
 
-    def test_blind_and_hot_goes_to_the_maximum(self):
+    def test_blind_and_hot_goes_to_the_maximum(self) -> None:
         mpc = controller("mpc")
         for minute, cpu in enumerate([70.0, 80.0, 93.0]):
             mpc.step(measured(minute, [cpu, cpu]))
@@ -316,12 +317,12 @@ class TestLadder:
         assert mpc.rungs["max"] >= 2
         assert np.array_equal(price, mpc.scale.high)
 
-    def test_a_failing_solver_leaves_the_grid_and_resets_the_plan(self, monkeypatch):
+    def test_a_failing_solver_leaves_the_grid_and_resets_the_plan(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import mpc_balancer.controllers.mpc as module
 
         real = module.solve
 
-        def failing(problem, config, *rest):
+        def failing(problem: Any, config: Any, *rest: Any) -> Any:
             if config.name != "grid":
                 raise FloatingPointError("on purpose")
             return real(problem, config, *rest)
@@ -333,17 +334,17 @@ class TestLadder:
         assert mpc.rungs["grid"] == mpc.rungs["solver_failed"] == 1
         assert "on purpose" in mpc.last_error
 
-    def test_frozen_sensors_are_noticed(self):
+    def test_frozen_sensors_are_noticed(self) -> None:
         mpc = controller("mpc")
         for minute in range(10):
             mpc.step(measured(minute, [64.25, 63.5]))
         assert mpc.checks.refused["frozen"] == 10 - 3
 
 
-def random_faults(minutes, seed):
+def random_faults(minutes: Any, seed: Any) -> Any:
     generator = np.random.default_rng(seed)
 
-    def spells(share, length):
+    def spells(share: Any, length: Any) -> Any:
         out = np.zeros(minutes, bool)
         for start in generator.choice(minutes, int(share * minutes / length), replace=False):
             out[start : start + generator.integers(1, 2 * length)] = True
@@ -363,7 +364,7 @@ def random_faults(minutes, seed):
     )
 
 
-def fuzz(minutes, seed):
+def fuzz(minutes: Any, seed: Any) -> Any:
     """A run with every fault at random; each 500 minutes the solver or the model breaks for a while."""
     from mpc_balancer.testbed.reference_traffic import Surge
 
@@ -394,7 +395,7 @@ def fuzz(minutes, seed):
     return mpc, plant, faults, np.array(prices), best
 
 
-def check_fuzz(minutes, seed):
+def check_fuzz(minutes: Any, seed: Any) -> Any:
     """Prices stay finite and in the box; from 88 % with working sensors CPU is back within 3 points of the budget after 3
     minutes wherever the highest price would have brought it back too."""
     mpc, plant, faults, prices, best = fuzz(minutes, seed)
@@ -410,7 +411,7 @@ def check_fuzz(minutes, seed):
     return len(alarms)
 
 
-def reachable(plant, price, arrivals):
+def reachable(plant: Any, price: Any, arrivals: Any) -> Any:
     """Least CPU of the busier service in the coming three minutes under one price."""
     trial = copy.deepcopy(plant)
     for minute in arrivals:
@@ -418,22 +419,22 @@ def reachable(plant, price, arrivals):
     return np.array(trial.truth[-3:]).max(axis=1).min()
 
 
-def test_faults_for_a_day():
+def test_faults_for_a_day() -> None:
     check_fuzz(1000, 11)
 
 
 @pytest.mark.slow
-def test_faults_for_ten_thousand_minutes():
+def test_faults_for_ten_thousand_minutes() -> None:
     assert check_fuzz(10_000, 12) >= 20
 
 
-def test_without_a_model_pi_works_from_a_box_alone():
+def test_without_a_model_pi_works_from_a_box_alone() -> None:
     pi = make_controller(ControllerConfig(name="pi", price_high=[1e-3, 1e-3]), "anywhere", services=["x", "y"])
     before = pi.lambda_.copy()
     assert (pi.step(measured(0, [90.0, 90.0])) > before).all()
 
 
-def test_one_price_for_two_services_follows_the_busier():
+def test_one_price_for_two_services_follows_the_busier() -> None:
     scale = random_model().prices
     pi = make_controller(ControllerConfig(name="pi", price_high=[1e-3]), "anywhere", services=["x", "y"])
     assert scale.size == 2

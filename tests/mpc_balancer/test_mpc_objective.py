@@ -1,5 +1,7 @@
 """Eq. 17 and the asymmetric default against numbers worked out by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,42 +11,42 @@ from mpc_balancer.planning.objective import Start, objective
 TARGET = np.array([60.0])
 
 
-def start(cpu=58.0, before=57.0, unit=0.5):
+def start(cpu: float = 58.0, before: float = 57.0, unit: float = 0.5) -> Any:
     return Start(np.array([cpu]), np.array([before]), np.array([unit]))
 
 
-def value(config, path, plan, begin):
+def value(config: Any, path: Any, plan: Any, begin: Any) -> Any:
     path = np.array(path, float).reshape(1, -1, 1)
     return float(objective(config, TARGET, begin, path, np.array(plan, float).reshape(1, -1, 1)).value[0])
 
 
-def test_paper_per_step():
+def test_paper_per_step() -> None:
     config = ObjectiveConfig(mode="paper", alpha=0.4, beta=8, reading="per_step")
     # i=0: (58-60)² = 4, under budget. i=1: .4·(63-60)² + 8·.4·(63-58)² = 3.6 + 80. i=2: .16·(59-60)² = .16
     assert value(config, [63, 59], [0.5, 0.5], start()) == pytest.approx(4 + 3.6 + 80 + 0.16)
 
 
-def test_paper_whole_horizon():
+def test_paper_whole_horizon() -> None:
     config = ObjectiveConfig(mode="paper", alpha=0.4, beta=8, reading="whole_horizon")
     # once above anywhere, every ΔC counts: i=0 8·(58-57)² = 8; i=1 80; i=2 8·.16·(59-63)² = 20.48
     assert value(config, [63, 59], [0.5, 0.5], start()) == pytest.approx(4 + 3.6 + 0.16 + 8 + 80 + 20.48)
     assert value(config, [59, 58], [0.5, 0.5], start()) == pytest.approx(4 + 0.4 * 1 + 0.16 * 4)
 
 
-def test_paper_starts_above_budget():
+def test_paper_starts_above_budget() -> None:
     config = ObjectiveConfig(mode="paper", alpha=0.4, beta=8, reading="per_step")
     # i=0: (64-60)² + 8·(64-57)² = 16 + 392; i=1: .4·(50-60)² = 40, below: no β
     assert value(config, [50], [0.5], start(cpu=64.0)) == pytest.approx(16 + 392 + 40)
 
 
-def test_asymmetric():
+def test_asymmetric() -> None:
     config = ObjectiveConfig(mode="asymmetric", alpha=0.5, over_weight=3, rise_weight=2, move_weight=0.01)
     # i=1: .5·3·(62-60)² + .5·2·(62-58)² + .5·.01·(10)² ; i=2: .25·(57-60)² + .25·.01·0
     expected = 0.5 * 3 * 4 + 0.5 * 2 * 16 + 0.5 * 0.01 * 100 + 0.25 * 9
     assert value(config, [62, 57], [0.6, 0.6], start()) == pytest.approx(expected)
 
 
-def test_falls_above_the_target_are_free_by_default():
+def test_falls_above_the_target_are_free_by_default() -> None:
     config = ObjectiveConfig(mode="asymmetric", alpha=1.0, over_weight=1, rise_weight=5, move_weight=0)
     assert value(config, [62], [0.5], start(cpu=80.0)) == pytest.approx(4.0)
 
@@ -57,7 +59,7 @@ def test_falls_above_the_target_are_free_by_default():
         {"mode": "asymmetric", "rise_weight": 1.5, "move_weight": 0.02},
     ],
 )
-def test_derivatives_match_differences(options):
+def test_derivatives_match_differences(options: Any) -> None:
     generator = np.random.default_rng(0)
     config = ObjectiveConfig(alpha=0.7, beta=3, **options)
     begin = Start(np.array([59.0, 66.0]), np.array([57.0, 63.0]), np.array([0.4, 0.6]))
@@ -73,6 +75,6 @@ def test_derivatives_match_differences(options):
             assert getattr(exact, name)[index] == pytest.approx((high - low) / 2e-5, rel=1e-4, abs=1e-4)
 
 
-def test_wrong_shapes_raise():
+def test_wrong_shapes_raise() -> None:
     with pytest.raises(ValueError, match="fit together"):
         objective(ObjectiveConfig(), TARGET, start(), np.zeros((1, 3, 2)), np.zeros((1, 3, 1)))

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,13 +33,13 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "mpc_balancer"
         ("run", ClosedLoopConfig),
     ],
 )
-def test_shipped_configs_load_and_every_key_is_explained(name, kind):
+def test_shipped_configs_load_and_every_key_is_explained(name: Any, kind: Any) -> None:
     load_config(kind, CONFIGS / f"{name}.yaml")
     for line in (CONFIGS / f"{name}.yaml").read_text().splitlines():
         assert not re.match(r"\s*\w+:", line) or "# " in line or line.startswith("extends"), line
 
 
-def test_the_scenario_suite_loads_and_covers_the_list():
+def test_the_scenario_suite_loads_and_covers_the_list() -> None:
     scenarios = load_scenarios(CONFIGS / "scenarios.yaml")
     assert {
         "nominal",
@@ -56,7 +57,7 @@ def test_the_scenario_suite_loads_and_covers_the_list():
         assert cpu.shape == (2,), name
 
 
-def test_announced_sales_are_in_the_calendar_and_others_not():
+def test_announced_sales_are_in_the_calendar_and_others_not() -> None:
     scenarios = load_scenarios(CONFIGS / "scenarios.yaml")
     when = np.datetime64("2026-03-09T12:00:00")
     factor = {
@@ -68,7 +69,7 @@ def test_announced_sales_are_in_the_calendar_and_others_not():
     assert factor["flash_wrong_size"] == pytest.approx(1.7, abs=0.02)
 
 
-def test_train_evaluate_run_leave_complete_folders(tmp_path):
+def test_train_evaluate_run_leave_complete_folders(tmp_path: Path) -> None:
     settings = SystemModelConfig(
         hidden=[12],
         epochs=4,
@@ -118,7 +119,7 @@ def test_train_evaluate_run_leave_complete_folders(tmp_path):
         assert (tmp_path / plant / "zoom_20.png").exists()
 
 
-def test_any_trace_drives_a_run(tmp_path):
+def test_any_trace_drives_a_run(tmp_path: Path) -> None:
     trained_model().save(tmp_path / "m.pt")
     times = pd.date_range("2024-05-05", periods=8, freq="7min")
     pd.DataFrame({"timestamp": times, "value": [3, 4, 5, 9, 9, 6, 5, 4]}).to_csv(tmp_path / "t.csv", index=False)
@@ -129,7 +130,7 @@ def test_any_trace_drives_a_run(tmp_path):
     assert len(pd.read_csv(tmp_path / "out/run.csv")) == 49
 
 
-def test_a_bad_call_exits_with_2_and_writes_nothing(tmp_path):
+def test_a_bad_call_exits_with_2_and_writes_nothing(tmp_path: Path) -> None:
     for arguments in (
         ["mpc_balancer.run", "--set", "modle=x"],
         ["mpc_balancer.run", "--set", "model=nowhere.pt"],
@@ -149,7 +150,9 @@ def test_a_bad_call_exits_with_2_and_writes_nothing(tmp_path):
         assert not (tmp_path / "o" / "summary.json").exists()
 
 
-def test_a_controller_of_somebody_elses_runs_from_config_to_figures(tmp_path, monkeypatch):
+def test_a_controller_of_somebody_elses_runs_from_config_to_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "climbing.py").write_text(FOREIGN)
     monkeypatch.syspath_prepend(tmp_path)
     trained_model().save(tmp_path / "m.pt")
@@ -163,7 +166,7 @@ def test_a_controller_of_somebody_elses_runs_from_config_to_figures(tmp_path, mo
 
 
 @pytest.mark.slow
-def test_the_readmes_lines_run_as_they_stand(tmp_path, monkeypatch):
+def test_the_readmes_lines_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CONFIGS.parents[1] / "mpc_balancer" / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -183,7 +186,7 @@ class Climber:
 """
 
 
-def test_price_scale_goes_both_ways_and_fits_any_unit():
+def test_price_scale_goes_both_ways_and_fits_any_unit() -> None:
     for unit in (1e-7, 1.0, 1e5):
         prices = unit * np.random.default_rng(0).lognormal(0, 1, (500, 2))
         scale = PriceScale.from_data(prices)
@@ -193,7 +196,7 @@ def test_price_scale_goes_both_ways_and_fits_any_unit():
         assert (scale.clip(np.array([np.nan, -1.0])) == [scale.high[0], 0.0]).all()
 
 
-def test_forecasts_are_used_only_where_they_beat_persistence():
+def test_forecasts_are_used_only_where_they_beat_persistence() -> None:
     generator = np.random.default_rng(0)
     times = np.datetime64("2026-01-01", "s") + 60 * np.arange(4000)
     walk = 300 * np.exp(np.cumsum(0.01 * generator.standard_normal(4000)))
@@ -207,7 +210,7 @@ def test_forecasts_are_used_only_where_they_beat_persistence():
     assert seasonal.chosen[-1] != "persistence"
 
 
-def test_the_early_signal_helps_where_traffic_moves_within_the_minute():
+def test_the_early_signal_helps_where_traffic_moves_within_the_minute() -> None:
     generator = np.random.default_rng(1)
     path = 300 * np.exp(np.cumsum(0.02 * generator.standard_normal(6 * 4000)))
     arrivals = path.reshape(-1, 6)

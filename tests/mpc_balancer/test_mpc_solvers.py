@@ -1,6 +1,8 @@
 """All solvers on the same problems: the box, agreement with an exhaustive answer, deadlines, NaN."""
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,14 +27,14 @@ OPTIONS = {
 }
 
 
-def config(name, **more):
+def config(name: Any, **more: Any) -> Any:
     return SolverConfig(name=name, deadline_ms=None, **{**OPTIONS[name], **more})
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
 @given(seed=st.integers(0, 10_000), low=st.floats(0, 0.45), high=st.floats(0.5, 1))
 @settings(max_examples=12, deadline=None)
-def test_plans_stay_in_the_box_and_report_their_value(name, seed, low, high):
+def test_plans_stay_in_the_box_and_report_their_value(name: Any, seed: int, low: Any, high: Any) -> None:
     problem = random_problem(seed, steps=4)
     problem.low[:], problem.high[:] = low, high
     problem.low[0] = problem.high[0] = (low + high) / 2  # a pending command
@@ -47,11 +49,11 @@ def test_plans_stay_in_the_box_and_report_their_value(name, seed, low, high):
     "mode", [{"mode": "paper", "alpha": 0.4, "beta": 8.0}, {"mode": "asymmetric", "move_weight": 0.02}]
 )
 @pytest.mark.parametrize("seed", [1, 2])
-def test_good_solvers_match_an_independent_global_search(mode, seed):
+def test_good_solvers_match_an_independent_global_search(mode: Any, seed: int) -> None:
     problem = random_problem(seed, steps=2, **mode)
     slow = reference_module("slow_rollout")
 
-    def cost(flat):
+    def cost(flat: Any) -> Any:
         plan = flat.reshape(problem.shape)
         if mode["mode"] == "asymmetric":
             return problem.values(plan[None])[0]
@@ -66,7 +68,7 @@ def test_good_solvers_match_an_independent_global_search(mode, seed):
 
 
 @pytest.mark.parametrize("reading", ["per_step", "whole_horizon"])
-def test_eq17_matches_the_slow_version(reading):
+def test_eq17_matches_the_slow_version(reading: Any) -> None:
     slow = reference_module("slow_rollout")
     for seed in range(6):
         problem = random_problem(seed, mode="paper", alpha=0.6, beta=2.0, reading=reading)
@@ -77,13 +79,13 @@ def test_eq17_matches_the_slow_version(reading):
         assert problem.values(plan[None])[0] == pytest.approx(expected, rel=1e-5)
 
 
-def ticking(milliseconds=1.0):
+def ticking(milliseconds: float = 1.0) -> Any:
     """A clock that moves on by so much whenever it is read."""
     return itertools.count(0.0, milliseconds / 1000).__next__
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
-def test_a_passed_deadline_still_gives_a_plan(name):
+def test_a_passed_deadline_still_gives_a_plan(name: Any) -> None:
     problem = random_problem(4)
     problem.now = ticking()
     solution = solve(problem, config(name).model_copy(update={"deadline_ms": 0.5, "iterations": 10_000}))
@@ -93,20 +95,20 @@ def test_a_passed_deadline_still_gives_a_plan(name):
 
 
 @pytest.mark.parametrize("name", ["gradient_descent", "icem", "random_sampling"])
-def test_a_solver_stops_at_its_deadline(name):
+def test_a_solver_stops_at_its_deadline(name: Any) -> None:
     problem = random_problem(4)
     problem.now = ticking()
     solution = solve(problem, config(name).model_copy(update={"deadline_ms": 3.5, "iterations": 10_000}))
     assert solution.iterations == 3  # read once before and once ahead of each iteration
 
 
-def test_without_a_deadline_the_clock_is_not_asked():
+def test_without_a_deadline_the_clock_is_not_asked() -> None:
     problem = random_problem(4)
     problem.now = ticking(1e9)
     assert not solve(problem, config("gradient_descent", iterations=4)).timed_out
 
 
-def test_a_solver_of_somebody_elses_comes_by_dotted_path(tmp_path, monkeypatch):
+def test_a_solver_of_somebody_elses_comes_by_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "halfway.py").write_text(
         "from mpc_balancer.planning.control_problem import Search\n"
         "def solver(problem, config, warm, generator):\n"
@@ -128,13 +130,13 @@ def test_a_solver_of_somebody_elses_comes_by_dotted_path(tmp_path, monkeypatch):
         ("math:pi", "'math:pi' is not callable"),
     ],
 )
-def test_bad_names_of_solvers(name, expected):
+def test_bad_names_of_solvers(name: Any, expected: Any) -> None:
     with pytest.raises(UserError, match=expected):
         find_solver(name)
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
-def test_a_model_of_nan_gives_no_value(name):
+def test_a_model_of_nan_gives_no_value(name: Any) -> None:
     problem = random_problem(4)
     problem.model = broken(problem.model)
     try:
@@ -144,7 +146,7 @@ def test_a_model_of_nan_gives_no_value(name):
     assert not np.isfinite(value)
 
 
-def test_a_warm_start_is_never_made_worse():
+def test_a_warm_start_is_never_made_worse() -> None:
     for seed in range(8):
         problem = random_problem(seed, mode="paper", beta=8.0, alpha=0.4)
         warm = solve(problem, config("gauss_newton")).plan

@@ -1,5 +1,8 @@
 """Rollouts and Jacobians against a slow version, the torch network and differences."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,7 @@ from mpc_balancer.system_model.tuned import Tuned
 
 @pytest.mark.parametrize("head", ["utilisation_law", "plain"])
 @pytest.mark.parametrize("batch", [1, 3, 12])
-def test_rollout_matches_the_slow_one(head, batch):
+def test_rollout_matches_the_slow_one(head: Any, batch: Any) -> None:
     problem = random_problem(3, head, hidden=(17, 13))
     plans = np.random.default_rng(1).random((batch, *problem.shape))
     fast = problem.model.rollout(problem.start.cpu, plans, problem.exogenous, problem.traffic, problem.gain)
@@ -25,7 +28,7 @@ def test_rollout_matches_the_slow_one(head, batch):
 
 
 @pytest.mark.parametrize("head", ["utilisation_law", "plain"])
-def test_rollout_matches_torch_and_survives_a_checkpoint(head, tmp_path):
+def test_rollout_matches_torch_and_survives_a_checkpoint(head: Any, tmp_path: Path) -> None:
     model = random_model(head)
     torch.manual_seed(0)
     net = SystemNetwork(2, 2, model.features.size, [300, 40], head)
@@ -46,7 +49,7 @@ def test_rollout_matches_torch_and_survives_a_checkpoint(head, tmp_path):
 
 
 @pytest.mark.parametrize("head", ["utilisation_law", "plain"])
-def test_sensitivities_match_differences(head):
+def test_sensitivities_match_differences(head: Any) -> None:
     problem = random_problem(5, head)
     plan = np.random.default_rng(2).random((1, *problem.shape))
     path, tape = problem.model.rollout_with_tape(
@@ -66,7 +69,7 @@ def test_sensitivities_match_differences(head):
 @pytest.mark.parametrize(
     "mode", [{"mode": "paper", "beta": 3.0}, {"mode": "asymmetric", "rise_weight": 1.0, "move_weight": 0.01}]
 )
-def test_adjoint_gradient_matches_differences(mode):
+def test_adjoint_gradient_matches_differences(mode: Any) -> None:
     problem = random_problem(8, **mode)
     plan = np.random.default_rng(3).random(problem.shape)
     _, gradient = problem.gradient(plan)
@@ -77,7 +80,7 @@ def test_adjoint_gradient_matches_differences(mode):
         assert gradient[i, j] == pytest.approx(difference, rel=0.03, abs=0.3)
 
 
-def test_trained_model_knows_the_plant():
+def test_trained_model_knows_the_plant() -> None:
     model = trained_model()
     assert np.sqrt((model.noise**2).mean()) < 3.0  # CPU points, true traffic; CPU itself moves by 12
     unit = np.full((2, 6, 2), 0.5)
@@ -87,7 +90,7 @@ def test_trained_model_knows_the_plant():
     assert (path[1, -1] < path[0, -1] - 2).all()  # dearer means less CPU
 
 
-def test_what_was_tuned_survives_a_checkpoint(tmp_path):
+def test_what_was_tuned_survives_a_checkpoint(tmp_path: Path) -> None:
     model = trained_model()
     model.save(tmp_path / "m.pt")
     again = SystemModel.load(tmp_path / "m.pt")
@@ -96,7 +99,7 @@ def test_what_was_tuned_survives_a_checkpoint(tmp_path):
     np.testing.assert_array_equal(again.noise, model.noise)
 
 
-def test_a_checkpoint_without_gains_of_pi_forecast_takes_those_of_pi_feedforward():
+def test_a_checkpoint_without_gains_of_pi_forecast_takes_those_of_pi_feedforward() -> None:
     before = trained_model().tuned.to_dict()
     del before["pi_gains"]["pi_forecast"]
     gains = Tuned.from_dict(before).pi_gains
@@ -105,14 +108,16 @@ def test_a_checkpoint_without_gains_of_pi_forecast_takes_those_of_pi_feedforward
 
 
 @pytest.mark.parametrize("spoil", [{"pi_gains": {"pi": {"gain": 1.0}}}, {"observer": {"rate": 0.1}}, {"forecasts": 3}])
-def test_a_checkpoint_of_another_version_says_what_to_do(spoil, tmp_path, monkeypatch):
+def test_a_checkpoint_of_another_version_says_what_to_do(
+    spoil: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Tuned, "to_dict", lambda _: spoil)
     random_model().save(tmp_path / "m.pt")
     with pytest.raises(UserError, match=r"not a system model of this version .*; train it again"):
         SystemModel.load(tmp_path / "m.pt")
 
 
-def test_bad_checkpoints(tmp_path):
+def test_bad_checkpoints(tmp_path: Path) -> None:
     model = random_model()
     model.save(tmp_path / "m.pt")
     with pytest.raises(UserError, match="fitted on columns"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sparse
 from scipy.optimize import linprog
 
 
-def brute_force(values, costs, budget, counts=None):
+def brute_force(values: Any, costs: Any, budget: Any, counts: Any = None) -> Any:
     """Best total value over all choices of one action per row within the budget; None if none fits."""
     rows, actions = values.shape
     counts = np.ones(rows) if counts is None else counts
@@ -22,7 +23,7 @@ def brute_force(values, costs, budget, counts=None):
     return best
 
 
-def highs_optimum(values, costs, budget, counts=None):
+def highs_optimum(values: Any, costs: Any, budget: Any, counts: Any = None) -> Any:
     """LP relaxation of Eqs. 2–5 by HiGHS."""
     rows, actions = values.shape
     weight = (np.ones(rows) if counts is None else np.asarray(counts, float))[:, None]
@@ -39,11 +40,11 @@ def highs_optimum(values, costs, budget, counts=None):
     return -solved.fun
 
 
-def numpy_bisection(values, costs, budget, passes=40, block=256):
+def numpy_bisection(values: Any, costs: Any, budget: Any, passes: int = 40, block: int = 256) -> Any:
     """Dual bisection in cache-sized blocks: (price, total value, total cost) of the cheapest price found to fit."""
     scratch = np.empty((block, values.shape[1]), dtype=values.dtype)
 
-    def totals(price):
+    def totals(price: Any) -> Any:
         value = cost = 0.0
         for start in range(0, len(values), block):
             q, c = values[start : start + block], costs[start : start + block]
@@ -65,7 +66,7 @@ def numpy_bisection(values, costs, budget, passes=40, block=256):
     return float(high), *totals(high)
 
 
-def sort_and_fill(scores, state_counts, action_quotas):
+def sort_and_fill(scores: Any, state_counts: Any, action_quotas: Any) -> Any:
     """The paper's greedy loop in plain Python: {(state, action): requests}."""
     states, actions = len(scores), len(scores[0])
     pairs = [(-scores[s][a], s, a) for s in range(states) for a in range(actions)]
@@ -81,7 +82,7 @@ def sort_and_fill(scores, state_counts, action_quotas):
     return given
 
 
-def transport_optimum(scores, state_counts, action_quotas):
+def transport_optimum(scores: Any, state_counts: Any, action_quotas: Any) -> Any:
     """Best value of the transport problem by HiGHS."""
     states, actions = scores.shape
     sums = sparse.vstack(

@@ -1,11 +1,12 @@
 """The system model's rollout and Eq. 17, written as plainly as possible, one plan and one number at a time."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 
-def slow_rollout(model, cpu, plan, exogenous, traffic, gain):
+def slow_rollout(model: Any, cpu: Any, plan: Any, exogenous: Any, traffic: Any, gain: Any) -> Any:
     """CPU (N, S) of one plan (N, L); gain (S,)."""
     size = len(model.services)
     c = [cpu[s] / gain[s] for s in range(size)]
@@ -29,7 +30,7 @@ def slow_rollout(model, cpu, plan, exogenous, traffic, gain):
     return np.array(rows)
 
 
-def slow_eq17(alpha, beta, reading, target, now, before, path):
+def slow_eq17(alpha: Any, beta: Any, reading: Any, target: Any, now: Any, before: Any, path: Any) -> Any:
     """Eq. 17 with i from 0 to N, summed over services."""
     total = 0.0
     for s in range(len(target)):

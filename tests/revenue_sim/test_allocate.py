@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,39 +35,39 @@ COSTS = np.array([[1.0, 2.0, 4.0], [1.0, 3.0, 9.0]])
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_by_hand(budget, choice, price, bound, dtype):
+def test_by_hand(budget: Any, choice: Any, price: Any, bound: Any, dtype: Any) -> None:
     solved = allocate(VALUES.astype(dtype), COSTS.astype(dtype), budget)
     assert solved.choice.tolist() == choice
     assert solved.lambda_ == pytest.approx(price)
     assert solved.bound == pytest.approx(bound, abs=1e-12)
 
 
-def test_the_fractional_row_is_the_one_that_the_relaxation_splits():
+def test_the_fractional_row_is_the_one_that_the_relaxation_splits() -> None:
     solved = allocate(VALUES, COSTS, 4.0)
     assert (solved.fractional_row, solved.fractional_action, solved.fraction) == (1, 1, 0.5)
     assert solved.gap == pytest.approx(1.5)
     assert allocate(VALUES, COSTS, 5.0).fractional_row is None
 
 
-def test_counts_stand_for_repeated_rows():
+def test_counts_stand_for_repeated_rows() -> None:
     # Two requests in row 0: its first upgrade now costs 2 and brings 6.
     solved = allocate(VALUES, COSTS, 5.0, counts=np.array([2, 1]))
     assert (solved.choice.tolist(), solved.cost, solved.value) == ([1, 0], 5.0, 8.0)
     assert solved.bound == highs_optimum(VALUES, COSTS, 5.0, [2, 1])
 
 
-def test_a_row_without_requests_changes_nothing():
+def test_a_row_without_requests_changes_nothing() -> None:
     with_zero = allocate(VALUES, COSTS, 3.0, counts=np.array([1, 0]))
     alone = allocate(VALUES[:1], COSTS[:1], 3.0)
     assert (with_zero.value, with_zero.cost, with_zero.bound) == (alone.value, alone.cost, alone.bound)
 
 
-def test_costs_shared_by_all_rows():
+def test_costs_shared_by_all_rows() -> None:
     shared = allocate(VALUES, COSTS[0], 4.0)
     assert shared.choice.tolist() == allocate(VALUES, np.stack([COSTS[0]] * 2), 4.0).choice.tolist()
 
 
-def test_whole_rows_are_proven_best():
+def test_whole_rows_are_proven_best() -> None:
     # The relaxation's rounding takes row 0's upgrade and strands one unit; row 1's alone is worth more.
     values, costs = np.array([[0.0, 2.0], [0.0, 5.0]]), np.array([[0.0, 1.0], [0.0, 3.0]])
     rounded, best = allocate(values, costs, 3.0), allocate(values, costs, 3.0, integral=True)
@@ -73,7 +75,7 @@ def test_whole_rows_are_proven_best():
 
 
 @pytest.mark.parametrize("difference", [1e-5, 1e-7, 1e-9])
-def test_whole_rows_are_best_where_values_hardly_differ(difference):
+def test_whole_rows_are_best_where_values_hardly_differ(difference: Any) -> None:
     """Values that are costs up to tiny differences: only these decide, and the solver's own tolerance must not."""
     picks = np.stack(np.meshgrid(*[np.arange(4)] * 5), axis=-1).reshape(-1, 5)
     for seed in range(8):
@@ -87,7 +89,7 @@ def test_whole_rows_are_best_where_values_hardly_differ(difference):
 
 
 @st.composite
-def problems(draw):
+def problems(draw: Any) -> Any:
     """Small problems with ties, equal costs, zero and negative values, one action, and rows of several requests."""
     rows, actions = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     numbers = st.one_of(st.integers(-3, 4).map(float), st.floats(-4, 4, width=32))
@@ -104,7 +106,7 @@ def problems(draw):
 
 @settings(deadline=None, max_examples=300)
 @given(problems())
-def test_certificate_and_budget(problem):
+def test_certificate_and_budget(problem: Any) -> None:
     values, costs, budget, counts = problem
     solved = allocate(values, costs, budget, counts)
     rows = np.arange(len(values))
@@ -120,7 +122,7 @@ def test_certificate_and_budget(problem):
 
 @settings(deadline=None, max_examples=150)
 @given(problems())
-def test_equal_to_brute_force(problem):
+def test_equal_to_brute_force(problem: Any) -> None:
     values, costs, budget, counts = problem
     best = brute_force(values.astype(float), costs.astype(float), budget, counts)
     solved = allocate(values, costs, budget, counts, integral=True)
@@ -131,7 +133,7 @@ def test_equal_to_brute_force(problem):
 
 @settings(deadline=None, max_examples=100)
 @given(problems())
-def test_bound_is_the_lp_optimum(problem):
+def test_bound_is_the_lp_optimum(problem: Any) -> None:
     values, costs, budget, counts = problem
     expected = highs_optimum(values, costs, budget, counts)
     bound = allocate(values, costs, budget, counts).bound
@@ -140,7 +142,7 @@ def test_bound_is_the_lp_optimum(problem):
 
 @settings(deadline=None, max_examples=150)
 @given(problems(), st.floats(0, 10))
-def test_never_below_a_single_price(problem, price):
+def test_never_below_a_single_price(problem: Any, price: Any) -> None:
     values, costs, budget, counts = problem
     rows = np.arange(len(values))
     chosen = (values.astype(float) - price * costs.astype(float)).argmax(axis=1)
@@ -151,7 +153,7 @@ def test_never_below_a_single_price(problem, price):
 
 @settings(deadline=None, max_examples=150)
 @given(problems(), st.randoms(use_true_random=False))
-def test_order_of_rows_does_not_matter(problem, random):
+def test_order_of_rows_does_not_matter(problem: Any, random: Any) -> None:
     values, costs, budget, counts = problem
     order = list(range(len(values)))
     random.shuffle(order)
@@ -163,7 +165,7 @@ def test_order_of_rows_does_not_matter(problem, random):
 
 @settings(deadline=None, max_examples=100)
 @given(problems())
-def test_the_curve_holds_every_bound(problem):
+def test_the_curve_holds_every_bound(problem: Any) -> None:
     values, costs, budget, counts = problem
     value, price = budget_curve(values, costs, counts).at(budget)
     solved = allocate(values, costs, budget, counts)
@@ -174,7 +176,7 @@ def test_the_curve_holds_every_bound(problem):
 
 @settings(deadline=None, max_examples=150)
 @given(problems())
-def test_the_fast_hull_is_the_defined_chain(problem):
+def test_the_fast_hull_is_the_defined_chain(problem: Any) -> None:
     """Edges row by row against ``marca_measures.hull.chain``, where rounding leaves one answer: whole numbers."""
     values, costs, _, _ = problem
     values, costs = np.rint(values), np.rint(costs)
@@ -190,7 +192,7 @@ def test_the_fast_hull_is_the_defined_chain(problem):
 
 @settings(deadline=None, max_examples=100)
 @given(problems())
-def test_the_curve_is_the_defined_frontier(problem):
+def test_the_curve_is_the_defined_frontier(problem: Any) -> None:
     values, costs, _, counts = problem
     weight = counts if counts.sum() else counts + 1
     values, costs = np.rint(values), np.rint(costs)
@@ -201,13 +203,13 @@ def test_the_curve_is_the_defined_frontier(problem):
 
 
 @pytest.fixture
-def sampled(monkeypatch):
+def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brackets from samples already for small problems."""
     monkeypatch.setattr(module, "SAMPLE_FROM", 1)
     monkeypatch.setattr(module, "SAMPLE_ROWS", (20, 60))
 
 
-def random_problem(seed, rows=3000, actions=33, dtype=np.float32):
+def random_problem(seed: Any, rows: int = 3000, actions: int = 33, dtype: Any = np.float32) -> Any:
     generator = np.random.default_rng(seed)
     costs = generator.uniform(0.2, 3, (rows, actions)).astype(dtype)
     values = (generator.gamma(1.0, 1.0, (rows, 1)) * np.sqrt(costs) * generator.uniform(0.7, 1.3, costs.shape)).astype(
@@ -217,7 +219,7 @@ def random_problem(seed, rows=3000, actions=33, dtype=np.float32):
 
 
 @pytest.mark.parametrize("part", [0.001, 0.05, 0.3, 0.9, 1.1])
-def test_a_sampled_bracket_changes_nothing(sampled, part):
+def test_a_sampled_bracket_changes_nothing(sampled: Any, part: Any) -> None:
     values, costs = random_problem(1)
     least, free = costs.min(axis=1).sum(dtype=float), costs[np.arange(3000), values.argmax(axis=1)].sum(dtype=float)
     budget = least + part * (free - least)
@@ -228,7 +230,7 @@ def test_a_sampled_bracket_changes_nothing(sampled, part):
         assert solved.cost <= budget
 
 
-def test_a_missed_bracket_changes_nothing(sampled, monkeypatch):
+def test_a_missed_bracket_changes_nothing(sampled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     values, costs = random_problem(2)
     budget = 1.2 * len(values)
     right = allocate(values, costs, budget)
@@ -238,7 +240,7 @@ def test_a_missed_bracket_changes_nothing(sampled, monkeypatch):
         assert (again.bound, again.lambda_) == pytest.approx((right.bound, right.lambda_), rel=1e-12)
 
 
-def test_equal_to_bisection_in_numpy():
+def test_equal_to_bisection_in_numpy() -> None:
     values, costs = random_problem(3, rows=500)
     price, value, cost = numpy_bisection(values.astype(float), costs.astype(float), 600.0)
     solved = allocate(values, costs, 600.0)
@@ -247,7 +249,7 @@ def test_equal_to_bisection_in_numpy():
     assert value <= solved.value + 1e-9
 
 
-def test_large_offsets_do_not_fool_the_single_precision_search():
+def test_large_offsets_do_not_fool_the_single_precision_search() -> None:
     # Values of 1e6 differ by less than float32 resolves after weighting; the float64 search must still order them.
     generator = np.random.default_rng(4)
     values = (1e6 + generator.integers(0, 8, (200, 40))).astype(np.float32)
@@ -256,7 +258,7 @@ def test_large_offsets_do_not_fool_the_single_precision_search():
     assert allocate(values, costs, 2000.0).bound == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_models_curve_is_counted_in_true_numbers():
+def test_a_models_curve_is_counted_in_true_numbers() -> None:
     # The model thinks row 1's dear action is worth nothing more: it never takes it up.
     model = np.array([[1.0, 4.0, 5.0], [0.0, -1.0, -9.0]])
     curve = budget_curve(model, COSTS, true_values=2 * VALUES, true_costs=COSTS + 1)
@@ -267,19 +269,19 @@ def test_a_models_curve_is_counted_in_true_numbers():
 
 
 @pytest.mark.parametrize("budget", [0, -1.0, float("nan"), float("inf"), "3", None, True])
-def test_a_budget_is_a_positive_number(budget):
+def test_a_budget_is_a_positive_number(budget: Any) -> None:
     with pytest.raises(UserError, match=r"budget: got .*expected a positive number"):
         allocate(VALUES, COSTS, budget)
 
 
-def test_an_infeasible_budget_names_the_least_cost():
+def test_an_infeasible_budget_names_the_least_cost() -> None:
     with pytest.raises(UserError, match="the least possible cost is 2"):
         allocate(VALUES, COSTS, 1.5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["values", "costs"])
-def test_numbers_must_be_finite(bad, name):
+def test_numbers_must_be_finite(bad: Any, name: Any) -> None:
     arrays = {"values": VALUES.copy(), "costs": COSTS.copy()}
     arrays[name][1, 2] = bad
     with pytest.raises(UserError, match=f"{name}: row 2, joint action 2"):
@@ -287,12 +289,12 @@ def test_numbers_must_be_finite(bad, name):
 
 
 @pytest.mark.parametrize("counts", [[1], [1, -1], [1, np.nan]])
-def test_counts_are_checked(counts):
+def test_counts_are_checked(counts: Any) -> None:
     with pytest.raises(UserError, match="counts"):
         allocate(VALUES, COSTS, 5.0, counts=np.array(counts))
 
 
-def test_shapes_are_checked():
+def test_shapes_are_checked() -> None:
     with pytest.raises(UserError, match="costs: got shape"):
         allocate(VALUES, COSTS[:, :2], 5.0)
     with pytest.raises(UserError, match="values: got shape"):

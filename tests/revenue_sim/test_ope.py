@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ POLICY = np.array([[0.5, 0.5], [1.0, 0.0]])
 DIRECT = np.array([[1.0, 1.0], [2.0, 5.0]])
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     # w = 1, 1, 4, 0; w·r = 1, 2, 12, 0.
     found = estimate(POLICY, STATE, JOINT, REWARD, PROPENSITY, DIRECT, least_rows=1.5)
     assert found["ips"].value == pytest.approx(15 / 4)
@@ -24,14 +26,14 @@ def test_by_hand():
     assert found["ips"].effective_rows == pytest.approx(36 / 18)
 
 
-def test_the_logging_policy_itself_is_the_mean_of_the_log():
+def test_the_logging_policy_itself_is_the_mean_of_the_log() -> None:
     policy = np.array([[0.5, 0.5], [0.25, 0.75]])
     found = estimate(policy, STATE, JOINT, REWARD, PROPENSITY, DIRECT, least_rows=1.5)
     assert {found[name].value for name in ("ips", "snips")} == {REWARD.mean()}
     assert found["ips"].effective_rows == pytest.approx(4)
 
 
-def test_a_warning_in_place_of_numbers_where_support_is_missing(caplog):
+def test_a_warning_in_place_of_numbers_where_support_is_missing(caplog: pytest.LogCaptureFixture) -> None:
     generator = np.random.default_rng(0)
     state, joint = np.zeros(2000, np.int64), generator.integers(0, 2, 2000)
     policy = np.array([[0.3, 0.2, 0.5]])  # the log never takes the third action
@@ -43,12 +45,12 @@ def test_a_warning_in_place_of_numbers_where_support_is_missing(caplog):
     assert "rows" in rare["ips"].warning
 
 
-def test_without_propensities_there_is_no_number():
+def test_without_propensities_there_is_no_number() -> None:
     found = estimate(POLICY, STATE, JOINT, REWARD, None, DIRECT)
     assert all(one.value is None and "no propensities" in one.warning for one in found.values())
 
 
-def test_intervals_cover():
+def test_intervals_cover() -> None:
     generator = np.random.default_rng(1)
     covered = np.zeros(3)
     policy, truth = np.array([[0.2, 0.8]]), np.array([[1.0, 3.0]])
@@ -63,7 +65,7 @@ def test_intervals_cover():
     assert (covered / 200 < 0.995).all()
 
 
-def test_policies_of_scores():
+def test_policies_of_scores() -> None:
     scores, costs = np.array([[1.0, 3.0, 2.0]]), np.array([[0.0, 2.0, 0.5]])
     assert policy_probabilities(scores).tolist() == [[0, 1, 0]]
     assert policy_probabilities(scores, costs=costs, lambda_=1.0).tolist() == [[0, 0, 1]]
@@ -73,7 +75,7 @@ def test_policies_of_scores():
     assert soft[1] / soft[0] == pytest.approx(np.exp(2.0), rel=1e-5)
 
 
-def test_bad_input_is_named():
+def test_bad_input_is_named() -> None:
     with pytest.raises(UserError, match="policy: expected probabilities"):
         estimate(POLICY * 2, STATE, JOINT, REWARD, PROPENSITY)
     with pytest.raises(UserError, match="propensity: row 2"):
@@ -81,7 +83,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.slow
-def test_agreement_with_the_worlds_truth(small_world):
+def test_agreement_with_the_worlds_truth(small_world: Path) -> None:
     from cascade_world.world import load_truth
 
     truth = load_truth(small_world)

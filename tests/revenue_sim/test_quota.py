@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,25 +18,25 @@ from tests.reference.allocation_reference import sort_and_fill, transport_optimu
 SCORES = np.array([[10.0, 9.0], [8.0, 1.0]], dtype=np.float32)
 
 
-def as_pairs(allocation):
+def as_pairs(allocation: Any) -> Any:
     return {(int(s), int(a)): int(n) for s, a, n in zip(allocation.state, allocation.action, allocation.count)}
 
 
-def test_by_hand():
+def test_by_hand() -> None:
     first, best = greedy(SCORES, [1, 1], [1, 1]), optimal(SCORES, [1, 1], [1, 1])
     assert (as_pairs(first), first.value(SCORES)) == ({(0, 0): 1, (1, 1): 1}, 11.0)
     assert (as_pairs(best), best.value(SCORES), best.bound) == ({(0, 1): 1, (1, 0): 1}, 17.0, 17.0)
     assert best.by_state(SCORES).tolist() == [9.0, 8.0]
 
 
-def test_ties_go_by_key():
+def test_ties_go_by_key() -> None:
     assert as_pairs(greedy(np.zeros((2, 2), np.float32), [1, 2], [2, 1])) == {(0, 0): 1, (1, 0): 1, (1, 1): 1}
     minus = np.array([[0.0, -0.0]], np.float32)  # the two zeros are equal scores
     assert as_pairs(greedy(minus[:, ::-1], [1], [1, 0])) == {(0, 0): 1}
 
 
 @st.composite
-def transports(draw):
+def transports(draw: Any) -> Any:
     states, actions = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     kind = draw(st.sampled_from(["ties", "floats"]))
     numbers = st.integers(-2, 2).map(float) if kind == "ties" else st.floats(-10, 10, width=32)
@@ -48,14 +50,14 @@ def transports(draw):
 
 @settings(deadline=None, max_examples=200)
 @given(transports())
-def test_greedy_is_sort_and_fill(problem):
+def test_greedy_is_sort_and_fill(problem: Any) -> None:
     scores, counts, quotas = problem
     assert as_pairs(greedy(scores, counts, quotas)) == sort_and_fill(scores.tolist(), counts.tolist(), quotas.tolist())
 
 
 @settings(deadline=None, max_examples=200)
 @given(transports())
-def test_optimal_is_the_transport_optimum(problem):
+def test_optimal_is_the_transport_optimum(problem: Any) -> None:
     scores, counts, quotas = problem
     best = optimal(scores, counts, quotas)
     assert np.bincount(best.state, best.count, len(counts)).tolist() == counts.tolist()
@@ -69,7 +71,7 @@ def test_optimal_is_the_transport_optimum(problem):
 
 @settings(deadline=None, max_examples=100)
 @given(transports(), st.randoms(use_true_random=False))
-def test_order_of_states_does_not_matter_to_the_optimum(problem, random):
+def test_order_of_states_does_not_matter_to_the_optimum(problem: Any, random: Any) -> None:
     scores, counts, quotas = problem
     order = list(range(len(counts)))
     random.shuffle(order)
@@ -77,7 +79,7 @@ def test_order_of_states_does_not_matter_to_the_optimum(problem, random):
     assert moved.value(scores[order]) == pytest.approx(optimal(scores, counts, quotas).value(scores), abs=1e-9)
 
 
-def test_one_request_each_is_the_assignment_problem():
+def test_one_request_each_is_the_assignment_problem() -> None:
     from scipy.optimize import linear_sum_assignment
 
     scores = np.random.default_rng(0).integers(0, 4, (60, 60)).astype(np.float32)  # degenerate: many equal optima
@@ -86,7 +88,7 @@ def test_one_request_each_is_the_assignment_problem():
     assert best.value(scores) == float(scores[rows, columns].sum())
 
 
-def test_a_larger_problem_is_certified_by_its_dual():
+def test_a_larger_problem_is_certified_by_its_dual() -> None:
     generator = np.random.default_rng(1)
     scores = generator.random((300, 150), dtype=np.float32)
     counts = generator.geometric(0.1, 300)
@@ -96,7 +98,7 @@ def test_a_larger_problem_is_certified_by_its_dual():
     assert greedy(scores, counts, quotas).value(scores) < best.value(scores)
 
 
-def test_any_feasible_start_leads_to_the_optimum():
+def test_any_feasible_start_leads_to_the_optimum() -> None:
     scores, counts, quotas = SCORES, np.array([2, 3]), np.array([4, 1])
     starts = [([0, 1, 1], [0, 0, 1], [2, 2, 1]), ([0, 0, 1], [0, 1, 0], [1, 1, 3])]
     values = [transport.solve(scores, counts, quotas, *map(np.array, start))[3] for start in starts]
@@ -114,13 +116,13 @@ def test_any_feasible_start_leads_to_the_optimum():
         ([1, 1], [2], "quotas: got shape"),
     ],
 )
-def test_quotas_are_checked(method, counts, quotas, message):
+def test_quotas_are_checked(method: Any, counts: Any, quotas: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         method(SCORES, counts, quotas)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_scores_must_be_finite(bad):
+def test_scores_must_be_finite(bad: Any) -> None:
     scores = SCORES.copy()
     scores[1, 0] = bad
     with pytest.raises(UserError, match="scores: row 2, joint action 0"):
@@ -128,7 +130,7 @@ def test_scores_must_be_finite(bad):
 
 
 @pytest.mark.parametrize("group", [1, 500, 10**6])
-def test_sorting_in_parts_changes_nothing(monkeypatch, group):
+def test_sorting_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch, group: Any) -> None:
     monkeypatch.setattr(quota, "GROUP", group)
     generator = np.random.default_rng(2)
     scores = (generator.normal(size=(80, 60)) * generator.lognormal(0, 3, (80, 1))).astype(np.float32)

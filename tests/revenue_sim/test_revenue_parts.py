@@ -12,11 +12,11 @@ from revenue_sim.judging import return_pct as returns
 from revenue_sim.judging.action_mix import MOST_VALUES, action_mix
 
 
-def test_return_pct_by_hand():
+def test_return_pct_by_hand() -> None:
     assert returns.return_pct(np.array([3.0, 1.0]), np.array([3.0, 2.0])) == pytest.approx(80.0)
 
 
-def test_interval_over_states_and_seeds():
+def test_interval_over_states_and_seeds() -> None:
     generator = np.random.default_rng(0)
     truth = generator.gamma(2, 1, 400)
     models = [truth * share for share in (0.8, 0.9)]
@@ -32,7 +32,7 @@ SPEC = RequestSpec(
 )
 
 
-def test_box_scores_are_the_trees_predictions():
+def test_box_scores_are_the_trees_predictions() -> None:
     generator = np.random.default_rng(3)
     frame = pd.DataFrame({"u": generator.choice(list("abcdef"), 4000), "x": generator.normal(size=4000)})
     for name in SPEC.sub_actions:
@@ -45,7 +45,7 @@ def test_box_scores_are_the_trees_predictions():
     np.testing.assert_allclose(model.values(states).ravel(), model.rows(every, SPEC), rtol=1e-6)
 
 
-def test_action_mix_by_hand():
+def test_action_mix_by_hand() -> None:
     spec = RequestSpec(state={"u": "category"}, agents={"g": ["a1", "a2"]}, sizes={"a1": 2, "a2": 2})
     states = pd.DataFrame({"u": ["x", "y"]})
     mix = action_mix(spec, states, np.array([0, 0, 1]), np.array([0, 3, 1]), np.array([3, 1, 2]), "m", "quota")
@@ -55,7 +55,7 @@ def test_action_mix_by_hand():
     assert share["all", "all", "a2", 1] == 0.5
 
 
-def test_a_long_tail_of_values_is_summed_up():
+def test_a_long_tail_of_values_is_summed_up() -> None:
     spec = RequestSpec(state={"u": "category"}, agents={"g": ["a1"]}, sizes={"a1": 2})
     states = pd.DataFrame({"u": [f"s{i:03d}" for i in range(100)]})
     rows = np.arange(100)

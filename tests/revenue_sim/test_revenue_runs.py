@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +37,7 @@ COLUMNS = SPEC.model_dump()
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A log of 6,000 requests in 24 states with a known mean, score files of the truth and of models, costs."""
     folder = tmp_path_factory.mktemp("revenue")
     generator = np.random.default_rng(0)
@@ -62,7 +64,7 @@ def files(tmp_path_factory):
     return folder
 
 
-def run_config(files, **changes):
+def run_config(files: Any, **changes: Any) -> Any:
     values = {
         "spec": COLUMNS,
         "requests": str(files / "log.csv"),
@@ -79,7 +81,7 @@ def run_config(files, **changes):
     return RunConfig.model_validate({**values, **changes})
 
 
-def test_run_judges_models(files, tmp_path):
+def test_run_judges_models(files: Any, tmp_path: Path) -> None:
     result = run(run_config(files), tmp_path / "run")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     same, noisy = summary["return_pct"]["same"], summary["return_pct"]["noisy"]
@@ -110,7 +112,7 @@ def test_run_judges_models(files, tmp_path):
     )
 
 
-def test_run_is_the_same_twice_and_samples_states_by_seed(files, tmp_path):
+def test_run_is_the_same_twice_and_samples_states_by_seed(files: Any, tmp_path: Path) -> None:
     first = run(run_config(files, sample_states=10), tmp_path / "a").summary
     again = run(run_config(files, sample_states=10), tmp_path / "b").summary
     other = run(run_config(files, sample_states=10, seed=1), tmp_path / "c").summary
@@ -119,7 +121,7 @@ def test_run_is_the_same_twice_and_samples_states_by_seed(files, tmp_path):
     assert first["requests"] != other["requests"]
 
 
-def test_quotas_and_states_from_tables(files, tmp_path):
+def test_quotas_and_states_from_tables(files: Any, tmp_path: Path) -> None:
     keys, actions = state_keys(pd.read_parquet(files / "truth.parquet")[["tier", "place"]]), action_keys(SPEC)
     pd.DataFrame({"state": keys[:3], "count": [2, 1, 3]}).to_csv(tmp_path / "states.csv", index=False)
     pd.DataFrame({"action": actions[:2], "count": [4, 2]}).to_csv(tmp_path / "quotas.csv", index=False)
@@ -137,7 +139,7 @@ def test_quotas_and_states_from_tables(files, tmp_path):
         run(run_config(files, **tables), tmp_path / "other")
 
 
-def test_long_score_files_and_their_errors(files, tmp_path):
+def test_long_score_files_and_their_errors(files: Any, tmp_path: Path) -> None:
     states = pd.read_parquet(files / "truth.parquet")[["tier", "place"]]
     values = np.stack(pd.read_parquet(files / "truth.parquet")["q"])
     path = tmp_path / "model.csv"
@@ -162,19 +164,19 @@ def test_long_score_files_and_their_errors(files, tmp_path):
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
-def test_a_configured_budget_is_positive(files, tmp_path, budget):
+def test_a_configured_budget_is_positive(files: Any, tmp_path: Path, budget: Any) -> None:
     text = f"budget: {budget if budget == budget else '.nan'}\ntruth: x\nmodels: {{a: x}}\n"
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(UserError, match="budget"):
         load_config(RunConfig, tmp_path / "run.yaml")
 
 
-def test_an_infeasible_budget_is_named(files, tmp_path):
+def test_an_infeasible_budget_is_named(files: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the least possible cost is 0\.5"):
         run(run_config(files, budget=0.1), tmp_path / "run")
 
 
-def test_services_have_budgets_of_their_own(files, tmp_path):
+def test_services_have_budgets_of_their_own(files: Any, tmp_path: Path) -> None:
     summary = run(run_config(files), tmp_path / "own").summary
     found, spent = summary["service_budgets"], summary["budget"]
     assert sum(found["budget"].values()) == pytest.approx(spent, rel=0.05)  # what the truth's choice spends of it
@@ -188,7 +190,7 @@ def test_services_have_budgets_of_their_own(files, tmp_path):
         assert all(spend[name] <= found["budget"][name] * (1 + 1e-9) for name in ("cpu", "gpu"))
 
 
-def test_given_service_budgets_are_kept_and_priced(files, tmp_path):
+def test_given_service_budgets_are_kept_and_priced(files: Any, tmp_path: Path) -> None:
     """cpu and gpu cost 3 : 2, so the tighter of the two budgets has all the price, and the bound is the one of it alone."""
     own = {
         "service_budgets": [0.9, 9.0],
@@ -209,7 +211,7 @@ def test_given_service_budgets_are_kept_and_priced(files, tmp_path):
     assert found["bound"] == pytest.approx(clairvoyant(truth, both, np.array([0.9, 9.0]), weight).value, rel=1e-4)
 
 
-def test_service_budgets_are_one_positive_number_for_each_service(files, tmp_path):
+def test_service_budgets_are_one_positive_number_for_each_service(files: Any, tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"service_budgets: got \[1.0\]; expected one for each service of both cost files: \['cpu', 'gpu'\]",
@@ -223,7 +225,7 @@ def test_service_budgets_are_one_positive_number_for_each_service(files, tmp_pat
         run_config(files, service_budgets=[1.0, -1.0])
 
 
-def test_a_model_that_sees_costs_beyond_the_budgets_has_no_value_there(files, tmp_path):
+def test_a_model_that_sees_costs_beyond_the_budgets_has_no_value_there(files: Any, tmp_path: Path) -> None:
     costs = pd.read_parquet(files / "costs.parquet")
     dear = {name: 3 * np.stack(costs[name]) for name in ("gpu", "cpu")}
     write_scores(ScoreMatrix(costs[["tier", "place"]], dear), tmp_path / "dear.parquet")
@@ -237,7 +239,7 @@ def test_a_model_that_sees_costs_beyond_the_budgets_has_no_value_there(files, tm
     assert "service_budgets" not in one
 
 
-def test_whole_rows_are_proven_where_asked(files, tmp_path):
+def test_whole_rows_are_proven_where_asked(files: Any, tmp_path: Path) -> None:
     summary = run(run_config(files, integral=True), tmp_path / "run").summary
     assert -1e-12 <= summary["whole_rows"]["gap"] <= summary["lp_gap"] + 1e-12
     assert summary["whole_rows"]["value"] <= summary["value_at_budget"]["clairvoyant"] + 1e-9
@@ -250,20 +252,20 @@ def test_whole_rows_are_proven_where_asked(files, tmp_path):
      (EvaluateConfig, "requests", "spec"), (NetConfig, "batch", "batch_size"), (NetConfig, "learning_rate", "lr"),
      (TreesConfig, "learning_rate", "lr")],
 )  # fmt: skip
-def test_renamed_keys_are_known(cls, old, new):
+def test_renamed_keys_are_known(cls, old: Any, new: Any) -> None:
     assert cls.RENAMED[old] == new
     assert new in cls.model_fields
 
 
 @pytest.mark.parametrize("cls", [RunConfig, OpeConfig, TrainConfig])
-def test_columns_under_the_name_of_the_path_say_where_they_belong(cls, tmp_path):
+def test_columns_under_the_name_of_the_path_say_where_they_belong(cls, tmp_path: Path) -> None:
     (tmp_path / "old.yaml").write_text("requests: {reward: money}\n")
     with pytest.raises(UserError, match="its columns belong under 'spec'") as stopped:
         load_config(cls, tmp_path / "old.yaml")
     assert "\n" not in str(stopped.value)
 
 
-def test_evaluate_one_allocation(files, tmp_path):
+def test_evaluate_one_allocation(files: Any, tmp_path: Path) -> None:
     states = pd.read_parquet(files / "truth.parquet")[["tier", "place"]]
     keys, actions = state_keys(states), action_keys(SPEC)
     values = np.stack(pd.read_parquet(files / "truth.parquet")["q"])
@@ -290,11 +292,11 @@ def test_evaluate_one_allocation(files, tmp_path):
 SMALL = {"trees": {"trees": 10, "min_rows": 20}, "nets": {"epochs": 3, "batch_size": 512}, "buckets": 20}
 
 
-def train_config(files, **changes):
+def train_config(files: Any, **changes: Any) -> Any:
     return TrainConfig.model_validate({"spec": COLUMNS, "requests": [str(files / "log.csv")], **SMALL, **changes})
 
 
-def test_the_ground_truth_learns_the_log(files, tmp_path):
+def test_the_ground_truth_learns_the_log(files: Any, tmp_path: Path) -> None:
     result = train(train_config(files, nets={"epochs": 20, "batch_size": 512}, trees={"trees": 40}), tmp_path / "gt")
     truth = np.stack(pd.read_parquet(files / "truth.parquet")["q"])
     order = pd.Index(state_keys(result.scores.states)).get_indexer(
@@ -308,11 +310,11 @@ def test_the_ground_truth_learns_the_log(files, tmp_path):
     assert (tmp_path / "gt/calibration.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_killed_training_goes_on_to_the_same_end(files, tmp_path, monkeypatch):
+def test_a_killed_training_goes_on_to_the_same_end(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(train_config(files), tmp_path / "whole")
     fit, calls = train_module.fit_net, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -329,7 +331,7 @@ def test_a_killed_training_goes_on_to_the_same_end(files, tmp_path, monkeypatch)
     assert (tmp_path / "cut/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
 
 
-def test_members_of_other_columns_are_refused(files, tmp_path):
+def test_members_of_other_columns_are_refused(files: Any, tmp_path: Path) -> None:
     train(train_config(files), tmp_path / "gt")
     other = SPEC.model_copy(update={"sizes": {"a1": 3, "a2": 2, "a3": 5}})
     with pytest.raises(UserError, match="fitted on columns"):
@@ -338,7 +340,9 @@ def test_members_of_other_columns_are_refused(files, tmp_path):
         GroundTruth.load(tmp_path, SPEC)
 
 
-def test_the_command_line_leaves_one_line_and_code_2(files, tmp_path, capsys):
+def test_the_command_line_leaves_one_line_and_code_2(
+    files: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run.yaml").write_text(
         f"requests: {files / 'log.csv'}\ntruth: missing.parquet\nmodels: {{a: missing.parquet}}\n"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sparse
@@ -15,7 +17,7 @@ from revenue_sim.allocation.one_budget import allocate
 from revenue_sim.allocation.several_budgets import allocate_several
 
 
-def highs(values, costs, budgets, counts):
+def highs(values: Any, costs: Any, budgets: Any, counts: Any) -> Any:
     rows, actions, kinds = costs.shape
     solved = linprog(
         -(values * counts[:, None]).astype(float).ravel(),
@@ -28,7 +30,7 @@ def highs(values, costs, budgets, counts):
     return (-solved.fun, -solved.ineqlin.marginals) if solved.status == 0 else None
 
 
-def random_problem(seed, rows=300, actions=40, kinds=2, part=0.4):
+def random_problem(seed: Any, rows: int = 300, actions: int = 40, kinds: int = 2, part: float = 0.4) -> Any:
     generator = np.random.default_rng(seed)
     costs = generator.gamma(2, 1, (rows, actions, kinds))
     values = (
@@ -40,7 +42,7 @@ def random_problem(seed, rows=300, actions=40, kinds=2, part=0.4):
 
 
 @pytest.mark.parametrize(("kinds", "part"), [(1, 0.3), (2, 0.3), (2, 0.6), (3, 0.5)])
-def test_bound_is_the_lp_optimum_and_the_choice_close_to_it(kinds, part):
+def test_bound_is_the_lp_optimum_and_the_choice_close_to_it(kinds: Any, part: Any) -> None:
     values, costs, budgets, counts = random_problem(kinds, kinds=kinds, part=part)
     solved = allocate_several(values, costs, budgets, counts)
     expected, prices = highs(values, costs, budgets, counts)
@@ -52,13 +54,13 @@ def test_bound_is_the_lp_optimum_and_the_choice_close_to_it(kinds, part):
     assert solved.value == pytest.approx(value)
 
 
-def test_one_budget_is_the_exact_allocation():
+def test_one_budget_is_the_exact_allocation() -> None:
     values, costs, budgets, counts = random_problem(7, kinds=1)
     single = allocate(values, costs[:, :, 0], float(budgets[0]), counts)
     assert allocate_several(values, costs, budgets, counts).bound == pytest.approx(single.bound, rel=1e-6)
 
 
-def test_a_budget_that_does_not_bind_has_no_price():
+def test_a_budget_that_does_not_bind_has_no_price() -> None:
     values, costs, budgets, counts = random_problem(8)
     solved = allocate_several(values, costs, np.array([budgets[0], 1e9]), counts)
     assert solved.lambda_[1] == pytest.approx(0.0, abs=1e-6)
@@ -67,7 +69,9 @@ def test_a_budget_that_does_not_bind_has_no_price():
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.floats(0.05, 1.2))
-def test_never_over_a_budget_and_never_above_the_bound(seed, rows, actions, kinds, part):
+def test_never_over_a_budget_and_never_above_the_bound(
+    seed: int, rows: Any, actions: Any, kinds: Any, part: Any
+) -> None:
     generator = np.random.default_rng(seed)
     values = generator.integers(-2, 4, (rows, actions)).astype(float)  # ties, zero and negative values
     costs = generator.integers(0, 4, (rows, actions, kinds)).astype(float)
@@ -84,7 +88,7 @@ def test_never_over_a_budget_and_never_above_the_bound(seed, rows, actions, kind
     assert solved.bound >= relaxed[0] - 1e-6
 
 
-def test_budgets_that_cannot_be_met_together_are_refused_with_a_proof():
+def test_budgets_that_cannot_be_met_together_are_refused_with_a_proof() -> None:
     values, costs = np.ones((3, 2)), np.tile(np.array([[[1.0, 5.0], [5.0, 1.0]]]), (3, 1, 1))
     with pytest.raises(UserError, match="each can be met, not all together"):
         allocate_several(values, costs, np.array([6.0, 6.0]))
@@ -93,16 +97,16 @@ def test_budgets_that_cannot_be_met_together_are_refused_with_a_proof():
 
 
 @pytest.mark.parametrize("budgets", [[1.0], [1.0, -1.0], [1.0, np.nan]])
-def test_budgets_are_checked(budgets):
+def test_budgets_are_checked(budgets: Any) -> None:
     values, costs, _, _ = random_problem(1, rows=5)
     with pytest.raises(UserError, match="budget: got"):
         allocate_several(values, costs, np.array(budgets))
 
 
-def test_the_bundle_finds_the_minimum_of_a_known_function():
+def test_the_bundle_finds_the_minimum_of_a_known_function() -> None:
     centre = np.array([2.0, 0.5])
 
-    def evaluate(point):
+    def evaluate(point: Any) -> Any:
         return 3.0 + float(((point - centre) ** 2).sum()), 2 * (point - centre)
 
     point, value = minimise(evaluate, np.array([1.0, 1.0]), 1e-9, 200)
