@@ -38,7 +38,7 @@ def stamp(seed: int | str) -> dict[str, object]:
 
 def commissioned_model(hidden: list[int], days: float = 7, seed: int = 0, **options: object) -> SystemModel:
     """A model trained on days of the reference plant (development seed), kept in runs/ for the next benchmark."""
-    config = SystemModelConfig(hidden=hidden, commission_days=days, seed=seed, **options)  # type: ignore[arg-type]
+    config = SystemModelConfig(hidden=hidden, commission_days=days, seed=seed, **options)
     path = CACHE / f"system_model_{content_hash(config, ReferenceConfig())}.pt"
     if not path.exists():
         model, summary = fit_model(load_data(config), config)

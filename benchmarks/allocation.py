@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def allocation_rows(rows: int, actions: int, repeats: int) -> list[dict[str, Any
     results: dict[str, Any] = {}
     for _ in progress(range(repeats), what=f"{rows} × {actions}", unit="round"):
         for name, (threads, method) in methods.items():
-            reading, _ = timed(lambda threads=threads: read_both(values, costs, threads))
+            reading, _ = timed(partial(read_both, values, costs, threads))
             spent, results[name] = timed(method)
             times[name].append((reading, spent))
     exact = results["exact"]
@@ -115,8 +116,8 @@ def highs_rows(sizes: list[tuple[int, int]]) -> list[dict[str, Any]]:
         for part in (0.05, 0.35, 0.7):
             least = float(costs.min(axis=1).sum(dtype=np.float64))
             budget = least + part * (float(costs.mean(dtype=np.float64)) * rows - least)
-            spent, optimum = timed(lambda b=budget, v=values, c=costs: highs_optimum(v, c, b))
-            mine, solved = timed(lambda b=budget, v=values, c=costs: allocate(v, c, b))
+            spent, optimum = timed(partial(highs_optimum, values, costs, budget))
+            mine, solved = timed(partial(allocate, values, costs, budget))
             error = abs(solved.bound - optimum) / abs(optimum)
             out.append(row("highs", rows, actions, [spent], None, 0.0, 1) | {"bound_error_to_highs": 0.0})
             out.append(

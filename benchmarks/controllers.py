@@ -93,7 +93,8 @@ def pi_gains(kind: str, parts: int, scenario: Scenario) -> dict[str, float]:
         data = load_data(SystemModelConfig(commission_days=2, seed=3, commission_steps_per_minute=parts))
         gains = tune_on_model(system_model(parts), data, kind, np.full(2, BUDGET), delay=delay, reading_noise=noise)
         write_json(path, asdict(gains))
-    return read_json(path)
+    kept: dict[str, float] = read_json(path)
+    return kept
 
 
 def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[Point, int]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,10 @@ from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
 from marca_common.config import load_config, to_dict
+from marca_common.cost_maps import CostMaps
 from marca_common.figures import new_figure, save_figure
 from marca_common.files import read_json, write_json
+from marca_common.requests import RequestSpec
 from marca_common.run_folder import versions
 from marca_common.seeding import integer_seed, numpy_generator
 from marca_common.tables import write_table
@@ -254,13 +257,11 @@ def _any_estimator(setting: Setting) -> Estimator:
     return train(TrainConfig.model_validate(values), path).estimator
 
 
-def _maps(setting: Setting):
-    from marca_common.cost_maps import CostMaps
-
+def _maps(setting: Setting) -> CostMaps:
     return CostMaps.load(setting.maps)
 
 
-def _features(frame: pd.DataFrame, spec, reference: pd.DataFrame) -> pd.DataFrame:
+def _features(frame: pd.DataFrame, spec: RequestSpec, reference: pd.DataFrame) -> pd.DataFrame:
     states = {
         name: pd.Categorical(frame[name].astype(str), categories=sorted(reference[name].astype(str).unique()))
         for name in spec.state
@@ -268,10 +269,18 @@ def _features(frame: pd.DataFrame, spec, reference: pd.DataFrame) -> pd.DataFram
     return pd.DataFrame(states | {name: frame[name].to_numpy() for name in spec.sub_actions})
 
 
-def _boost(features, labels, objective: str, grid: dict[str, Any], seed: int, rounds: int, weights) -> lightgbm.Booster:
-    weights = [None if len(weight) == 1 else weight / weights[0].mean() for weight in weights]
-    sets = [lightgbm.Dataset(features[0], labels[0], weight=weights[0])]
-    sets.append(lightgbm.Dataset(features[1], labels[1], weight=weights[1], reference=sets[0]))
+def _boost(
+    features: Sequence[pd.DataFrame],
+    labels: Sequence[np.ndarray],
+    objective: str,
+    grid: dict[str, Any],
+    seed: int,
+    rounds: int,
+    weights: Sequence[np.ndarray],
+) -> lightgbm.Booster:
+    scaled = [None if len(weight) == 1 else weight / weights[0].mean() for weight in weights]
+    sets = [lightgbm.Dataset(features[0], labels[0], weight=scaled[0])]
+    sets.append(lightgbm.Dataset(features[1], labels[1], weight=scaled[1], reference=sets[0]))
     fixed = {
         "learning_rate": 60 / rounds,
         "num_threads": 1,
@@ -316,7 +325,7 @@ def main(argv: list[str] | None = None) -> None:
     setting = prepare("demo", 4) if arguments.quick else prepare("base", 6)
     seeds = [100] if arguments.quick else [100, 101, 102]
     jobs: dict[str, Callable[[int], dict[str, Any]]] = {"noise floor": lambda _: noise_floor(setting)}
-    jobs |= {name: lambda seed, name=name: network(setting, name, seed) for name in NETWORKS}
+    jobs |= {name: partial(network, setting, name) for name in NETWORKS}
     rounds = 300 if arguments.quick else 600
     jobs["LightGBM"] = lambda seed: boosted_trees(setting, seed, rounds)
     jobs["LightGBM, shares"] = lambda seed: boosted_trees(setting, seed, rounds, shares=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -42,7 +43,8 @@ def main() -> None:
     quick = parser.parse_args().quick
     parts = load_config(LiveMpc, "configs/live_mpc.yaml", ["live.seconds=20", "commission_s=120"] if quick else [])
     model = commissioned(parts, FOLDER)
-    records, days = [], {}
+    records: list[dict[str, Any]] = []
+    days: dict[str, pd.DataFrame] = {}
     for number in range(1 if quick else 3):
         seeded = replaced(parts, {"live.seed": 100 + number})
         for name, (settings, controller) in controllers(seeded, model).items():

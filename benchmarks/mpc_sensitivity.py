@@ -7,6 +7,8 @@ N 10). Development seeds 30 and 31: a sweep is a choice of settings, so evaluati
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 
 PAPER = {"mode": "paper", "alpha": 0.4, "beta": 8.0, "horizon": 10, "reading": "per_step"}
 OWN: dict[str, object] = {"mode": "asymmetric"}
-SWEEPS = {
+SWEEPS: dict[tuple[str, str], list[Any]] = {
     ("paper", "alpha"): [0.1, 0.2, 0.4, 0.6, 0.8, 1.0],
     ("paper", "beta"): [0.0, 1.0, 2.0, 4.0, 8.0, 16.0],
     ("paper", "horizon"): [1, 3, 5, 10, 15, 20],
@@ -48,7 +50,7 @@ def main() -> None:
         for seed in ([30] if quick else [30, 31])
     ]
     for mode, name, value, seed in progress(runs, what="runs"):
-        objective = ObjectiveConfig(**{**(PAPER if mode == "paper" else OWN), name: value})  # type: ignore[arg-type]
+        objective = ObjectiveConfig(**{**(PAPER if mode == "paper" else OWN), name: value})
         mpc = MpcConfig(objective=objective, backoff_quantile=None if mode == "paper" else 0.7)
         drawn = start_scenario(script, seed)
         config = ClosedLoopConfig(controller=ControllerConfig(name="mpc", budget=BUDGET, mpc=mpc))
@@ -79,7 +81,7 @@ def main() -> None:
     print(table.to_string(index=False))
 
 
-def _figure(table: pd.DataFrame, path) -> None:
+def _figure(table: pd.DataFrame, path: Path) -> None:
     figure, axes = new_figure(2, 3, width=10.0, height=5.6)
     for axis, ((mode, name), part) in zip(axes.flat, table.groupby(["objective", "parameter"], sort=False)):
         at = np.arange(len(part))

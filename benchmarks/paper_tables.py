@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -178,11 +180,11 @@ def _markdown(table: pd.DataFrame, job: Job) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _key(row: dict) -> tuple:
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(row[name]) for name in KEYS)
 
 
-def _job_key(job: Job) -> tuple:
+def _job_key(job: Job) -> tuple[str, ...]:
     return (job.learner, Path(job.world).stem, str(job.seed), str(job.rows), str(job.epochs or "own"))
 
 

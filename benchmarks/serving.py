@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +61,7 @@ def rate(work: Callable[[], object], items: int, seconds: float) -> float:
     return done / (time.process_time() - start)
 
 
-def cached(lambdas: int, states: int, seconds: float) -> list[dict]:
+def cached(lambdas: int, states: int, seconds: float) -> list[dict[str, Any]]:
     """Decisions of known states: surfaces with diminishing returns and noise, costs of one or two services."""
     rng = numpy_generator(0, "serving", lambdas)
     joint = RequestSpec().joint_table()
@@ -75,12 +77,12 @@ def cached(lambdas: int, states: int, seconds: float) -> list[dict]:
     many, few = rng.integers(0, states, 1_000_000), rng.integers(0, states, states // 2)
     rows = []
     for path, ids in (("cached", few), ("cached_many_rows", many)):
-        per_s = rate(lambda ids=ids: policy.decide(ids, price), len(ids), seconds)  # type: ignore[misc]
+        per_s = rate(partial(policy.decide, ids, price), len(ids), seconds)
         rows.append({"path": path, "lambdas": lambdas, "per_s": per_s, "candidates": len(policy.joint) / states})
     return rows
 
 
-def uncached(learner: str, hidden: int, seconds: float) -> list[dict]:
+def uncached(learner: str, hidden: int, seconds: float) -> list[dict[str, Any]]:
     """Scoring of all joint actions and one decision after it."""
     spec = RequestSpec()
     encoder = StateEncoder({name: [str(i) for i in range(n)] for name, n in VOCABULARY.items()}, {}, {})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from mpc_balancer.planning.solvers import solve
 
 OBJECTIVE = ObjectiveConfig(mode="paper", alpha=0.4, beta=8.0, horizon=10, reading="per_step")
 # Chosen by hand so that more work brings little; --tune searches around them.
-SETTINGS: dict[str, dict] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "gauss_newton": {},
     "lbfgsb": {"iterations": 60},
     "slsqp": {"iterations": 40},
@@ -34,7 +35,7 @@ SETTINGS: dict[str, dict] = {
     "grid": {"grid_points": 9},
     "random_sampling": {"iterations": 1, "samples": 100},
 }
-TUNING = {
+TUNING: dict[str, list[dict[str, Any]]] = {
     "lbfgsb": [{"iterations": n} for n in (10, 30, 60, 120)],
     "slsqp": [{"iterations": n} for n in (10, 20, 40, 80)],
     "icem": [{"iterations": n, "samples": m} for n in (3, 6, 10) for m in (60, 120, 240)],
@@ -47,7 +48,7 @@ TUNING = {
 
 
 def measure(
-    problems: list[Problem], warm: list[np.ndarray | None], name: str, options: dict
+    problems: list[Problem], warm: list[np.ndarray | None], name: str, options: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
     """CPU milliseconds of this process (wall time on a free core) and J without its constant, per problem."""
     config = SolverConfig(name=name, deadline_ms=None, **options)
@@ -78,7 +79,7 @@ def best_known(problems: list[Problem], warm: list[np.ndarray | None], found: di
     }
     for name, options in progress(long_runs.items(), what="best known", total=len(long_runs)):
         every.append(measure(problems, warm, name, options)[1])
-    return np.min(every, axis=0)
+    return np.asarray(np.min(every, axis=0))
 
 
 def main() -> None:

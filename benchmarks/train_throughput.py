@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -95,7 +97,7 @@ def throughput(
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss, _ = loss_of(batch)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(learner.online.parameters(), 1.0)
         optimiser.step()
 
@@ -146,7 +148,7 @@ def product_bound(arguments: argparse.Namespace, seconds: float) -> tuple[float,
     return _per_second(products, b, seconds, device)
 
 
-def _per_second(work, items: int, seconds: float, device: torch.device) -> tuple[float, float]:
+def _per_second(work: Callable[[], Any], items: int, seconds: float, device: torch.device) -> tuple[float, float]:
     """Items per wall-clock second, and per second of CPU time of this process (all its threads added up)."""
     for _ in range(2):
         work()

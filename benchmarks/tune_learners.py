@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -82,7 +83,7 @@ def try_setting(job: Job) -> dict[str, object]:
     }
 
 
-def choose(records: list[dict], names: list[str]) -> pd.DataFrame:
+def choose(records: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
     """The table in the learners' order, the best validation metric of each marked."""
     table = pd.DataFrame(records)
     table["chosen"] = 0

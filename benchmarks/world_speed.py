@@ -85,7 +85,10 @@ def _scaled(seconds: dict[str, float], share: float) -> dict[str, float]:
 def _peak_mb() -> float:
     import resource
 
-    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, psutil.Process().memory_info().rss / 1e6)
+    peak: float = max(
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, psutil.Process().memory_info().rss / 1e6
+    )
+    return peak
 
 
 if __name__ == "__main__":

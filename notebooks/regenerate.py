@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent
 
 def executed(path: Path) -> nbformat.NotebookNode:
     """The notebook after a run from top to bottom, without progress bars and times, so that it changes only with its results."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(FOLDER)}})
     client.execute(env={**os.environ, "PYTHONPATH": str(FOLDER.parent)})
     for cell in notebook.cells:
