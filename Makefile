@@ -21,7 +21,7 @@ lint: .venv/.ready        ## ruff, mypy and the import contract
 	.venv/bin/lint-imports --no-cache
 
 docs: .venv/.ready        ## the documentation site (site/index.html)
-	.venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 notebooks: .venv/.ready   ## run the notebooks and keep their outputs and figures
 	$(PY) notebooks/regenerate.py
