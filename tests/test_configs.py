@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from marca_common.config import inner_models, load_config
 
@@ -60,7 +61,7 @@ def test_every_key_is_described_in_its_type(name: Any) -> None:
     assert not undescribed
 
 
-def _keys(cls, seen: Any = ()) -> Iterator[Any]:
+def _keys(cls: type[BaseModel], seen: tuple[type[BaseModel], ...] = ()) -> Iterator[Any]:
     """(key, description) of all fields of a config class and of the config classes inside it."""
     for key, field in cls.model_fields.items():
         models = inner_models(field.annotation)

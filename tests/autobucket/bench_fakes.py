@@ -122,7 +122,7 @@ class FakeTarget:
             self.used[name] += ms * self.luck / 1000
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        status = self.fail or "ok"
+        status: Any = self.fail or "ok"
         results = {"retrieved": retrieved, "preranked": preranked} if status == "ok" else {}
         future.set_result(Reply(status, loop.time() + 1e-4, results, "" if status == "ok" else "broken"))
         return future

@@ -28,11 +28,11 @@ values = st.lists(st.tuples(st.floats(-50, 50, allow_nan=False), st.floats(0.1, 
 
 def test_cost_per_request_by_hand() -> None:
     # 50 % of 2 machines with 16 cores at 4,000 requests a second: 16 core-seconds a second over 4,000 requests
-    assert cost_per_request(50.0, 2, 16, 4000.0) == pytest.approx(4.0)
+    assert cost_per_request(*map(np.asarray, (50.0, 2, 16, 4000.0))) == pytest.approx(4.0)
     # idle 2 %: 0.48 · 32 = 15.36 core-seconds a second
-    assert cost_per_request(50.0, 2, 16, 4000.0, 2.0) == pytest.approx(3.84)
+    assert cost_per_request(*map(np.asarray, (50.0, 2, 16, 4000.0, 2.0))) == pytest.approx(3.84)
     with pytest.raises(ValueError, match="positive rate"):
-        cost_per_request(np.array([50.0, 2.0]), 2, 16, np.array([10.0, 0.0]))
+        cost_per_request(np.array([50.0, 2.0]), np.array(2), np.array(16), np.array([10.0, 0.0]))
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,7 +69,7 @@ def test_choose_knots_merges_near_lengths_and_keeps_the_ends() -> None:
     assert (many[0], many[-1]) == (1.0, 499.0)
 
 
-def fit(tmp_path: Path, rows: pd.DataFrame, actions: dict, **options: Any) -> Any:
+def fit(tmp_path: Path, rows: pd.DataFrame, actions: dict[str, Any], **options: Any) -> Any:
     path = tmp_path / "loadtest.csv"
     rows.to_csv(path, index=False)
     config = FitCostsConfig(loadtest=path, actions=ActionsConfig.model_validate(actions), bootstrap=5, **options)

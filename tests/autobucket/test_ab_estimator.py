@@ -29,7 +29,7 @@ from marca_common.cost_maps import ActionsConfig, CostMaps
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
-from tests.autobucket.conftest import ACTIONS, make_loadtest, make_log
+from tests.autobucket.conftest import ACTIONS, SETS, make_loadtest, make_log
 
 TASKS = {"retrieved": {}, "preranked": {"loss": "poisson"}, "clicks": {"loss": "bce"}}
 
@@ -104,6 +104,7 @@ def test_a_share_of_what_the_joint_action_allows() -> None:
     joint = np.repeat([0, 0, 1, 2], 30)
     task = Task.fit("t", TaskConfig(loss="share"), labels, joint, 4)
     # the largest result of each joint action; 1 never shows more than 0 and 3 is never seen: the largest of all
+    assert task.caps is not None
     assert task.caps.tolist() == [10.0, 40.0, 40.0, 40.0]
     assert task.prediction(torch.tensor([0.0, 0.0, 9.0]), torch.tensor([0, 2, 2])).tolist() == pytest.approx(
         [5.0, 20.0, 40.0], abs=0.01
@@ -195,7 +196,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     straight = training.train(settings, tmp_path / "straight")
     save, calls = training._Training._save, []
 
-    def save_then_stop(self) -> None:
+    def save_then_stop(self: Any) -> None:
         save(self)
         calls.append(1)
         if len(calls) == 3:
@@ -253,7 +254,7 @@ def test_costs_are_the_maps_of_the_predicted_results(trained: Any, cost_maps: An
     joint = spec.joint_table()
     for s, a in [(0, 0), (1, 999), (2, 345), (5, 620)]:
         lengths = {name: np.array([results[name][s, a]]) for name in ("retrieved", "preranked")}
-        channels, switches = ACTIONS["channels"]["values"][joint[a, 0]], {"model": ["light", "heavy"][joint[a, 3]]}
+        channels, switches = SETS[joint[a, 0]], {"model": ["light", "heavy"][joint[a, 3]]}
         for j, service in enumerate(maps.services):
             expected = maps.cost(states["idc"][s], service, lengths, channels, switches)
             assert costs[s, a, j] == pytest.approx(expected[0], rel=1e-5)

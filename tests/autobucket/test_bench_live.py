@@ -270,7 +270,7 @@ def test_an_interrupt_in_a_notebook_stops_the_work_first() -> None:
 
     def interrupt() -> None:
         working.wait()
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     loop = asyncio.new_event_loop()  # as a notebook's kernel runs it: Ctrl-C is an exception in the cell
     try:

@@ -94,7 +94,9 @@ def test_known_costs_are_found(known: Any) -> None:
     assert row["voluntary_switches"] == pytest.approx(2)
     assert (table["served_qps"] <= table["asked_qps"] + 1e-6).all()
     assert table["lateness_p99_ms"].max() < 1e-6  # nothing is late on a virtual clock
-    assert row["machine_cost_ms"] == pytest.approx(500 * os.cpu_count() / row["asked_qps"], rel=1e-6)  # half busy
+    assert row["machine_cost_ms"] == pytest.approx(
+        500 * (os.cpu_count() or 1) / row["asked_qps"], rel=1e-6
+    )  # half busy
 
 
 def test_the_map_is_close_to_the_truth_between_buckets(known: Any) -> None:
@@ -303,6 +305,7 @@ def test_a_function_of_ones_own_is_measured(tmp_path: Path, no_figures: Any, mon
     assert result.summary["buckets"] == result.summary["buckets_valid"] == 4
     cost = result.buckets.sort_values("length")["cost_ms"].to_numpy()
     np.testing.assert_allclose(cost, [1, 2, 5, 10])  # a fortieth of a core-ms for each unit of size
+    assert result.maps is not None
     fitted = result.maps.cost("bench", "mine", {"length": np.array([40.0, 400.0])})
     assert fitted[1] > 5 * fitted[0]
     assert result.summary["replay_error_realised_pct"] < 10

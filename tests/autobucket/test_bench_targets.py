@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -27,6 +28,8 @@ from autobucket.bench.target.machine import Placement, generator_on, place
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from tests.autobucket.bench_fakes import MISBEHAVING
+
+RNG = np.random.default_rng(0)
 
 PATIENT = {"request_timeout_s": 60, "start_timeout_s": 600}  # nothing here may depend on how fast the machine is
 REQUEST = {
@@ -57,7 +60,7 @@ def test_the_example_service_answers_and_accounts_two_services() -> None:
         pids = await target.start()
         try:
             before = target.clock().read()
-            times = schedule("constant", 40, 0.5, None)
+            times = schedule("constant", 40, 0.5, RNG)
             window = await drive(target, [REQUEST], times, Budget(100), horizon_s=0.5)
             bad = await target.send({**REQUEST, "model": "huge"})
             missing = await target.send({"user": 1})
@@ -261,6 +264,7 @@ def test_a_child_takes_its_whole_group_along(tmp_path: Path) -> None:
     grandchild = int(child.last_words())
     child.stop(grace_s=1.0)
     child.stop()
+    assert child.guard is not None
     assert gone([child.pid, grandchild, child.guard.pid])
 
 
@@ -278,7 +282,7 @@ Campaign(config, Path(sys.argv[1]), Placement(None, None, 1), resume=False).run(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_behind_when_the_bench_is_killed(number: Any, tmp_path: Path) -> None:
     bench = subprocess.Popen([sys.executable, "-c", BENCH, str(tmp_path)], stderr=subprocess.PIPE, cwd=os.getcwd())
-    family = []
+    family: list[int] = []
     try:
         deadline = time.monotonic() + 300
         while time.monotonic() < deadline and len(family) < 3:  # front, ranking, guard
@@ -299,10 +303,8 @@ def test_an_in_process_target_is_accounted_by_its_thread() -> None:
         target = CallableTarget(config)
         await target.start()
         try:
-            small = await drive(target, [{"size": 4}], schedule("constant", 100, 0.2, None), Budget(100), horizon_s=0.2)
-            large = await drive(
-                target, [{"size": 40}], schedule("constant", 100, 0.2, None), Budget(100), horizon_s=0.2
-            )
+            small = await drive(target, [{"size": 4}], schedule("constant", 100, 0.2, RNG), Budget(100), horizon_s=0.2)
+            large = await drive(target, [{"size": 40}], schedule("constant", 100, 0.2, RNG), Budget(100), horizon_s=0.2)
             unlucky = await target.send({"size": 13})
             return small, large, unlucky
         finally:

@@ -19,14 +19,14 @@ class SmallWorld:
 
     path: Path
     frame: pd.DataFrame
-    spec: dict
+    spec: dict[str, Any]
 
     def truth(self, states: pd.DataFrame) -> np.ndarray:
         """Expected revenue, (S, A)."""
         place, segment = states["place"].astype(int).to_numpy(), states["segment"].astype(int).to_numpy()
         joint = np.stack(np.unravel_index(np.arange(np.prod(SIZES)), SIZES), axis=1)
         shape = sum(_EFFECTS[t][_CLASS[place, segment]][:, joint[:, t]] for t in range(len(SIZES)))
-        return np.exp(_LEVEL[segment][:, None] + shape)
+        return np.asarray(np.exp(_LEVEL[segment][:, None] + shape))
 
 
 _RNG = np.random.default_rng(5)
@@ -79,7 +79,7 @@ def draw_world() -> Any:
 
 
 @pytest.fixture(scope="session")
-def small_config(small_world: Path) -> Any:
+def small_config(small_world: Any) -> Any:
     """Config values of a quick run on the small log."""
     return {
         "requests": str(small_world.path),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from awrq_mixer import equations as eq
 from marca_common.seeding import torch_generator
+from marca_measures.deviance import tweedie_deviance
 
 
 def test_td_target_adds_the_discounted_next_value() -> None:
@@ -55,7 +56,7 @@ def test_constant_reward_gives_no_zero_over_zero() -> None:
 @pytest.mark.parametrize("y, mean, expected", [(0.0, 4.0, 8.0), (4.0, 4.0, 0.0), (1.0, 4.0, 2.0), (9.0, 1.0, 16.0)])
 def test_tweedie_deviance_at_power_one_and_a_half(y: Any, mean: Any, expected: Any) -> None:
     # p = 1.5: d = 4 (√y − √μ)² / √μ
-    got = eq.tweedie_deviance(torch.tensor(np.log(mean)), torch.tensor(y, dtype=torch.float64), 1.5)
+    got = tweedie_deviance(torch.tensor(np.log(mean)), torch.tensor(y, dtype=torch.float64), 1.5)
     assert float(got) == pytest.approx(expected, abs=1e-9)
 
 

@@ -36,7 +36,9 @@ class Game(nn.Module):
         """Q_tot of all joint choices, (S, choices, choices)."""
         q = [table[states][:, None] for table in self.q]
         numbers = torch.zeros(len(states), 0)
-        return self.mixer.table(q, states[:, None], numbers, None).reshape(len(states), self.choices, self.choices)
+        return self.mixer.table(q, states[:, None], numbers, torch.zeros(0)).reshape(
+            len(states), self.choices, self.choices
+        )
 
 
 def fit(game: Game, targets: Any, steps: int, lr: float = 0.02, weights: Any = None) -> torch.Tensor:

@@ -51,10 +51,12 @@ def test_shape_gain_sees_order_but_no_level_however_actions_follow_it() -> None:
     )  # the level's share of the contrast is none of it
 
 
-def test_validation_rows_come_in_whole_groups(small_world: Path, small_config: Any) -> None:
+def test_validation_rows_come_in_whole_groups(small_world: Any, small_config: Any) -> None:
     log = load_log(TrainConfig.model_validate(small_config))
     every = make_validation_set(log, 10**9, seed=0)
     some = make_validation_set(log, 60, seed=0)
+    assert some is not None
+    assert every is not None
     assert 0 < len(some.reward) <= 60 < len(every.reward)
     sizes = comparison_groups(log.validation.reset_index(drop=True), log.spec)
     assert np.isin(np.bincount(some.group)[np.unique(some.group)], np.bincount(sizes)).all()
@@ -74,7 +76,7 @@ def test_evaluate_scores_knows_perfect_and_reference_scores() -> None:
     assert perfect["spearman_state_value"] < perfect["spearman_state_times_profile"] < 1
 
 
-def test_evaluation_from_end_to_end(small_world: Path, small_config: Any, tmp_path: Path) -> None:
+def test_evaluation_from_end_to_end(small_world: Any, small_config: Any, tmp_path: Path) -> None:
     train(TrainConfig.model_validate({**small_config, "epochs": 12}), tmp_path / "run")
     spec = RequestSpec.model_validate(small_world.spec)
     states = spec.distinct_states(small_world.frame)[0]

@@ -41,7 +41,8 @@ class OneProfile(Learner):
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
         level = torch.stack([table(codes[:, j]) for j, table in enumerate(self.online["columns"])]).sum(0)  # (S, 1)
-        return level + self.online["actions"].weight[:, 0]  # (S, A)
+        q: torch.Tensor = level + self.online["actions"].weight[:, 0]  # (S, A)
+        return q
 
 
 class Unfinished(Learner):
@@ -51,7 +52,7 @@ class Unfinished(Learner):
         return nn.Linear(1, 1)
 
 
-def test_it_trains_loads_scores_and_is_judged(small_world: Path, small_config: Any, tmp_path: Path) -> None:
+def test_it_trains_loads_scores_and_is_judged(small_world: Any, small_config: Any, tmp_path: Path) -> None:
     values = {**small_config, "learner": f"{__name__}:OneProfile", "epochs": 10, "optimiser": {"lr": 0.05}}
     trained = train(TrainConfig.model_validate(values), tmp_path / "run")
     assert trained.summary["validation_shape_gain"] > 0.01

@@ -14,10 +14,10 @@ from scipy.stats import rankdata
 from awrq_mixer.config import EvaluateConfig, PredictConfig, TrainConfig
 from awrq_mixer.learners import LEARNERS
 from awrq_mixer.serving import Predictor
-from awrq_mixer.train import train
+from awrq_mixer.train import TrainResult, train
 from awrq_mixer.training.training_state import TrainingState
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
-from marca_common.config import load_config
+from marca_common.config import Config, load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
@@ -35,7 +35,7 @@ def _within(q: np.ndarray, truth: np.ndarray) -> float:
 
 @pytest.mark.parametrize("learner", ["awrq_mixer", "qmix", "dqn_reward_everywhere", "regression", "lightgbm"])
 def test_learners_find_the_order_within_states(
-    small_world: Path, small_config: Any, tmp_path: Path, learner: Any
+    small_world: Any, small_config: Any, tmp_path: Path, learner: Any
 ) -> None:
     config = _config(small_config, learner=learner, epochs=10, boost={"min_rows": 20})
     result = train(config, tmp_path)
@@ -47,7 +47,7 @@ def test_learners_find_the_order_within_states(
 
 @pytest.mark.parametrize("learner", ["awrq_plus", "regression", "lightgbm"])
 def test_a_denser_column_teaches_what_revenue_hides(
-    small_world: Path, small_config: Any, tmp_path: Path, learner: Any
+    small_world: Any, small_config: Any, tmp_path: Path, learner: Any
 ) -> None:
     frame, spec = small_world.frame, small_world.spec
     joint = np.ravel_multi_index([frame[name] for name in spec["sizes"]], tuple(spec["sizes"].values()))
@@ -81,7 +81,7 @@ def test_a_learner_that_cannot_use_a_surrogate_refuses_it(small_config: Any) -> 
 @pytest.mark.parametrize(
     "file, cls", [("default", TrainConfig), ("predict", PredictConfig), ("evaluate", EvaluateConfig)]
 )
-def test_defaults_are_the_shipped_config_s(file: Any, cls) -> None:
+def test_defaults_are_the_shipped_config_s(file: str, cls: type[Config]) -> None:
     path = Path(__file__).parents[2] / f"configs/awrq_mixer/{file}.yaml"
     assert load_config(cls, path) == cls()
 
@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     whole = train(config, tmp_path / "whole")
     count, calls = TrainingState.count, []
 
-    def killed(self, *logged: Any) -> None:
+    def killed(self: Any, *logged: Any) -> None:
         calls.append(1)
         if len(calls) == 20:
             raise KeyboardInterrupt  # in the middle of an update, after the weights have changed
@@ -124,10 +124,15 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         train(config, tmp_path / "cut")
     monkeypatch.setattr(TrainingState, "count", count)
     resumed = train(config, tmp_path / "cut")
-    for name, weight in whole.model.scorer.state_dict().items():
-        assert torch.equal(weight, resumed.model.scorer.state_dict()[name]), name
+    for name, weight in weights_of(whole).items():
+        assert torch.equal(weight, weights_of(resumed)[name]), name
     lines = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "cut")]
     assert lines[0] == lines[1]
+
+
+def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
+    assert isinstance(result.model.scorer, torch.nn.Module)
+    return result.model.scorer.state_dict()
 
 
 def test_a_finished_run_is_read_back(small_config: Any, tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_a_finished_run_is_read_back(small_config: Any, tmp_path: Path) -> None:
     first = train(config, tmp_path)
     again = train(config, tmp_path)
     assert again.summary["steps"] == first.summary["steps"]
-    weights = zip(first.model.scorer.state_dict().values(), again.model.scorer.state_dict().values())
+    weights = zip(weights_of(first).values(), weights_of(again).values())
     assert all(torch.equal(a, b) for a, b in weights)
 
 
@@ -145,14 +150,14 @@ def test_a_loss_that_is_not_a_number_stops_with_its_step(small_config: Any, tmp_
         train(config, tmp_path)
 
 
-def test_an_action_that_never_varies_is_refused(small_world: Path, small_config: Any, tmp_path: Path) -> None:
+def test_an_action_that_never_varies_is_refused(small_world: Any, small_config: Any, tmp_path: Path) -> None:
     frame = small_world.frame.assign(b2=1)
     frame.to_parquet(tmp_path / "flat.parquet", index=False)
     with pytest.raises(UserError, match=r"column 'b2': the only value .* is 1"):
         train(_config(small_config, requests=str(tmp_path / "flat.parquet")), tmp_path / "run")
 
 
-def test_constant_rewards_are_no_problem(small_world: Path, small_config: Any, tmp_path: Path) -> None:
+def test_constant_rewards_are_no_problem(small_world: Any, small_config: Any, tmp_path: Path) -> None:
     small_world.frame.assign(money=0.0).to_parquet(tmp_path / "zero.parquet", index=False)
     result = train(_config(small_config, requests=str(tmp_path / "zero.parquet"), epochs=1), tmp_path / "run")
     assert np.isfinite(result.model.values(small_world.frame.iloc[:3])).all()

@@ -15,7 +15,7 @@ from tests.reference.cascade_reference import auction_by_hand, expected_outcome
 CELLS = ["q", "p0", "clicks", "spend", "spend2", "impressions", "retrieved", "preranked"]
 
 
-def candidates_of(world: Any, seed: int, c: int) -> list[dict]:
+def candidates_of(world: Any, seed: int, c: int) -> list[dict[str, Any]]:
     par = world.parameters
     found = _room(par)
     n = _draw_candidates(np.uint64(seed), c, par, found)

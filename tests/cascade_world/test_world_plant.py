@@ -34,7 +34,9 @@ def run(plant: Any, traffic: Any, prices: Any = (0.0, 0.0)) -> Any:
     return [plant.step(np.array(prices), row) for row in traffic.arrivals[plant.index]]
 
 
-def test_one_request_meets_the_same_luck_under_every_strategy(make_config: Any) -> None:
+def test_one_request_meets_the_same_luck_under_every_strategy(
+    make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Strategies that differ for some states only: the others' states and revenue are the same, request by request."""
     world = World(
         make_config(
@@ -45,8 +47,8 @@ def test_one_request_meets_the_same_luck_under_every_strategy(make_config: Any) 
     seen = []
     for other in (100, 900):
         plant = WorldPlant(world, "north", traffic, lambda ids, _: np.where(ids % 2 == 0, 444, other), 3)  # noqa: B023
-        rows = []
-        plant.breakdown.add = lambda t, states, joint, revenue, core_ms: rows.append((states, revenue, core_ms))  # noqa: B023
+        rows: list[Any] = []
+        monkeypatch.setattr(plant.breakdown, "add", lambda *seen, rows=rows: rows.append((seen[1], *seen[3:])))
         run(plant, traffic)
         seen.append([np.concatenate(parts) for parts in zip(*rows)])
     (states, revenue, core_ms), (states_b, revenue_b, core_ms_b) = seen

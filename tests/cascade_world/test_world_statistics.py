@@ -49,7 +49,9 @@ def test_self_normalised_ips_covers_the_truth(make_config: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sub_actions", [(1, 2, 2, 0, 2), (3, 3, 3, 1, 3)])
-def test_sampled_outcomes_stand_in_for_the_cascade(make_config: Any, sub_actions: Any) -> None:
+def test_sampled_outcomes_stand_in_for_the_cascade(
+    make_config: Any, sub_actions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The plant's revenue per request against the mechanism's on the same mix of states: mean, zeros, spread and tail."""
     quiet = ["plant.machines.north={retrieval: 99, ranking: 99}", "plant.weight=3000", "truth.draws=400"]
     world = World(make_config(*quiet))
@@ -57,7 +59,7 @@ def test_sampled_outcomes_stand_in_for_the_cascade(make_config: Any, sub_actions
     traffic = make_traffic(world.config, 2, 300 / 1440, start_day=0.7)
     plant = WorldPlant(world, "north", traffic, lambda ids, _: np.full(len(ids), joint), 5)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    plant.breakdown.add = lambda t, states, served, revenue, core_ms: parts.append((states, revenue))  # type: ignore[method-assign]
+    monkeypatch.setattr(plant.breakdown, "add", lambda *seen: parts.append((seen[1], seen[3])))
     for row in traffic.arrivals[0]:
         plant.step(np.zeros(2), row)
     states, sampled = (np.concatenate(one) for one in zip(*parts))

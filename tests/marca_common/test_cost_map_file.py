@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,15 @@ def test_interpolation_goes_on_with_the_slope_of_the_end() -> None:
 
 def test_what_the_map_does_not_hold_gets_one_line(maps: Any) -> None:
     one = maps.service_map("north", "serve")
-    for ask, message in [
+    asked: list[tuple[Callable[[], Any], str]] = [
         (
             lambda: maps.service_map("south", "serve"),
             "no service 'serve' in data centre 'south'; known are serve in north",
         ),
         (lambda: maps.channel_cost(one, "7", {}), "no cost of channel '7'"),
         (lambda: maps.curve(one, "depth", {}), "no curve of 'depth'"),
-    ]:
+    ]
+    for ask, message in asked:
         with pytest.raises(UserError, match=message):
             ask()
     switched = maps.actions.model_copy(

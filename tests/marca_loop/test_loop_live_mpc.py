@@ -35,6 +35,9 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield settings
 
 
+MODEL: Any = None  # no controller of these tests looks at it
+
+
 def seen(cpu: Any, **others: Any) -> Any:
     return Observation(0, 1.0, 80.0, {"retrieval": 0.4 * cpu, "ranking": 0.6 * cpu}, 60.0, {}, 80.0, 5.0, **others)
 
@@ -67,13 +70,13 @@ def test_a_price_becomes_queue_lengths_by_hand(
     config: Any, monkeypatch: pytest.MonkeyPatch, price: Any, lengths: Any
 ) -> None:
     monkeypatch.setattr(live_mpc, "make_controller", lambda *_: Wants(live_mpc.PRICES.from_unit(np.array([price]))))
-    chosen = Priced(config, None)(seen(50.0))
+    chosen = Priced(config, MODEL)(seen(50.0))
     assert tuple(chosen.values()) == lengths
 
 
 def test_a_late_service_is_braked_whatever_the_price(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_mpc, "make_controller", lambda *_: Wants(0.0))
-    controller = Priced(config, None)
+    controller = Priced(config, MODEL)
     late = Observation(0, 1.0, 80.0, {"service": 20.0}, 60.0, {}, 80.0, 5000.0)
     assert [controller(late)["queue_a"] for _ in range(6)][-1] == 1
 

@@ -18,7 +18,7 @@ import pytest
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.files import read_json
-from marca_loop.orchestrate import Orchestration
+from marca_loop.settings import Orchestration
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "configs/smoke.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def test_costs_come_back_from_load_tests(tmp_path: Path) -> None:
     truth = load_truth(tmp_path / "world")
     spec, tables = truth.request_spec(), truth.world.tables
     states = spec.distinct_states(spec.read(tmp_path / "world/logs/requests.parquet"))[0].head(200)
-    knows_lengths = SimpleNamespace(names=["retrieved", "preranked"], spec=spec)
+    knows_lengths: Any = SimpleNamespace(names=["retrieved", "preranked"], spec=spec)
     model = CostModel(knows_lengths, CostMaps.load(tmp_path / "costs/cost_maps.json"))
     classes = truth.latent(states)["class"].to_numpy()
     lengths = {name: getattr(tables, name)[classes].astype(np.float32) for name in ("retrieved", "preranked")}

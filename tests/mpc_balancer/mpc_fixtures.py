@@ -22,6 +22,8 @@ def reference_module(name: Any) -> Any:
     """A module of tests/reference (the test tree is no package)."""
     path = Path(__file__).parents[1] / "reference" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -55,7 +57,7 @@ def random_model(head: Any = "utilisation_law", seed: int = 0, hidden: Any = (9,
     with torch.no_grad():
         for part in net.layers.parameters():
             part.mul_(1.0).add_(0.15 * torch.randn(part.shape))
-        net.layers[-1].weight.mul_(0.3)
+        net.layers[-1].get_parameter("weight").mul_(0.3)
     scale = PriceScale(np.zeros(2), np.array([2e-3, 1e-3]), np.array([1e-4, 1e-4]))
     return SystemModel.from_network(net, ("x", "y"), features, scale, ColumnsConfig())
 

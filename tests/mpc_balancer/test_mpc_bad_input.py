@@ -239,7 +239,7 @@ class Priceless:
 )
 def test_bad_names_of_controllers(name: Any, expected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     here = types.ModuleType("here")
-    here.Silent, here.Priceless = Silent, Priceless
+    vars(here).update(Silent=Silent, Priceless=Priceless)
     monkeypatch.setitem(sys.modules, "here", here)
     with pytest.raises(UserError, match=expected) as error:
         make_controller(ControllerConfig(name=name), "a", random_model())

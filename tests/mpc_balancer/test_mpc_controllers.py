@@ -108,7 +108,8 @@ class Bare:
     """All that the protocol asks of a controller."""
 
     def __init__(self, prices: Any) -> None:
-        self.lambda_, self.seen = np.array(prices), []
+        self.lambda_ = np.array(prices)
+        self.seen: list[Any] = []
 
     def step(self, measurement: Any) -> Any:
         self.seen.append(measurement)
@@ -121,7 +122,7 @@ class Told(Bare):
 
     def __init__(self, prices: Any) -> None:
         super().__init__(prices)
-        self.coming = []
+        self.coming: list[Any] = []
 
     def foresee(self, coming: Any) -> None:
         cpu = None if coming.cpu_under is None else coming.cpu_under(self.lambda_ * 1.1)
@@ -168,7 +169,7 @@ def test_ours_report_and_only_those_with_foresight_are_told(name: Any) -> None:
 
 def test_pi_forecast_has_gains_and_feedforward_of_its_own() -> None:
     model = trained_model()
-    made = make_controller(ControllerConfig(name="pi_forecast"), GROUP, model)
+    made: Any = make_controller(ControllerConfig(name="pi_forecast"), GROUP, model)
     assert made.gains == model.tuned.pi_gains["pi_forecast"]
     assert made.gains.feedforward > 0
     assert made.forecaster.fitted is model.tuned.forecasts[GROUP]
@@ -177,7 +178,8 @@ def test_pi_forecast_has_gains_and_feedforward_of_its_own() -> None:
 def test_pi_step_by_hand() -> None:
     def step(state: Any, error: Any, last: Any, **more: Any) -> Any:
         arrays = (np.array([value]) for value in (state, error, last))
-        return pi_step(*arrays, kp=0.5, ki=0.1, down=0.4, **{"push": 0.0, "top": 1.0} | more)[0]
+        given: dict[str, Any] = {"kp": 0.5, "ki": 0.1, "down": 0.4, "push": 0.0, "top": 1.0} | more
+        return pi_step(*arrays, **given)[0]
 
     assert step(0.5, 0.2, 0.1) == pytest.approx(0.5 + 0.1 * 0.2 + 0.5 * 0.1)
     assert step(0.5, -0.2, -0.1) == pytest.approx(0.5 - 0.4 * (0.1 * 0.2 + 0.5 * 0.1))
@@ -265,13 +267,13 @@ def test_gain_correction_removes_a_mismatch() -> None:
         mpc = QUICK.model_copy(update={"gain": GainConfig(rate=rate), "backoff_quantile": None})
         plant = ReferencePlant(ReferenceConfig(), 6, 240, disturbances=Disturbances(cost=np.full(240, 1.2)))
         closed_loop(plant, make_controller(ControllerConfig(name="mpc", mpc=mpc), GROUP, trained_model()), run.arrivals)
-        over[rate] = over_utilisation(np.array(plant.truth)[60:], 65.0).mean()
+        over[rate] = np.mean(over_utilisation(np.array(plant.truth)[60:], 65.0))
     assert over[0.2] < 0.6 * over[0.0]
 
 
 class TestLadder:
     def test_a_broken_model_ends_on_pi(self) -> None:
-        mpc = make_controller(ControllerConfig(name="mpc", mpc=QUICK, pi=PI), GROUP, broken(trained_model()))
+        mpc: Any = make_controller(ControllerConfig(name="mpc", mpc=QUICK, pi=PI), GROUP, broken(trained_model()))
         for minute in range(6):
             price = mpc.step(measured(minute, [80.0 - minute, 80.0 - minute]))
             assert np.isfinite(price).all()
@@ -280,7 +282,7 @@ class TestLadder:
 
     def test_a_solver_out_of_time_leaves_pi_and_no_grid(self) -> None:
         solver = QUICK.solver.model_copy(update={"deadline_ms": 50.0})
-        mpc = make_controller(
+        mpc: Any = make_controller(
             ControllerConfig(name="mpc", mpc=QUICK.model_copy(update={"solver": solver}), pi=PI), GROUP, trained_model()
         )
         mpc.now = itertools.count().__next__  # a second passes whenever the clock is read
@@ -319,8 +321,7 @@ class TestLadder:
 
     def test_a_failing_solver_leaves_the_grid_and_resets_the_plan(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import mpc_balancer.controllers.mpc as module
-
-        real = module.solve
+        from mpc_balancer.planning.solvers import solve as real
 
         def failing(problem: Any, config: Any, *rest: Any) -> Any:
             if config.name != "grid":

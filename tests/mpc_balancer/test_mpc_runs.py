@@ -169,8 +169,9 @@ def test_a_controller_of_somebody_elses_runs_from_config_to_figures(
 def test_the_readmes_lines_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CONFIGS.parents[1] / "mpc_balancer" / "README.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(re.search(r"```python\n(.+?)```", text, re.DOTALL)[1], names)
+    names: dict[str, Any] = {}
+    (code,) = re.findall(r"```python\n(.+?)```", text, re.DOTALL)[:1]
+    exec(code, names)
     assert len(names["loop"].prices) == 120
     assert names["loop"].rungs["solver"] > 0
 

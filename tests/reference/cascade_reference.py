@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 
 def expected_outcome(
-    candidates: list[dict],
+    candidates: list[dict[str, Any]],
     lengths: list[int],
     model: int,
     truncation: int,
@@ -47,7 +48,7 @@ def expected_outcome(
     }
 
 
-def auction_by_hand() -> tuple[list[dict], dict[str, float]]:
+def auction_by_hand() -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Three candidates of one channel, two slots (1, .5), reserve 2, no purchases; worked out on paper.
 
     Rank values .1·50 = 5, .2·20 = 4, .1·10 = 1: the first pays 4/.1 = 40, the second max(2, 1/.2) = 5.

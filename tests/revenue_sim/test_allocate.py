@@ -264,8 +264,8 @@ def test_a_models_curve_is_counted_in_true_numbers() -> None:
     curve = budget_curve(model, COSTS, true_values=2 * VALUES, true_costs=COSTS + 1)
     assert curve.cost.tolist() == [4.0, 5.0, 7.0]
     assert curve.value.tolist() == [2.0, 8.0, 10.0]
-    assert np.isnan(curve.at(3.9)[0][0])
-    assert curve.at([6.0, 100.0])[0].tolist() == [9.0, 10.0]
+    assert np.isnan(curve.at(np.array([3.9]))[0][0])
+    assert curve.at(np.array([6.0, 100.0]))[0].tolist() == [9.0, 10.0]
 
 
 @pytest.mark.parametrize("budget", [0, -1.0, float("nan"), float("inf"), "3", None, True])

@@ -15,6 +15,7 @@ from revenue_sim.quotas.quota import greedy, optimal
 from tests.reference.allocation_reference import sort_and_fill, transport_optimum
 
 # Greedy takes 10 first and is left with 1; the best takes 9 + 8.
+ONES = np.ones(2, dtype=np.int64)
 SCORES = np.array([[10.0, 9.0], [8.0, 1.0]], dtype=np.float32)
 
 
@@ -23,16 +24,20 @@ def as_pairs(allocation: Any) -> Any:
 
 
 def test_by_hand() -> None:
-    first, best = greedy(SCORES, [1, 1], [1, 1]), optimal(SCORES, [1, 1], [1, 1])
+    first, best = greedy(SCORES, ONES, ONES), optimal(SCORES, ONES, ONES)
     assert (as_pairs(first), first.value(SCORES)) == ({(0, 0): 1, (1, 1): 1}, 11.0)
     assert (as_pairs(best), best.value(SCORES), best.bound) == ({(0, 1): 1, (1, 0): 1}, 17.0, 17.0)
     assert best.by_state(SCORES).tolist() == [9.0, 8.0]
 
 
 def test_ties_go_by_key() -> None:
-    assert as_pairs(greedy(np.zeros((2, 2), np.float32), [1, 2], [2, 1])) == {(0, 0): 1, (1, 0): 1, (1, 1): 1}
+    assert as_pairs(greedy(np.zeros((2, 2), np.float32), np.array([1, 2]), np.array([2, 1]))) == {
+        (0, 0): 1,
+        (1, 0): 1,
+        (1, 1): 1,
+    }
     minus = np.array([[0.0, -0.0]], np.float32)  # the two zeros are equal scores
-    assert as_pairs(greedy(minus[:, ::-1], [1], [1, 0])) == {(0, 0): 1}
+    assert as_pairs(greedy(minus[:, ::-1], np.array([1]), np.array([1, 0]))) == {(0, 0): 1}
 
 
 @st.composite
@@ -126,7 +131,7 @@ def test_scores_must_be_finite(bad: Any) -> None:
     scores = SCORES.copy()
     scores[1, 0] = bad
     with pytest.raises(UserError, match="scores: row 2, joint action 0"):
-        greedy(scores, [1, 1], [1, 1])
+        greedy(scores, ONES, ONES)
 
 
 @pytest.mark.parametrize("group", [1, 500, 10**6])

@@ -21,7 +21,7 @@ from marca_measures.rank_correlation import spearman
 from revenue_sim import train as train_module
 from revenue_sim.config import EvaluateConfig, RunConfig
 from revenue_sim.evaluate import evaluate
-from revenue_sim.ground_truth.nets import NetConfig
+from revenue_sim.ground_truth.nets import NetConfig, fit_net
 from revenue_sim.ground_truth.trees import TreesConfig
 from revenue_sim.ope import OpeConfig
 from revenue_sim.run import run
@@ -252,13 +252,13 @@ def test_whole_rows_are_proven_where_asked(files: Any, tmp_path: Path) -> None:
      (EvaluateConfig, "requests", "spec"), (NetConfig, "batch", "batch_size"), (NetConfig, "learning_rate", "lr"),
      (TreesConfig, "learning_rate", "lr")],
 )  # fmt: skip
-def test_renamed_keys_are_known(cls, old: Any, new: Any) -> None:
+def test_renamed_keys_are_known(cls: Any, old: str, new: str) -> None:
     assert cls.RENAMED[old] == new
     assert new in cls.model_fields
 
 
 @pytest.mark.parametrize("cls", [RunConfig, OpeConfig, TrainConfig])
-def test_columns_under_the_name_of_the_path_say_where_they_belong(cls, tmp_path: Path) -> None:
+def test_columns_under_the_name_of_the_path_say_where_they_belong(cls: Any, tmp_path: Path) -> None:
     (tmp_path / "old.yaml").write_text("requests: {reward: money}\n")
     with pytest.raises(UserError, match="its columns belong under 'spec'") as stopped:
         load_config(cls, tmp_path / "old.yaml")
@@ -312,13 +312,13 @@ def test_the_ground_truth_learns_the_log(files: Any, tmp_path: Path) -> None:
 
 def test_a_killed_training_goes_on_to_the_same_end(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(train_config(files), tmp_path / "whole")
-    fit, calls = train_module.fit_net, []
+    calls: list[int] = []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return fit(*arguments)
+        return fit_net(*arguments)
 
     monkeypatch.setattr(train_module, "fit_net", interrupted)
     with pytest.raises(KeyboardInterrupt):
