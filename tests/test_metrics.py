@@ -149,7 +149,15 @@ def test_no_name_has_two_values(run: Path) -> None:
 def test_a_table_with_a_known_name_in_an_unknown_column_is_refused(run: Path) -> None:
     names = {place.last for place in PLACES if not place.bookkeeping and place.table is None}
     declared = {(place.table, place.last) for place in PLACES if place.table}
-    neutral = {"budget", "value", "lambda", "revenue", "degradation", "requests", "states"}  # inputs and axes of tables, not metrics
+    neutral = {
+        "budget",
+        "value",
+        "lambda",
+        "revenue",
+        "degradation",
+        "requests",
+        "states",
+    }  # inputs and axes of tables, not metrics
     for path in sorted(run.rglob("*.csv")):
         for column in set(pd.read_csv(path, nrows=1).columns) & names - neutral:
             assert (path.name, column) in declared, f"{path.relative_to(run)}: {column} is no place of docs/metrics.md"
