@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from marca_common.errors import UserError
 from marca_common.files import atomic_path
 from marca_common.requests import RequestSpec
-from marca_common.tables import Column, read_table, write_table
+from marca_common.tables import Column, read_table
 
 
 @dataclass
@@ -52,16 +52,6 @@ def write_scores(matrix: ScoreMatrix, path: str | Path) -> None:
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd", compression_level=1)
-
-
-def write_long_scores(matrix: ScoreMatrix, spec: RequestSpec, path: str | Path) -> None:
-    """Write one row per (state, action), CSV or Parquet by the suffix."""
-    size = len(matrix.states)
-    frame = pd.DataFrame(
-        {"state": np.repeat(matrix.keys(), spec.n_joint), "action": np.tile(action_keys(spec), size)}
-        | {name: values.ravel() for name, values in matrix.scores.items()}
-    )
-    write_table(frame, path)
 
 
 def read_scores(path: str | Path, spec: RequestSpec) -> ScoreMatrix:

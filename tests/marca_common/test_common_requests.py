@@ -11,7 +11,8 @@ from marca_common.config import load_config
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
-from marca_common.scores import ScoreMatrix, read_long_scores, read_scores, write_long_scores, write_scores
+from marca_common.scores import ScoreMatrix, read_long_scores, read_scores, write_scores
+from tests.reference.long_scores import write_long_scores
 
 SMALL = RequestSpec(
     state={"u": "category", "x": "numeric"},

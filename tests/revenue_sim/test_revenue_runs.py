@@ -15,7 +15,7 @@ from marca_common.cli import run_cli
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
-from marca_common.scores import ScoreMatrix, action_keys, state_keys, write_long_scores, write_scores
+from marca_common.scores import ScoreMatrix, action_keys, state_keys, write_scores
 from marca_measures.clairvoyant import clairvoyant
 from marca_measures.rank_correlation import spearman
 from revenue_sim import train as train_module
@@ -26,6 +26,7 @@ from revenue_sim.ground_truth.trees import TreesConfig
 from revenue_sim.ope import OpeConfig
 from revenue_sim.run import run
 from revenue_sim.train import GroundTruth, TrainConfig, train
+from tests.reference.long_scores import write_long_scores
 
 SPEC = RequestSpec(
     state={"tier": "category", "place": "category"},
