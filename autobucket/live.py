@@ -77,16 +77,16 @@ async def _run(
     try:
         await target.start()
         await _warm(config, target)
-        wanted = controller is None and config.controller.kind not in ("pi", "fixed") and config.calibration_s > 0
-        curve = await calibrate(config, target, placement.target) if wanted else None
-        chosen = controller or make(config, curve, placement.declared_cores)
+        curve, name = None, config.controller.kind
+        if controller is not None:
+            name = getattr(controller, "__name__", type(controller).__name__)
+        else:
+            if name not in ("pi", "fixed") and config.calibration_s > 0:
+                curve = await calibrate(config, target, placement.target)
+            controller = make(config, curve, placement.declared_cores)
         first = QueueScale(config.lengths).lengths(config.controller.level)
-        rows = await LiveLoop(config, target, chosen, first, placement.declared_cores).run()
-        return (
-            rows,
-            curve,
-            getattr(controller, "__name__", type(controller).__name__) if controller else config.controller.kind,
-        )
+        rows = await LiveLoop(config, target, controller, first, placement.declared_cores).run()
+        return rows, curve, name
     finally:
         await target.stop()
 

@@ -35,8 +35,8 @@ class PredictResult:
 def predict(config: PredictConfig, out: str | Path) -> PredictResult:
     """Predicted results and costs of all joint actions of a log's distinct states, as a wide score file.
 
-    Writes ``costs.parquet`` with one column ``c_<service>`` per service (core-ms per request) and, where asked or where
-    there is no cost map, one column per predicted result.
+    Writes ``costs.parquet`` with one column ``c_<service>`` per service, core-ms per request. Where asked for, or without a
+    cost map, it has one column per predicted result.
     """
     set_threads(config.threads)
     estimator = Estimator.load(config.checkpoint, config.device)

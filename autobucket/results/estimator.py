@@ -89,7 +89,9 @@ class Estimator:
             return cls(config, encoder, tasks, payload["kept"], payload["snapshots"], device)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0][:160]
-            raise UserError(f"{path}: an estimator of another version or a damaged one: {reason}") from None
+            raise UserError(
+                f"{path}: a damaged estimator, or one of another version; train it again ({reason})"
+            ) from None
 
     def save(self, path: str | Path) -> None:
         """Write one checkpoint: config, vocabularies, scales and the kept weights."""

@@ -1,8 +1,8 @@
 """The estimator's network: MMoE (shared experts, one gate per task) over a deep & cross network (Appendix B).
 
-Every linear map of the input is applied to its state part and its action part apart and then added, so that the same
-code serves rows (M, ·) and, by broadcasting states (S, 1, ·) against actions (1, A, ·), all joint actions at once with
-the state part computed once.
+Every linear map of the input is applied to its state part and to its action part, and both are added. So the same code
+serves rows (M, ·) and all joint actions at once: states (S, 1, ·) are broadcast against actions (1, A, ·), and the
+state part is computed once.
 """
 
 from __future__ import annotations

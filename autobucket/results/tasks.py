@@ -21,8 +21,8 @@ class Task:
 
     ``mse``, ``mae`` and ``huber`` are learnt on (y − centre) / scale; ``poisson`` on y / scale through a log link, so that
     its loss estimates the mean of a count whatever its spread; ``bce`` on a logit. ``share`` is learnt as the share of what
-    the joint action allows, on a logit: ``caps`` (A,) is the largest result that training rows show for each joint action,
-    so that a full queue, which most requests have, is predicted as full.
+    the joint action allows, on a logit: ``caps`` (A,) is the largest result that training rows show for each joint action.
+    So a full queue, which most requests have, is predicted as full.
     """
 
     name: str

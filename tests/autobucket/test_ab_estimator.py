@@ -291,7 +291,7 @@ def test_bad_checkpoints_get_one_line(trained, tmp_path, log_path):
     payload = torch.load(trained[1] / "estimator.pt", weights_only=True)["payload"]
     payload["config"]["model"]["deep"] = [7]
     save_checkpoint(path, "autobucket-estimator", [], payload)
-    with pytest.raises(UserError, match="another version or a damaged one"):
+    with pytest.raises(UserError, match="one of another version; train it again"):
         Estimator.load(path)
     values = {"checkpoint": trained[1] / "estimator.pt", "data": {"requests": log_path, "spec": {"sizes": {
         "a1": 4, "a2": 5, "a3": 5, "a4": 2, "a5": 6}}}}  # fmt: skip

@@ -25,9 +25,9 @@ _alive: set[Child] = set()
 class Child:
     """A program in a process group of its own, ended with everything it started in that group.
 
-    Three nets: ``stop`` (also at interpreter exit), a death signal from the kernel where there is one, and a guard
-    process that kills the group when the pipe to the bench closes (SIGKILL of the bench included). A program that
-    moves its own children into another session escapes the last two.
+    Three nets: ``stop`` (also at interpreter exit), the kernel's death signal (Linux), and a guard process. The guard kills
+    the group when the pipe to the bench closes, SIGKILL of the bench included. A program that moves its own children
+    into another session escapes the last two.
     """
 
     def __init__(
