@@ -65,14 +65,7 @@ EXTRA = {"mpc_20s", "pi_feedforward_20s"}  # shorter steps: only where they are 
 EXTRA_SCENARIOS = {"nominal", "hard", "flash_unannounced", "failover", "delay_1"}
 _LEFT = 92.0  # percent; the figure names what lies below
 FIRST = [
-    "hard",
-    "nominal",
-    "flash_unannounced",
-    "failover",
-    "delay_1",
-    "flash_announced",
-    "flash_wrong_size",
-    "noise_2",
+    *["hard", "nominal", "flash_unannounced", "failover", "delay_1", "flash_announced", "flash_wrong_size", "noise_2"]
 ]
 
 
@@ -95,6 +88,16 @@ def pi_gains(kind: str, parts: int, scenario: Scenario) -> dict[str, float]:
         write_json(path, asdict(gains))
     kept: dict[str, float] = read_json(path)
     return kept
+
+
+def run_once(controller: ControllerConfig, script: Scenario, seed: int) -> dict[str, float]:
+    """One run of a scenario: μ and ν in percent, longest recovery in minutes, wall time of a controller step."""
+    drawn = start_scenario(script, seed)
+    config = ClosedLoopConfig(controller=controller)
+    _, loop, cpu = simulate(config, drawn, system_model(1), drawn.calendar, progress=False)
+    out = run_metrics(cpu, loop.prices, np.full(2, BUDGET), np.array(loop.step_seconds))
+    known = {"recovery": out["recovery_minutes_max"], "solve_ms_p50": out["solve_ms_p50"]}
+    return {"seed": seed, "mu": 100 * out["mu"], "nu": 100 * out["nu"]} | known
 
 
 def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[Point, int]:

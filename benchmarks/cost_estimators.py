@@ -217,7 +217,7 @@ def cost_value(setting: Setting, results: dict[str, np.ndarray]) -> dict[str, fl
     Both decide by argmax Q − λC with the true Q; λ keeps the direction of the clairvoyant's prices and is scaled until the
     *true* spending meets the budget, as a controller would see to it.
     """
-    model = CostModel(_any_estimator(setting), _maps(setting))
+    model = CostModel(_any_estimator(setting), CostMaps.load(setting.maps))
     costs = model.from_results(results, model.idc_codes(setting.states))
     true, values = setting.truth.costs(setting.states), setting.truth.values(setting.states)
     budget = np.min(list(setting.truth.world.budgets().values()), axis=0)
@@ -255,10 +255,6 @@ def _any_estimator(setting: Setting) -> Estimator:
     values["optimiser"] |= {"epochs": 1}
     values["model"] |= {"deep": [4], "experts": 1, "cross": "none"}
     return train(TrainConfig.model_validate(values), path).estimator
-
-
-def _maps(setting: Setting) -> CostMaps:
-    return CostMaps.load(setting.maps)
 
 
 def _features(frame: pd.DataFrame, spec: RequestSpec, reference: pd.DataFrame) -> pd.DataFrame:

@@ -14,13 +14,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._mpc import RESULTS, stamp
-from benchmarks.controllers import BUDGET, system_model
+from benchmarks.controllers import BUDGET, run_once
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig
-from mpc_balancer.run import ClosedLoopConfig, simulate
-from mpc_balancer.testbed.run_metrics import run_metrics
-from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
+from mpc_balancer.testbed.scenarios import load_scenarios
 
 PAPER = {"mode": "paper", "alpha": 0.4, "beta": 8.0, "horizon": 10, "reading": "per_step"}
 OWN: dict[str, object] = {"mode": "asymmetric"}
@@ -52,25 +50,12 @@ def main() -> None:
     for mode, name, value, seed in progress(runs, what="runs"):
         objective = ObjectiveConfig(**{**(PAPER if mode == "paper" else OWN), name: value})
         mpc = MpcConfig(objective=objective, backoff_quantile=None if mode == "paper" else 0.7)
-        drawn = start_scenario(script, seed)
-        config = ClosedLoopConfig(controller=ControllerConfig(name="mpc", budget=BUDGET, mpc=mpc))
-        _, loop, cpu = simulate(config, drawn, system_model(1), drawn.calendar, progress=False)
-        out = run_metrics(cpu, loop.prices, np.full(2, BUDGET), np.array(loop.step_seconds))
-        rows.append(
-            {
-                "objective": mode,
-                "parameter": name,
-                "value": value,
-                "seed": seed,
-                "mu": 100 * out["mu"],
-                "nu": 100 * out["nu"],
-                "ms_per_solve": out["solve_ms_p50"],
-            }
-        )
+        controller = ControllerConfig(name="mpc", budget=BUDGET, mpc=mpc)
+        rows.append({"objective": mode, "parameter": name, "value": value} | run_once(controller, script, seed))
     table = (
         pd.DataFrame(rows)
         .groupby(["objective", "parameter", "value"], sort=False)
-        .agg(mu=("mu", "mean"), nu=("nu", "mean"), ms_per_solve=("ms_per_solve", "median"), seeds=("seed", "size"))
+        .agg(mu=("mu", "mean"), nu=("nu", "mean"), ms_per_solve=("solve_ms_p50", "median"), seeds=("seed", "size"))
         .reset_index()
     )
     suffix = "_quick" if quick else ""

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import pandas as pd
 
 from benchmarks._mpc import RESULTS, stamp
-from benchmarks.controllers import BUDGET, pi_gains, system_model
+from benchmarks.controllers import BUDGET, pi_gains, run_once
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, PiConfig
-from mpc_balancer.run import ClosedLoopConfig, simulate
-from mpc_balancer.testbed.run_metrics import run_metrics
-from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
+from mpc_balancer.testbed.scenarios import load_scenarios
 
 EQ17 = ObjectiveConfig(mode="paper", alpha=0.4, beta=8.0, horizon=10, reading="per_step")
 WHOLE = EQ17.model_copy(update={"reading": "whole_horizon"})
@@ -48,22 +45,7 @@ def main() -> None:
         script = scenarios[scenario].model_copy(update={"days": 1 / 12}) if quick else scenarios[scenario]
         pi = PiConfig(**pi_gains(kind, 1, script)) if kind.startswith("pi") else PiConfig()
         config = ControllerConfig(name=kind, budget=BUDGET, mpc=mpc, pi=pi)
-        drawn = start_scenario(script, seed)
-        _, loop, cpu = simulate(
-            ClosedLoopConfig(controller=config), drawn, system_model(1), drawn.calendar, progress=False
-        )
-        out = run_metrics(cpu, loop.prices, np.full(2, BUDGET), np.array(loop.step_seconds))
-        rows.append(
-            {
-                "scenario": scenario,
-                "controller": name,
-                "seed": seed,
-                "mu": 100 * out["mu"],
-                "nu": 100 * out["nu"],
-                "recovery": out["recovery_minutes_max"],
-                "solve_ms_p50": out["solve_ms_p50"],
-            }
-        )
+        rows.append({"scenario": scenario, "controller": name} | run_once(config, script, seed))
     table = (
         pd.DataFrame(rows)
         .groupby(["scenario", "controller"], sort=False)
