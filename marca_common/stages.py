@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from marca_common.config import content_hash
+from marca_common.errors import UserError
 from marca_common.files import read_json, write_json
 from marca_common.processes import process_pool, start_server
 
@@ -44,6 +45,7 @@ class Stages:
     def run(self, *stages: Stage) -> None:
         """Do the stages that are not done yet; several are done side by side, so none may come after another."""
         for stage in stages:
+            self._refuse_older(stage)
             self.keys[stage.name] = content_hash(stage.inputs, [self.keys[name] for name in stage.after])
         waiting = [stage for stage in stages if not self._reused(stage)]
         if waiting and self.program:
@@ -67,6 +69,11 @@ class Stages:
     def folder(self, name: str) -> Path:
         """Folder of a stage."""
         return self.root / name
+
+    def _refuse_older(self, stage: Stage) -> None:
+        for parent in list(Path(stage.name).parents)[:-1]:
+            if (self.root / parent / ".stage.json").exists():
+                raise UserError(f"{self.root / parent}: left by another version of this program; choose another --out")
 
     def _reused(self, stage: Stage) -> bool:
         known = _marker(self.root / stage.name)

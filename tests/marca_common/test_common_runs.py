@@ -267,3 +267,13 @@ def test_peak_memory_sees_what_was_freed_again() -> None:
 def test_common_alone_does_not_import_torch() -> None:
     code = "import marca_common.config, marca_common.tables, marca_common.requests, marca_common.cli, marca_common.stages, sys; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_run_folder_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """A stage of that version lies where this one has a folder of stages."""
+    (tmp_path / "balancer").mkdir()
+    (tmp_path / "balancer/.stage.json").write_text("{}")
+    stage = Stage("balancer/awrq_mixer", lambda folder: None, 1)
+    with pytest.raises(UserError, match=r"balancer: left by another version of this program; choose another --out"):
+        Stages(tmp_path).run(stage)
+    assert not (tmp_path / "balancer/awrq_mixer").exists()
