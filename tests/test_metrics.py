@@ -54,7 +54,7 @@ def places() -> Iterator[Place]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not line.startswith("| ") or len(cells) != 3 or cells[0] == "Number":
             continue
-        for place in re.findall(r"`([^`]+)`", cells[1]):
+        for place in re.findall(r"`([^`]+)`", cells[2]):
             where, key = place.split(": ")
             path, _, chosen = where.rstrip("]").partition("[")
             table = path.rpartition("/")[2] if path.endswith(".csv") else None
