@@ -23,11 +23,11 @@ class StaticMixture:
     actions: np.ndarray  # int64 (m,)
     weights: np.ndarray  # float64 (m,), sum 1
     value: float  # mean value per request
-    cost: np.ndarray  # mean cost per request and budget (K,)
-    lambda_: np.ndarray  # worth of one more unit of each budget (K,)
+    cost: np.ndarray  # mean cost per request and budget (D,)
+    lambda_: np.ndarray  # worth of one more unit of each budget (D,)
 
     def mean(self, by_action: np.ndarray) -> np.ndarray:
-        """Mean per request of numbers per joint action, (A,) or (A, K)."""
+        """Mean per request of numbers per joint action, (A,) or (A, D)."""
         return np.asarray(self.weights @ by_action[self.actions])
 
     def draw(self, uniforms: np.ndarray) -> np.ndarray:
@@ -41,11 +41,11 @@ def static_mixture(
 ) -> StaticMixture:
     """Best mixture of fixed joint actions with mean cost within ``budget`` per request.
 
-    ``values_by_action`` (A,) mean value per request; ``costs_by_action`` (A,) or (A, K) for K budgets; ``budget`` a number or (K,).
+    ``values_by_action`` (A,) mean value per request; ``costs_by_action`` (A,) or (A, D) for D budgets; ``budget`` a number or (D,).
     Raises UserError when no mixture fits, naming the least possible cost.
     """
     values = np.asarray(values_by_action, dtype=np.float64)
-    costs = np.asarray(costs_by_action, dtype=np.float64).reshape(len(values), -1)  # (A, K)
+    costs = np.asarray(costs_by_action, dtype=np.float64).reshape(len(values), -1)  # (A, D)
     budgets = np.atleast_1d(np.asarray(budget, dtype=np.float64))
     _check(values, costs, budgets)
     scale_v, scale_c = max(np.abs(values).max(), 1e-300), np.maximum(np.abs(costs).max(axis=0), 1e-300)

@@ -88,7 +88,7 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
 def simulate(
     config: ClosedLoopConfig, drawn: ScenarioRun, model: SystemModel, calendar: Calendar, progress: bool = True
 ) -> tuple[Controller, LoopResult, np.ndarray]:
-    """One closed loop; returns controller, loop and the true CPU (T, S)."""
+    """One closed loop; returns controller, loop and the true CPU (T, D)."""
     group = config.group or model.features.groups[0]
     own = config.controller
     if drawn.scenario.deadline_ms is not None:

@@ -124,7 +124,7 @@ def _forecasts(data: SystemData, model: SystemModel, config: SystemModelConfig) 
 
 
 def _operational_quantiles(model: SystemModel, data: SystemData, found: ObserverTuning) -> np.ndarray:
-    """Quantiles (Q, S) of one-step errors when the coming minute's traffic is a forecast, as it is in operation."""
+    """Quantiles (Q, D) of one-step errors when the coming minute's traffic is a forecast, as it is in operation."""
     pair = np.array([[found.rate, found.trust]])
     errors = []
     for g, name in enumerate(data.groups):
@@ -133,7 +133,7 @@ def _operational_quantiles(model: SystemModel, data: SystemData, found: Observer
             continue
         coming = one_step_forecasts(model.traffic_forecast(name), part.timestamps, part.qps, part.arrivals)
         # the forecast error enters CPU in proportion: error' = error + cpu·(1 - ρ)·(actual/forecast - 1)
-        base = run_observers(model, part, pair, GainConfig())[:, 0]  # (n, S)
+        base = run_observers(model, part, pair, GainConfig())[:, 0]  # (n, D)
         ratio = np.log(np.maximum(part.next_qps, 1e-9) / np.maximum(coming, 1e-9))
         ratio = ratio[np.isfinite(ratio)][-len(base) :]
         size = min(len(base), len(ratio))

@@ -17,7 +17,7 @@ class Reading:
     """A measurement after the checks: CPU is NaN where it can't be believed."""
 
     timestamp: np.datetime64
-    cpu: np.ndarray  # (S,) percent or NaN
+    cpu: np.ndarray  # (D,) percent or NaN
     qps: float  # NaN where lost
     lambda_: np.ndarray  # (L,) in force; the last command where the report can't be believed
     arrivals: np.ndarray | None

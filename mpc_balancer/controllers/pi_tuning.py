@@ -94,7 +94,7 @@ class _Scene:
         self.inputs = model.features.rows(np.full(count, group), before, data.qps, times, data.extras, np.zeros(count))
         self.traffic = data.qps / model.features.traffic_mean[group]
         generator = numpy_generator(seed, "mpc_balancer", "tune", group)
-        self.noise = model.noise[generator.integers(0, len(model.noise), count)]  # (T, S)
+        self.noise = model.noise[generator.integers(0, len(model.noise), count)]  # (T, D)
         self.blur = reading_noise * generator.standard_normal(self.noise.shape)
         self.curve = CostCurve.from_model(model, group) if feedforward else CostCurve.identity(model.prices.size)
         self.push = self._pushes(data, group, kind) if feedforward else np.zeros(count)
@@ -112,14 +112,14 @@ class _Scene:
         offsets = np.array([0.0, -0.015, -0.035])
         table = np.array([[g.kp, g.ki, g.down_factor, g.feedforward] for g in gains])  # (P, 4)
         every = np.repeat(table, len(offsets), axis=0)[:, :, None]  # (P·O, 4, 1)
-        aim = np.tile(1 + offsets, len(gains))[:, None] * self.target  # (P·O, S)
-        cpu = self._simulate(every, aim)  # (T, P·O, S)
+        aim = np.tile(1 + offsets, len(gains))[:, None] * self.target  # (P·O, D)
+        cpu = self._simulate(every, aim)  # (T, P·O, D)
         under = np.maximum(self.target - cpu, 0).mean(axis=(0, 2)) / self.target.mean()
         over = np.maximum(cpu - self.target, 0).mean(axis=(0, 2)) / self.target.mean()
         return np.asarray((under + OVER_PRICE * over).reshape(len(gains), -1).min(axis=1))
 
     def _simulate(self, gains: np.ndarray, aim: np.ndarray) -> np.ndarray:
-        """CPU (T, P, S) of P closed loops side by side."""
+        """CPU (T, P, D) of P closed loops side by side."""
         count, prices = len(aim), self.model.prices.size
         state = self.curve.to_relief(np.full((count, prices), 0.5))
         cpu, last = aim.copy(), np.full((count, prices), np.nan)

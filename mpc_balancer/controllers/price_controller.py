@@ -32,7 +32,7 @@ class PriceController(ABC):
         self.config, self.group, self.services = config, group, tuple(services)
         self.scale, self.model, self.calendar = scale, model, calendar
         self.budget = budget_of(config, services, model)
-        self.target = self.budget * (1 + config.offset / 100)  # (S,) percent
+        self.target = self.budget * (1 + config.offset / 100)  # (D,) percent
         step = model.step_seconds if model is not None else 60
         self.checks = Checks(len(self.services), scale.size, config.mpc.ladder, step)
         self.rungs, self.refused = Counter[str](), self.checks.refused
@@ -61,14 +61,14 @@ class PriceController(ABC):
         return self.model
 
     def price_errors(self, per_service: np.ndarray) -> np.ndarray:
-        """Errors per service (S,) → per price (L,): one to one where the numbers agree, else the largest steers all."""
+        """Errors per service (D,) → per price (L,): one to one where the numbers agree, else the largest steers all."""
         if self.scale.size == len(self.services):
             return per_service
         return np.full(self.scale.size, np.nanmax(per_service) if np.isfinite(per_service).any() else np.nan)
 
 
 def budget_of(config: ControllerConfig, services: Sequence[str], model: SystemModel | None) -> np.ndarray:
-    """C_m per service (S,), percent; a UserError where the numbers don't fit or the model says that idling takes more."""
+    """C_m per service (D,), percent; a UserError where the numbers don't fit or the model says that idling takes more."""
     given = np.atleast_1d(np.asarray(config.budget, np.float64))
     if given.size not in (1, len(services)):
         raise UserError(f"budget: got {given.size} values; expected 1 or {len(services)} (one per service)")

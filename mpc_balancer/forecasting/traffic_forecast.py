@@ -30,7 +30,7 @@ class TrafficForecast:
     season: np.ndarray  # (P,) log traffic by step of the day
     step_seconds: int
     chosen: list[str]  # (H,)
-    weights: np.ndarray  # (H, D) weights of all features; zero where a candidate does not use them
+    weights: np.ndarray  # (H, F) weights of all features; zero where a candidate does not use them
     rmse: dict[str, list[float]]  # back-tested RMSE of log traffic per candidate and horizon
 
     @classmethod
@@ -72,7 +72,7 @@ class TrafficForecast:
         ahead = self.season[(phase + np.arange(1, len(self.chosen) + 1)) % len(self.season)]
         deviation = log - self.season[(phase - np.arange(len(log))[::-1]) % len(self.season)]
         excess = np.clip(deviation[-1] - deviation[-since:].mean(), -_CLIP / 2, _CLIP / 2)
-        features = np.empty((len(ahead), self.weights.shape[1]))  # (H, D)
+        features = np.empty((len(ahead), self.weights.shape[1]))  # (H, F)
         features[:, :_LAGS], features[:, _LAGS] = lags, ahead - now
         features[:, _LAGS + 1], features[:, _LAGS + 2 :] = excess, early
         change = (features * self.weights).sum(axis=1)
@@ -135,7 +135,7 @@ def _habit(change: np.ndarray) -> np.ndarray:
 
 
 def _candidate(name: str, features: np.ndarray, change: np.ndarray, past: np.ndarray) -> np.ndarray:
-    """Weights (D,) of one candidate; ridge on the past rows with events clipped away."""
+    """Weights (F,) of one candidate; ridge on the past rows with events clipped away."""
     size = features.shape[1]
     weights = np.zeros(size)
     if name == "seasonal_naive":

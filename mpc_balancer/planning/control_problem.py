@@ -19,13 +19,13 @@ class Problem:
 
     model: SystemModel
     config: ObjectiveConfig
-    target: np.ndarray  # (S,) percent
+    target: np.ndarray  # (D,) percent
     start: Start
     exogenous: np.ndarray  # (N, F) float32
     traffic: np.ndarray  # (N,) relative to its training mean
     low: np.ndarray  # (N, L) price coordinate
     high: np.ndarray  # (N, L)
-    gain: np.ndarray | float = 1.0  # κ (S,)
+    gain: np.ndarray | float = 1.0  # κ (D,)
     now: Callable[[], float] = time.perf_counter  # seconds; what deadlines are read off
     evaluations: int = 0
 
@@ -41,7 +41,7 @@ class Problem:
         return objective(self.config, self.target, self.start, path, plans).value
 
     def path(self, plan: np.ndarray) -> np.ndarray:
-        """Predicted CPU (N, S) under one plan (N, L)."""
+        """Predicted CPU (N, D) under one plan (N, L)."""
         return np.asarray(self.model.rollout(self.start.cpu, plan[None], self.exogenous, self.traffic, self.gain)[0])
 
     def trace(self, plans: np.ndarray) -> tuple[Quadratic, list[np.ndarray]]:

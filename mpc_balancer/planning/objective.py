@@ -14,8 +14,8 @@ from mpc_balancer.config import ObjectiveConfig
 class Start:
     """Where a plan starts: what is known at the end of the current interval."""
 
-    cpu: np.ndarray  # (S,) percent, Ĉ_t
-    cpu_before: np.ndarray  # (S,) percent, Ĉ_{t-1}
+    cpu: np.ndarray  # (D,) percent, Ĉ_t
+    cpu_before: np.ndarray  # (D,) percent, Ĉ_{t-1}
     unit: np.ndarray  # (L,) price coordinate in force
 
 
@@ -24,11 +24,11 @@ class Quadratic:
     """J around a path: its value, ∂J/∂C and the Gauss-Newton weights; J is piecewise quadratic in C and u."""
 
     value: np.ndarray  # (B,)
-    path: np.ndarray  # (B, N, S) the CPU path it was taken at
-    by_cpu: np.ndarray  # (B, N, S) ∂J/∂C_i
+    path: np.ndarray  # (B, N, D) the CPU path it was taken at
+    by_cpu: np.ndarray  # (B, N, D) ∂J/∂C_i
     by_unit: np.ndarray  # (B, N, L) direct ∂J/∂u_i (damping of λ)
-    level_weight: np.ndarray  # (B, N, S) weight of C_i²
-    rise_weight: np.ndarray  # (B, N, S) weight of (C_i - C_{i-1})²
+    level_weight: np.ndarray  # (B, N, D) weight of C_i²
+    rise_weight: np.ndarray  # (B, N, D) weight of (C_i - C_{i-1})²
     move_weight: np.ndarray  # (N,) weight of (u_i - u_{i-1})²
 
     def pick(self, rows: np.ndarray | list[int]) -> Quadratic:
@@ -47,7 +47,7 @@ _PER_STEP, _WHOLE, _ASYMMETRIC = 0, 1, 2
 def objective(
     config: ObjectiveConfig, target: np.ndarray, start: Start, path: np.ndarray, plan: np.ndarray
 ) -> Quadratic:
-    """J of B plans (B, N, L) whose predicted CPU is ``path`` (B, N, S), for targets (S,) in percent.
+    """J of B plans (B, N, L) whose predicted CPU is ``path`` (B, N, D), for targets (D,) in percent.
 
     Mode ``paper`` is Eq. 17 with i from 0 (the measured state, a constant) to N, summed over services. Mode ``asymmetric``
     is Σ α^i [w(e_i)·e_i² + rise·max(ΔC_i, 0)²·1(e_i ≥ 0)] + move·Σ α^i (100·Δu_i)², w = over_weight above the target, else 1.

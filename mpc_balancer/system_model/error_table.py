@@ -25,7 +25,7 @@ def error_table(model: SystemModel, data: SystemData, steps: int) -> pd.DataFram
         for k in range(steps):
             cpu = model.step_rows(cpu, windows.unit[part, k], windows.exogenous[part, k], windows.traffic[part, k])
             paths.append(cpu)
-    path = np.concatenate([np.stack(paths[i : i + steps], axis=1) for i in range(0, len(paths), steps)])  # (n, N, S)
+    path = np.concatenate([np.stack(paths[i : i + steps], axis=1) for i in range(0, len(paths), steps)])  # (n, N, D)
     error = np.where(windows.mask > 0, path - windows.target, np.nan)
     change = data.next_qps[windows.row] / np.maximum(data.qps[windows.row], 1e-9) - 1
     high = (windows.cpu >= np.quantile(windows.cpu, 0.9, axis=0)).any(axis=1)

@@ -75,9 +75,9 @@ class SystemData:
     group: np.ndarray  # int (T,), index into groups
     timestamps: np.ndarray  # datetime64[s] (T,)
     qps: np.ndarray  # (T,)
-    cpu: np.ndarray  # (T, S), NaN where lost
+    cpu: np.ndarray  # (T, D), NaN where lost
     price: np.ndarray  # (T, L), in force in the minute that ``layout.columns.price_in_force`` names
-    next_cpu: np.ndarray  # (T, S)
+    next_cpu: np.ndarray  # (T, D)
     next_qps: np.ndarray  # (T,), NaN where unknown
     extras: np.ndarray  # (T, E)
     arrivals: np.ndarray | None  # (T, I)

@@ -26,7 +26,7 @@ KIND = "mpc_balancer.system_model"
 class SystemModel:
     """g with everything that was learned beside it; plain numpy, float32 inside.
 
-    ``residuals`` (Q, S): quantiles of the operational one-step error (forecast traffic, no knowledge of the minute), at
+    ``residuals`` (Q, D): quantiles of the operational one-step error (forecast traffic, no knowledge of the minute), at
     ``quantiles`` (Q,). ``tuned`` holds what was fitted beside g on the same table.
     """
 
@@ -34,9 +34,9 @@ class SystemModel:
     head: str
     weights: list[np.ndarray]  # (in, out) per layer
     biases: list[np.ndarray]
-    carry: np.ndarray  # (S,) ρ
-    idle: np.ndarray  # (S,) percent
-    level: np.ndarray  # (S,)
+    carry: np.ndarray  # (D,) ρ
+    idle: np.ndarray  # (D,) percent
+    level: np.ndarray  # (D,)
     features: Features
     prices: PriceScale
     columns: ColumnsConfig
@@ -82,9 +82,9 @@ class SystemModel:
         traffic: np.ndarray,
         gain: np.ndarray | float = 1.0,
     ) -> np.ndarray:
-        """CPU (B, N, S) of B plans (B, N, L) from one start (S,) or (B, S), inputs (N, F) and traffic (N,).
+        """CPU (B, N, D) of B plans (B, N, L) from one start (D,) or (B, D), inputs (N, F) and traffic (N,).
 
-        ``gain`` κ (S,) corrects g multiplicatively: C' = κ·g(C/κ), exact where g is linear in C and in cost.
+        ``gain`` κ (D,) corrects g multiplicatively: C' = κ·g(C/κ), exact where g is linear in C and in cost.
         """
         return self.rollout_with_tape(cpu, unit, exogenous, traffic, gain)[0]
 
@@ -133,16 +133,16 @@ class SystemModel:
         return path * kappa, [*tape, loads]
 
     def jacobians(self, tape: list[np.ndarray], gain: np.ndarray | float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """∂C_{i+1}/∂C_i (B, N, S, S) and ∂C_{i+1}/∂u_i (B, N, S, L), all steps in one backward pass."""
+        """∂C_{i+1}/∂C_i (B, N, D, D) and ∂C_{i+1}/∂u_i (B, N, D, L), all steps in one backward pass."""
         size, prices = len(self.services), self.prices.size
         kappa = np.empty(size, np.float32)
         kappa[:] = gain
         steps, batch, _ = tape[0].shape
         hidden = len(self.weights) - 1
-        grad = self.weights[-1].T  # (S, H), the same for all steps
+        grad = self.weights[-1].T  # (D, H), the same for all steps
         for k in range(hidden - 1, -1, -1):
             slope = 1 - tape[k] * tape[k]
-            grad = grad * slope[:, :, None, :]  # (N, B, S, H)
+            grad = grad * slope[:, :, None, :]  # (N, B, D, H)
             width = grad.shape[-1]
             behind = self.weights[k] if k else self.weights[0][: size + prices]
             grad = (grad.reshape(-1, width) @ behind.T).reshape(steps, batch, size, len(behind))
@@ -150,21 +150,21 @@ class SystemModel:
         if self.head == "plain":
             by_price = by_price * np.float32(CPU_SPREAD)
         else:
-            scale = ((1 - self.carry) * tape[hidden])[..., None]  # (N, B, S, 1)
+            scale = ((1 - self.carry) * tape[hidden])[..., None]  # (N, B, D, 1)
             by_cpu = by_cpu * (scale / np.float32(CPU_SPREAD)) + np.diag(self.carry)
             by_price = by_price * scale
         by_cpu = by_cpu * (kappa[:, None] / kappa[None, :])
         return by_cpu.transpose(1, 0, 2, 3), (by_price * kappa[:, None]).transpose(1, 0, 2, 3)
 
     def sensitivities(self, by_cpu: np.ndarray, by_price: np.ndarray) -> np.ndarray:
-        """∂C_i/∂u_j for all steps (B, N, S, N, L), the chain rule through the rollout."""
+        """∂C_i/∂u_j for all steps (B, N, D, N, L), the chain rule through the rollout."""
         batch, steps, size, prices = by_price.shape
         out = np.zeros((batch, steps, size, steps, prices))
         kernels.chain_rule(np.ascontiguousarray(by_cpu), np.ascontiguousarray(by_price), out)
         return out
 
     def step_rows(self, cpu: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: np.ndarray) -> np.ndarray:
-        """One step for n independent rows: (n, S) from cpu (n, S), unit (n, L), exogenous (n, F), traffic (n,)."""
+        """One step for n independent rows: (n, D) from cpu (n, D), unit (n, L), exogenous (n, F), traffic (n,)."""
         h = np.concatenate([(cpu - CPU_CENTRE) / CPU_SPREAD, unit, exogenous], axis=1).astype(np.float32)
         for weight, bias in zip(self.weights[:-1], self.biases[:-1]):
             h = np.tanh(h @ weight + bias)
@@ -176,7 +176,7 @@ class SystemModel:
 
     # -- what was learned beside ---------------------------------------------------------------------------------------
     def backoff(self, quantile: float | None) -> np.ndarray:
-        """CPU points (S,) that one-step errors exceed with probability 1-quantile; 0 where null."""
+        """CPU points (D,) that one-step errors exceed with probability 1-quantile; 0 where null."""
         if quantile is None:
             return np.zeros(len(self.services))
         points = [np.interp(quantile, self.quantiles, column) for column in self.residuals.T]
@@ -192,7 +192,7 @@ class SystemModel:
 
     @property
     def noise(self) -> np.ndarray:
-        """Back-tested one-step errors (n, S), CPU points, that simulations with g draw from; one zero where there are none."""
+        """Back-tested one-step errors (n, D), CPU points, that simulations with g draw from; one zero where there are none."""
         return np.zeros((1, len(self.services))) if self.tuned.observer is None else self.tuned.observer.errors
 
     def save(self, path: str | Path) -> None:

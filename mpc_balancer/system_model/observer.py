@@ -76,14 +76,14 @@ def tune_observer(model: SystemModel, data: SystemData, config: GainConfig, limi
         raise UserError(
             f"system table: got {len(data)} validation rows; expected more than {_FEWEST} of at least one group"
         )
-    every = np.concatenate(errors)  # (n, P, S)
+    every = np.concatenate(errors)  # (n, P, D)
     scores = np.nanmean(np.minimum(every**2, _OUTLIER**2), axis=(0, 2))
     best = int(np.argmin(scores))
     return ObserverTuning(float(pairs[best, 0]), float(pairs[best, 1]), scores, every[:, best])
 
 
 def run_observers(model: SystemModel, data: SystemData, pairs: np.ndarray, config: GainConfig) -> np.ndarray:
-    """One-step errors measured - predicted (n, P, S) of P (rate, trust) pairs run side by side over one group's rows."""
+    """One-step errors measured - predicted (n, P, D) of P (rate, trust) pairs run side by side over one group's rows."""
     windows = make_windows(data, model.features, model.prices, 1)
     state = _Bank(model, pairs, config)
     errors = np.full((len(windows), len(pairs), len(model.services)), np.nan)
@@ -109,8 +109,8 @@ class _Bank:
         self.cpu = np.tile(cpu, (len(self.trust), 1)).astype(np.float64)
 
     def step(self, measured: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: float) -> np.ndarray:
-        """Take in one interval's CPU (S,) (NaN: lost), under the price in force and its traffic; return what each
-        observer said of it (P, S)."""
+        """Take in one interval's CPU (D,) (NaN: lost), under the price in force and its traffic; return what each
+        observer said of it (P, D)."""
         known = np.isfinite(self.cpu).all(axis=0)
         reading = np.isfinite(measured)
         start = np.where(known, self.cpu, np.where(reading, measured, 50.0))
@@ -154,12 +154,12 @@ class Observer:
 
     @property
     def cpu(self) -> np.ndarray:
-        """CPU now (S,), percent; NaN before the first reading."""
+        """CPU now (D,), percent; NaN before the first reading."""
         return np.asarray(self._bank.cpu[self._best])
 
     @property
     def gain(self) -> np.ndarray:
-        """κ (S,)."""
+        """κ (D,)."""
         return np.asarray(np.exp(self._bank.tracker.log_gain[self._best]))
 
     @property
@@ -168,9 +168,9 @@ class Observer:
         return float(self._bank.trust[self._best, 0])
 
     def update(self, measured: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: float) -> None:
-        """Take in one interval's CPU (S,) (NaN: lost), under the price in force and its traffic."""
+        """Take in one interval's CPU (D,) (NaN: lost), under the price in force and its traffic."""
         before = self.cpu
-        error = measured - self._bank.step(measured, unit, exogenous, traffic)  # (P, S)
+        error = measured - self._bank.step(measured, unit, exogenous, traffic)  # (P, D)
         if np.isfinite(error).any() and np.isfinite(before).all():
             self._seen = min(self._seen + 1, _MEMORY)
             surprise = np.nanmean(np.minimum(error**2, _OUTLIER**2), axis=1)

@@ -16,7 +16,7 @@ from marca_common.fast_tanh import fast_tanh
 
 @numba.njit(fastmath=True, cache=True, error_model="numpy")
 def _affine(h: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
-    """out (B, H) = h (B, D) @ weight (D, H) + bias; two rows and four inputs at a time keep the products in registers."""
+    """out (B, H) = h (B, F) @ weight (F, H) + bias; two rows and four inputs at a time keep the products in registers."""
     rows, inputs = h.shape
     width = weight.shape[1]
     for r in range(rows):
@@ -73,9 +73,9 @@ def rollout(
     loads: np.ndarray,
     path: np.ndarray,
 ) -> None:
-    """CPU paths (B, N, S) of B plans: fills ``path``, and ``tape`` (one (N, B, H) per hidden layer) and ``loads`` (N, B, S).
+    """CPU paths (B, N, D) of B plans: fills ``path``, and ``tape`` (one (N, B, H) per hidden layer) and ``loads`` (N, B, D).
 
-    ``drive`` (N, B, H) is what prices and exogenous inputs add to the first layer, ``into`` (S, H) the weights of CPU.
+    ``drive`` (N, B, H) is what prices and exogenous inputs add to the first layer, ``into`` (D, H) the weights of CPU.
     ``weights`` are those after the first layer; ``law`` says which head.
     """
     steps, batch, width = drive.shape
@@ -119,7 +119,7 @@ def rollout(
 
 @numba.njit(cache=True, error_model="numpy")
 def chain_rule(by_cpu: np.ndarray, by_price: np.ndarray, out: np.ndarray) -> None:
-    """∂C_i/∂u_j (B, N, S, N, L) from the Jacobians of single steps (B, N, S, S) and (B, N, S, L): fills ``out``."""
+    """∂C_i/∂u_j (B, N, D, N, L) from the Jacobians of single steps (B, N, D, D) and (B, N, D, L): fills ``out``."""
     batch, steps, size, prices = by_price.shape
     for b in range(batch):
         for i in range(steps):

@@ -35,11 +35,11 @@ class SystemNetwork(nn.Module):
     def forward(
         self, cpu: torch.Tensor, unit: torch.Tensor, exogenous: torch.Tensor, traffic: torch.Tensor
     ) -> torch.Tensor:
-        """Next CPU (B, S) in percent; cpu (B, S) percent, unit (B, L), exogenous (B, F), traffic (B,) relative to its mean."""
+        """Next CPU (B, D) in percent; cpu (B, D) percent, unit (B, L), exogenous (B, F), traffic (B,) relative to its mean."""
         h = torch.cat([(cpu - CPU_CENTRE) / CPU_SPREAD, unit, exogenous], dim=1)  # (B, S+L+F)
         for layer in self.layers[:-1]:
             h = torch.tanh(layer(h))
-        out: torch.Tensor = self.layers[-1](h) + (0.0 if self.head == "plain" else self.level)  # (B, S)
+        out: torch.Tensor = self.layers[-1](h) + (0.0 if self.head == "plain" else self.level)  # (B, D)
         if self.head == "plain":
             return self.level + CPU_SPREAD * out
         load = torch.exp(torch.clamp(out, max=8.0)) * traffic[:, None]
@@ -49,7 +49,7 @@ class SystemNetwork(nn.Module):
     def rollout(
         self, cpu: torch.Tensor, unit: torch.Tensor, exogenous: torch.Tensor, traffic: torch.Tensor
     ) -> torch.Tensor:
-        """CPU of N minutes (B, N, S) from the start (B, S) under prices (B, N, L) and inputs (B, N, F), (B, N)."""
+        """CPU of N minutes (B, N, D) from the start (B, D) under prices (B, N, L) and inputs (B, N, F), (B, N)."""
         steps = []
         for k in range(unit.shape[1]):
             cpu = self(cpu, unit[:, k], exogenous[:, k], traffic[:, k])

@@ -16,12 +16,12 @@ from mpc_balancer.system_model.minute_table import SystemData
 class Windows:
     """n windows of N steps; ``mask`` is 0 where the table does not know the CPU."""
 
-    cpu: np.ndarray  # (n, S) float32, percent
+    cpu: np.ndarray  # (n, D) float32, percent
     unit: np.ndarray  # (n, N, L) price coordinate in force in each step
     exogenous: np.ndarray  # (n, N, F)
     traffic: np.ndarray  # (n, N) relative to its mean
-    target: np.ndarray  # (n, N, S) percent, 0 where unknown
-    mask: np.ndarray  # (n, N, S)
+    target: np.ndarray  # (n, N, D) percent, 0 where unknown
+    mask: np.ndarray  # (n, N, D)
     row: np.ndarray  # (n,) row of the table each window starts at
 
     def __len__(self) -> int:

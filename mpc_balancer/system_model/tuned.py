@@ -28,7 +28,7 @@ class ObserverTuning:
     rate: float
     trust: float
     scores: np.ndarray  # (P,) mean squared error, CPU points², in the order of ``observer.bank``
-    errors: np.ndarray  # (n, S) CPU points; in a checkpoint a sample of them
+    errors: np.ndarray  # (n, D) CPU points; in a checkpoint a sample of them
 
 
 @dataclass(frozen=True)

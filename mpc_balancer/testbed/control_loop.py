@@ -24,7 +24,7 @@ class LoopResult(list[Measurement]):
 
     @property
     def measured_cpu(self) -> np.ndarray:
-        """(T, S) as reported, NaN where lost."""
+        """(T, D) as reported, NaN where lost."""
         return np.array([one.cpu for one in self])
 
     @property

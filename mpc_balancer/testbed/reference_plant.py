@@ -70,7 +70,7 @@ def _advance(
     degrade_above: float,
     degrade_relief: float,
 ) -> np.ndarray:
-    """Sub-intervals of one step in place: cpu (S,), queue (S,) in percent·sub-intervals; work (I, S). Returns the mean CPU."""
+    """Sub-intervals of one step in place: cpu (D,), queue (D,) in percent·sub-intervals; work (I, D). Returns the mean CPU."""
     steps, size = work.shape
     mean = np.zeros(size)
     for k in range(steps):
@@ -90,7 +90,7 @@ def _advance(
 
 @dataclass
 class ReferencePlant:
-    """One data centre. ``truth`` keeps the true mean CPU (S,) of every step, which metrics are taken from."""
+    """One data centre. ``truth`` keeps the true mean CPU (D,) of every step, which metrics are taken from."""
 
     config: ReferenceConfig
     seed: int
@@ -107,7 +107,7 @@ class ReferencePlant:
         mix = 1 + own.mix_amplitude * np.sin(2 * np.pi * hour + np.arange(size))
         slow = wander(generator, (count, size), own.slow_noise, 120 * parts)
         fast = own.fast_noise * generator.standard_normal((count, size))
-        self._cost = mix * np.exp(slow + fast)  # (T·I, S)
+        self._cost = mix * np.exp(slow + fast)  # (T·I, D)
         self._reading_noise = own.reading_noise * generator.standard_normal((count, size))
         self._load = np.array(own.load_percent)
         self._idle = np.array(own.idle_percent)
@@ -121,7 +121,7 @@ class ReferencePlant:
         self.truth: list[np.ndarray] = []
 
     def relief(self, lambda_: np.ndarray) -> np.ndarray:
-        """Share of the cost left at prices (L,), per service (S,)."""
+        """Share of the cost left at prices (L,), per service (D,)."""
         own = self.config
         relative = np.asarray(lambda_) / np.array(own.half_price)
         pressure = relative + own.cross * (relative.sum() - relative)
@@ -146,12 +146,12 @@ class ReferencePlant:
         return measurement
 
     def preview(self, lambda_: np.ndarray, exogenous: np.ndarray) -> np.ndarray:
-        """True mean CPU (S,) of the coming step if these prices acted at once; nothing is changed."""
+        """True mean CPU (D,) of the coming step if these prices acted at once; nothing is changed."""
         state = self._cpu.copy(), self._queue.copy(), self._degradation.copy()
         return self._advance(*state, self.relief(lambda_), self._work(exogenous))
 
     def _work(self, exogenous: np.ndarray) -> np.ndarray:
-        """Load (I', S) in percent of capacity at λ = 0."""
+        """Load (I', D) in percent of capacity at λ = 0."""
         parts = self.config.sub_intervals
         rows = (self._position + np.arange(len(exogenous))) % len(self._cost)
         qps = np.asarray(exogenous, np.float64) * parts / 60

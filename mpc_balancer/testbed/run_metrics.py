@@ -8,7 +8,7 @@ import numpy as np
 
 
 def utilisation(cpu: np.ndarray, budget: np.ndarray | float) -> float | np.ndarray:
-    """μ = mean min(C_t, C_m) / C_m over minutes (axis 0), Eq. 21; NaN minutes are left out. Per service for (T, S)."""
+    """μ = mean min(C_t, C_m) / C_m over minutes (axis 0), Eq. 21; NaN minutes are left out. Per service for (T, D)."""
     return _mean(np.minimum(cpu, budget) / budget)
 
 
@@ -26,7 +26,7 @@ def _mean(values: np.ndarray) -> float | np.ndarray:
 
 
 def recoveries(cpu: np.ndarray, budget: np.ndarray, alarm: float = 88.0, tolerance: float = 3.0) -> list[int]:
-    """Minutes from each time that any CPU (T, S) reaches ``alarm`` percent until all are within budget + ``tolerance``."""
+    """Minutes from each time that any CPU (T, D) reaches ``alarm`` percent until all are within budget + ``tolerance``."""
     found, since = [], None
     for minute, row in enumerate(cpu):
         if since is None and np.nanmax(row, initial=-np.inf) >= alarm:
@@ -38,7 +38,7 @@ def recoveries(cpu: np.ndarray, budget: np.ndarray, alarm: float = 88.0, toleran
 
 
 def per_minute(cpu: np.ndarray, steps_per_minute: int) -> np.ndarray:
-    """CPU of shorter control steps (T·n, S) as means over minutes (T, S), so that all runs are judged alike."""
+    """CPU of shorter control steps (T·n, D) as means over minutes (T, D), so that all runs are judged alike."""
     whole = len(cpu) // steps_per_minute * steps_per_minute
     return np.asarray(cpu[:whole].reshape(-1, steps_per_minute, cpu.shape[1]).mean(axis=1))
 
@@ -50,7 +50,7 @@ def run_metrics(
     step_seconds: np.ndarray | None = None,
     clairvoyant_cpu: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """All metrics of a run: cpu (T, S) true percent, prices (T, L), wall seconds per controller step (T,)."""
+    """All metrics of a run: cpu (T, D) true percent, prices (T, L), wall seconds per controller step (T,)."""
     budget = np.broadcast_to(np.asarray(budget, np.float64), cpu.shape[1:])
     mu, nu = np.atleast_1d(utilisation(cpu, budget)), np.atleast_1d(over_utilisation(cpu, budget))
     times = recoveries(cpu, budget)

@@ -20,7 +20,7 @@ def minimise(
 ) -> tuple[np.ndarray, float]:
     """Point with the least value found, and that value.
 
-    ``evaluate(point)`` gives value and subgradient (K,); stops when the value is proven within ``tolerance`` (relative) of
+    ``evaluate(point)`` gives value and subgradient (D,); stops when the value is proven within ``tolerance`` (relative) of
     the minimum, or after that many ``passes``.
     """
     best, best_value, point = start, np.inf, start

@@ -9,7 +9,7 @@ from revenue_sim.allocation.budget_curve import run_chunks
 
 
 class PricedRows:
-    """Checked values (S, A), costs (S, A, K) and counts (S,), and the passes over them."""
+    """Checked values (S, A), costs (S, A, D) and counts (S,), and the passes over them."""
 
     def __init__(self, values: np.ndarray, costs: np.ndarray, counts: np.ndarray, threads: int | None) -> None:
         self.values, self.costs, self.counts, self.threads = values, costs, counts, threads
@@ -17,7 +17,7 @@ class PricedRows:
         self.passes = 0
 
     def price(self, prices: np.ndarray, weight: float = 1.0) -> tuple[float, np.ndarray]:
-        """Σ count·(weight·Q − λ·C) and Σ count·C (K,) of the best actions; leaves them in ``choice``, runners-up's loss in ``second``."""
+        """Σ count·(weight·Q − λ·C) and Σ count·C (D,) of the best actions; leaves them in ``choice``, runners-up's loss in ``second``."""
 
         def block(start: int, stop: int) -> np.ndarray:
             arrays = (self.values, self.costs, self.counts)

@@ -43,7 +43,7 @@ def _best_actions(rows: PricedRows, prices: np.ndarray, part: np.ndarray) -> np.
 def _deltas(
     rows: PricedRows, choice: np.ndarray, part: np.ndarray, actions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Change of value (R, L) and of costs (R, L, K) when a row of ``part`` moves from its choice to one of ``actions``."""
+    """Change of value (R, L) and of costs (R, L, D) when a row of ``part`` moves from its choice to one of ``actions``."""
     at, now, count = part[:, None], choice[part], rows.counts[part]
     gain = (rows.values[at, actions].astype(np.float64) - rows.values[part, now][:, None]) * count[:, None]
     extra = rows.costs[at, actions].astype(np.float64) - rows.costs[part, now][:, None]

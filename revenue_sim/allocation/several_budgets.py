@@ -1,9 +1,9 @@
 """Allocations under several budgets at once: a price per service.
 
-The dual of Eqs. 2–5 with K budgets, ``g(λ) = λ·B + Σ max_a (Q − λ·C)``, is convex in K prices and bounds every choice from
+The dual of Eqs. 2–5 with D budgets, ``g(λ) = λ·B + Σ max_a (Q − λ·C)``, is convex in D prices and bounds every choice from
 above. A level bundle method finds its minimum in a dozen passes over the rows. Near it only rows whose second-best
 action is almost as good can matter: a linear programme over these core rows meets the budgets, and what is left
-fractional, at most K rows, is rounded by trying the combinations.
+fractional, at most D rows, is rounded by trying the combinations.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class SeveralAllocation:
     """One action per row within all budgets, and a bound on what any choice could earn."""
 
     choice: np.ndarray  # int64 (S,)
-    lambda_: np.ndarray  # price of each budget (K,)
+    lambda_: np.ndarray  # price of each budget (D,)
     value: float  # Σ count·Q
-    cost: np.ndarray  # Σ count·C per budget (K,), never over it
+    cost: np.ndarray  # Σ count·C per budget (D,), never over it
     bound: float  # dual bound: no choice earns more
     passes: int  # passes over the rows
 
@@ -52,9 +52,9 @@ def allocate_several(
     tolerance: float = 1e-6,
     threads: int | None = None,
 ) -> SeveralAllocation:
-    """Solve Eqs. 2–5 with K budgets.
+    """Solve Eqs. 2–5 with D budgets.
 
-    ``values`` (S, A); ``costs`` (S, A, K); ``budgets`` (K,) total cost per service; ``counts`` (S,) requests per row (one each
+    ``values`` (S, A); ``costs`` (S, A, D); ``budgets`` (D,) total cost per service; ``counts`` (S,) requests per row (one each
     by default). ``tolerance``: relative gap at which the search for prices stops.
 
     Raises UserError as ``allocate`` does; budgets that cannot be met together are named with the prices that prove it.
@@ -150,7 +150,7 @@ def _core_programme(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Best mixture per core row within ``room``; each row's largest part is picked. None: no mixture fits."""
     values = rows.values[core].astype(np.float64) * rows.counts[core, None]  # (R, A)
-    costs = rows.costs[core].astype(np.float64) * rows.counts[core, None, None]  # (R, A, K)
+    costs = rows.costs[core].astype(np.float64) * rows.counts[core, None, None]  # (R, A, D)
     keep = min(CANDIDATES, values.shape[1])
     actions = np.argpartition(-(values - costs @ prices), keep - 1, axis=1)[:, :keep]
     cheapest = (costs @ np.maximum(prices, 1e-12 * max(prices.max(), 1.0))).argmin(axis=1)

@@ -28,7 +28,7 @@ def at_service_budgets(config: RunConfig, inputs: Inputs, choice: np.ndarray) ->
     if config.service_budgets is None and (len(names) < 2 or set(names) != set(inputs.decision_costs)):
         return None
     weight, rows = inputs.demand.states / inputs.demand.states.sum(), np.arange(len(inputs.truth))
-    costs = np.stack(list(inputs.service_costs.values()), axis=2)  # (S, A, K)
+    costs = np.stack(list(inputs.service_costs.values()), axis=2)  # (S, A, D)
     decided = np.stack([inputs.decision_costs[name] for name in names], axis=2)
     own = ROOM * (weight @ costs[rows, choice].astype(np.float64))
     budgets = own if config.service_budgets is None else np.array(config.service_budgets)
