@@ -21,6 +21,7 @@ from marca_common.errors import UserError
 from marca_common.figures import new_figure, save_figure
 from marca_common.run_folder import RunFolder
 from marca_common.tables import write_table
+from marca_measures.calibration import calibration
 
 
 @dataclass
@@ -81,8 +82,8 @@ def binary_metrics(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -
     auc = float("nan")
     if positives and negatives:
         auc = (rankdata(p)[truth > 0].sum() - positives * (positives + 1) / 2) / (positives * negatives)
-    parts = np.array_split(np.argsort(p, kind="stable"), bins)
-    gaps = [abs(p[i].mean() - truth[i].mean()) * len(i) for i in parts if len(i)]
+    curve = calibration(p, truth, bins)
+    gaps = (curve["predicted"] - curve["observed"]).abs() * curve["rows"]
     return {
         "auc": float(auc),
         "log_loss": float(-(truth * np.log(p) + (1 - truth) * np.log1p(-p)).mean()),
@@ -107,14 +108,13 @@ def metrics_table(
 
 def calibration_table(estimator: Estimator, frame: pd.DataFrame, bins: int = 20) -> pd.DataFrame:
     """Mean predicted and mean observed result in equally filled bins of the prediction, per task."""
-    predicted = estimator.predict(frame)
-    parts = []
+    predicted, parts = estimator.predict(frame), []
     for task in estimator.tasks:
         truth = labels_of(task.name, estimator.config.tasks[task.name], frame[task.name].to_numpy())
-        order = np.argsort(predicted[task.name], kind="stable")
-        for b, rows in enumerate(np.array_split(order, min(bins, len(order)))):
-            parts.append((task.name, b, len(rows), predicted[task.name][rows].mean(), truth[rows].mean()))
-    return pd.DataFrame(parts, columns=["task", "bin", "rows", "predicted", "observed"])
+        parts.append(
+            calibration(predicted[task.name], truth, bins).rename_axis("bin").reset_index().assign(task=task.name)
+        )
+    return pd.concat(parts, ignore_index=True)[["task", "bin", "rows", "predicted", "observed"]]
 
 
 def _slices(frame: pd.DataFrame, columns: Sequence[str], most: int) -> Iterator[tuple[str, str, np.ndarray]]:

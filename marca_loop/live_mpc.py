@@ -1,4 +1,4 @@
-"""Model predictive control on a real service: ``python live_mpc.py --config configs/live_mpc.yaml --out runs/live-mpc``.
+"""Model predictive control on a real service: ``python -m marca_loop.live_mpc --config configs/live_mpc.yaml``.
 
 ``commission`` drives the service under a dithered price; ``model`` learns g from those intervals; ``live`` steers a compressed
 day. A price in [0, 1] stands for λ: the dearer, the shorter all queues, on the scale of the loop's own controllers.

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from marca_common.config import Config, first_problem, replaced
 from marca_common.dotted_path import find_class
@@ -20,7 +20,7 @@ from marca_common.seeding import numpy_generator
 from marca_loop.scene import Scene
 from marca_loop.static_strategy import DowngradeRule, StaticPolicy, downgrade_mixtures
 from mpc_balancer.config import ControllerConfig
-from mpc_balancer.controllers import make_controller
+from mpc_balancer.controllers import find_controller, make_controller
 
 
 class Strategy(Config):
@@ -60,6 +60,11 @@ class PricedStrategy(Strategy):
     """argmax Q − λC under a controller of λ (Eq. 6)."""
 
     controller: ControllerConfig = Field(description="controller of λ; its budget and box are filled in")
+
+    @model_validator(mode="after")
+    def _controller_exists(self) -> PricedStrategy:
+        find_controller(self.controller)
+        return self
 
     def serve(self, scene: Scene, group: str) -> tuple[Policy, Controller]:
         """The learner's policy, and the controller with the system model learned under it."""

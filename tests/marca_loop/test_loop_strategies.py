@@ -48,6 +48,8 @@ def test_learners_in_use_are_listed_once() -> None:
         ({"kind": "json:dumps"}, "expected a class derived from Strategy"),
         ({"kind": "static", "patient": 3}, "patient: unknown key; did you mean 'patience'"),
         ({"kind": "static", "patience": 0}, "patience: got 0"),
+        ({"controller": {"name": "mcp"}}, "controller.name: got 'mcp'.*did you mean 'mpc'"),
+        ({"controller": {"name": "mylab.no:Such"}}, "expected module:name that can be imported"),
         ({"kind": "priced"}, "controller: missing, a value is required"),
         (["static"], "expected a mapping"),
     ],
