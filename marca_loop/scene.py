@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from cascade_world.data_centre.world_plant import WorldPlant
 from cascade_world.population.catalogue import Catalogue
 from cascade_world.population.world_traffic import Traffic, make_traffic
 from cascade_world.world import World, load_truth
+from marca_common.dotted_path import find
 from marca_common.protocols import Policy, Predicting
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
@@ -69,15 +71,17 @@ class Scene:
     world: World
     traffic: Traffic
     catalogue: Catalogue
-    _policies: dict[Path, HullPolicy] = field(default_factory=dict)
+    _policies: dict[tuple[Path, str], Any] = field(default_factory=dict)
 
-    def policy(self, learner: str | None = None) -> HullPolicy:
-        """argmax Q − λC with a learner's Q, prepared for every state that may arrive."""
+    def policy(self, learner: str | None = None, how: str = "hull") -> Any:
+        """argmax Q − λC with a learner's Q, prepared for every state that may arrive: a HullPolicy, or what ``how``,
+        a ``module:function``, makes of (states, values_fn, costs_fn)."""
         path = self.parts.values(learner)
-        if path not in self._policies:
+        if (path, how) not in self._policies:
+            make = find(how, {"hull": HullPolicy.build}, "policy")
             values, costs = Predictor.load(path), self.parts.cost_model()
-            self._policies[path] = HullPolicy.build(self.catalogue.states, values.values, costs.costs)
-        return self._policies[path]
+            self._policies[path, how] = make(self.catalogue.states, values.values, costs.costs)
+        return self._policies[path, how]
 
     def system_model(self, learner: str | None = None) -> SystemModel:
         """g under a learner's policy."""

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from marca_common.config import Config, first_problem, replaced
-from marca_common.dotted_path import find_class
+from marca_common.dotted_path import find, find_class
 from marca_common.errors import UserError
 from marca_common.protocols import Controller, Policy
 from marca_common.seeding import numpy_generator
@@ -59,10 +59,14 @@ class StaticStrategy(Strategy):
 class PricedStrategy(Strategy):
     """argmax Q − λC under a controller of λ (Eq. 6)."""
 
+    policy: str = Field(
+        default="hull", description="hull = exact argmax; or module:function of your own that makes one"
+    )
     controller: ControllerConfig = Field(description="controller of λ; its budget and box are filled in")
 
     @model_validator(mode="after")
-    def _controller_exists(self) -> PricedStrategy:
+    def _parts_exist(self) -> PricedStrategy:
+        find(self.policy, {"hull": None}, "policy")
         find_controller(self.controller)
         return self
 
@@ -70,7 +74,7 @@ class PricedStrategy(Strategy):
         """The learner's policy, and the controller with the system model learned under it."""
         settings = replaced(self.controller, {"budget": scene.world.budget_percent()})
         model = scene.system_model(self.values)
-        return scene.policy(self.values), make_controller(settings, group, model, scene.calendar)
+        return scene.policy(self.values, self.policy), make_controller(settings, group, model, scene.calendar)
 
 
 STRATEGIES: dict[str, type[Strategy]] = {"static": StaticStrategy, "priced": PricedStrategy}

@@ -47,8 +47,8 @@ def test_a_learner(tmp_path: Path) -> None:
 def test_a_strategy(tmp_path: Path) -> None:
     walk("A strategy", tmp_path)
     strategies = read_json(tmp_path / "runs/my_day/summary.json")["strategies"]
-    assert list(strategies) == ["static", "marca_feedback", "marca_mpc", "timetable", "dqn_feedback"]
-    assert len({round(one["revenue"]) for one in strategies.values()}) == 5
+    assert list(strategies) == ["static", "marca_feedback", "marca_mpc", "timetable", "thrifty", "dqn_feedback"]
+    assert len({round(one["revenue"]) for one in strategies.values()}) == 6
     page = (tmp_path / "runs/my_day/report.html").read_text(encoding="utf-8")
     assert "by the clock" in page
     assert "DQN, feedback" in page
