@@ -27,13 +27,8 @@ STEERING = SolverConfig(name="gauss_newton", constants=12, refine=2, iterations=
 def stamp(seed: int | str) -> dict[str, object]:
     """Seed, versions and machine for a results table."""
     known = versions()
-    return {
-        "seed": seed,
-        "python": known["python"],
-        "numpy": known["numpy"],
-        "torch": known["torch"],
-        "machine": f"{known['machine']} x{known['cpus']}",
-    }
+    where = {"machine": f"{known['machine']} x{known['cpus']}"}
+    return {"seed": seed} | {name: known[name] for name in ("python", "numpy", "torch")} | where
 
 
 def commissioned_model(hidden: list[int], days: float = 7, seed: int = 0, **options: object) -> SystemModel:

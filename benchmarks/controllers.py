@@ -111,12 +111,8 @@ def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[
     def run(offset: float) -> tuple[float, float]:
         config = ControllerConfig(name=kind, budget=BUDGET, offset=offset, mpc=MPC[parts], pi=pi)
         if kind == "fixed":  # no target: the sweep is over the price itself
-            config = config.model_copy(
-                update={
-                    "offset": 0.0,
-                    "fixed_price": model.prices.from_unit(np.full(2, np.clip(0.5 - offset / 40, 0, 1))).tolist(),
-                }
-            )
+            price = model.prices.from_unit(np.full(2, np.clip(0.5 - offset / 40, 0, 1))).tolist()
+            config = config.model_copy(update={"offset": 0.0, "fixed_price": price})
         _, loop, cpu = simulate(ClosedLoopConfig(controller=config), drawn, model, drawn.calendar, progress=False)
         cpu = per_minute(cpu, parts)
         out = run_metrics(cpu, loop.prices, np.full(2, BUDGET))

@@ -123,15 +123,15 @@ def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, look
 
 def draw_result(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: Looks, baseline: str) -> Path:
     """The whole result in one picture: what each strategy earns, and how the busiest CPU sits at its budget."""
-    figure, (left, right) = new_figure(1, 2, width=9.6, height=3.4, width_ratios=[1, 2.1])
+    shown = [strategy for strategy in looks if strategy != baseline]
+    figure, (left, right) = new_figure(1, 2, width=10.4, height=3.0 + 0.2 * len(shown), width_ratios=[1, 1.7])
     earned = minutes.groupby(["strategy", "seed"])["revenue"].sum().unstack(0)
     uplift = 100 * (earned.div(earned[baseline], axis=0) - 1)
-    shown = [strategy for strategy in looks if strategy != baseline]
-    bars = left.bar(range(len(shown)), uplift[shown].mean(), color=[looks[one].color for one in shown], width=0.55)
-    left.bar_label(bars, fmt="%+.1f %%", padding=2)
-    left.set_xticks(range(len(shown)), [looks[one].label.replace(", ", ",\n") for one in shown])
-    left.set(title=f"Revenue against the\n{looks[baseline].label}", ylabel="uplift in %")
-    left.margins(y=0.15)
+    bars = left.barh(range(len(shown)), uplift[shown].mean(), color=[looks[one].color for one in shown], height=0.55)
+    left.bar_label(bars, fmt="%+.1f %%", padding=3)
+    left.set_yticks(range(len(shown)), [looks[one].label.replace(", ", ",\n") for one in shown])
+    left.set(title=f"Revenue against the {looks[baseline].label}", xlabel="uplift in %", ylim=(len(shown) - 0.4, -0.6))
+    left.margins(x=0.32)
     day = _one_seed(minutes)
     busiest = max(services, key=lambda name: (day[f"cpu_{name}"] / day[f"budget_{name}"]).mean())
     group = sorted(day["group"].unique())[0]
@@ -143,7 +143,8 @@ def draw_result(minutes: pd.DataFrame, services: Sequence[str], path: Path, look
     right.axhline(part[f"budget_{busiest}"].iloc[0], color="0.2", lw=1.0, ls="--", label="budget")
     right.set(title=f"CPU of {busiest} in {group} over a day (5-minute mean)", xlabel="hour of day", ylabel="CPU in %")
     _hours(right)
-    right.legend(loc="lower right")
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return save_figure(figure, path)
 
 
