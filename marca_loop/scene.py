@@ -19,6 +19,7 @@ from cascade_world.population.catalogue import Catalogue
 from cascade_world.population.world_traffic import Traffic, make_traffic
 from cascade_world.world import World, load_truth
 from marca_common.dotted_path import find
+from marca_common.errors import UserError
 from marca_common.protocols import Policy, Predicting
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
@@ -80,7 +81,11 @@ class Scene:
         if (path, how) not in self._policies:
             make = find(how, {"hull": HullPolicy.build}, "policy")
             values, costs = Predictor.load(path), self.parts.cost_model()
-            self._policies[path, how] = make(self.catalogue.states, values.values, costs.costs)
+            made = self._policies[path, how] = make(self.catalogue.states, values.values, costs.costs)
+            if not callable(getattr(made, "decide", None)):
+                raise UserError(
+                    f"policy: {how!r} made a {type(made).__name__}; expected an object with decide(states, lambda_)"
+                )
         return self._policies[path, how]
 
     def system_model(self, learner: str | None = None) -> SystemModel:

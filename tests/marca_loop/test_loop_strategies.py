@@ -46,6 +46,7 @@ def test_learners_in_use_are_listed_once() -> None:
         ({"kind": "sttaic"}, "did you mean 'static'"),
         ({"kind": "no.such.module:Thing"}, "expected module:name that can be imported"),
         ({"kind": "json:dumps"}, "expected a class derived from Strategy"),
+        ({"kind": "json:JSONDecoder"}, "expected a class derived from Strategy"),
         ({"kind": "static", "patient": 3}, "patient: unknown key; did you mean 'patience'"),
         ({"kind": "static", "patience": 0}, "patience: got 0"),
         ({"controller": {"name": "mcp"}}, "controller.name: got 'mcp'.*did you mean 'mpc'"),
