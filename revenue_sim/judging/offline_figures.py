@@ -37,7 +37,7 @@ def return_figure(table: pd.DataFrame, path: Path) -> Path:
     axis.set_yticks(at, means["model"])
     axis.set_ylim(-0.6, len(means) - 0.4)
     axis.set_xlabel("Return%: true revenue, percent of the truth's own allocation")
-    axis.set_title("Offline return of each model's allocation, 95 % intervals over states and seeds")
+    axis.set_title("Offline return of each model's allocation,\n95 % intervals over states and seeds")
     axis.legend(loc="best")
     return save_figure(figure, path)
 
