@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ from marca_common.files import write_json, write_text
 if sys.platform != "win32":
     import fcntl
 
+log = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "numpy", "pandas", "scipy", "numba", "lightgbm", "pyarrow")
 
 
@@ -32,6 +34,7 @@ class RunFolder:
         self.config = config
         self._lock: IO[str] | None = None
         self.resuming = False
+        self.warnings: list[str] = []
 
     def __enter__(self) -> RunFolder:
         try:
@@ -54,9 +57,15 @@ class RunFolder:
         assert self._lock is not None
         self._lock.close()
 
+    def warn(self, text: str) -> None:
+        """Say something that a reader of the results must know: logged now, and kept in the summary's ``warnings``."""
+        if text not in self.warnings:
+            log.warning("warning: %s", text)
+            self.warnings.append(text)
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """``summary.json``: written last, so that its presence says the run is complete."""
-        write_json(self.path / "summary.json", summary)
+        write_json(self.path / "summary.json", summary | ({"warnings": self.warnings} if self.warnings else {}))
 
     def _same_config(self) -> bool:
         try:
