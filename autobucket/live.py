@@ -48,7 +48,6 @@ def live(
     ``live.csv``, ``live.png`` and ``summary.json``. Short of a better clock, judge on means over five seconds.
     """
     with RunFolder(out, config) as run:
-        (run.path / "summary.json").unlink(missing_ok=True)
         placement = place(config.accounting, config.target.kind)
         started = time.perf_counter()
         with generator_on(placement):
@@ -62,7 +61,7 @@ def live(
         write_table(rows, run.path / "live.csv")
         draw_live(rows, name, run.path / "live.png")
         run.write_summary(summary)
-        return LiveResult(rows, summary, run.path)
+        return LiveResult(rows, summary, run.out)
 
 
 async def _run(

@@ -65,12 +65,11 @@ def testbench(
     figures and ``summary.json``. An interrupted bench goes on with the rounds that are missing. ``--quick``: three minutes.
     ``make_target`` takes any other service than the two kinds of the config: called once per round.
     """
-    with RunFolder(out, config) as run:
+    with RunFolder(out, config, resumes_from="scouted.json") as run:
         finished = run.path / "summary.json"
         if run.resuming and finished.exists():
             log.info("%s: this bench is finished; choose another --out to measure again", run.path)
             return _finished(run.path)
-        finished.unlink(missing_ok=True)
         started = time.perf_counter()
         placement = place(config.accounting, config.target.kind)
         facts = machine_facts(placement, config.target.threads, _clock_text(config))
@@ -96,7 +95,7 @@ def testbench(
             "fit_errors_pct": errors.to_dict(),
         }
         _write(run, config, measured, table, maps, details, summary, placement.declared_cores)
-        return TestbenchResult(table, rows, maps, summary, run.path)
+        return TestbenchResult(table, rows, maps, summary, run.out)
 
 
 def summarise(

@@ -48,11 +48,10 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     goes on from its last evaluation, a finished one is returned as it is.
     """
     set_threads(config.threads)
-    with RunFolder(out, config) as run:
+    with RunFolder(out, config, resumes_from="last.pt") as run:
         finished = run.path / "summary.json"
         if run.resuming and finished.exists():
-            return TrainResult(Estimator.load(run.path / "estimator.pt"), read_json(finished), run.path)
-        finished.unlink(missing_ok=True)
+            return TrainResult(Estimator.load(run.path / "estimator.pt"), read_json(finished), run.out)
         training = _Training(config, run)
         training.loop()
         estimator = training.estimator()
@@ -61,7 +60,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         write_table(table, run.path / "evaluation.csv")
         summary = training.summary() | {"test": _by_task(table)}
         run.write_summary(summary)
-        return TrainResult(estimator, summary, run.path)
+        return TrainResult(estimator, summary, run.out)
 
 
 class _Training:

@@ -43,7 +43,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     read back. Raises UserError for bad input and for a loss that is not a number (the last good checkpoint stays).
     """
     set_threads(config.threads)
-    with RunFolder(out, config) as run:
+    with RunFolder(out, config, resumes_from="last.pt") as run:
         log = load_log(config)
         validation = make_validation_set(log, config.validation_rows, config.seed)
         fit = boosted.fit if config.learner == BOOSTED else _fit

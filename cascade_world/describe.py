@@ -40,8 +40,8 @@ class Description:
 
 def describe(config: WorldConfig, out: str | Path) -> Description:
     """Measure a world's declared properties into summary.json and draw it: action clouds, budget curve, a week, degradation."""
-    out = Path(out)
     with RunFolder(out, config) as folder:
+        out = folder.path
         world = World(config)
         world.require_budget()
         count = max(500, 2 * config.truth.reference_states)
@@ -60,7 +60,7 @@ def describe(config: WorldConfig, out: str | Path) -> Description:
         figures.draw_week(world, week, out / "week.png")
         figures.draw_degradation(price, out / "degradation.png")
         folder.write_summary(summary)
-    return Description(world, out, summary)
+    return Description(world, folder.out, summary)
 
 
 def outcome_rate(world: World, minutes: int = 400, threads: int = 2) -> float:

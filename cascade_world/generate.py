@@ -38,11 +38,9 @@ def generate(config: WorldConfig, out: str | Path) -> Generated:
 
     Files that a run of the same config has finished already are kept, so an interrupted run goes on.
     """
-    out = Path(out)
     started = time.perf_counter()
-    with RunFolder(out, config) as folder:
-        if not folder.resuming:
-            _forget(out)
+    with RunFolder(out, config, resumes_from="truth") as folder:
+        out = folder.path
         world = World(config)
         world.require_budget()
         seconds: dict[str, float] = {}
@@ -54,7 +52,7 @@ def generate(config: WorldConfig, out: str | Path) -> Generated:
         _timed(seconds, "references", out / "truth/references.parquet", lambda path: _write_references(world, out))
         summary = _summary(world, out, seconds, time.perf_counter() - started)
         folder.write_summary(summary)
-    return Generated(world, out, summary)
+    return Generated(world, folder.out, summary)
 
 
 def world_hash(config: WorldConfig) -> str:
@@ -62,14 +60,6 @@ def world_hash(config: WorldConfig) -> str:
     plain = to_dict(config)
     del plain["workers"], plain["truth"]["cache"]
     return content_hash(plain)
-
-
-def _forget(out: Path) -> None:
-    """Files of another config must not be taken for this one's."""
-    for name in ("logs/requests.parquet", "logs/system.parquet", "logs/loadtest.csv", "calendar.csv", "summary.json"):
-        (out / name).unlink(missing_ok=True)
-    for name in ("tables.npz", "references.parquet", "states.parquet"):
-        (out / "truth" / name).unlink(missing_ok=True)
 
 
 def _timed(seconds: dict[str, float], name: str, path: Path, write: Any) -> None:

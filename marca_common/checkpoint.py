@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ def save_checkpoint(path: str | Path, kind: str, columns: list[str], payload: di
 
     Put state dicts of model and optimiser, the step, generator states, vocabularies and the config in ``payload``.
     """
+    content = io.BytesIO()  # torch's own writer reports a full disk as an internal error
+    torch.save({"format": _FORMAT, "kind": kind, "columns": list(columns), "payload": payload}, content)
     with atomic_path(path) as temporary:
-        torch.save({"format": _FORMAT, "kind": kind, "columns": list(columns), "payload": payload}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: str | Path, kind: str, columns: list[str] | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -94,20 +95,31 @@ def _default(field: FieldInfo) -> str:
 def _call(function: Callable[..., Any], config_class: type[Config], arguments: argparse.Namespace) -> int:
     try:
         result = function(load_config(config_class, arguments.config, arguments.set), arguments.out)
+        _print_summary(getattr(result, "summary", None), arguments.out)
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except PermissionError as error:
-        print(f"error: {error.filename}: cannot write: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on from {arguments.out}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    _print_summary(getattr(result, "summary", None), arguments.out)
+        _close_output()
+    except OSError as error:  # a full disk, a file that may not be written, an output that takes no more
+        if error.filename is None:
+            _close_output()
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: not enough memory: {error or 'an allocation failed'}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _close_output() -> None:
+    """What is left in the buffer of standard output goes nowhere, so that leaving does not fail on it."""
+    with suppress(OSError):  # an output without a descriptor has nothing to lose
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_summary(summary: dict[str, Any] | None, out: Path) -> None:

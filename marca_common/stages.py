@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class Stages:
     """Runs stages into sub-folders of ``root``; a finished stage with an equal key is reused.
 
     The key covers the stage's own inputs and the keys of the stages it comes ``after``. A stage that was interrupted
-    keeps its folder, so that it can go on by itself; one whose key changed starts from an empty folder. ``program`` is
+    keeps its folder, so that it can go on by itself; one whose key changed starts from an empty folder, and what it had
+    done before comes back if it fails. ``program`` is
     the module that worker processes find imported; it is imported while the first stage runs.
     """
 
@@ -95,11 +97,36 @@ def _marker(folder: Path) -> dict[str, Any]:
 
 def _work(stage: Stage, folder: Path, key: str) -> float:
     """Do one stage, in this or in another process; returns its wall seconds."""
-    if folder.exists() and _marker(folder).get("key") != key:
-        shutil.rmtree(folder)
+    earlier = folder.with_name(f"{folder.name}.earlier")
+    if _marker(folder).get("key") != key:
+        if earlier.exists():  # what stands in its place was never finished
+            _put_back(earlier, folder)
+        if folder.exists():
+            folder.rename(earlier)
     write_json(folder / ".stage.json", {"key": key, "done": False})
     started = time.perf_counter()
-    stage.work(folder)
+    try:
+        stage.work(folder)
+    except Exception:
+        if not any(folder.glob("unfinished-*")):
+            _put_back(earlier, folder)
+            _prune(folder, len(Path(stage.name).parts))
+        raise
     seconds = time.perf_counter() - started
     write_json(folder / ".stage.json", {"key": key, "done": True, "seconds": seconds})
+    shutil.rmtree(earlier, ignore_errors=True)
     return seconds
+
+
+def _put_back(earlier: Path, folder: Path) -> None:
+    """Undo a stage that failed: what it had done before stands in its place again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if earlier.exists():
+        earlier.rename(folder)
+
+
+def _prune(folder: Path, depth: int) -> None:
+    """Remove the folders above a stage that it alone had filled, ``depth`` − 1 of them."""
+    for parent in list(folder.parents)[: depth - 1]:
+        with suppress(OSError):  # not empty
+            parent.rmdir()

@@ -64,8 +64,7 @@ def live_mpc(config: LiveMpc, out: str | Path) -> LiveResult:
     are reused while their settings are the same; the day is driven anew each time.
     """
     with RunFolder(out, config) as run:
-        (run.path / "summary.json").unlink(missing_ok=True)
-        model = commissioned(config, run.path)
+        model = commissioned(config, run.out)
         result = live(config.live, run.path / "live", Priced(config, model))
         run.write_summary(result.summary)
         return result

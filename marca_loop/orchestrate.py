@@ -78,8 +78,7 @@ def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
             "stage_s": run.stages.seconds,
             "peak_rss_mb": memory.mb,
         }
-        artifacts = write_run_page(out, summary)
-        summary["artifacts"] = [str(path.relative_to(out)) for path in artifacts]
+        summary["artifacts"] = write_run_page(out, summary, folder.path)
         folder.write_summary(summary)
     return OrchestrationResult(out, summary)
 

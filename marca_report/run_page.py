@@ -14,26 +14,30 @@ from marca_report.looks import strategy_looks
 from marca_report.who_gets_what import draw_action_mix, draw_computation
 
 
-def write_run_page(out: Path, summary: dict[str, Any]) -> list[Path]:
-    """Draw the days' figures into ``out/figures``, write ``report.html``; returns the files that are worth opening."""
-    config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+def write_run_page(stages: Path, summary: dict[str, Any], into: Path) -> list[str]:
+    """Report the run whose stages stand in ``stages``: draw the days' figures into ``into/figures``, write ``report.html``.
+
+    ``into`` holds the run's config.yaml. Returns the files that are worth opening, as paths in ``into``.
+    """
+    config = yaml.safe_load((into / "config.yaml").read_text(encoding="utf-8"))
     simulated = config["world"] is not None
-    sections = _simulated(out, config, summary) if simulated else []
-    sections += [_values(out, config, summary), _costs(out), _balancer(out, config["day"]["policy"])]
+    sections = _simulated(stages, config, summary, into / "figures") if simulated else []
+    sections += [_values(stages, config, summary), _costs(stages), _balancer(stages, config["day"]["policy"])]
     name = config["world"]["name"] if simulated else Path(config["logs"]["requests"]).stem
-    page = write_page(out / "report.html", f"MaRCA · {name}", _lead(config), _facts(summary, config), sections)
-    return [page, out / "summary.json", *sorted((out / "figures").glob("*.png"))]
+    page = write_page(into / "report.html", f"MaRCA · {name}", _lead(config), _facts(summary, config), sections)
+    figures = sorted((into / "figures").glob("*.png"))
+    return [page.name, "summary.json", *(str(path.relative_to(into)) for path in figures)]
 
 
-def _simulated(out: Path, config: dict[str, Any], summary: dict[str, Any]) -> list[Section]:
+def _simulated(out: Path, config: dict[str, Any], summary: dict[str, Any], figures: Path) -> list[Section]:
     services = list(config["world"]["cost"]["services"])
     looks = strategy_looks(config["day"]["strategies"], config["day"]["baseline"])
     minutes = pd.read_parquet(out / "day/minutes.parquet")
     breakdown = pd.read_csv(out / "day/who_gets_what.csv", dtype={"value": str})
     return [
-        _result(out, minutes, services, summary, looks, config["day"]["baseline"]),
-        _price(out, minutes, services, looks),
-        _who_gets_what(out, breakdown, config, looks),
+        _result(figures, minutes, services, summary, looks, config["day"]["baseline"]),
+        _price(figures, minutes, services, looks),
+        _who_gets_what(figures, breakdown, config, looks),
     ]
 
 
@@ -68,7 +72,7 @@ def _facts(summary: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
 
 
 def _result(
-    out: Path, minutes: pd.DataFrame, services: list[str], summary: dict[str, Any], looks: Looks, baseline: str
+    figures: Path, minutes: pd.DataFrame, services: list[str], summary: dict[str, Any], looks: Looks, baseline: str
 ) -> Section:
     table = pd.DataFrame(summary["strategies"]).T.rename_axis("strategy").reset_index()
     table["strategy"] = [looks[name].label for name in table["strategy"]]
@@ -87,24 +91,24 @@ def _result(
         "μ is the share of the budget in use, ν the share by which it is exceeded, both averaged over minutes, services and "
         "data centres.",
         [
-            draw_result(minutes, services, out / "figures/result.png", looks, baseline),
-            draw_revenue(minutes, out / "figures/revenue.png", looks, baseline),
-            draw_cpu(minutes, services, out / "figures/cpu.png", looks),
+            draw_result(minutes, services, figures / "result.png", looks, baseline),
+            draw_revenue(minutes, figures / "revenue.png", looks, baseline),
+            draw_cpu(minutes, services, figures / "cpu.png", looks),
         ],
         {"Mean over the simulated days": table},
     )
 
 
-def _price(out: Path, minutes: pd.DataFrame, services: list[str], looks: Looks) -> Section:
+def _price(figures: Path, minutes: pd.DataFrame, services: list[str], looks: Looks) -> Section:
     return Section(
         "The price of computation",
         "λ rises where traffic presses on the budget and falls to nothing where computation is free. There is one price per "
         "service and data centre.",
-        [draw_lambda(minutes, services, out / "figures/lambda.png", looks)],
+        [draw_lambda(minutes, services, figures / "lambda.png", looks)],
     )
 
 
-def _who_gets_what(out: Path, breakdown: pd.DataFrame, config: dict[str, Any], looks: Looks) -> Section:
+def _who_gets_what(figures: Path, breakdown: pd.DataFrame, config: dict[str, Any], looks: Looks) -> Section:
     last = list(looks)[-1]
     actions = config["world"]["cascade"]["actions"]
     sizes = {name: len(action["levels"]) for name, action in actions.items()}
@@ -118,8 +122,8 @@ def _who_gets_what(out: Path, breakdown: pd.DataFrame, config: dict[str, Any], l
         "Who gets what",
         "Computation per request and the action mix by user value, placement and hour.",
         [
-            draw_computation(breakdown, out / "figures/computation.png", looks),
-            draw_action_mix(breakdown, sizes, last, looks[last].label, out / "figures/action_mix.png"),
+            draw_computation(breakdown, figures / "computation.png", looks),
+            draw_action_mix(breakdown, sizes, last, looks[last].label, figures / "action_mix.png"),
         ],
         {"The sub-actions": legend},
     )

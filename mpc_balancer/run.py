@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,10 @@ from pydantic import Field
 
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
-from marca_common.config import Config, replaced
+from marca_common.config import Config, replaced, to_dict
 from marca_common.protocols import Controller
 from marca_common.run_folder import RunFolder
+from marca_common.stages import Stage, Stages
 from marca_common.tables import write_table
 from mpc_balancer.config import ControllerConfig, SystemModelConfig
 from mpc_balancer.controllers import find_controller, make_controller
@@ -64,9 +66,9 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
     set_threads(config.threads)
     find_controller(config.controller)
     with RunFolder(out, config) as folder:
-        model = _model(config, folder.path)
         drawn = start_scenario(config.scenario, config.seed, config.reference, config.traffic)
         calendar = Calendar.read(config.calendar) if config.calendar else drawn.calendar
+        model = _model(config, folder.out)
         controller, loop, truth = simulate(config, drawn, model, calendar)
         bound = _clairvoyant(config, drawn, model) if config.clairvoyant and config.plant == "reference" else None
         budget = budget_of(config.controller, model.services, model)
@@ -125,13 +127,12 @@ def run_frame(loop: LoopResult, truth: np.ndarray, services: Sequence[str]) -> p
     return frame
 
 
-def _model(config: ClosedLoopConfig, folder: Path) -> SystemModel:
+def _model(config: ClosedLoopConfig, out: Path) -> SystemModel:
+    """The given model, or one trained in the stage ``train`` of ``out``, which other runs into the same folder reuse."""
     if config.model is not None:
         return SystemModel.load(config.model)
-    path = folder / "train" / "system_model.pt"
-    if not path.exists():
-        train(config.train, folder / "train")
-    return SystemModel.load(path)
+    Stages(out).run(Stage("train", partial(train, config.train), to_dict(config.train)))
+    return SystemModel.load(out / "train" / "system_model.pt")
 
 
 def _clairvoyant(config: ClosedLoopConfig, drawn: ScenarioRun, model: SystemModel) -> np.ndarray:

@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
         mix = action_mix(spec, states, state, action, count, "allocation", "file")
         write_table(mix, folder.path / "action_mix.csv")
         folder.write_summary(summary)
-        return EvaluateResult(folder.path, summary, mix)
+        return EvaluateResult(folder.out, summary, mix)
 
 
 def _percent(value: float, best: float) -> float:

@@ -199,7 +199,7 @@ def evaluate_policy(config: OpeConfig, out: str | Path) -> OpeResult:
         summary: dict[str, Any] = {name: asdict(one) for name, one in estimates.items()}
         summary |= {"requests": int(inside.sum()), "logged_mean": float(logged[spec.reward].mean())}
         folder.write_summary(summary)
-        return OpeResult(folder.path, estimates, summary)
+        return OpeResult(folder.out, estimates, summary)
 
 
 if __name__ == "__main__":

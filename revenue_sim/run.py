@@ -70,7 +70,7 @@ def run(config: RunConfig, out: str | Path) -> RunResult:
             write_table(curves.table, folder.path / "curve.csv")
         figures.write_all(folder.path, table, curves, mix, inputs.spec)
         folder.write_summary(summary)
-        return RunResult(folder.path, summary, table, curves, mix)
+        return RunResult(folder.out, summary, table, curves, mix)
 
 
 def judge(seeds: list[np.ndarray], inputs: Inputs, truth: Judged | None = None) -> Judged:

@@ -90,7 +90,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     """
     set_threads(config.threads)
     spec = config.spec
-    with RunFolder(out, config) as folder:
+    with RunFolder(out, config, resumes_from="members") as folder:
         frame = pd.concat([spec.read(path) for path in config.requests], ignore_index=True)
         if len(frame) < config.folds:
             raise UserError(f"{config.requests[0]}: {len(frame)} rows; expected at least one per fold ({config.folds})")
@@ -103,7 +103,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         summary = _summary(config, held_out, reward, len(states))
         _calibration(config, held_out, reward, folder.path)
         folder.write_summary(summary)
-        return TrainResult(folder.path, model, scores, summary)
+        return TrainResult(folder.out, model, scores, summary)
 
 
 def _fit_all(

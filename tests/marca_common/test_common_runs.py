@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from marca_common.errors import UserError
 from marca_common.files import read_json, write_json
 from marca_common.memory import PeakMemory
 from marca_common.progress import MetricsLog
-from marca_common.run_folder import RunFolder
 from marca_common.seeding import integer_seed, numpy_generator, torch_generator
 from marca_common.stages import Stage, Stages
 
@@ -104,36 +102,6 @@ def test_metrics_of_a_resumed_run_continue_after_its_step(tmp_path: Path) -> Non
     assert (tmp_path / "metrics.csv").read_text() == "step,loss\n1,1\n2,0.5\n3,9\n"
     with pytest.raises(KeyError):
         log.write(step=4, los=1)
-
-
-def _hold(path: Any, ready: Any, leave: Any) -> None:
-    with RunFolder(path, Settings()):
-        ready.set()
-        leave.wait(20)
-
-
-def test_two_processes_never_write_one_run_folder(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, leave = context.Event(), context.Event()
-    holder = context.Process(target=_hold, args=(tmp_path / "run", ready, leave))
-    holder.start()
-    try:
-        assert ready.wait(60)
-        with pytest.raises(UserError, match="another process is writing"), RunFolder(tmp_path / "run", Settings()):
-            pass
-    finally:
-        leave.set()
-        holder.join()
-
-
-def test_a_run_folder_resumes_only_its_own_config(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, Settings()) as run:
-        assert not run.resuming
-    with RunFolder(tmp_path, Settings()) as run:
-        assert run.resuming
-    with RunFolder(tmp_path, Settings(seed=1)) as run:
-        assert not run.resuming
-    assert read_json(tmp_path / "versions.json")["python"]
 
 
 def test_json_takes_numpy_and_turns_nan_into_null(tmp_path: Path) -> None:
