@@ -26,7 +26,7 @@ docs: .venv/.ready        ## the documentation site (site/index.html)
 notebooks: .venv/.ready   ## run the notebooks and keep their outputs and figures
 	$(PY) notebooks/regenerate.py
 
-bench: .venv/.ready       ## every benchmark in its short form (benchmarks/results)
+bench: .venv/.ready       ## every benchmark in its short form (runs/benchmarks/results)
 	@for script in benchmarks/*.py; do \
 	  case $$script in */_*) continue;; esac; \
 	  echo "== $$script --quick"; $(PY) -m benchmarks.$$(basename $$script .py) --quick || exit 1; done

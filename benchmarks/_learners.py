@@ -91,7 +91,7 @@ TUNING = Path(__file__).parent / "results" / "tuning.csv"
 
 
 def tuned(learner: str) -> list[str]:
-    """Overrides that tuning chose for a learner (``results/tuning.csv``); none before it was run."""
+    """Overrides that tuning chose for a learner (the stored ``tuning.csv``); none before it was run."""
     if not TUNING.exists():
         return []
     table = pd.read_csv(TUNING, keep_default_na=False)

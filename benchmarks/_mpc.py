@@ -18,7 +18,6 @@ from mpc_balancer.testbed.reference_traffic import Surge
 from mpc_balancer.testbed.scenarios import Scenario, start_scenario
 from mpc_balancer.train import fit_model, load_data
 
-RESULTS = Path(__file__).parent / "results"
 CACHE = Path("runs/benchmarks")
 # Steers the loop that start states are met in; spelt out, so that they stay the same whatever the default solver becomes.
 STEERING = SolverConfig(name="gauss_newton", constants=12, refine=2, iterations=6, tolerance=1e-4, deadline_ms=50.0)

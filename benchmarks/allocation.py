@@ -2,7 +2,7 @@
 
 Measured in interleaved rounds: each round times one reading of both arrays and each method right after it, so that other
 work on the machine falls on both; the ratio of a method is the median of its rounds' ratios. ``ms`` are medians too.
-Writes results/allocation.csv, quota.csv and allocation.png (``_quick`` with --quick, which is smaller).
+Writes allocation.csv, quota.csv and allocation.png (``_quick`` with --quick, which is smaller).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
+from benchmarks._results import add_keep
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
 from marca_common.run_folder import versions
@@ -31,7 +32,6 @@ from revenue_sim.allocation.several_budgets import allocate_several
 from revenue_sim.quotas import quota
 from tests.reference.allocation_reference import highs_optimum, numpy_bisection, sort_and_fill
 
-RESULTS = Path(__file__).parent / "results"
 SEED = 100
 
 
@@ -219,15 +219,17 @@ def main(argv: list[str] | None = None) -> None:
     """Run all parts and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller and fewer rounds")
-    quick = parser.parse_args(argv).quick
+    add_keep(parser)
+    arguments = parser.parse_args(argv)
+    quick = arguments.quick
     repeats, suffix = (3, "_quick") if quick else (7, "")
     rows = allocation_rows(20_000 if quick else 100_000, 1_000, repeats)
     rows += highs_rows([(200, 50)] if quick else [(200, 50), (500, 100), (1_000, 100)])
     rows += several_rows(5_000 if quick else 20_000, 1_000, 1 if quick else 5)
     table, quotas = stamped(rows), stamped(quota_rows(500 if quick else 2_000, 1_000, repeats))
-    write_table(table, RESULTS / f"allocation{suffix}.csv")
-    write_table(quotas, RESULTS / f"quota{suffix}.csv")
-    figure(table, quotas, RESULTS / f"allocation{suffix}.png")
+    write_table(table, arguments.results / f"allocation{suffix}.csv")
+    write_table(quotas, arguments.results / f"quota{suffix}.csv")
+    figure(table, quotas, arguments.results / f"allocation{suffix}.png")
     with pd.option_context("display.width", 200, "display.max_columns", 20):
         print(table.drop(columns=["numpy", "numba", "machine", "seed"]).to_string(index=False))
         print(quotas.drop(columns=["numpy", "numba", "machine", "seed"]).to_string(index=False))

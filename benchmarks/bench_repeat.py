@@ -18,12 +18,12 @@ import pandas as pd
 from autobucket.bench.bench_config import TestbenchConfig
 from autobucket.bench.findings.analysis import service_costs
 from autobucket.testbench import TestbenchResult, testbench
+from benchmarks._results import add_keep
 from marca_common.config import load_config
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.run_folder import versions
 from marca_common.tables import write_table
 
-RESULTS = Path(__file__).parent / "results"
 RUNS = Path("runs/benchmarks/bench_repeat")
 SHORT = [
     "traffic.requests=300",
@@ -55,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="shorter windows, two rounds")
     parser.add_argument("--repeats", type=int, default=2)
+    add_keep(parser)
     arguments = parser.parse_args()
     config = load_config(TestbenchConfig, "configs/autobucket/testbench_quick.yaml", SHORT if arguments.quick else [])
     results, loads = [], []
@@ -65,8 +66,8 @@ def main() -> None:
         results.append(testbench(config, out))
     suffix = "_quick" if arguments.quick else ""
     table = compare(results, loads, config.seed)
-    write_table(table, RESULTS / f"bench_repeat{suffix}.csv")
-    draw(results, RESULTS / f"bench_repeat{suffix}.png")
+    write_table(table, arguments.results / f"bench_repeat{suffix}.csv")
+    draw(results, arguments.results / f"bench_repeat{suffix}.png")
     print(table.T.to_string(header=False))
 
 

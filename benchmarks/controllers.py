@@ -3,7 +3,7 @@
 ``python -m benchmarks.controllers [--quick] [--only S,S] [--controllers C,C] [--seeds N] [--part i/n] [--trace F.csv]``.
 Everything is tuned on development days: g and the PI gains (per delay and reading noise of the scenario) on commissioned
 days of seeds 0 and 3, defaults on seed 20. Evaluation seeds are 100 and up. Rows are kept in
-results/controllers_rows.csv (and, while a process runs, in runs/benchmarks) and resumed.
+controllers_rows.csv (and, while a process runs, in runs/benchmarks) and resumed.
 
 ``mpc`` steers once a minute; ``mpc_20s`` is the same controller with control steps of 20 seconds; ``pi_forecast`` and
 ``pi_feedforward_20s`` give the rival MPC's forecasts and MPC's shorter steps. All are judged on minute means of true CPU.
@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._frontier import NU, Point, at_nu
-from benchmarks._mpc import CACHE, RESULTS, commissioned_model, stamp
+from benchmarks._mpc import CACHE, commissioned_model, stamp
+from benchmarks._results import KEPT, SCRATCH, add_keep
 from marca_common.config import content_hash
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.files import read_json, write_json
@@ -127,9 +128,9 @@ def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[
 
 
 def rows_of(path: Path) -> pd.DataFrame:
-    """All rows measured so far."""
-    kept = RESULTS / path.name.replace("_part", "")
-    found = [pd.read_csv(p) for p in [kept, *sorted(path.parent.glob(path.name.replace("_part", "_*")))] if p.exists()]
+    """All rows measured so far, stored ones and those of this machine."""
+    kept = [folder / path.name.replace("_part", "") for folder in (KEPT, SCRATCH)]
+    found = [pd.read_csv(p) for p in [*kept, *sorted(path.parent.glob(path.name.replace("_part", "_*")))] if p.exists()]
     return (
         pd.concat(found, ignore_index=True).drop_duplicates(["scenario", "controller", "seed"])
         if found
@@ -203,9 +204,7 @@ def collect(rows: pd.DataFrame, order: list[str]) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="two scenarios of four hours, one seed, results beside the real ones"
-    )
+    parser.add_argument("--quick", action="store_true", help="two scenarios of four hours, one seed")
     parser.add_argument("--only", help="scenarios, comma-separated")
     parser.add_argument("--controllers", help="controllers, comma-separated")
     parser.add_argument("--seeds", type=int, default=5, help="evaluation seeds 100, 101, …")
@@ -214,6 +213,7 @@ def main() -> None:
         "--trace", help="a timestamp,value file instead of synthetic traffic: one scenario, named by the file"
     )
     parser.add_argument("--collect", action="store_true", help="only write the table and figure from the rows so far")
+    add_keep(parser)
     arguments = parser.parse_args()
     scenarios = load_scenarios("configs/mpc_balancer/scenarios.yaml")
     scenarios = {name: scenarios[name] for name in [*FIRST, *(n for n in scenarios if n not in FIRST)]}
@@ -233,10 +233,12 @@ def main() -> None:
         store = shared.with_name(shared.name.replace("_part", f"_{index}of{count}"))
         measure(chosen, names, seeds, store, shared, arguments.trace)
     rows = rows_of(shared)
-    rows.to_csv(RESULTS / shared.name.replace("_part", ""), index=False, float_format="%.6g", lineterminator="\n")
+    rows.to_csv(
+        arguments.results / shared.name.replace("_part", ""), index=False, float_format="%.6g", lineterminator="\n"
+    )
     table = collect(rows, list(scenarios)).assign(**stamp("100+"))
-    table.to_csv(RESULTS / f"controllers{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n")
-    figure(table, RESULTS / f"controllers{suffix}.png")
+    table.to_csv(arguments.results / f"controllers{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n")
+    figure(table, arguments.results / f"controllers{suffix}.png")
     print(table[["scenario", "controller", "mu_at_nu_064", "nu", "seeds", "mu_sd", "reached"]].to_string(index=False))
 
 

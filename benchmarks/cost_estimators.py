@@ -3,7 +3,7 @@
 ``python -m benchmarks.cost_estimators [--quick]`` trains every estimator on the same log, split by time, with several
 seeds; judges each on the latest tenth (each task by its own metric, beside the noise floor that the world's truth gives);
 turns its predictions into costs with the same cost maps; and reports the error of C against the truth and the revenue
-lost when C is predicted instead of true. Writes ``results/cost_estimators[_quick].csv`` and a PNG. Finished runs are reused.
+lost when C is predicted instead of true. Writes ``cost_estimators[_quick].csv`` and a PNG. Finished runs are reused.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from autobucket.results.estimator_config import TaskConfig, TrainConfig
 from autobucket.results.log_rows import read_log, split
 from autobucket.results.tasks import Task
 from autobucket.train import train
+from benchmarks._results import add_keep
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
@@ -43,7 +44,7 @@ from marca_common.seeding import integer_seed, numpy_generator
 from marca_common.tables import write_table
 from marca_measures.clairvoyant import clairvoyant
 
-RESULTS, ROOT = Path("benchmarks/results"), Path("runs/benchmarks/cost_estimators")
+ROOT = Path("runs/benchmarks/cost_estimators")
 TASKS: dict[str, dict[str, Any]] = {
     "retrieved": {"loss": "share"},
     "preranked": {"loss": "share"},
@@ -316,6 +317,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run what is missing, write table and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="demo world (350,000 rows), one seed, 4 epochs")
+    add_keep(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     setting = prepare("demo", 4) if arguments.quick else prepare("base", 6)
@@ -336,8 +338,8 @@ def main(argv: list[str] | None = None) -> None:
     stamp = {f"version_{key}": str(value) for key, value in versions().items()}
     table = pd.DataFrame(records).assign(rows=len(setting.parts[0]), **stamp)
     stem = "cost_estimators_quick" if arguments.quick else "cost_estimators"
-    write_table(table, RESULTS / f"{stem}.csv")
-    draw(table, RESULTS / f"{stem}.png")
+    write_table(table, arguments.results / f"{stem}.csv")
+    draw(table, arguments.results / f"{stem}.png")
 
 
 if __name__ == "__main__":

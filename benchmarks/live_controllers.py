@@ -3,7 +3,7 @@
 The example service is commissioned for some minutes under a dithered price, the system model is learned from those
 intervals, and then PI, feed-forward and MPC each steer days of traffic compressed into a minute, in turns. A price in [0, 1]
 stands for λ: it shortens all queues together, as the other two controllers' queue scale does. Writes
-``results/live_controllers[_quick].csv`` and a PNG; each run's own figure is under runs/benchmarks/live.
+``live_controllers[_quick].csv`` and a PNG; each run's own figure is under runs/benchmarks/live.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pandas as pd
 from autobucket.bench.bench_config import LiveConfig
 from autobucket.bench.live.queue_controllers import QueueController
 from autobucket.live import live
-from benchmarks._mpc import RESULTS, stamp
+from benchmarks._mpc import stamp
+from benchmarks._results import add_keep
 from marca_common.config import load_config, replaced
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_loop.live_mpc import LiveMpc, Priced, commissioned
@@ -40,7 +41,9 @@ def main() -> None:
     """Commission, run all controllers in turns, write table and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two minutes of commissioning, one run of 20 s each")
-    quick = parser.parse_args().quick
+    add_keep(parser)
+    arguments = parser.parse_args()
+    quick = arguments.quick
     parts = load_config(LiveMpc, "configs/live_mpc.yaml", ["live.seconds=20", "commission_s=120"] if quick else [])
     model = commissioned(parts, FOLDER)
     records: list[dict[str, Any]] = []
@@ -54,8 +57,8 @@ def main() -> None:
             days.setdefault(name, result.rows)
     stem = "live_controllers_quick" if quick else "live_controllers"
     table = pd.DataFrame(records).assign(**stamp(0))
-    table.to_csv(RESULTS / f"{stem}.csv", index=False, float_format="%.5g", lineterminator="\n")
-    draw(days, RESULTS / f"{stem}.png")
+    table.to_csv(arguments.results / f"{stem}.csv", index=False, float_format="%.5g", lineterminator="\n")
+    draw(days, arguments.results / f"{stem}.png")
     columns = ["mean_cpu", "mean_error_points", "mean_error_5_points", "over_target_points", "p99_ms_median", "lost"]
     print(table.groupby("controller", sort=False)[columns].mean().round(2).to_string())
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks._mpc import RESULTS, stamp
+from benchmarks._mpc import stamp
+from benchmarks._results import add_keep
 from benchmarks.controllers import BUDGET, run_once
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
@@ -34,10 +35,10 @@ SWEEPS: dict[tuple[str, str], list[Any]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="one hour, one seed and two values each, beside the real results"
-    )
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="one hour, one seed and two values each")
+    add_keep(parser)
+    arguments = parser.parse_args()
+    quick = arguments.quick
     script = load_scenarios("configs/mpc_balancer/scenarios.yaml")["failover"]
     script = script.model_copy(update={"days": 1 / 24 if quick else 0.75})
     rows = []
@@ -60,9 +61,9 @@ def main() -> None:
     )
     suffix = "_quick" if quick else ""
     table.assign(**stamp("30+")).to_csv(
-        RESULTS / f"mpc_sensitivity{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n"
+        arguments.results / f"mpc_sensitivity{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n"
     )
-    _figure(table, RESULTS / f"mpc_sensitivity{suffix}.png")
+    _figure(table, arguments.results / f"mpc_sensitivity{suffix}.png")
     print(table.to_string(index=False))
 
 

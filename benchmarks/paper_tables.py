@@ -1,6 +1,6 @@
 """The paper's learner tables on the open world: `python -m benchmarks.paper_tables --table 1|2|gamma|heads|head_loss`.
 
-Every learner × seed is one row of `results/learner_runs.csv`, written when it ends; a stopped command goes on from there.
+Every learner × seed is one row of `learner_runs.csv`, written when it ends; a stopped command goes on from there.
 `--quick`: the small world and two seeds, minutes. Default (the *reduced* configuration): base world, 300,000 requests, seeds
 100–104. `--rows 1000000` is the full one. Tables are mean ± sd over seeds; the paper's figures stand beside, as the paper's. How far
 the reference (`awrq_plus`, else `awrq_mixer`) is ahead of a row is a mean over seeds of differences, with its standard error.
@@ -19,14 +19,14 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._learners import PAPER, TABLES, Job, make_world, run_job
+from benchmarks._results import KEPT, SCRATCH, add_keep
 from marca_common.compute import set_threads
 from marca_common.figures import new_figure, save_figure
 from marca_common.files import write_text
 from marca_common.run_folder import versions
 from marca_common.tables import write_table
 
-RESULTS = Path(__file__).parent / "results"
-RUNS = RESULTS / "learner_runs.csv"
+RUNS = "learner_runs.csv"
 KEYS = ["learner", "world", "seed", "rows", "epochs"]
 COLUMNS = {
     "spearman": "spearman",
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--learners", nargs="*", help="only these rows")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     parser.add_argument("--quick", action="store_true", help="small world, two seeds, a pass over 20,000 rows")
+    add_keep(parser)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.world, arguments.rows, arguments.seeds = "configs/cascade_world/small.yaml", 20_000, 2
@@ -67,13 +68,13 @@ def main() -> None:
         for s in range(arguments.seeds)
         for learner in learners
     ]
-    run_missing(jobs, arguments.workers)
+    run_missing(jobs, arguments.workers, arguments.results)
     stem = Path(arguments.world).stem
     suffix = "" if (stem, arguments.rows) == ("base", 300_000) else f"_{stem}_{arguments.rows}"
-    write_tables(jobs, f"table{arguments.table}{suffix}")
+    write_tables(jobs, f"table{arguments.table}{suffix}", arguments.results)
 
 
-def run_missing(jobs: list[Job], workers: int) -> None:
+def run_missing(jobs: list[Job], workers: int, results: Path) -> None:
     """Run the jobs that have no row yet; each row is written as soon as it is there."""
     done = {_key(row) for row in known_runs().to_dict("records")}
     missing = [job for job in jobs if _job_key(job) not in done]
@@ -85,7 +86,7 @@ def run_missing(jobs: list[Job], workers: int) -> None:
         for number, future in enumerate(as_completed(waiting), start=1):
             row = future.result() | {"epochs": waiting[future].epochs or "own", "torch": versions()["torch"]}
             runs = pd.concat([known_runs(), pd.DataFrame([row])], ignore_index=True)
-            write_table(runs, RUNS)
+            write_table(runs, results / RUNS)
             print(
                 f"{number}/{len(missing)} {row['learner']} seed {row['seed']}: within {row['spearman_within']:.3f}",
                 flush=True,
@@ -93,11 +94,13 @@ def run_missing(jobs: list[Job], workers: int) -> None:
 
 
 def known_runs() -> pd.DataFrame:
-    """Rows written so far."""
-    return pd.read_csv(RUNS, dtype={"epochs": str}) if RUNS.exists() else pd.DataFrame(columns=KEYS)
+    """Rows written so far, stored ones and those of this machine."""
+    paths = [folder / RUNS for folder in (KEPT, SCRATCH) if (folder / RUNS).exists()]
+    found = [pd.read_csv(path, dtype={"epochs": str}) for path in paths]
+    return pd.concat(found, ignore_index=True).drop_duplicates(KEYS) if found else pd.DataFrame(columns=KEYS)
 
 
-def write_tables(jobs: list[Job], name: str) -> None:
+def write_tables(jobs: list[Job], name: str, results: Path) -> None:
     """Mean and sd over seeds of every learner, as CSV and markdown, in the table's order."""
     wanted = {_job_key(job) for job in jobs}
     runs = known_runs()
@@ -113,14 +116,14 @@ def write_tables(jobs: list[Job], name: str) -> None:
         rows.append(row)
     table = pd.DataFrame(rows)
     table["machine"] = f"{os.cpu_count()} cores"
-    write_table(table, RESULTS / f"{name}.csv")
-    write_text(RESULTS / f"{name}.md", _markdown(table, jobs[0]))
+    write_table(table, results / f"{name}.csv")
+    write_text(results / f"{name}.md", _markdown(table, jobs[0]))
     draw(
         table,
         f"{Path(jobs[0].world).stem} world, {jobs[0].rows:,} requests: mean ± sd over seeds",
-        RESULTS / f"{name}.png",
+        results / f"{name}.png",
     )
-    print((RESULTS / f"{name}.md").read_text())
+    print((results / f"{name}.md").read_text())
 
 
 def lead_over(runs: pd.DataFrame, learner: str, reference: str) -> dict[str, object]:

@@ -11,7 +11,6 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from awrq_mixer.networks.agents import initialise
 from awrq_mixer.networks.space import Space
 from awrq_mixer.serving import HullPolicy, Predictor
 from awrq_mixer.serving.decide_kernels import scan
+from benchmarks._results import add_keep
 from marca_common.compute import set_threads
 from marca_common.encoding import StateEncoder
 from marca_common.requests import RequestSpec
@@ -32,7 +32,6 @@ from marca_common.run_folder import versions
 from marca_common.seeding import numpy_generator, torch_generator
 from marca_common.tables import write_table
 
-RESULTS = Path(__file__).parent / "results"
 VOCABULARY = {"user_value": 100, "placement": 6, "segment": 400, "idc": 2}
 
 
@@ -40,6 +39,7 @@ def main() -> None:
     """Time every path and write serving.csv."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer states and shorter timings")
+    add_keep(parser)
     arguments = parser.parse_args()
     set_threads(1)
     seconds, states = (0.5, 500) if arguments.quick else (3.0, 4000)
@@ -47,7 +47,7 @@ def main() -> None:
     for learner, hidden in (("awrq_mixer", 64), ("awrq_mixer", 256), ("awrq_plus", 64)):
         rows += uncached(learner, hidden, seconds)
     table = pd.DataFrame(rows).assign(torch=versions()["torch"], cpus=versions()["cpus"], seed=0)
-    write_table(table, RESULTS / "serving.csv")
+    write_table(table, arguments.results / "serving.csv")
     print(table.to_string(index=False))
 
 

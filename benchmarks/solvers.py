@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks._mpc import RESULTS, commissioned_model, stamp, start_problems
+from benchmarks._mpc import commissioned_model, stamp, start_problems
+from benchmarks._results import add_keep
 from marca_common.figures import new_figure, save_figure
 from marca_common.progress import progress
 from mpc_balancer.config import ObjectiveConfig, SolverConfig
@@ -84,10 +85,9 @@ def best_known(problems: list[Problem], warm: list[np.ndarray | None], found: di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="24 start states and a small network, written beside the real ones"
-    )
+    parser.add_argument("--quick", action="store_true", help="24 start states and a small network")
     parser.add_argument("--tune", action="store_true", help="print the search over settings on tuning states and stop")
+    add_keep(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     hidden, count = ([32, 32], 24) if arguments.quick else ([256, 256, 256], 240)
@@ -133,8 +133,8 @@ def main() -> None:
         )
     table = pd.DataFrame(rows)
     suffix = "_quick" if arguments.quick else ""
-    table.to_csv(RESULTS / f"solvers{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n")
-    _figure(table, RESULTS / f"solvers{suffix}.png")
+    table.to_csv(arguments.results / f"solvers{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n")
+    _figure(table, arguments.results / f"solvers{suffix}.png")
     print(
         table[
             ["solver", "ms_p50", "ms_p99", "mean_objective", "above_best_percent", "steerable_above_best_percent"]

@@ -11,7 +11,8 @@ import argparse
 
 import pandas as pd
 
-from benchmarks._mpc import RESULTS, stamp
+from benchmarks._mpc import stamp
+from benchmarks._results import add_keep
 from benchmarks.controllers import BUDGET, pi_gains, run_once
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
@@ -33,8 +34,10 @@ CONTROLLERS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two hours and one seed, results beside the real ones")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="two hours and one seed")
+    add_keep(parser)
+    arguments = parser.parse_args()
+    quick = arguments.quick
     scenarios = load_scenarios("configs/mpc_balancer/scenarios.yaml")
     rows = []
     runs = [
@@ -63,7 +66,7 @@ def main() -> None:
     )
     suffix = "_quick" if quick else ""
     table.assign(**stamp("100+")).to_csv(
-        RESULTS / f"table3{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n"
+        arguments.results / f"table3{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n"
     )
     figure, axes = new_figure(1, 2, width=9.4, height=3.9)
     for axis, (scenario, part) in zip(axes, table.groupby("scenario", sort=False)):
@@ -79,7 +82,7 @@ def main() -> None:
             )
         axis.set(title=f"As deployed: {scenario}", xlabel="ν (percent)", ylabel="μ (percent)")
     axes[1].legend(loc="lower right", fontsize=8)
-    save_figure(figure, RESULTS / f"table3{suffix}.png")
+    save_figure(figure, arguments.results / f"table3{suffix}.png")
     print(table.to_string(index=False))
 
 

@@ -12,7 +12,6 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,13 +23,13 @@ from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.networks.agents import initialise
 from awrq_mixer.networks.space import Space
 from awrq_mixer.training.training_state import make_optimiser
+from benchmarks._results import add_keep
 from marca_common.compute import resolve_device, set_threads
 from marca_common.run_folder import versions
 from marca_common.seeding import torch_generator
 from marca_common.tables import write_table
 from marca_common.torch_seeding import use_generator
 
-RESULTS = Path(__file__).parent / "results"
 SPACE = Space((101, 7, 401, 3), 0, ((4, 5, 5, 2), (5,)))
 QUICK = ["dqn", "qmix", "awrq_mixer", "regression"]
 
@@ -45,6 +44,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--heads", type=int, default=20)
     parser.add_argument("--compile", action="store_true", help="also compiled, fp32 and bf16 (minutes)")
+    add_keep(parser)
     arguments = parser.parse_args()
     set_threads(arguments.threads)
     seconds = 2.0 if arguments.quick else 10.0
@@ -74,7 +74,7 @@ def main() -> None:
         threads=arguments.threads, device=arguments.device, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         torch=versions()["torch"], cpus=versions()["cpus"], seed=0,
     )  # fmt: skip
-    write_table(table, RESULTS / "train_throughput.csv")
+    write_table(table, arguments.results / "train_throughput.csv")
 
 
 def _variants(name: str, arguments: argparse.Namespace) -> list[tuple[str, bool]]:

@@ -1,7 +1,7 @@
 """Every learner of the tables gets the same number of settings to choose from: `python -m benchmarks.tune_learners`.
 
 Development world (base, seed 0, 300,000 requests), one run a setting, chosen by the validation metric alone (`shape_gain`,
-revenue of the log; no truth). All runs and the choice stand in `results/tuning.csv`; `paper_tables` takes the chosen settings.
+revenue of the log; no truth). All runs and the choice stand in `tuning.csv`; `paper_tables` takes the settings chosen in the stored one.
 Rows are written as they end, and a stopped command goes on. `--quick`: two learners, two settings, the small world, no file.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks._learners import LEARNERS, TUNING, VARIANT_OF, Job, make_world, train_job, world_folder
+from benchmarks._results import add_keep
 from benchmarks.paper_tables import _one_thread
 from cascade_world.world import load_truth
 from marca_common.run_folder import versions
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two learners, two settings, small world, nothing kept")
     parser.add_argument("--learners", nargs="*", help="only these; default: every learner that is tuned")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
+    add_keep(parser)
     arguments = parser.parse_args()
     world, rows = ("small", 20_000) if arguments.quick else ("base", 300_000)
     names = ["dqn", "awrq_plus"] if arguments.quick else arguments.learners or TUNED
@@ -62,7 +64,7 @@ def main() -> None:
             records.append(future.result())
             print({name: records[-1][name] for name in COLUMNS[:4]}, flush=True)
             if not arguments.quick:
-                write_table(choose(records, TUNED), TUNING)
+                write_table(choose(records, TUNED), arguments.results / TUNING.name)
     print(choose(records, TUNED)[COLUMNS[:5]].to_string(index=False))
 
 

@@ -12,13 +12,13 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import psutil
 
+from benchmarks._results import add_keep
 from cascade_world.config import WorldConfig
 from cascade_world.describe import outcome_rate
 from cascade_world.generate import world_hash
@@ -29,14 +29,14 @@ from marca_common.config import load_config
 from marca_common.run_folder import versions
 from marca_common.tables import write_table
 
-RESULTS = Path(__file__).parent / "results"
-
 
 def main() -> None:
     """Measure truth, logs and closed loop of the base world."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the draws and requests, scaled up")
-    share = 0.1 if parser.parse_args().quick else 1.0
+    add_keep(parser)
+    arguments = parser.parse_args()
+    share = 0.1 if arguments.quick else 1.0
     config = load_config(WorldConfig, "configs/cascade_world/base.yaml")
     _warm_up()
     few = config.model_copy(
@@ -61,7 +61,7 @@ def main() -> None:
         scaled_from=share, seed=config.seed, world=world_hash(config), load=os.getloadavg()[0], cpus=found["cpus"],
         numba=found["numba"], numpy=found["numpy"],
     )  # fmt: skip
-    write_table(table, RESULTS / f"world_speed{'_quick' if share < 1 else ''}.csv")
+    write_table(table, arguments.results / f"world_speed{'_quick' if share < 1 else ''}.csv")
     print(table[["what", "unit", "value", "cpu_s", "load"]].to_string(index=False))
 
 
