@@ -86,7 +86,10 @@ class RunFolder:
         write_json(self.path / "versions.json", versions())
 
     def _can_go_on(self, folder: Path) -> bool:
-        return self.resumes_from is not None and (folder / self.resumes_from).exists()
+        if self.resumes_from is None:
+            return False
+        place = folder / self.resumes_from
+        return place.is_file() or (place.is_dir() and any(place.iterdir()))
 
     def _move_up(self) -> None:
         """Put the run's files in the place of earlier ones, the summary last; unfinished runs of other configs go."""
