@@ -17,7 +17,7 @@ import yaml
 
 from marca_common.config import Config, content_hash, dump_yaml, to_dict
 from marca_common.errors import UserError
-from marca_common.files import write_json, write_text
+from marca_common.files import PARTIAL, write_json, write_text
 
 log = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "numpy", "pandas", "scipy", "numba", "lightgbm", "pyarrow")
@@ -82,6 +82,8 @@ class RunFolder:
         self.resuming = self._can_go_on(self.path)
         if not self.resuming:
             shutil.rmtree(self.path, ignore_errors=True)
+        for left in self.path.rglob(f"{PARTIAL}*"):
+            left.unlink()
         write_text(self.path / "config.yaml", dump_yaml(self.config))
         write_json(self.path / "versions.json", versions())
 
