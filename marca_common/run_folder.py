@@ -17,7 +17,7 @@ import yaml
 
 from marca_common.config import Config, content_hash, dump_yaml, to_dict
 from marca_common.errors import UserError
-from marca_common.files import PARTIAL, write_json, write_text
+from marca_common.files import remove_partial_files, write_json, write_text
 
 log = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "numpy", "pandas", "scipy", "numba", "lightgbm", "pyarrow")
@@ -82,8 +82,7 @@ class RunFolder:
         self.resuming = self._can_go_on(self.path)
         if not self.resuming:
             shutil.rmtree(self.path, ignore_errors=True)
-        for left in self.path.rglob(f"{PARTIAL}*"):
-            left.unlink()
+        remove_partial_files(self.path)
         write_text(self.path / "config.yaml", dump_yaml(self.config))
         write_json(self.path / "versions.json", versions())
 
