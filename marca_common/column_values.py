@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from marca_common.errors import UserError
 
@@ -71,16 +71,20 @@ def as_categories(values: pd.Series) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(lookup[codes], pd.Index(known, dtype="str")), index=values.index)
 
 
-def words(frame: pd.DataFrame, name: str) -> np.ndarray:
-    """A column's values as category text, object (M,); a UserError where one is missing."""
+def categories(frame: pd.DataFrame, name: str) -> pd.Series:
+    """A frame's column as categories of text; a UserError where it is missing or a value can't be one."""
     if name not in frame:
         raise UserError(f"column {name!r} is missing; found {', '.join(map(str, frame.columns))}")
     try:
-        return np.asarray(as_categories(frame[name]), dtype=object)
+        return as_categories(frame[name])
     except BadValue as bad:
-        raise UserError(
-            f"row {bad.row + 1}, column {name!r}: got {shown(frame[name], bad.row)}; expected {bad.expected}"
-        ) from None
+        value = shown(frame[name], bad.row)
+        raise UserError(f"row {bad.row + 1}, column {name!r}: got {value}; expected {bad.expected}") from None
+
+
+def words(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """A column's values as category text, object (M,); a UserError as in ``categories``."""
+    return np.asarray(categories(frame, name), dtype=object)
 
 
 def as_numbers(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +103,8 @@ def as_instants(values: pd.Series, timezone: str) -> pd.Series:
 
     An hour that the end of summer time repeats is told by the order of its rows: the clock goes back once.
     """
+    if not len(values):
+        return pd.Series(np.zeros(0, "datetime64[us]"), index=values.index)
     expected = "a time such as 2026-01-31 12:00:00"
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         times = values.dt.tz_convert("UTC").dt.tz_localize(None)
@@ -147,6 +153,7 @@ def _zone(name: str) -> str:
     return name
 
 
+CategoryText = Annotated[str, BeforeValidator(category)]
 Zone = Annotated[str, AfterValidator(_zone), Field(description="zone of times that carry none, such as Asia/Shanghai")]
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import pyarrow as pa
@@ -99,18 +101,17 @@ def _parquet_frames(path: Path, rows: int | None, rename: dict[str, str], wanted
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     _require_distinct(path, names, rename, wanted)
-    names = [name for name in names if rename.get(name, name) in wanted] or names[:1]
-    if rows is None:
-        yield file.read(columns=names).to_pandas().rename(columns=rename)
-        return
-    for batch in file.iter_batches(batch_size=rows, columns=names):
-        yield batch.to_pandas().rename(columns=rename)
+    chosen = [name for name in names if rename.get(name, name) in wanted] or names[:1]
+    batches = [file.read(columns=chosen)] if rows is None else file.iter_batches(batch_size=rows, columns=chosen)
+    for batch in batches:
+        yield _named(batch.to_pandas(), rename, names)
 
 
 def _text_frames(
     path: Path, rows: int | None, rename: dict[str, str], wanted: set[str], layout: TextLayout
 ) -> Iterator[pd.DataFrame]:
     names = _names(path, layout, rename, wanted)
+    _require_no_more_fields(path, layout, names)
     text = {name for name in names if rename.get(name, name) in layout.as_text}
     reader = pd.read_csv(
         path,
@@ -128,27 +129,52 @@ def _text_frames(
         compression="gzip" if path.name.lower().endswith(".gz") else None,
     )
     for frame in [reader] if rows is None else reader:
-        yield frame.rename(columns=rename).reset_index(drop=True)
+        yield _named(frame.reset_index(drop=True), rename, names)
+
+
+def _named(frame: pd.DataFrame, rename: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
+    """Under the schema's names; ``attrs`` keeps all names of the file, for messages."""
+    frame = frame.rename(columns=rename)
+    frame.attrs["names"] = list(names)
+    return frame
 
 
 def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[str]) -> list[str]:
     """Column names of a text file; a UserError where they or the first row don't fit the layout."""
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+    with _opened(path) as file:
         rows = list(itertools.islice(csv.reader(file, delimiter=layout.separator), 2))
     if not rows:
         return list(layout.header or [])
     names = list(layout.header) if layout.header else rows[0]
-    first = rows[0] if layout.header else (rows[1] if len(rows) > 1 else names)
     other = next((mark for mark in ";\t|," if mark != layout.separator and mark in "".join(rows[0])), None)
     if len(rows[0]) == 1 and len(wanted) > 1 and other:
         raise UserError(
             f"{path}: its first line holds {other!r} where {layout.separator!r} is expected; set separator: {other!r}"
         )
-    if len(first) > len(names) and any(field.strip() for field in first[len(names) :]):
-        raise UserError(f"{path}: row 1 has {len(first)} fields; expected {len(names)}: {', '.join(names)}")
     _require_distinct(path, names, rename, wanted)
     return names
+
+
+def _opened(path: Path) -> IO[str]:
+    if path.name.lower().endswith(".gz"):
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _require_no_more_fields(path: Path, layout: TextLayout, names: Sequence[str]) -> None:
+    """The parser drops what a row holds beyond the last column: refuse it. Rows are looked at only if separators are too many."""
+    separators, lines, end = 0, 0, "\n"
+    with _opened(path) as file:
+        while block := file.read(1 << 24):
+            separators, lines, end = separators + block.count(layout.separator), lines + block.count("\n"), block[-1]
+    if separators <= (lines + (end != "\n")) * (len(names) - 1):
+        return
+    with _opened(path) as file:
+        for number, row in enumerate(csv.reader(file, delimiter=layout.separator), start=int(bool(layout.header))):
+            if any(field.strip() for field in row[len(names) :]):
+                raise UserError(
+                    f"{path}: row {number} has more fields than the {len(names)} columns: {', '.join(names)}"
+                )
 
 
 def _require_distinct(path: Path, names: Sequence[str], rename: dict[str, str], wanted: set[str]) -> None:

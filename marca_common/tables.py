@@ -120,7 +120,7 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> None:
 
 
 def _found(name: str, frame: pd.DataFrame) -> str:
-    names = [str(one) for one in frame.columns]
+    names = [str(one) for one in frame.attrs.get("names", frame.columns)]
     near = difflib.get_close_matches(name.casefold(), [one.strip().casefold() for one in names], n=1, cutoff=0.8)
     if near:
         return f"found {next(one for one in names if one.strip().casefold() == near[0])!r}; names are taken as written"

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from marca_common.column_values import Zone
 from marca_common.config import Config
 
 
@@ -36,6 +37,7 @@ class ColumnsConfig(Config):
     )
     header: list[str] | None = Field(None, description="columns of a file without a header row; null = it has one")
     separator: str = Field(",", description="separator of a CSV file")
+    timezone: Zone = Field("UTC", description="IANA zone of times without an offset")
 
 
 class SystemModelConfig(Config):

@@ -11,6 +11,7 @@ import pandas as pd
 from numba import njit
 
 from autobucket.results.estimator import Estimator
+from marca_common.column_values import words
 from marca_common.cost_maps import ALL, CostMaps
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
@@ -72,7 +73,7 @@ class CostModel:
             return np.zeros(len(states), dtype=np.int64)
         if column not in states:
             raise UserError(f"state column {column!r} is missing; found {', '.join(map(str, states.columns))}")
-        codes = pd.Index(self.maps.idcs).get_indexer(states[column].astype(str))
+        codes = pd.Index(self.maps.idcs).get_indexer(words(states, column))
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))
             raise UserError(

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from awrq_mixer.serving.decide_kernels import decide_rows, positions, scan
+from marca_common.column_values import words
 from marca_common.errors import UserError
 from marca_common.files import atomic_path
 from marca_common.memory import require_memory
 from marca_common.progress import progress
+from marca_common.scores import state_index
 from marca_measures.hull import candidates
 
 ValuesFn = Callable[[pd.DataFrame], np.ndarray]
@@ -92,7 +94,7 @@ class HullPolicy:
 
     def save(self, path: str | Path) -> None:
         """Write the cache (npz), atomically."""
-        columns = {f"state_{name}": self.states[name].astype(str).to_numpy(dtype=str) for name in self.states}
+        columns: dict[str, Any] = {f"state_{name}": words(self.states, name).astype(str) for name in self.states}
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, first=self.first, joint=self.joint, q=self.q, c=self.c, **columns)
 
@@ -116,9 +118,8 @@ class HullPolicy:
         if missing:
             raise UserError(f"state column {missing[0]!r} is missing; found {', '.join(map(str, states.columns))}")
         if self._index is None:
-            self._index = pd.MultiIndex.from_arrays([self.states[name].astype(str) for name in columns])
-        asked = pd.MultiIndex.from_arrays([states[name].astype(str) for name in columns])
-        return np.asarray(self._index.get_indexer(asked), dtype=np.int64)
+            self._index = state_index(self.states)
+        return np.asarray(self._index.get_indexer(state_index(states[columns])), dtype=np.int64)
 
     def _best(self, ids: np.ndarray, price: np.ndarray) -> np.ndarray:
         return np.asarray(self.joint[decide_rows(ids, self.first, self.q, self.c, price)])
@@ -129,8 +130,7 @@ class HullPolicy:
         chosen = self._best(np.where(new, 0, ids), price)
         if new.any():
             values_fn, costs_fn = self._functions()
-            distinct = states.loc[new, list(self.states.columns)].astype(str)
-            groups = distinct.groupby(list(distinct.columns), sort=False, observed=True).ngroup().to_numpy()
+            groups = pd.factorize(state_index(states.loc[new, list(self.states.columns)]))[0]
             once = np.unique(groups, return_index=True)[1]
             rows = states.loc[new].iloc[once]
             chosen[new] = scan(*_scored(rows, values_fn, costs_fn), price)[groups]
