@@ -182,6 +182,9 @@ class ControllerConfig(Config):
     offset: float = Field(0.0, description="added to the target, percent of the budget (negative = more careful)")
     price_low: float = Field(0.0, ge=0, description="lower end of λ's box, money per core-ms")
     price_high: list[float] | None = Field(None, description="upper end per price; null = the model's box")
+    price_of_service: dict[str, int] | None = Field(
+        None, description="which price each service pays, from 0; null = its own, or the only one"
+    )
     start: list[float] | None = Field(None, description="λ before the first measurement; null = middle of the box")
     fixed_price: list[float] | None = Field(None, description="fixed: the λ to hold; null = start")
     mpc: MpcConfig = Field(default_factory=MpcConfig, description="settings of mpc and knows_next_minute")

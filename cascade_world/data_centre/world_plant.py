@@ -66,9 +66,7 @@ class WorldPlant:
         in_force = self._actuate(np.asarray(lambda_, dtype=float))
         counts = self._thinned(exogenous, minute)
         states = arriving_states(self.luck.states[minute], self._pool(minute), int(counts.sum()))
-        joint = np.asarray(self.decide(states, in_force), dtype=np.int64)
-        if joint.shape != states.shape:
-            raise ValueError(f"decide returned shape {joint.shape} for {len(states)} states")
+        joint = self._decided(states, in_force)
         totals, used, mean_level, mean_load = self._serve(minute, counts, states, joint)
         self._record(minute, exogenous, counts, in_force, totals, used, mean_level, mean_load)
         self.minute += 1
@@ -109,6 +107,20 @@ class WorldPlant:
         )  # fmt: skip
         self.breakdown.add(self.traffic.timestamps[minute], states, served, revenue, core_ms)
         return totals, used, float(mean_level), mean_load
+
+    def _decided(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
+        """The policy's joint actions, checked: the compiled loops that serve them check nothing."""
+        joint = np.asarray(self.decide(states, lambda_))
+        if joint.shape != states.shape or joint.dtype.kind not in "iu":
+            raise ValueError(
+                f"policy: decide returned {joint.dtype} of shape {joint.shape} for {len(states)} states; expected one joint"
+                " action, a whole number, each"
+            )
+        size = self.cost.shape[1]
+        if len(joint) and (int(joint.min()) < 0 or int(joint.max()) >= size):
+            wrong = int(joint.min()) if int(joint.min()) < 0 else int(joint.max())
+            raise ValueError(f"policy: decide returned joint action {wrong}; expected 0 to {size - 1}")
+        return joint.astype(np.int64, copy=False)
 
     def _actuate(self, lambda_: np.ndarray) -> np.ndarray:
         if lambda_.shape != (len(self.world.services),) or not np.isfinite(lambda_).all() or (lambda_ < 0).any():
