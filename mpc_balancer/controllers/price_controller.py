@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from marca_common.errors import UserError
+from marca_common.prices import price_of_service
 from marca_common.protocols import Measurement
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers.checked_reading import Checks, Reading
@@ -42,7 +43,9 @@ class PriceController(ABC):
         start = middle if config.start is None else np.asarray(config.start, np.float64)
         if start.shape != (scale.size,):
             raise UserError(f"controller {config.name}: start: got {start.size} prices; expected {scale.size}")
-        self.price_of = price_of_service(config, self.services, scale.size)
+        self.price_of = price_of_service(
+            config.price_of_service, self.services, scale.size, f"controller {config.name}"
+        )
         self.lambda_ = scale.clip(start)  # the last command; the plant's first interval runs under it
 
     def step(self, measurement: Measurement) -> np.ndarray:
@@ -61,6 +64,11 @@ class PriceController(ABC):
         """The system model of a controller that can't do without one."""
         if self.model is None:
             raise UserError(f"controller {self.config.name}: needs a system model; run mpc_balancer.train")
+        if self.model.prices.size != self.scale.size:
+            raise UserError(
+                f"controller {self.config.name}: got {self.scale.size} prices; the system model was trained on"
+                f" {self.model.prices.size}, expected the same"
+            )
         return self.model
 
     def price_errors(self, per_service: np.ndarray) -> np.ndarray:
@@ -68,24 +76,6 @@ class PriceController(ABC):
         errors = np.full(self.scale.size, np.nan)
         np.fmax.at(errors, self.price_of, per_service)
         return errors
-
-
-def price_of_service(config: ControllerConfig, services: Sequence[str], prices: int) -> np.ndarray:
-    """Which price each service pays, int64 (D,): as declared, else one to one, or the only one; a UserError elsewhere."""
-    if config.price_of_service is None and prices not in (1, len(services)):
-        raise UserError(
-            f"controller {config.name}: {prices} prices for the services {', '.join(services)}; expected price_of_service,"
-            " which price each of them pays"
-        )
-    if config.price_of_service is None:
-        return np.arange(len(services)) % prices
-    declared = np.array([config.price_of_service.get(name, -1) for name in services])
-    if set(config.price_of_service) != set(services) or sorted(set(declared.tolist())) != list(range(prices)):
-        raise UserError(
-            f"price_of_service: got {config.price_of_service}; expected each of {', '.join(services)} with a price from 0 to"
-            f" {prices - 1}, and no price without a service"
-        )
-    return declared
 
 
 def _checks(config: ControllerConfig, group: str, services: int, prices: int, model: SystemModel | None) -> Checks:
