@@ -8,17 +8,19 @@ import numpy as np
 
 from marca_common.errors import UserError
 
+_INT64 = np.dtype(np.int64)
+
 
 def whole_numbers(name: str, values: Any) -> np.ndarray:
     """``values`` as int64 (M,); a UserError for other shapes, text, booleans, fractions, NaN and what int64 can't hold.
 
     Floats that are whole numbers are taken. The range is the caller's to check.
     """
+    if type(values) is np.ndarray and values.dtype == _INT64 and values.ndim == 1:  # serving comes here each request
+        return values
     array = _array(name, values)
     if array.ndim != 1:
         raise UserError(f"{name}: got shape {array.shape}; expected one dimension")
-    if array.dtype == np.int64:
-        return array
     if not array.size:
         return np.zeros(0, np.int64)
     if array.dtype.kind not in "iuf":
@@ -27,7 +29,7 @@ def whole_numbers(name: str, values: Any) -> np.ndarray:
         bad = ~((array >= -(2.0**63)) & (array < 2.0**63) & (array == np.floor(array)))
     if bad.any():
         raise UserError(f"{name}: got {array[bad][0]} at position {int(np.argmax(bad))}; expected whole numbers")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def require_range(name: str, values: np.ndarray, size: int) -> None:

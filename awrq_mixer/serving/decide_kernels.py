@@ -27,6 +27,17 @@ def decide_rows(
 
 
 @numba.njit(cache=True, nogil=True)
+def look_up(ids: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, int]:
+    """``table[ids]`` (M,), and where the first id outside it stands (−1: none)."""
+    out = np.empty(len(ids), table.dtype)
+    for i in range(len(ids)):
+        if ids[i] < 0 or ids[i] >= len(table):
+            return out, i
+        out[i] = table[ids[i]]
+    return out, -1
+
+
+@numba.njit(cache=True, nogil=True)
 def positions(ids: np.ndarray, joint: np.ndarray, first: np.ndarray, cached: np.ndarray) -> np.ndarray:
     """Position of each (state, joint action) in the cache of joint actions ``cached`` (V,), −1 where it is none, (M,).
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.serving.decide_kernels import decide_rows, positions, scan
+from awrq_mixer.serving.decide_kernels import decide_rows, look_up, positions, scan
 from awrq_mixer.serving.policy_cache import PolicyCache, read_cache, write_cache
 from marca_common.arrays import require_range, require_shape, whole_numbers
 from marca_common.errors import UserError
@@ -52,6 +52,7 @@ class HullPolicy:
         self.price_unit = price_unit
         self.price_of = _price_of(price_of_service, self.c.shape[1])
         self._prices = int(self.price_of.max()) + 1
+        self._own_prices = bool((self.price_of == np.arange(len(self.price_of))).all())
         self._values, self._costs = values_fn, costs_fn
         self._index: pd.MultiIndex | None = None
 
@@ -95,9 +96,13 @@ class HullPolicy:
             return self._decide_frame(states, price)
         ids = whole_numbers("state id", states)
         if len(ids) > len(self.first):  # every state once, then a look-up
+            chosen, wrong = look_up(ids, self._best(np.arange(len(self.states)), price))
+        else:
+            place, wrong = decide_rows(ids, self.first, self.q, self.c, price)
+            chosen = self.joint[place] if wrong < 0 else place
+        if wrong >= 0:
             require_range("state id", ids, len(self.states))
-            return np.asarray(self._best(np.arange(len(self.states)), price)[ids])
-        return self._best(ids, price)
+        return np.asarray(chosen)
 
     def expected(self, ids: np.ndarray, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Value (M,) and costs (M, D) of joint actions taken in states ``ids``; any joint action may be asked for.
@@ -156,10 +161,8 @@ class HullPolicy:
         return index
 
     def _best(self, ids: np.ndarray, price: np.ndarray) -> np.ndarray:
-        place, wrong = decide_rows(ids, self.first, self.q, self.c, price)
-        if wrong >= 0:
-            require_range("state id", ids, len(self.states))
-        return np.asarray(self.joint[place])
+        """As ``decide``, for ids that are known to be in the cache."""
+        return np.asarray(self.joint[decide_rows(ids, self.first, self.q, self.c, price)[0]])
 
     def _decide_frame(self, states: pd.DataFrame, price: np.ndarray) -> np.ndarray:
         ids = self.lookup(states)
@@ -197,10 +200,11 @@ class HullPolicy:
 
     def _price(self, lambda_: Any) -> np.ndarray:
         """Price per service (D,)."""
-        price = plain_numbers(lambda_, self._prices)
-        if price is None or not (np.isfinite(price) & (price >= 0)).all():
+        plain = type(lambda_) is np.ndarray and lambda_.dtype == np.float64 and lambda_.ndim == 1
+        price = lambda_ if plain else plain_numbers(lambda_)
+        if price is None or price.shape != (self._prices,) or not (np.isfinite(price) & (price >= 0)).all():
             raise UserError(f"lambda_: got {str(lambda_)[:80]}; expected {self._prices} finite prices of at least 0")
-        return np.asarray(price[self.price_of])
+        return np.asarray(price if self._own_prices else price[self.price_of])
 
 
 def _price_of(declared: Sequence[int] | np.ndarray | None, services: int) -> np.ndarray:
