@@ -14,11 +14,10 @@ import numpy as np
 
 def plain_number(value: Any) -> float:
     """``value`` as a float; NaN for text, bool, complex, None, missing values, arrays and other objects."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating, Decimal)):
-        return float("nan")
     try:
-        return float(value)
-    except Exception:  # an integer too large, a signalling NaN, a subclass of somebody's that raises
+        known = isinstance(value, (int, float, np.integer, np.floating, Decimal)) and not isinstance(value, bool)
+        return float(value) if known else float("nan")
+    except Exception:  # an integer too large, a signalling NaN, an object of somebody's that raises
         return float("nan")
 
 
@@ -44,6 +43,14 @@ def plain_mapping(value: Any) -> dict[Any, Any] | None:
     """A mapping as a dict; None for anything else."""
     try:
         return dict(value) if isinstance(value, Mapping) else None
+    except Exception:
+        return None
+
+
+def plain_text(value: Any) -> str | None:
+    """A text; None for anything else."""
+    try:
+        return value if isinstance(value, str) else None
     except Exception:
         return None
 

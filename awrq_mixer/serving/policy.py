@@ -85,7 +85,7 @@ class HullPolicy:
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(states, first, joint, q, c, values_fn, costs_fn, price_of_service)
 
-    def decide(self, states: np.ndarray | pd.DataFrame, lambda_: np.ndarray | float) -> np.ndarray:
+    def decide(self, states: np.ndarray | pd.DataFrame, lambda_: np.ndarray | Sequence[float] | float) -> np.ndarray:
         """Joint action per state, int64 (M,), under prices ``lambda_``, money per core-millisecond.
 
         ``states``: ids (M,) or a DataFrame with the state columns. ``lambda_``: one price per service, or as many as

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from marca_common.plain_numbers import attribute, plain_mapping, plain_number, plain_numbers
+from marca_common.plain_numbers import attribute, plain_mapping, plain_number, plain_numbers, plain_text
 from mpc_balancer.config import LadderConfig
 from mpc_balancer.controllers.clock import Clock
 from mpc_balancer.controllers.stuck_sensor import StuckSensors
@@ -65,9 +65,9 @@ class Checks:
 
     def _foreign(self, group: Any) -> bool:
         """Whether the measurement is another data centre's; an unknown name is only counted."""
-        known = isinstance(group, str)
-        self.refused["group"] += self.group is not None and not (known and group == self.group)
-        return known and group in self.other_groups
+        name = plain_text(group)
+        self.refused["group"] += self.group is not None and name != self.group
+        return name in self.other_groups
 
     def _qps(self, raw: Any) -> float:
         qps = plain_number(raw)
@@ -105,10 +105,11 @@ class Checks:
         mapping = plain_mapping(aggregates)
         raw = {"degradation": degradation, **(mapping or {})}
         values = {name: plain_number(one) for name, one in raw.items()}
-        wrong = (not np.isfinite(values[name]) and not _is_nan(one) for name, one in raw.items())
+        wrong = (not np.isfinite(values[name]) and not _unknown(one) for name, one in raw.items())
         self.refused["aggregates"] += mapping is None or any(wrong)
         return values
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+def _unknown(value: Any) -> bool:
+    """Whether a value is a float's NaN, said outright."""
+    return type(value) in (float, np.float64, np.float32, np.float16) and bool(np.isnan(value))

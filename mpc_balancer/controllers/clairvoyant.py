@@ -25,7 +25,7 @@ class ClairvoyantController(PriceController):
 
     def foresee(self, coming: Coming) -> None:
         """Keep the trial run of the coming interval; a UserError for a plant that can't be tried, told before the first step."""
-        if isinstance(coming, Coming) and coming.cpu_under is None and self.coming is None:
+        if type(coming) is Coming and coming.cpu_under is None and self.coming is None:
             raise UserError("controller clairvoyant: this plant can't be previewed; it needs the reference plant")
         if callable(attribute(coming, "cpu_under")):
             self.coming = coming
