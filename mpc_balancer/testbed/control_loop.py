@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from marca_common.errors import UserError
-from marca_common.plain_numbers import plain_numbers
+from marca_common.plain_numbers import plain_number, plain_numbers
 from marca_common.progress import progress
 from marca_common.protocols import Coming, Controller, Foresight, Measurement, Plant, Previewable, Reporting
 
@@ -47,33 +50,44 @@ def closed_loop(
     parts = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T', I')
     qps = parts.sum(axis=1) * steps_per_minute / 60
     result = LoopResult()
-    price = np.asarray(controller.lambda_, np.float64)
+    with _named(controller, "lambda_"):
+        price = _prices(controller, controller.lambda_, "lambda_")
     reports = controller if isinstance(controller, Reporting) else None
     for t in progress(range(len(parts)), what=what or "", unit="step", disable=what is None):
         measurement = plant.step(price, parts[t])
         result.append(measurement)
         if isinstance(controller, Foresight) and t + 1 < len(parts):
             trial = partial(plant.preview, exogenous=parts[t + 1]) if isinstance(plant, Previewable) else None
-            controller.foresee(Coming(qps[t + 1 : t + 12], trial))
+            with _named(controller, f"foresee {t}"):
+                controller.foresee(Coming(qps[t + 1 : t + 12], trial))
         started = time.perf_counter()
-        price = _stepped(controller, measurement, price)
+        with _named(controller, f"step {t}"):
+            given = controller.step(measurement)
         result.step_seconds.append(time.perf_counter() - started)
-        result.forecasts.append(float("nan") if reports is None else float(reports.expected_qps))
+        price = _prices(controller, given, f"step {t}", price.size)
+        result.forecasts.append(float("nan") if reports is None else plain_number(reports.expected_qps))
     if reports is not None:
         result.rungs, result.refused = Counter(reports.rungs), Counter(reports.refused)
     return result
 
 
-def _stepped(controller: Controller, measurement: Measurement, before: np.ndarray) -> np.ndarray:
-    """The controller's next prices, as many as before; ours always pass, somebody's own may not."""
-    place = f"controller {type(controller).__name__}: step {measurement.minute}"
+@contextmanager
+def _named(controller: Controller, moment: str) -> Iterator[None]:
+    """What somebody's own controller raises, as a UserError that names it; ours never raise."""
     try:
-        given = controller.step(measurement)
+        yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{place}: {type(error).__name__}: {error}") from error
-    price = plain_numbers(given, before.size)
+        raise UserError(f"controller {type(controller).__name__}: {moment}: {type(error).__name__}: {error}") from error
+
+
+def _prices(controller: Controller, given: Any, moment: str, count: int | None = None) -> np.ndarray:
+    """Prices (L,) that a controller named, as many as ``count``; a UserError for what are none."""
+    price = plain_numbers(given, count)
     if price is None or not (np.isfinite(price) & (price >= 0)).all():
-        raise UserError(f"{place}: got {str(given)[:80]}; expected {before.size} finite prices of at least 0")
+        raise UserError(
+            f"controller {type(controller).__name__}: {moment}: got {str(given)[:80]}; expected {count or 'some'} finite"
+            " prices of at least 0"
+        )
     return price

@@ -331,6 +331,18 @@ def test_plain_numbers_by_hand() -> None:
     assert plain_numbers([1, 2], 3) is None
 
 
+@pytest.mark.parametrize("first", [None, "a", [np.nan, 1.0], [[1.0]], []])
+def test_a_users_first_prices_are_checked_and_its_foresight_named(first: Any) -> None:
+    own = Own(lambda: [0.0, 0.0])
+    own.lambda_ = first
+    with pytest.raises(UserError, match="controller Own: lambda_: got"):
+        closed_loop(ReferencePlant(ReferenceConfig(), 0, 5), own, np.full((5, 6), 4000.0))
+    blind: Any = Own(lambda: [0.0, 0.0])
+    blind.foresee = lambda coming: coming.tomorrow
+    with pytest.raises(UserError, match="controller Own: foresee 0: AttributeError"):
+        closed_loop(ReferencePlant(ReferenceConfig(), 0, 5), blind, np.full((5, 6), 4000.0))
+
+
 def test_traffic_beyond_all_measure_is_not_believed() -> None:
     made = controller("pi_feedforward")
     usual = made.model.features.traffic_mean[0]
