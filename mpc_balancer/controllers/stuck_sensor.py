@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 _RARE = 1e-4  # a row of equal readings less likely than this is no luck
-_REPEATS, _REPEATS_WHOLE = (
-    0.01,
-    0.3,
-)  # presumed share of repeated readings; of whole numbers, as a rounding sensor gives
+_REPEATS = 0.01  # presumed share of repeated readings
+_REPEATS_WHOLE = 0.3  # the same of whole numbers, as a rounding sensor gives
 _PRESUMED = 2.0  # readings that this presumption counts as
 _MEMORY = 0.98  # how fast old evidence fades, per change of the reading
 _FULL = 99.9  # percent; a machine may truly stay at its limit, and at 0 without traffic

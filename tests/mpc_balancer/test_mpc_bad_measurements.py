@@ -163,6 +163,15 @@ def test_every_wrong_field_is_survived_and_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(CONTROLLERS))
+def test_numpy_told_to_raise_stops_no_controller(name: str) -> None:
+    long_ago = Calendar([PlannedEvent(START - 200_000 * MINUTE, 2.0, 1.0)])  # what is left of it underflows
+    made = controller(name, long_ago)
+    with np.errstate(all="raise"):
+        for minute, (field, _, value) in enumerate([("qps", "", 0.0), ("aggregates", "", {"q_sum": 1e300}), *BAD]):
+            assert in_box(made, made.step(right(minute, **{field: value})))
+
+
+@pytest.mark.parametrize("name", list(CONTROLLERS))
 def test_no_measurement_at_all_is_survived_and_counted(name: str) -> None:
     made = controller(name)
     assert in_box(made, made.step(None))  # the very first one, too

@@ -28,6 +28,7 @@ class TestPrices:
     def test_a_declared_price_follows_the_busiest_of_its_services(self) -> None:
         pi = self.pi(2, price_of_service={"x": 0, "y": 1, "z": 0})
         assert pi.price_errors(np.array([0.1, -0.2, 0.3])).tolist() == [0.3, -0.2]
+        assert pi.price_errors(np.array([0.3, -0.2, 0.1])).tolist() == [0.3, -0.2]
         assert pi.price_errors(np.array([np.nan, -0.2, -0.3])).tolist() == [-0.3, -0.2]
         assert np.isnan(pi.price_errors(np.array([np.nan, 0.0, np.nan]))[0])
         before = pi.lambda_.copy()
