@@ -2,13 +2,14 @@
 
 Logs of 50 states and 20 actions with a known truth, drawn again and again: a soft and a deterministic policy, 500 to 20,000
 requests, 2 to 20 % of which pay. Payments are 1, or of mean 1 with a heavy tail. The model behind the doubly robust family is 30 %
-too high, with noise of .3 in its logarithm. World 5 is the one that the intervals were first reported to fail in. World 105 is
+too high, with noise of .3 in its logarithm. World 5 is the one that the intervals were first reported to fail in. World 106 is
 another. The rules of ``revenue_sim.off_policy`` were chosen on worlds 11 to 21. Writes ``ope_coverage.csv`` and a figure.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from revenue_sim.ope import Estimate, estimate, policy_probabilities
 STATES, ACTIONS = 50, 20
 POLICIES = {"soft": (0.02, 0.1), "argmax": (0.0, 0.0)}  # temperature and mix
 REWARDS = ("binary", "lognormal_1.5", "lognormal_2.0", "pareto_1.5")
+REPORTED = ("binary", "lognormal_1.5")
 METHODS = ("ips", "snips", "doubly_robust", "direct", "switch_dr", "shrunk_dr")
 
 
@@ -118,7 +120,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             axis.axhline(line, color="0.4", lw=0.8, ls=style)
         share = part.groupby("requests")["intervals"].mean()
         for rows, given in share.items():
-            axis.annotate(f"{given:.0%}", (rows, 0.625), ha="center", fontsize=8, color="0.3")
+            axis.annotate(f"{given:.0%}", (rows, 0.615), ha="center", fontsize=8, color="0.3")
         axis.set(xscale="log", ylim=(0.6, 1.01), xlim=(300, 33_000), title=f"{policy}, {reward.replace('_', ' ')}")
     axes[0, 0].legend(fontsize=7, loc="center right")
     figure.supxlabel("requests in the log (below: share of logs that got an interval)", fontsize=9)
@@ -128,13 +130,13 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> None:
-    """All cells; exit code 1 where a cell of the reported setting with 2,000 requests or more covers less than .90."""
+    """All cells; exit code 1 where a cell of the setting reported first, with 2,000 requests or more, covers less than .90."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="40 logs a cell, one world, up to 2,000 requests")
     parser.add_argument("--logs", type=int, default=400, help="logs a cell")
     add_keep(parser)
     arguments = parser.parse_args()
-    worlds, sizes = ((5,), (500, 2000)) if arguments.quick else ((5, 105), (500, 2000, 20_000))
+    worlds, sizes = ((5,), (500, 2000)) if arguments.quick else ((5, 106), (500, 2000, 20_000))
     cells = [(w, p, k, n) for w in worlds for p in POLICIES for k in REWARDS for n in sizes]
     made = {seed: make_world(seed) for seed in worlds}
     rows: list[dict[str, Any]] = []
@@ -146,6 +148,8 @@ def main() -> None:
     draw(table, arguments.results / f"{name}.png")
     print(table.round(3).to_string(index=False))
     print(f"written to {arguments.results / name}.csv")
+    short = table[table["reward"].isin(REPORTED) & (table["requests"] >= 2000) & (table["coverage"] < 0.90)]
+    sys.exit(f"below .90: {len(short)} of {len(table)} rows" if len(short) else 0)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from marca_common.errors import UserError
 from revenue_sim.off_policy import estimators
 from revenue_sim.off_policy.estimators import Found
-from revenue_sim.off_policy.intervals import effective_rows, reach, tail_index
+from revenue_sim.off_policy.intervals import effective_rows, missed_payments, reach, tail_index
 from revenue_sim.off_policy.logged import Logged, checked
 from revenue_sim.off_policy.support import LEAST_ROWS, missing_support, no_interval
 
@@ -109,18 +109,26 @@ def _weighted(logged: Logged, weight: np.ndarray, blank: Estimate, confidence: f
             "shrunk_dr": estimators.shrunk_dr(logged, weight),
         }
     reason = no_interval(logged.reward, weight, blank.tail_index)
-    return {name: _one(name, found, logged.reward, blank, confidence, reason) for name in found}
+    if reason is not None:
+        mean = float(logged.reward.mean())
+        blank = replace(blank, warning=f"no interval: {reason}")
+        return {name: _filled(blank, name, one.value, mean, None, None) for name, one in found.items()}
+    missed = tuple(missed_payments(side, weight, confidence) for side in (-logged.reward, logged.reward))
+    return {name: _one(name, found, logged.reward, blank, confidence, missed) for name in found}
 
 
 def _one(
-    name: str, found: dict[str, Found], reward: np.ndarray, blank: Estimate, confidence: float, reason: str | None
+    name: str,
+    found: dict[str, Found],
+    reward: np.ndarray,
+    blank: Estimate,
+    confidence: float,
+    missed: tuple[float, ...],
 ) -> Estimate:
     own, mean, scale = found[name].value, float(reward.mean()), float(np.abs(reward).max())
-    if reason is not None:
-        return replace(_filled(blank, name, own, mean, None, None), warning=f"no interval: {reason}")
     base = found["doubly_robust" if name in BIASED else name]
-    inside = _around(base, confidence, scale)
-    change = _around(Found(base.value - mean, base.influence - (reward - mean)), confidence, scale)
+    inside = _around(base, confidence, scale, missed)
+    change = _around(Found(base.value - mean, base.influence - (reward - mean)), confidence, scale, missed)
     one = _filled(blank, name, own, mean, inside, change)
     if inside is None:
         return replace(one, warning=NO_SPREAD)
@@ -131,9 +139,11 @@ def _one(
     return one
 
 
-def _around(found: Found, confidence: float, scale: float) -> tuple[float, float] | None:
+def _around(
+    found: Found, confidence: float, scale: float, missed: tuple[float, ...] = (0.0, 0.0)
+) -> tuple[float, float] | None:
     sides = reach(found.influence, confidence, scale)
-    return None if sides is None else (found.value - sides[0], found.value + sides[1])
+    return None if sides is None else (found.value - sides[0] - missed[0], found.value + sides[1] + missed[1])
 
 
 def _filled(

@@ -1,11 +1,12 @@
 """Intervals for means of skewed, heavy-tailed and sparse terms, and what tells when there can be none.
 
 Student's interval misses on one side: a log that has not seen the rare large payment has a mean that is too low *and* a
-spread that is too small. Two things are added here.
+spread that is too small. Three things are added here.
 
 1. Skewness: the quantiles of Hall (1992, "On the removal of skewness by transformation"), where they reach further than the normal ones.
 2. The unseen: what happens less often than ``ln(2/δ)`` times in M requests stays unseen with a probability above δ/2. Payments
    of that rate, as large as the largest term seen, could have added ``ln(2/δ)·max/M``. The interval reaches that much further.
+3. The missed: large payments that the log saw, and by chance not with the actions of the policy (``missed_payments``).
 """
 
 from __future__ import annotations
@@ -36,6 +37,22 @@ def reach(influence: np.ndarray, confidence: float, scale: float) -> tuple[float
     below = max(z, hall_quantile(z, skewness)) * error - unseen * float(terms.min())
     above = max(z, -hall_quantile(-z, skewness)) * error + unseen * float(terms.max())
     return float(below * largest), float(above * largest)
+
+
+def missed_payments(reward: np.ndarray, weight: np.ndarray, confidence: float) -> float:
+    """What the policy may have missed of the log's rarest payments, money per request; ``reward`` (M,) counts where above 0.
+
+    Rare are the largest ``ln(2/δ)/m`` of the payments, with m the effective number of them that the policy sees: so few may all
+    be missed. Returned is how much less the policy got from them than a payment of the log did on average. As m grows this goes to 0.
+    """
+    paid = reward > 0
+    size, seen = reward[paid], weight[paid]
+    effective, total = effective_rows(seen), float(seen.sum())
+    if total == 0:
+        return 0.0
+    share = min(1.0, float(np.log(2 / (1 - confidence))) / effective)
+    rare = np.where(size > np.quantile(size, 1 - share), size, 0.0)
+    return max(0.0, float(rare.mean()) - float(seen @ rare) / total) * total / len(reward)
 
 
 def hall_quantile(z: float, skewness: float) -> float:

@@ -30,7 +30,8 @@ def estimates(
         return lambda count: sum(count[i] * terms[i] for i in rows) / sum(count)
 
     def ratio(count: Sequence[float]) -> float:
-        return sum(count[i] * weight[i] * reward[i] for i in rows) / sum(count[i] * weight[i] for i in rows)
+        paid = sum(count[i] * weight[i] * reward[i] for i in rows)
+        return float(paid / sum(count[i] * weight[i] for i in rows))
 
     return {
         "ips": mean([weight[i] * reward[i] for i in rows]),
@@ -68,3 +69,18 @@ def reach(terms: Sequence[float], confidence: float) -> tuple[float, float]:
     below = max(z, quantile(z)) * error + unseen * (mean - min(terms))
     above = max(z, -quantile(-z)) * error + unseen * (max(terms) - mean)
     return below, above
+
+
+def missed(reward: Sequence[float], weight: Sequence[float], confidence: float) -> float:
+    """What rare payments of the log would add if the policy got them as often as a payment of the log is one."""
+    payments = [(r, w) for r, w in zip(reward, weight) if r > 0]
+    total = sum(w for _, w in payments)
+    effective = total**2 / sum(w**2 for _, w in payments)
+    share = min(1.0, math.log(2 / (1 - confidence)) / effective)
+    ordered = sorted(r for r, _ in payments)
+    place = (1 - share) * (len(ordered) - 1)  # linear between order statistics
+    low = math.floor(place)
+    bound = ordered[low] + (place - low) * (ordered[min(low + 1, len(ordered) - 1)] - ordered[low])
+    log_gets = sum(r for r, _ in payments if r > bound) / len(payments)
+    policy_gets = sum(w * r for r, w in payments if r > bound) / total
+    return max(0.0, log_gets - policy_gets) * total / len(reward)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from marca_common.errors import UserError
 from revenue_sim.off_policy.estimators import least_error, shrunk_dr, switch_dr
-from revenue_sim.off_policy.intervals import effective_rows, hall_quantile, reach, tail_index
+from revenue_sim.off_policy.intervals import effective_rows, hall_quantile, missed_payments, reach, tail_index
 from revenue_sim.off_policy.logged import Logged, checked
 from revenue_sim.off_policy.support import missing_support, no_interval
 from revenue_sim.ope import Estimate, estimate, policy_probabilities
@@ -56,6 +56,23 @@ def test_the_reach_by_hand() -> None:
     assert below == pytest.approx(1.959964 * 1.0 + 0.922220 * 1, rel=1e-5)
     assert above == pytest.approx(-upper * 1.0 + 0.922220 * 3, rel=1e-5)
     assert -upper > 1.959964
+
+
+def test_missed_payments_by_hand() -> None:
+    # ln(2/δ) = 1 at this confidence. Two effective payments of 1 and 2: the larger half of the log's, 3 and 4, may be missed.
+    one = 1 - 2 / np.e
+    reward = np.array([1.0, 2.0, 3.0, 4.0])
+    assert missed_payments(reward, np.array([2.0, 2.0, 0.0, 0.0]), one) == pytest.approx((3 + 4) / 4)
+    # Rows that paid nothing only thin it out.
+    assert missed_payments(np.append(reward, [0.0] * 4), np.array([2.0, 2, 0, 0, 9, 9, 9, 9]), one) == pytest.approx(
+        7 / 8
+    )
+    # A policy that got its share of the largest quarter missed nothing; one that got more neither.
+    assert missed_payments(reward, np.ones(4), one) == pytest.approx(0)
+    assert missed_payments(reward, np.array([1.0, 1.0, 1.0, 1.5]), one) == 0
+    assert missed_payments(np.ones(4), np.array([1.0, 0.0, 0.0, 0.0]), one) == 0  # equal payments have no rare ones
+    assert missed_payments(-reward, np.ones(4), one) == 0
+    assert missed_payments(reward, np.zeros(4), one) == 0
 
 
 def test_no_spread_is_no_certificate() -> None:
@@ -123,14 +140,16 @@ def test_agrees_with_the_slow_reference(seed: int, confidence: float) -> None:
     found = estimate(**log, confidence=confidence, least_rows=5)
     slow = reference.estimates(*log.values())
     ones, mean = [1.0] * 120, float(np.mean(log["reward"]))
+    weight = log["policy"][log["state"], log["joint"]] / log["propensity"]
+    missed = reference.missed(log["reward"], weight, confidence)
     for name in ("ips", "snips", "doubly_robust"):
         one, terms = found[name], reference.influence(slow[name], 120)
         assert one.value == pytest.approx(slow[name](ones), rel=1e-12)
         below, above = reference.reach(terms, confidence)
-        assert (one.low, one.high) == pytest.approx((one.value - below, one.value + above), rel=1e-6)  # type: ignore[operator]
+        assert (one.low, one.high) == pytest.approx((one.value - below, one.value + above + missed), rel=1e-6)  # type: ignore[operator]
         paired = [x - (r - mean) for x, r in zip(terms, log["reward"])]
         below, above = reference.reach(paired, confidence)
-        ends = (one.value - mean - below, one.value - mean + above)  # type: ignore[operator]
+        ends = (one.value - mean - below, one.value - mean + above + missed)  # type: ignore[operator]
         assert (one.uplift_low, one.uplift_high) == pytest.approx(ends, rel=1e-6)
     assert found["direct"].value == pytest.approx(slow["direct"](ones), rel=1e-12)
 
