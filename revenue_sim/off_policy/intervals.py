@@ -4,8 +4,9 @@ Student's interval misses on one side: a log that has not seen the rare large pa
 spread that is too small. Three things are added here.
 
 1. Skewness: the quantiles of Hall (1992, "On the removal of skewness by transformation"), where they reach further than the normal ones.
-2. The unseen: what happens less often than ``ln(2/δ)`` times in M requests stays unseen with a probability above δ/2. Payments
-   of that rate, as large as the largest term seen, could have added ``ln(2/δ)·max/M``. The interval reaches that much further.
+2. The unseen: what happens ``ln(2/δ)/2`` times in M requests on average stays unseen with probability √(δ/2), one in six at δ = .05.
+   Payments of that rate, as large as the largest term seen, would add ``ln(2/δ)/2·max/M``. The interval reaches that much further.
+   The half was chosen on development worlds: without it intervals are a sixth wider, with 0 they cover .87 where weights are uneven.
 3. The missed: large payments that the log saw, and by chance not with the actions of the policy (``missed_payments``).
 """
 
@@ -33,7 +34,7 @@ def reach(influence: np.ndarray, confidence: float, scale: float) -> tuple[float
     skewness = float((terms**3).mean()) / spread**3 / np.sqrt(rows)
     z = float(norm.ppf(0.5 + confidence / 2))
     error = float(terms.std(ddof=1)) / np.sqrt(rows)
-    unseen = np.log(2 / (1 - confidence)) / rows
+    unseen = np.log(2 / (1 - confidence)) / 2 / rows
     below = max(z, hall_quantile(z, skewness)) * error - unseen * float(terms.min())
     above = max(z, -hall_quantile(-z, skewness)) * error + unseen * float(terms.max())
     return float(below * largest), float(above * largest)

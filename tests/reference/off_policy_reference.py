@@ -59,7 +59,7 @@ def reach(terms: Sequence[float], confidence: float) -> tuple[float, float]:
     error = math.sqrt(second / (rows - 1) / rows)
     slope = third / math.sqrt(rows)
     z = norm.ppf(0.5 + confidence / 2)
-    unseen = math.log(2 / (1 - confidence)) / rows
+    unseen = math.log(2 / (1 - confidence)) / 2 / rows
 
     def quantile(p: float) -> float:
         return float(

@@ -46,15 +46,15 @@ def draw(seed: int, rows: int = 400, states: int = 4, actions: int = 3, sigma: f
 
 
 def test_the_reach_by_hand() -> None:
-    # Four terms ±1: standard error sqrt(4/3/4) = .57735; no skewness. ln 40 / 4 = .92222 for what was not seen.
+    # Four terms ±1: standard error sqrt(4/3/4) = .57735; no skewness. ln 40 / 2 / 4 = .46111 for what was not seen.
     below, above = reach(np.array([-1.0, 1.0, -1.0, 1.0]), 0.95, 1.0) or (0, 0)
-    assert below == pytest.approx(1.959964 * 0.577350 + 0.922220, rel=1e-5)
+    assert below == pytest.approx(1.959964 * 0.577350 + 0.461110, rel=1e-5)
     assert above == pytest.approx(below)
     # Terms −1, −1, −1, 3: skewness 2/√3, over √4 .57735; the upper quantile is Hall's, the lower one Student's.
     below, above = reach(np.array([-1.0, -1.0, -1.0, 3.0]), 0.95, 1.0) or (0, 0)
     upper = 3 / 0.577350 * (np.cbrt(1 + 0.577350 * (-1.959964 - 0.577350 / 6)) - 1)
-    assert below == pytest.approx(1.959964 * 1.0 + 0.922220 * 1, rel=1e-5)
-    assert above == pytest.approx(-upper * 1.0 + 0.922220 * 3, rel=1e-5)
+    assert below == pytest.approx(1.959964 * 1.0 + 0.461110 * 1, rel=1e-5)
+    assert above == pytest.approx(-upper * 1.0 + 0.461110 * 3, rel=1e-5)
     assert -upper > 1.959964
 
 
@@ -73,6 +73,10 @@ def test_missed_payments_by_hand() -> None:
     assert missed_payments(np.ones(4), np.array([1.0, 0.0, 0.0, 0.0]), one) == 0  # equal payments have no rare ones
     assert missed_payments(-reward, np.ones(4), one) == 0
     assert missed_payments(reward, np.zeros(4), one) == 0
+    # Three effective payments and ln(2/δ) = 1.5: the larger half; the log gets 7/4 from it, the policy 3/3.
+    assert missed_payments(reward, np.array([1.0, 1, 1, 0]), 1 - 2 / np.exp(1.5)) == pytest.approx(0.75 * 3 / 4)
+    # What ties with the bound is not rare.
+    assert missed_payments(np.array([1.0, 2.0, 2.0, 2.0]), np.array([1.0, 1.0, 0.0, 0.0]), one) == 0
 
 
 def test_no_spread_is_no_certificate() -> None:
@@ -114,7 +118,10 @@ def test_switching_and_shrinking_by_hand() -> None:
     # One strength λ = 4: 4w/(w² + 4) = .8, .8, .8, 0.
     shrunk = least_error(logged, WEIGHT, [4 * WEIGHT / (WEIGHT**2 + 4)])
     assert shrunk.tolist() == pytest.approx([1, 1.8, 2.32, 2])
-    assert 1.5 < shrunk_dr(logged, WEIGHT).value < 2.15
+    grid = [strength * WEIGHT / (WEIGHT**2 + strength) for strength in 16 * np.geomspace(1e-4, 1e2, 20)]
+    best = least_error(logged, WEIGHT, [*grid, WEIGHT])
+    assert shrunk_dr(logged, WEIGHT).value == pytest.approx(best.mean())
+    assert 1.5 < best.mean() < 2.15
 
 
 def test_support() -> None:
@@ -167,6 +174,9 @@ def test_biased_estimates_have_the_interval_of_doubly_robust_stretched() -> None
     found = estimate(**{**far, "direct": far["direct"] * 10})
     assert found["direct"].high == found["direct"].value
     assert "outside the doubly robust interval" in (found["direct"].warning or "")
+    found = estimate(**{**far, "direct": far["direct"] / 10})
+    assert found["direct"].low == found["direct"].value
+    assert (found["direct"].value or 0) < (found["doubly_robust"].low or 0)
 
 
 def numbers(one: Estimate) -> list[float]:
@@ -185,6 +195,17 @@ def test_money_in_another_unit_scales_everything(seed: int, exponent: int) -> No
             [x * unit for x in numbers(one)], rel=1e-7, abs=1e-10 * unit, nan_ok=True
         )
         assert scaled[name].tail_index == pytest.approx(one.tail_index)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_losses_mirror_gains(seed: int) -> None:
+    log = draw(seed)
+    mirrored = estimate(**{**log, "reward": -log["reward"], "direct": -log["direct"]})
+    for name, one in estimate(**log).items():
+        value, low, high, uplift, uplift_low, uplift_high = numbers(mirrored[name])
+        turned = [-value, -high, -low, -uplift, -uplift_high, -uplift_low]
+        assert turned == pytest.approx(numbers(one), rel=1e-9, nan_ok=True)
 
 
 @settings(max_examples=25, deadline=None)

@@ -57,9 +57,9 @@ def test_without_propensities_only_the_direct_method_has_a_number() -> None:
     direct = found.pop("direct")
     assert {*found} == {"ips", "snips", "doubly_robust", "switch_dr", "shrunk_dr"}
     assert all(one.value is None and "no propensities" in (one.warning or "") for one in found.values())
-    # The model expects 1, 1, 2, 2 in the requests' states: no skewness, standard error sqrt(1/3/4), and ln 40 / 4 · .5 unseen.
+    # The model expects 1, 1, 2, 2 in the requests' states: no skewness, standard error sqrt(1/3/4), and ln 40 / 2 / 4 · .5 unseen.
     assert direct.value == pytest.approx(1.5)
-    reach = 1.959964 * np.sqrt(1 / 12) + np.log(40) / 4 * 0.5
+    reach = 1.959964 * np.sqrt(1 / 12) + np.log(40) / 8 * 0.5
     assert (direct.low, direct.high) == pytest.approx((1.5 - reach, 1.5 + reach))
     assert direct.uplift == pytest.approx(1.5 - 2.5)
     assert direct.uplift_low is None
