@@ -120,8 +120,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             axis.axhline(line, color="0.4", lw=0.8, ls=style)
         share = part.groupby("requests")["intervals"].mean()
         for rows, given in share.items():
-            axis.annotate(f"{given:.0%}", (rows, 0.615), ha="center", fontsize=8, color="0.3")
-        axis.set(xscale="log", ylim=(0.6, 1.01), xlim=(300, 33_000), title=f"{policy}, {reward.replace('_', ' ')}")
+            axis.annotate(f"{given:.0%}", (rows, 0.515), ha="center", fontsize=8, color="0.3")
+        axis.set(xscale="log", ylim=(0.5, 1.01), xlim=(300, 33_000), title=f"{policy}, {reward.replace('_', ' ')}")
     axes[0, 0].legend(fontsize=7, loc="center right")
     figure.supxlabel("requests in the log (below: share of logs that got an interval)", fontsize=9)
     figure.supylabel("coverage of nominal 95 % intervals", fontsize=9)

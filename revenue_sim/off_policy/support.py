@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-LEAST_ROWS = 80.0  # effective rows; like the two below chosen by coverage on development worlds
+from revenue_sim.off_policy.intervals import effective_rows
+
+LEAST_ROWS = 80.0  # effective rows; like those below chosen by coverage on development worlds
 LEAST_TAIL_INDEX = 4 / 3
 LEAST_PAYING = 10  # requests that paid, with an action of the policy
+LEAST_HEAVY = 20  # effective rows among those that paid, where their tail has no variance (index up to 2)
 
 
 def missing_support(weight: np.ndarray, effective: float, least_rows: float) -> str | None:
@@ -32,4 +35,10 @@ def no_interval(reward: np.ndarray, weight: np.ndarray, tail: float | None) -> s
         return f"{paying} requests with actions of the policy paid; at least {LEAST_PAYING} are needed"
     if tail is not None and tail < LEAST_TAIL_INDEX:
         return f"the rewards' tail index is {tail:.2f}; below {LEAST_TAIL_INDEX:.2f} means are ruled by payments not yet seen"
+    heavy = effective_rows(weight[reward != 0])
+    if tail is not None and tail <= 2 and heavy < LEAST_HEAVY:
+        return (
+            f"the rewards' tail index is {tail:.2f}, and those that paid amount to {heavy:.1f} rows; "
+            f"at least {LEAST_HEAVY} are needed up to an index of 2"
+        )
     return None

@@ -136,6 +136,10 @@ def test_payments_that_carry_no_interval() -> None:
     assert no_interval(paid, ones, None) is None
     assert no_interval(paid, ones, 1.4) is None
     assert "tail index is 1.20" in (no_interval(paid, ones, 1.2) or "")
+    few = ones * (np.arange(50) < 19)
+    assert no_interval(paid, few, 2.1) is None
+    assert "amount to 19.0 rows; at least 20" in (no_interval(paid, few, 2.0) or "")
+    assert no_interval(paid, ones * (np.arange(50) < 20), 2.0) is None
     assert "9 requests" in (no_interval(paid * (np.arange(50) < 9), ones, None) or "")
     assert "9 requests" in (no_interval(paid, ones * (np.arange(50) < 9), None) or "")
 
