@@ -52,7 +52,9 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
             raise UserError(f"slices: {unknown[0]!r} is no column of the log; expected some of {list(frame)}")
         part = split(config.data, frame)[2] if config.data.test_share else frame
         if part.empty:
-            raise UserError(f"{config.data.requests}: {len(frame)} rows leave none to test; expected more, or test_share 0")
+            raise UserError(
+                f"{config.data.requests}: {len(frame)} rows leave none to test; expected more, or test_share 0"
+            )
         for note in estimator.encoder.clipped(part):
             run.warn(note)
         table = metrics_table(estimator, part, config.slices, config.max_slices)

@@ -120,7 +120,7 @@ class _Training:
         for note in self.encoder.constant_columns():
             self.run.warn(note)
         for j, (name, size) in enumerate(self.config.data.spec.sizes.items()):
-            values = self.rows.actions[:, j].unique()
+            values = torch.unique(self.rows.actions[:, j])
             if size > 1 and len(values) == 1:
                 self.run.warn(f"column {name!r} is {int(values)} in all training rows: its other choices are guessed")
         for t, task in enumerate(self.tasks):

@@ -49,7 +49,9 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         for note in odd_data(log):
             run.warn(note)
         if validation is None and config.split.validation:
-            run.warn("no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept")
+            run.warn(
+                "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
+            )
         fit = boosted.fit if config.learner == BOOSTED else _fit
         model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
@@ -66,7 +68,7 @@ def _fit(
     state = TrainingState.start(config, run, learner, predictor, data)
     data.reward = data.reward / learner.reward_scale
     groups = learner.groups(data)
-    if groups is not None and len(groups.unique()) == len(groups):
+    if groups is not None and len(torch.unique(groups)) == len(groups):
         run.warn("no state occurs twice in the training rows: a state's logged rows tell nothing, only its columns do")
     rows, started = state.batch_size, time.perf_counter()
     bar = progress(what=config.learner, total=state.total_steps * rows, initial=state.step * rows, unit="row")

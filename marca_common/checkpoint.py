@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,13 @@ def load_checkpoint(path: str | Path, kind: str, columns: list[str] | None = Non
         raise UserError(f"{path}: {'a folder, not a' if path.is_dir() else 'no such'} checkpoint")
     try:
         _require_plain_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that torch did not write: the line below says it
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is not a checkpoint
-        raise UserError(f"{path}: not a readable checkpoint: {(str(error) or 'cut off').splitlines()[0][:160]}") from None
+        raise UserError(
+            f"{path}: not a readable checkpoint: {(str(error) or 'cut off').splitlines()[0][:160]}"
+        ) from None
     if not isinstance(content, dict) or "kind" not in content:
         raise UserError(f"{path}: not a checkpoint of this software")
     if content.get("format") != _FORMAT:
@@ -85,12 +90,21 @@ def content_of(path: str | Path) -> Iterator[None]:
 def require_keys(values: Any, keys: Collection[str], optional: Collection[str] = (), what: str = "checkpoint") -> None:
     """A UserError unless ``values`` is a dictionary with exactly these ``keys``, the ``optional`` ones or not."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{what}: got a {type(values).__name__}; expected a dictionary of {', '.join(sorted(keys))}")
+        raise UserError(f"{what}: got a {type(values).__name__}; expected a dictionary")
     missing = sorted(set(keys) - set(values) - set(optional))
     unknown = sorted(str(key) for key in values if key not in keys and key not in optional)
     if missing or unknown:
         found = f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not known"
         raise UserError(f"{what}: the part {found}; it is damaged, or of another version: train again")
+
+
+def require_fit(
+    build: Callable[[], nn.Module], weights: Any, what: str = "weights", any_size: Collection[str] = ()
+) -> None:
+    """``check_weights`` of a module that is built without memory: a damaged config may ask for more than there is."""
+    with torch.device("meta"):
+        module = build()
+    check_weights(module, weights, what, any_size)
 
 
 def load_weights(module: nn.Module, weights: Any, what: str = "weights", any_size: Collection[str] = ()) -> None:
@@ -174,7 +188,12 @@ def restore_generator(generator: np.random.Generator | torch.Generator, state: d
 
 def _tensor_problem(tensor: Tensor, name: str) -> str | None:
     own = tensor.numel() * tensor.element_size()  # an expanded tensor claims more numbers than it holds
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or own > tensor.untyped_storage().nbytes():
+    if (
+        tensor.layout != torch.strided
+        or tensor.is_quantized
+        or tensor.is_meta
+        or own > tensor.untyped_storage().nbytes()
+    ):
         return f"{name} is no ordinary tensor"
     if not tensor.is_floating_point():
         return None

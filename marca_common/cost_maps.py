@@ -224,7 +224,9 @@ class CostMaps:
             actions = ActionsConfig.model_validate(content["actions"])
             services, idcs = tuple(content["services"]), tuple(content["idcs"])
             if not services or not idcs or not all(isinstance(name, str) for name in (*services, *idcs)):
-                raise UserError(f"{path}: services {services}, data centres {idcs}; expected names of at least one each")
+                raise UserError(
+                    f"{path}: services {services}, data centres {idcs}; expected names of at least one each"
+                )
             maps = {
                 idc: {name: _map_from_dict(content["maps"][idc][name], f"{path}: {idc}.{name}") for name in services}
                 for idc in idcs
@@ -299,7 +301,9 @@ def _require_whole(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
     for name, curve in curves:
         with np.errstate(over="ignore"):  # lengths so close that the slope between them is not finite
             numbers.append((f"{name}: the slope", np.diff(curve.cost) / np.diff(curve.x)))
-    numbers += [(name, part) for name, table in (("load", one.load), ("degradation", one.degradation)) for part in table]
+    numbers += [
+        (name, part) for name, table in (("load", one.load), ("degradation", one.degradation)) for part in table
+    ]
     for name, values in numbers:
         array = np.asarray(values, np.float64)
         if not np.isfinite(array).all():
@@ -316,7 +320,9 @@ def _require_parts(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
         settings = [ALL] if element.switch is None else actions.switches[element.switch].values
         missing = [key for key in settings if key not in one.queues.get(name, {})]
         if missing:
-            raise UserError(f"{place}.queues.{name}: no curve of {missing[0]!r}; found {list(one.queues.get(name, {}))}")
+            raise UserError(
+                f"{place}.queues.{name}: no curve of {missing[0]!r}; found {list(one.queues.get(name, {}))}"
+            )
 
 
 def _curve_from_dict(values: Mapping[str, Any], place: str) -> Curve:

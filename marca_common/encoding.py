@@ -107,7 +107,11 @@ class StateEncoder:
         Raises UserError where it is not whole, or holds a scale that nothing can be divided by.
         """
         require_keys(values, {"vocabularies", "means", "scales"}, {"ranges"}, "encoder")
+        for part in values.values():
+            require_keys(part, part, what="encoder")  # a dictionary
         ranges = {name: (float(low), float(high)) for name, (low, high) in values.get("ranges", {}).items()}
+        if "ranges" in values and list(ranges) != list(values["means"]):
+            raise UserError(f"encoder: ranges of {list(ranges)}; expected those of {list(values['means'])}")
         encoder = cls(values["vocabularies"], values["means"], values["scales"], ranges)
         encoder._check()
         if state is not None:
@@ -116,17 +120,22 @@ class StateEncoder:
 
     def _check(self) -> None:
         for name, words in self.vocabularies.items():
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
                 raise UserError(f"encoder: column {name!r}: expected a list of categories")
             if len(set(words)) != len(words):
                 raise UserError(f"encoder: column {name!r}: a category stands twice")
-        if list(self.means) != list(self.scales) or (self.ranges and list(self.ranges) != list(self.means)):
-            raise UserError(f"encoder: means of {list(self.means)}, scales of {list(self.scales)}; expected the same columns")
+        if list(self.means) != list(self.scales):
+            raise UserError(
+                f"encoder: means of {list(self.means)}, scales of {list(self.scales)}; expected the same columns"
+            )
         for name, mean in self.means.items():
             scale, (low, high) = self.scales[name], self.ranges.get(name, (-math.inf, math.inf))
-            if not math.isfinite(mean) or not ROUNDING * abs(mean) < scale < math.inf or not low <= high:
+            inside = low - ROUNDING * abs(low) <= mean <= high + ROUNDING * abs(high)
+            if not (inside and math.isfinite(mean) and ROUNDING * abs(mean) < scale < math.inf and low <= high):
                 shown = f"mean {mean:g}, scale {scale:g}, range [{low:g}, {high:g}]"
-                raise UserError(f"encoder: column {name!r}: {shown}; expected a scale above rounding: train again")
+                raise UserError(
+                    f"encoder: column {name!r}: {shown}; expected the mean inside and a scale above rounding: train again"
+                )
 
     def _check_columns(self, state: Mapping[str, str]) -> None:
         expected = [[name for name, kind in state.items() if kind == one] for one in ("category", "numeric")]
@@ -142,8 +151,10 @@ def _require(frame: pd.DataFrame, name: str) -> None:
 
 def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     _require(frame, name)
-    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    values: np.ndarray = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
-        raise UserError(f"row {row + 1}, state column {name!r}: got {frame[name].iloc[row]!r}; expected a finite number")
+        raise UserError(
+            f"row {row + 1}, state column {name!r}: got {frame[name].iloc[row]!r}; expected a finite number"
+        )
     return values

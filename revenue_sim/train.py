@@ -118,7 +118,9 @@ def _require_learnable(config: TrainConfig, frame: pd.DataFrame) -> None:
     fold = _folds(config, len(frame))
     for k in range(config.folds):
         if not (reward[fold != k] > 0).any():
-            raise UserError(f"{place}: all revenue lies in fold {k + 1} of {config.folds}; expected some in each of the others")
+            raise UserError(
+                f"{place}: all revenue lies in fold {k + 1} of {config.folds}; expected some in each of the others"
+            )
 
 
 def _odd_data(config: TrainConfig, frame: pd.DataFrame) -> list[str]:
@@ -127,7 +129,9 @@ def _odd_data(config: TrainConfig, frame: pd.DataFrame) -> list[str]:
     notes = StateEncoder.fit(frame, spec.state, config.requests[0]).constant_columns()
     for name in spec.sub_actions:
         if spec.sizes[name] > 1 and frame[name].nunique() == 1:
-            notes.append(f"column {name!r} is {frame[name].iloc[0]} in all rows: what its other choices earn is guessed")
+            notes.append(
+                f"column {name!r} is {frame[name].iloc[0]} in all rows: what its other choices earn is guessed"
+            )
     if is_flat(reward):
         notes.append(f"column {spec.reward!r} is {reward[0]:g} in all rows: no action is better than another")
     return notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from torch import Tensor
 from autobucket.results.estimator_config import TrainConfig
 from autobucket.results.result_network import ActionResultModel, initialise
 from autobucket.results.tasks import Task
-from marca_common.checkpoint import content_of, load_checkpoint, load_weights, require_keys, save_checkpoint
+from marca_common.checkpoint import (
+    content_of,
+    load_checkpoint,
+    load_weights,
+    require_fit,
+    require_keys,
+    save_checkpoint,
+)
 from marca_common.config import to_dict
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
@@ -63,6 +71,7 @@ class Estimator:
         self.device = torch.device(device)
         self._passes: list[tuple[ActionResultModel, list[int]]] = []
         for moment in sorted(set(self.kept)):
+            require_fit(partial(build_model, config, encoder), snapshots[moment], f"snapshot {moment}")
             model = build_model(config, encoder)
             load_weights(model, snapshots[moment], f"snapshot {moment}")
             model.requires_grad_(False).eval().to(self.device)
@@ -88,8 +97,9 @@ class Estimator:
             spec, tasks, kept = config.data.spec, [Task(**values) for values in payload["tasks"]], payload["kept"]
             for task in tasks:
                 task.check(spec.n_joint)
-            if [task.name for task in tasks] != list(config.tasks) or len(kept) != len(tasks):
-                raise UserError(f"tasks {[task.name for task in tasks]}; the config declares {list(config.tasks)}")
+            found, declared = {task.name: task.loss for task in tasks}, {n: one.loss for n, one in config.tasks.items()}
+            if found != declared or len(kept) != len(tasks):
+                raise UserError(f"tasks {found}; the config declares {declared}: train again")
             if set(kept) != set(payload["snapshots"]):
                 raise UserError(f"weights of the moments {list(payload['snapshots'])}; the tasks kept {kept}")
             encoder = StateEncoder.from_dict(payload["encoder"], spec.state)

@@ -53,7 +53,9 @@ class BoostedScorer:
         boosters = [lightgbm.Booster(model_str=text) for text in texts]
         for booster in boosters:
             if booster.num_feature() != features:
-                raise UserError(f"trees of {booster.num_feature()} columns; the config declares {features}: train again")
+                raise UserError(
+                    f"trees of {booster.num_feature()} columns; the config declares {features}: train again"
+                )
         return cls(boosters, config, scale)
 
 

@@ -12,11 +12,18 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import BOOSTED, find_learner
+from awrq_mixer.learners import BOOSTED, LEARNERS, find_learner
 from awrq_mixer.learners.base import Learner
 from awrq_mixer.networks.space import Space
 from awrq_mixer.serving.boosted_scorer import BoostedScorer
-from marca_common.checkpoint import content_of, load_checkpoint, load_weights, require_keys, save_checkpoint
+from marca_common.checkpoint import (
+    content_of,
+    load_checkpoint,
+    load_weights,
+    require_fit,
+    require_keys,
+    save_checkpoint,
+)
 from marca_common.compute import resolve_device
 from marca_common.config import to_dict
 from marca_common.encoding import StateEncoder
@@ -92,7 +99,10 @@ class Predictor:
             if config.learner == BOOSTED:
                 features = len(config.spec.state) + len(space.sizes)
                 return cls(BoostedScorer.from_payload(payload, config, features), config, encoder)
-            learner = find_learner(config.learner)(space, config)
+            kind = find_learner(config.learner)
+            if config.learner in LEARNERS:  # somebody else's may need real tensors
+                require_fit(lambda: kind(space, config), payload["weights"], any_size=kind.any_size)
+            learner = kind(space, config)
             load_weights(learner, payload["weights"], any_size=learner.any_size)
             return cls(learner.to(place).eval(), config, encoder, place)
 

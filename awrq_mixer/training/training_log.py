@@ -66,7 +66,9 @@ def odd_data(log: Log) -> list[str]:
     """What a reader of the results must know of training rows that teach little, a sentence each."""
     notes, reward = log.encoder.constant_columns(), log.train[log.spec.reward].to_numpy()
     if is_flat(reward):
-        notes.append(f"column {log.spec.reward!r} is {reward[0]:g} in all training rows: no action is better than another")
+        notes.append(
+            f"column {log.spec.reward!r} is {reward[0]:g} in all training rows: no action is better than another"
+        )
     return notes
 
 

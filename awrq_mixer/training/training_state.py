@@ -89,6 +89,8 @@ class TrainingState:
         saved = load_checkpoint(path, _KIND, list(config.spec.state))
         with content_of(path):
             require_keys(saved, {*_PLAIN, "weights", "optimiser", "schedule", "noise", "best_weights", "norms"})
+            if type(saved["step"]) is not int:
+                raise UserError(f"step is {saved['step']!r}; expected a whole number")
         return saved if saved["fingerprint"] == fingerprint else None
 
     @property

@@ -5,6 +5,7 @@ All actions share v and all states share u, so that sparse rewards of many state
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from marca_common.checkpoint import load_weights, require_keys
+from marca_common.checkpoint import load_weights, require_fit, require_keys
 from marca_common.config import Config
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
@@ -115,8 +116,12 @@ class NetModel:
         known = {NetConfig.RENAMED.get(key, key): value for key, value in payload["config"].items()}
         config, encoder = NetConfig.model_validate(known), StateEncoder.from_dict(payload["encoder"], spec.state)
         if tuple(payload["shape"]) != spec.shape or not payload["scale"] > 0:
-            raise UserError(f"shape {payload['shape']}, scale {payload['scale']}; expected {list(spec.shape)} and money")
-        net = LowRankNet(encoder.sizes, len(encoder.means), spec.shape, config)
+            raise UserError(
+                f"shape {payload['shape']}, scale {payload['scale']}; expected {list(spec.shape)} and money"
+            )
+        build = partial(LowRankNet, encoder.sizes, len(encoder.means), spec.shape, config)
+        require_fit(build, payload["net"])
+        net = build()
         load_weights(net, payload["net"])
         return cls(net.eval(), encoder, payload["scale"], config)
 
@@ -140,7 +145,9 @@ def fit_net(frame: pd.DataFrame, spec: RequestSpec, config: NetConfig, seed: int
             log_mean = net(codes[rows].masked_fill(hidden, 0), numbers[rows], joint[rows])
             loss = tweedie_deviance(log_mean, reward[rows] / scale, config.tweedie_power).mean() / 2
             if not torch.isfinite(loss):
-                raise UserError(f"{name}: the loss is {float(loss):g} at step {schedule.last_epoch + 1}; try a smaller nets.lr")
+                raise UserError(
+                    f"{name}: the loss is {float(loss):g} at step {schedule.last_epoch + 1}; try a smaller nets.lr"
+                )
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)

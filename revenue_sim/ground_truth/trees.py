@@ -83,8 +83,9 @@ class StateMeans:
         require_keys(values, {"columns", "tables", "numeric", "prior"}, what="means")
         columns, tables = [tuple(group) for group in values["columns"]], values["tables"]
         categories = {name for name, kind in spec.state.items() if kind == "category"}
-        known = all(name in categories for group in columns for name in group)
-        if not known or len(tables) != len(columns) or not all(isinstance(table, dict) for table in tables):
+        known = all(group and set(group) <= categories for group in columns)
+        numbers = all(isinstance(mean, float) for table in tables for mean in table.values())
+        if not known or not numbers or len(tables) != len(columns) or not isinstance(values["prior"], float):
             raise UserError(f"means of the columns {columns}; the config declares {sorted(categories)}: train again")
         if values["numeric"] != [name for name, kind in spec.state.items() if kind == "numeric"]:
             raise UserError(f"numeric columns {values['numeric']}; the config declares others: train again")
@@ -148,7 +149,7 @@ class TreeModel:
         if tuple(payload["shape"]) != spec.shape:
             raise UserError(f"shape {payload['shape']}; expected {list(spec.shape)}: train again")
         means, arrays = StateMeans.from_dict(payload["means"], spec), [payload[name].numpy() for name in _ARRAYS]
-        _check_nodes(*arrays, features=len(means.columns) + len(means.numeric) + len(spec.shape))
+        _check_nodes(len(means.columns) + len(means.numeric) + len(spec.shape), *arrays)
         return cls(means, spec.shape, *arrays)
 
 
@@ -156,7 +157,7 @@ _ARRAYS = ("roots", "feature", "threshold", "left", "right")
 
 
 def _check_nodes(
-    roots: np.ndarray, feature: np.ndarray, threshold: np.ndarray, left: np.ndarray, right: np.ndarray, features: int
+    features: int, roots: np.ndarray, feature: np.ndarray, threshold: np.ndarray, left: np.ndarray, right: np.ndarray
 ) -> None:
     """A UserError unless every node is a leaf or leads to two later ones: the compiled loops follow them unchecked."""
     nodes, inner = np.arange(len(feature)), feature >= 0

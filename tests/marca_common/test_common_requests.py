@@ -141,7 +141,7 @@ def test_scores_that_are_not_finite_are_not_written(tmp_path: Path, value: float
     broken = matrix()
     broken.scores["q"] = broken.scores["q"].astype(np.float64)
     broken.scores["q"][1, 3] = value
-    with pytest.raises(UserError, match="row 2, column 'q', joint action 3: got (nan|inf)"):
+    with pytest.raises(UserError, match=r"row 2, column 'q', joint action 3: got (nan|inf)"):
         write_scores(broken, tmp_path / "scores.parquet")
     assert not list(tmp_path.iterdir())
 

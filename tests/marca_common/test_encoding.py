@@ -73,7 +73,7 @@ def test_an_encoder_from_before_ranges_were_kept_clips_nothing() -> None:
 def test_a_value_that_is_no_finite_number_is_refused_when_served(value: Any) -> None:
     encoder = StateEncoder.fit(_frame([1, 2, 3]), STATE)
     frame = pd.DataFrame({"price": pd.Series([1.0, value], dtype=object), "place": "a"})
-    with pytest.raises(UserError, match="^row 2, state column 'price': got .* expected a finite number"):
+    with pytest.raises(UserError, match=r"^row 2, state column 'price': got .* expected a finite number"):
         encoder.transform(frame)
 
 
@@ -94,6 +94,8 @@ _BROKEN: list[tuple[str, Any, str]] = [
     ("scales", {}, "expected the same columns"),
     ("means", {"price": float("inf")}, "mean inf"),
     ("ranges", {"price": [3.0, 1.0]}, r"range \[3, 1\]"),
+    ("ranges", {"price": [0.0, 1.0]}, "expected the mean inside"),
+    ("ranges", {}, "expected those of"),
     ("vocabularies", {"place": ["a", "a"]}, "stands twice"),
     ("vocabularies", {"place": [1, 2]}, "list of categories"),
     ("vocabularies", {"elsewhere": ["a"]}, "the config declares"),

@@ -28,7 +28,8 @@ def test_ordinary_numbers_are_usable_on_any_scale(scale: float, seed: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("odd", "expected"), [(1e300, "below 3e"), (np.inf, "below 3e"), (1e20, "a million times"), (1e8, "a million times")]
+    ("odd", "expected"),
+    [(1e300, "below 3e"), (np.inf, "below 3e"), (1e20, "a million times"), (1e8, "a million times")],
 )
 def test_a_number_that_drowns_all_others_is_refused(odd: float, expected: str) -> None:
     values = np.append(np.linspace(1, 5, 200), odd)
@@ -50,5 +51,5 @@ def test_numbers_too_small_for_single_precision_are_refused() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -0.0])
 def test_amounts_that_are_all_zero_teach_nothing(value: float) -> None:
-    with pytest.raises(UserError, match="^x: is 0 in all 4 rows"):
+    with pytest.raises(UserError, match=r"^x: is 0 in all 4 rows"):
         require_earned(np.full(4, value), "x")
