@@ -297,6 +297,9 @@ def _require_whole(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
     numbers: list[tuple[str, Any]] = [("base", one.base), ("idle_percent", one.idle_percent)]
     numbers += [(f"switches.{name}.{key}", cost) for name, by in one.switches.items() for key, cost in by.items()]
     numbers += [(f"channels.{name}.{key}", cost) for name, by in one.channels.items() for key, cost in by.items()]
+    for name, number in numbers:
+        if not isinstance(number, int | float):
+            raise UserError(f"{place}.{name}: got {number!r}; expected a number")
     numbers += [(name, part) for name, curve in curves for part in (curve.x, curve.cost, curve.low, curve.high)]
     for name, curve in curves:
         with np.errstate(over="ignore"):  # lengths so close that the slope between them is not finite
@@ -314,7 +317,7 @@ def _require_whole(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
 
 def _require_parts(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
     for name, (x, y) in (("load", one.load), ("degradation", one.degradation)):
-        if len(x) != len(y) or not len(x) or (np.diff(x) <= 0).any():
+        if np.ndim(x) != 1 or np.shape(x) != np.shape(y) or not len(x) or (np.diff(x) <= 0).any():
             raise UserError(f"{place}.{name}: expected rising levels and as many values, got {x} and {y}")
     for name, element in actions.elements.items():
         settings = [ALL] if element.switch is None else actions.switches[element.switch].values

@@ -53,6 +53,7 @@ class TrafficForecast:
         return (
             isinstance(self.step_seconds, int)
             and self.step_seconds > 0
+            and isinstance(self.rmse, dict)
             and self.season.ndim == 1
             and len(self.season) > 0
             and self.weights.shape == (len(self.chosen), _LAGS + 2 + _EARLY)

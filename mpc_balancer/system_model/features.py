@@ -41,8 +41,8 @@ class Features:
             np.where(means > 0, means, 1.0),
             data.extras.mean(axis=0),
             np.where(scale > ROUNDING * np.abs(data.extras).max(axis=0, initial=0.0), scale, 1.0),
-            days >= 2,
-            days >= 14,
+            bool(days >= 2),
+            bool(days >= 14),
             np.full(1, -np.inf),
             np.full(1, np.inf),
         )
@@ -114,6 +114,8 @@ class Features:
             and self.extras_mean.ndim == 1
             and self.extras_scale.shape == self.extras_mean.shape
             and self.low.shape == self.high.shape == (self.size,)
+            and isinstance(self.use_day, bool)
+            and isinstance(self.use_week, bool)
             and bool((self.traffic_mean > 0).all() and (self.extras_scale > 0).all() and (self.low <= self.high).all())
         )
 

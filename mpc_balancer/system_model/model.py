@@ -260,7 +260,7 @@ class SystemModel:
             "residuals": self.residuals.shape == (*self.quantiles.shape, size)
             and bool((np.diff(self.quantiles) > 0).all()),
             "tuned.extras": len(self.tuned.extras) in (0, len(self.features.extras_mean)),
-            "tuned.observer": observer is None or (observer.errors.ndim == 2 and observer.errors.shape[1] == size),
+            "tuned.observer": observer is None or observer.whole(size),
             "tuned.forecasts": all(one.whole() for one in self.tuned.forecasts.values()),
             "tuned.pi_gains": all(min(vars(one).values()) >= 0 for one in self.tuned.pi_gains.values()),
         }

@@ -138,7 +138,8 @@ def fit_net(frame: pd.DataFrame, spec: RequestSpec, config: NetConfig, seed: int
         net = LowRankNet(encoder.sizes, len(encoder.means), spec.shape, config)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     steps = config.epochs * -(-len(frame) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=steps + 1, pct_start=0.1)
+    total = steps + 1 if steps != 9 else 11  # of 10 steps a tenth is one, over whose length less one torch divides
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=0.1)
     for _ in range(config.epochs):
         for rows in torch.split(torch.from_numpy(order.permutation(len(frame))), config.batch_size):
             hidden = torch.rand((len(rows), codes.shape[1]), generator=generator) < config.unseen
