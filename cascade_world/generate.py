@@ -39,7 +39,7 @@ def generate(config: WorldConfig, out: str | Path) -> Generated:
     Files that a run of the same config has finished already are kept, so an interrupted run goes on.
     """
     started = time.perf_counter()
-    with RunFolder(out, config, resumes_from="truth") as folder:
+    with RunFolder(out, config, resumes_from="truth/tables.npz") as folder:
         out = folder.path
         world = World(config)
         world.require_budget()

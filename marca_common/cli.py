@@ -108,7 +108,7 @@ def _call(function: Callable[..., Any], config_class: type[Config], arguments: a
     except OSError as error:  # a full disk, a file that may not be written, an output that takes no more
         if error.filename is None:
             _close_output()
-        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {error.filename or 'standard output'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"error: not enough memory: {error or 'an allocation failed'}", file=sys.stderr)

@@ -15,6 +15,8 @@ import numpy as np
 
 from marca_common.errors import UserError
 
+_PARTIAL = ".partial."  # begins the name of a file that is still being written; one that was killed leaves it behind
+
 
 def shipped(path: str | Path) -> Path:
     """The path where it exists, or the file of that name which comes with the software; unchanged where neither does.
@@ -33,7 +35,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{_PARTIAL}{path.stem}.", suffix=path.suffix)
     except OSError as error:
         raise UserError(f"{path}: cannot write here: {error.strerror}") from None
     os.close(handle)
@@ -46,6 +48,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot write: {error.strerror}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what writes that were killed left behind anywhere in a folder."""
+    for path in folder.rglob(f"{_PARTIAL}*"):
+        path.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver
@@ -31,4 +33,13 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 
 def _start(take_line: Callable[..., None], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     take_line(*arguments)
+
+
+def _leave_with_parent() -> None:
+    """A worker whose program was killed would work on, and keep the folders that the next start needs, for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -17,7 +17,7 @@ import yaml
 
 from marca_common.config import Config, content_hash, dump_yaml, to_dict
 from marca_common.errors import UserError
-from marca_common.files import write_json, write_text
+from marca_common.files import remove_partial_files, write_json, write_text
 
 log = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "numpy", "pandas", "scipy", "numba", "lightgbm", "pyarrow")
@@ -82,11 +82,15 @@ class RunFolder:
         self.resuming = self._can_go_on(self.path)
         if not self.resuming:
             shutil.rmtree(self.path, ignore_errors=True)
+        remove_partial_files(self.path)
         write_text(self.path / "config.yaml", dump_yaml(self.config))
         write_json(self.path / "versions.json", versions())
 
     def _can_go_on(self, folder: Path) -> bool:
-        return self.resumes_from is not None and (folder / self.resumes_from).exists()
+        if self.resumes_from is None:
+            return False
+        place = folder / self.resumes_from
+        return place.is_file() or (place.is_dir() and any(place.iterdir()))
 
     def _move_up(self) -> None:
         """Put the run's files in the place of earlier ones, the summary last; unfinished runs of other configs go."""

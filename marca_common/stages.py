@@ -14,7 +14,7 @@ from typing import Any
 
 from marca_common.config import content_hash
 from marca_common.errors import UserError
-from marca_common.files import read_json, write_json
+from marca_common.files import read_json, remove_partial_files, write_json
 from marca_common.processes import process_pool, start_server
 
 log = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ def _work(stage: Stage, folder: Path, key: str) -> float:
             _put_back(earlier, folder)
         if folder.exists():
             folder.rename(earlier)
+    remove_partial_files(folder)
     write_json(folder / ".stage.json", {"key": key, "done": False})
     started = time.perf_counter()
     try:

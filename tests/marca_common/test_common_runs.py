@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from pydantic import Field
@@ -245,3 +246,33 @@ def test_a_run_folder_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"balancer: left by another version of this program; choose another --out"):
         Stages(tmp_path).run(stage)
     assert not (tmp_path / "balancer/awrq_mixer").exists()
+
+
+_ORPHANS = """
+import os, signal, sys, time
+from marca_common.processes import process_pool
+def work(folder):
+    open(f"{folder}/{os.getpid()}", "w").close()
+    time.sleep(60)
+if __name__ == "__main__":
+    with process_pool(2) as pool:
+        jobs = [pool.submit(work, sys.argv[1]) for _ in range(2)]
+        while len(os.listdir(sys.argv[1])) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_of_a_killed_program_leave_with_it(tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "killed.py").write_text(_ORPHANS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    words = [sys.executable, str(tmp_path / "killed.py"), str(tmp_path / "pids")]
+    killed = subprocess.run(words, env=environment, check=False)
+    assert killed.returncode == -9
+    workers = [int(path.name) for path in (tmp_path / "pids").iterdir()]
+    assert len(workers) == 2
+    left = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in workers):
+        assert time.monotonic() < left, "orphans"
+        time.sleep(0.05)

@@ -100,11 +100,13 @@ def test_a_run_resumes_only_its_own_config(tmp_path: Path) -> None:
 def test_an_interrupted_run_goes_on_and_a_finished_one_is_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         one_run(tmp_path, 1, Killed(), "state.pt")
+    (next(tmp_path.glob("unfinished-*")) / "tables" / ".partial.b.xyz.csv").touch()  # what SIGKILL leaves of a write
     with RunFolder(tmp_path, Settings(seed=1), "state.pt") as run:
         assert run.resuming
         assert (run.path / "state.pt").read_text() == "1\n"
         run.write_summary({})
     assert not list(tmp_path.glob("unfinished-*"))
+    assert not list(tmp_path.rglob(".partial*"))
     with RunFolder(tmp_path, Settings(seed=1), "state.pt") as run:
         assert run.resuming
         assert run.path == tmp_path
