@@ -55,7 +55,7 @@ def reference_scores(truth: np.ndarray, weight: np.ndarray) -> dict[str, np.ndar
     """Two references for r_s over all pairs, (S, A) each: ``state_value``, the true state mean without actions, and
     ``state_times_profile``, that mean times one global profile of actions."""
     mean = truth.mean(1, keepdims=True)
-    profile = np.average(truth / np.maximum(mean, 1e-300), axis=0, weights=weight)
+    profile = np.average(truth / np.where(mean > 0, mean, 1), axis=0, weights=weight)
     return {"state_value": np.repeat(mean, truth.shape[1], 1), "state_times_profile": mean * profile}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +138,15 @@ def test_a_checkpoint_from_before_ranges_were_kept_still_loads(runs: dict[str, P
     states = pd.DataFrame({"place": ["0", "1"], "segment": ["1", "2"], "price": [2.0, 3.0]})
     assert np.array_equal(old.values(states), new.values(states))
     assert to_dict(old.config) == to_dict(new.config)
+
+
+def test_the_program_says_one_line_and_leaves_with_2(runs: dict[str, Path], tmp_path: Path) -> None:
+    content = torch.load(runs["awrq_mixer"] / "best.pt", weights_only=True)
+    content["payload"]["encoder"]["scales"]["price"] = float("nan")
+    save_as_is(content, tmp_path / "nan.pt")
+    command = [sys.executable, "-m", "awrq_mixer.predict", "--set", f"checkpoint={tmp_path / 'nan.pt'}"]
+    ended = subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    expected = f"error: {tmp_path / 'nan.pt'}: encoder.scales.price is nan, expected a finite number; train again\n"
+    assert ended.stderr == expected
+    assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ import numpy as np
 
 from marca_measures.calibration import bucket_spearman
 from marca_measures.frontier import capture_curve
-from marca_measures.rank_correlation import pearson
+from marca_measures.rank_correlation import pearson, reference_scores
 
 
 def test_buckets_of_equal_single_precision_predictions_have_no_order() -> None:
@@ -30,3 +30,9 @@ def test_capture_of_nothing_is_0_and_divides_by_nothing() -> None:
     cost = np.array([[1.0, 2.0, 3.0]] * 2)
     equal = capture_curve(cost, cost, np.full((2, 3), 0.1), weight, [0.1, 0.5])
     assert all(row["capture"] == 0.0 and abs(row["regret"]) < 1e-12 for row in equal)
+
+
+def test_a_state_worth_nothing_does_not_spoil_the_profile_of_the_others() -> None:
+    truth = np.array([[1.0, 3.0], [0.0, 0.0]], np.float32)
+    made = reference_scores(truth, np.array([1.0, 1.0]))["state_times_profile"]
+    assert made.tolist() == [[0.5, 1.5], [0.0, 0.0]]  # profile: the mean of (0.5, 1.5) and (0, 0); state means 2 and 0
