@@ -191,7 +191,10 @@ class CostMaps:
         return np.array([np.interp(level, *self.maps[idc][name].degradation) for name in self.services])
 
     def save(self, path: str | Path) -> None:
-        """Write the documented JSON file."""
+        """Write the documented JSON file; a cost that is not finite is a UserError, and nothing is written."""
+        for idc, by in self.maps.items():
+            for name, one in by.items():
+                _require_whole(one, self.actions, f"{path}: not written: {idc}.{name}")
         channels = (
             sorted({c for value in self.actions.channels.values for c in channel_names(value)})
             if self.actions.channels
@@ -223,13 +226,20 @@ class CostMaps:
         try:
             actions = ActionsConfig.model_validate(content["actions"])
             services, idcs = tuple(content["services"]), tuple(content["idcs"])
+            if not services or not idcs or not all(isinstance(name, str) for name in (*services, *idcs)):
+                raise UserError(
+                    f"{path}: services {services}, data centres {idcs}; expected names of at least one each"
+                )
             maps = {
                 idc: {name: _map_from_dict(content["maps"][idc][name], f"{path}: {idc}.{name}") for name in services}
                 for idc in idcs
             }
+            for idc, by in maps.items():
+                for name, one in by.items():
+                    _require_whole(one, actions, f"{path}: {idc}.{name}")
         except KeyError as error:
             raise UserError(f"{path}: the part {error} is missing") from None
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a valid cost map: {str(error).splitlines()[0]}") from None
         return cls(services, idcs, actions, maps)
 
@@ -284,14 +294,53 @@ def _map_from_dict(values: Mapping[str, Any], place: str) -> ServiceMap:
     )
 
 
+def _require_whole(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
+    """A UserError where a number is not finite, or where an element, a switch or a channel of ``actions`` has no cost."""
+    curves = [(f"queues.{e}.{key}", curve) for e, by in one.queues.items() for key, curve in by.items()]
+    numbers: list[tuple[str, Any]] = [("base", one.base), ("idle_percent", one.idle_percent)]
+    numbers += [(f"switches.{name}.{key}", cost) for name, by in one.switches.items() for key, cost in by.items()]
+    numbers += [(f"channels.{name}.{key}", cost) for name, by in one.channels.items() for key, cost in by.items()]
+    for name, number in numbers:
+        if not isinstance(number, int | float):
+            raise UserError(f"{place}.{name}: got {number!r}; expected a number")
+    numbers += [(name, part) for name, curve in curves for part in (curve.x, curve.cost, curve.low, curve.high)]
+    for name, curve in curves:
+        with np.errstate(over="ignore"):  # lengths so close that the slope between them is not finite
+            numbers.append((f"{name}: the slope", np.diff(curve.cost) / np.diff(curve.x)))
+    numbers += [
+        (name, part) for name, table in (("load", one.load), ("degradation", one.degradation)) for part in table
+    ]
+    for name, values in numbers:
+        array = np.asarray(values, np.float64)
+        if not np.isfinite(array).all():
+            bad = array.reshape(-1)[np.argmin(np.isfinite(array.reshape(-1)))]
+            raise UserError(f"{place}.{name}: got {bad:g}; expected finite numbers")
+    _require_parts(one, actions, place)
+
+
+def _require_parts(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
+    for name, (x, y) in (("load", one.load), ("degradation", one.degradation)):
+        if np.ndim(x) != 1 or np.shape(x) != np.shape(y) or not len(x) or (np.diff(x) <= 0).any():
+            raise UserError(f"{place}.{name}: expected rising levels and as many values, got {x} and {y}")
+    for name, element in actions.elements.items():
+        settings = [ALL] if element.switch is None else actions.switches[element.switch].values
+        missing = [key for key in settings if key not in one.queues.get(name, {})]
+        if missing:
+            raise UserError(
+                f"{place}.queues.{name}: no curve of {missing[0]!r}; found {list(one.queues.get(name, {}))}"
+            )
+
+
 def _curve_from_dict(values: Mapping[str, Any], place: str) -> Curve:
     x, cost = np.array(values["x"], np.float64), np.array(values["cost"], np.float64)
-    if len(x) == 0 or x.shape != cost.shape or (np.diff(x) <= 0).any() or (np.diff(cost) < 0).any():
+    if x.ndim != 1 or len(x) == 0 or x.shape != cost.shape or (np.diff(x) <= 0).any() or (np.diff(cost) < 0).any():
         raise UserError(
             f"{place}: expected rising x and as many costs that never fall, got {_short(x)} and {_short(cost)}"
         )
     low = np.array(values.get("low", cost), np.float64)
     high = np.array(values.get("high", cost), np.float64)
+    if low.shape != x.shape or high.shape != x.shape:
+        raise UserError(f"{place}: expected {len(x)} low and high costs, got {low.shape} and {high.shape}")
     return Curve(x, cost, low, high)
 
 
