@@ -1,0 +1,237 @@
+"""Do the tests notice a fault? ``python -m benchmarks.mutation [--quick] [--only PATH] [--sample 150]`` (needs ``.[mutation]``).
+
+mutmut's operators change one place of a file: a number, a sign, a comparison, an argument, a string. The file's fast tests run
+on each such mutant, in a process forked from one that has imported the libraries, without numba's compiler. A mutant that fails
+a test, or runs ten times as long, is killed. Large files are sampled with a fixed seed. Figures, annotations and decorators are
+left alone. The faults of ``hand_made_breaks.toml`` are tried, too. Writes ``mutation.csv`` and ``mutation_survivors.csv``, which
+says of some survivors why nobody could notice them (``equivalent_mutants.toml``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import gc
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"NUMBA_DISABLE_JIT": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}  # before anything is imported
+
+import libcst as cst
+import pandas as pd
+import pytest
+from hypothesis import Phase, settings
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation.mutators import mutation_operators
+
+from benchmarks._results import add_keep
+from marca_common.progress import progress
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
+
+HERE = Path(__file__).parent
+BREAKS = "hand-made breaks"
+PRELOADED = ("torch", "lightgbm", "numba", "pyarrow.parquet", "scipy.optimize", "scipy.stats", "matplotlib.pyplot")
+AWRQ = [f"tests/awrq_mixer/test_awrq_{topic}.py" for topic in ("breaks", "equations", "networks")]
+MEASURES = ["tests/marca_measures"]
+TESTS = {  # what is mutated, and the fast tests that are asked
+    BREAKS: [*AWRQ, "tests/awrq_mixer/test_awrq_plus.py", *MEASURES],
+    "awrq_mixer/equations.py": AWRQ,
+    "awrq_mixer/networks/mixers.py": AWRQ,
+    "awrq_mixer/networks/mixing_kernels.py": AWRQ,
+    "marca_measures/calibration.py": MEASURES,
+    "marca_measures/clairvoyant.py": MEASURES,
+    "marca_measures/deviance.py": AWRQ,
+    "marca_measures/frontier.py": MEASURES,
+    "marca_measures/hull.py": [*MEASURES, "tests/awrq_mixer/test_awrq_policy.py"],
+    "marca_measures/rank_correlation.py": MEASURES,
+    "marca_measures/static_mixture.py": MEASURES,
+    "mpc_balancer/planning/objective.py": ["tests/mpc_balancer/test_mpc_objective.py"],
+    "mpc_balancer/testbed/run_metrics.py": ["tests/mpc_balancer/test_mpc_run_metrics.py"],
+    "revenue_sim/judging/return_pct.py": ["tests/revenue_sim/test_return_pct.py"],
+}
+PLUGINS = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception", "threadexception")]
+SKIPPED = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom)
+
+
+@dataclass
+class Mutant:
+    """A file with one change."""
+
+    file: str
+    line: int
+    change: str
+    source: str
+
+
+class _Places(cst.CSTVisitor):
+    """Nodes that may change, with their replacements."""
+
+    METADATA_DEPENDENCIES = (PositionProvider,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, Any, Any]] = []
+
+    def on_visit(self, node: cst.CSTNode) -> bool:
+        name = getattr(getattr(node, "name", None), "value", "")
+        if isinstance(node, SKIPPED) or (isinstance(node, cst.FunctionDef) and str(name).endswith("_figure")):
+            return False
+        for kind, operator in mutation_operators:
+            if isinstance(node, kind):
+                place = self.get_metadata(PositionProvider, node, None)
+                self.found += [(place.start.line if place else 0, node, new) for new in operator(node)]
+        return True
+
+
+def mutants_of(file: str) -> list[Mutant]:
+    """Every mutant of a file that compiles, in order of its lines."""
+    source = Path(file).read_text()
+    wrapper, places = MetadataWrapper(cst.parse_module(source)), _Places()
+    wrapper.visit(places)
+    made = {}
+    for _, old, new in places.found:
+        text = wrapper.module.deep_replace(old, new).code  # type: ignore[union-attr]
+        made[text] = _change(source, text)
+    return [Mutant(file, line, change, text) for text, (line, change) in sorted(made.items(), key=lambda one: one[1])]
+
+
+def _change(before: str, after: str) -> tuple[int, str]:
+    """First changed line, and its texts before and after."""
+    old, new = before.splitlines(), after.splitlines()
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag != "equal":
+            return i + 1, f"{' '.join(''.join(old[i:j]).split())}  =>  {' '.join(''.join(new[k:m]).split())}"
+    return 0, ""
+
+
+def breaks() -> list[Mutant]:
+    """The faults made by hand."""
+    made = []
+    for one in tomllib.loads((HERE / "hand_made_breaks.toml").read_text())["break"]:
+        source = Path(one["file"]).read_text()
+        assert source.count(one["old"]) == 1, f"hand_made_breaks.toml: {one['what']}: text not found once"
+        line = source[: source.index(one["old"])].count("\n") + 1
+        made.append(Mutant(one["file"], line, one["what"], source.replace(one["old"], one["new"])))
+    return made
+
+
+def outcome(mutant: Mutant, tests: list[str], limit: float) -> str:
+    """``killed``, ``timeout`` or ``survived``: pytest on a mutant in a process of its own, for at most ``limit`` s."""
+    child = os.fork()
+    if child == 0:
+        signal.setitimer(signal.ITIMER_REAL, limit)  # the alarm ends the process
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        sys.meta_path.insert(0, _Finder(mutant))
+        os._exit(int(pytest.main(["-x", "-q", "-m", "not slow", *PLUGINS, *tests])))
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return "timeout" if os.WTERMSIG(status) == signal.SIGALRM else "killed"
+    return "killed" if os.WEXITSTATUS(status) else "survived"
+
+
+class _Finder:
+    """Gives out the mutant's source in place of its file."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.name, self.mutant = mutant.file.removesuffix(".py").replace("/", "."), mutant
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """A spec for the mutated module only."""
+        return (
+            importlib.util.spec_from_file_location(name, self.mutant.file, loader=self) if name == self.name else None
+        )
+
+    def create_module(self, spec: Any) -> None:
+        """The usual one."""
+
+    def exec_module(self, module: Any) -> None:
+        """Run the changed source."""
+        exec(compile(self.mutant.source, self.mutant.file, "exec"), module.__dict__)
+
+
+def tried(mutants: list[Mutant], tests: list[str]) -> Iterator[dict[str, Any]]:
+    """One row a mutant, its ``outcome`` included; AssertionError where the tests fail without any change."""
+    started = time.perf_counter()
+    unchanged = Mutant(mutants[0].file, 0, "", Path(mutants[0].file).read_text())
+    assert outcome(unchanged, tests, 300.0) == "survived", f"{tests}: fail on unchanged code"
+    limit = 10 * (time.perf_counter() - started)
+    for one in progress(mutants, what=mutants[0].file.split("/")[-1], total=len(mutants), unit="mutant"):
+        yield {"file": one.file, "line": one.line, "change": one.change, "outcome": outcome(one, tests, limit)}
+
+
+def sampled(file: str, most: int) -> tuple[list[Mutant], int]:
+    """At most ``most`` mutants of a file, drawn with a seed of its name, and how many there are."""
+    every = breaks() if file == BREAKS else mutants_of(file)
+    drawn = numpy_generator(0, "mutants", file).choice(len(every), min(most, len(every)), replace=False)
+    return [every[i] for i in sorted(drawn)], len(every)
+
+
+def score(file: str, found: pd.DataFrame, possible: int, cpu_s: float) -> dict[str, Any]:
+    """A file's row of ``mutation.csv``; ``score_pct`` counts equivalent mutants as survivors, the next column leaves them out."""
+    mutants, survived, equivalent = (
+        len(found),
+        int((found["outcome"] == "survived").sum()),
+        int((found["why"] != "").sum()),
+    )
+    return {
+        "file": file,
+        "possible": possible,
+        "mutants": mutants,
+        "killed": mutants - survived,
+        "timeouts": int((found["outcome"] == "timeout").sum()),
+        "survived": survived,
+        "equivalent": equivalent,
+        "score_pct": round(100 * (mutants - survived) / mutants, 1),
+        "without_equivalent_pct": round(100 * (mutants - survived) / max(mutants - equivalent, 1), 1),
+        "cpu_s": round(cpu_s),
+    }
+
+
+def main() -> None:
+    """Make the mutants, ask the tests, write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a dozen mutants of one file")
+    parser.add_argument("--only", default="", help="only files whose path holds this text")
+    parser.add_argument("--sample", type=int, default=100, help="most mutants of one file")
+    add_keep(parser)
+    arguments = parser.parse_args()
+    settings.register_profile("mutation", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+    settings.load_profile("mutation")
+    for name in PRELOADED:
+        importlib.import_module(name)
+    gc.freeze()  # children collect their own garbage only
+    known = tomllib.loads((HERE / "equivalent_mutants.toml").read_text())
+    files = ["marca_measures/deviance.py"] if arguments.quick else [file for file in TESTS if arguments.only in file]
+    rows, tables = [], []
+    for file in files:
+        before = os.times()
+        mutants, possible = sampled(file, 12 if arguments.quick else arguments.sample)
+        found = pd.DataFrame(tried(mutants, TESTS[file]))
+        reasons = found["change"].map(known.get(file, {})).fillna("")
+        tables.append(found.assign(why=reasons.where(found["outcome"] == "survived", "")))
+        after = os.times()
+        spent = sum(after[:4]) - sum(before[:4])
+        rows.append(score(file, tables[-1], possible, spent))
+        print(rows[-1], flush=True)
+    every = pd.concat(tables)
+    rows.append(score("all", every, sum(row["possible"] for row in rows), sum(row["cpu_s"] for row in rows)))
+    print(rows[-1])
+    write_table(pd.DataFrame(rows), arguments.results / "mutation.csv")
+    survivors = every[every["outcome"] == "survived"].drop(columns="outcome")
+    write_table(survivors, arguments.results / "mutation_survivors.csv")
+
+
+if __name__ == "__main__":
+    main()
