@@ -21,17 +21,15 @@ import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.abc import Loader
 from pathlib import Path
 from typing import Any
 
 os.environ |= {"NUMBA_DISABLE_JIT": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}  # before anything is imported
 
-import libcst as cst
 import pandas as pd
 import pytest
 from hypothesis import Phase, settings
-from libcst.metadata import MetadataWrapper, PositionProvider
-from mutmut.mutation.mutators import mutation_operators
 
 from benchmarks._results import add_keep
 from marca_common.progress import progress
@@ -60,7 +58,6 @@ TESTS = {  # what is mutated, and the fast tests that are asked
     "revenue_sim/judging/return_pct.py": ["tests/revenue_sim/test_return_pct.py"],
 }
 PLUGINS = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception", "threadexception")]
-SKIPPED = (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom)
 
 
 @dataclass
@@ -73,35 +70,25 @@ class Mutant:
     source: str
 
 
-class _Places(cst.CSTVisitor):
-    """Nodes that may change, with their replacements."""
-
-    METADATA_DEPENDENCIES = (PositionProvider,)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[int, Any, Any]] = []
-
-    def on_visit(self, node: cst.CSTNode) -> bool:
-        name = getattr(getattr(node, "name", None), "value", "")
-        if isinstance(node, SKIPPED) or (isinstance(node, cst.FunctionDef) and str(name).endswith("_figure")):
-            return False
-        for kind, operator in mutation_operators:
-            if isinstance(node, kind):
-                place = self.get_metadata(PositionProvider, node, None)
-                self.found += [(place.start.line if place else 0, node, new) for new in operator(node)]
-        return True
-
-
 def mutants_of(file: str) -> list[Mutant]:
-    """Every mutant of a file that compiles, in order of its lines."""
+    """Every mutant of a file, in order of its lines."""
+    import libcst as cst
+    from mutmut.mutation.mutators import mutation_operators
+
+    def nodes(node: Any) -> Iterator[Any]:
+        figure = isinstance(node, cst.FunctionDef) and node.name.value.endswith("_figure")
+        if not (figure or isinstance(node, (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom))):
+            yield node
+            for child in node.children:
+                yield from nodes(child)
+
     source = Path(file).read_text()
-    wrapper, places = MetadataWrapper(cst.parse_module(source)), _Places()
-    wrapper.visit(places)
-    made = {}
-    for _, old, new in places.found:
-        text = wrapper.module.deep_replace(old, new).code  # type: ignore[union-attr]
-        made[text] = _change(source, text)
+    module, made = cst.parse_module(source), {}
+    for node in nodes(module):
+        for kind, operator in mutation_operators:
+            for changed in operator(node) if isinstance(node, kind) else ():
+                text = module.deep_replace(node, changed).code
+                made[text] = _change(source, text)
     return [Mutant(file, line, change, text) for text, (line, change) in sorted(made.items(), key=lambda one: one[1])]
 
 
@@ -125,8 +112,9 @@ def breaks() -> list[Mutant]:
     return made
 
 
-def outcome(mutant: Mutant, tests: list[str], limit: float) -> str:
-    """``killed``, ``timeout`` or ``survived``: pytest on a mutant in a process of its own, for at most ``limit`` s."""
+def outcome(mutant: Mutant, tests: list[str], limit: float) -> tuple[str, str]:
+    """``killed``, ``timeout`` or ``survived``, and the test that failed: pytest in a process of its own, for at most ``limit`` s."""
+    answer, told = os.pipe()
     child = os.fork()
     if child == 0:
         signal.setitimer(signal.ITIMER_REAL, limit)  # the alarm ends the process
@@ -134,14 +122,31 @@ def outcome(mutant: Mutant, tests: list[str], limit: float) -> str:
         os.dup2(null, 1)
         os.dup2(null, 2)
         sys.meta_path.insert(0, _Finder(mutant))
-        os._exit(int(pytest.main(["-x", "-q", "-m", "not slow", *PLUGINS, *tests])))
+        os._exit(int(pytest.main(["-x", "-q", "-m", "not slow", *PLUGINS, *tests], [_Failures(told)])))
     _, status = os.waitpid(child, 0)
+    os.close(told)
+    with os.fdopen(answer) as pipe:
+        noticed_by = pipe.read().split("\n")[0]
     if os.WIFSIGNALED(status):
-        return "timeout" if os.WTERMSIG(status) == signal.SIGALRM else "killed"
-    return "killed" if os.WEXITSTATUS(status) else "survived"
+        return "timeout" if os.WTERMSIG(status) == signal.SIGALRM else "killed", noticed_by
+    return "killed" if os.WEXITSTATUS(status) else "survived", noticed_by
 
 
-class _Finder:
+class _Failures:
+    """Tells the names of failed tests, and of files that could not be read, through a pipe."""
+
+    def __init__(self, told: int) -> None:
+        self.told = told
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """A test."""
+        if report.failed:
+            os.write(self.told, f"{report.nodeid}\n".encode())
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+class _Finder(Loader):
     """Gives out the mutant's source in place of its file."""
 
     def __init__(self, mutant: Mutant) -> None:
@@ -165,10 +170,11 @@ def tried(mutants: list[Mutant], tests: list[str]) -> Iterator[dict[str, Any]]:
     """One row a mutant, its ``outcome`` included; AssertionError where the tests fail without any change."""
     started = time.perf_counter()
     unchanged = Mutant(mutants[0].file, 0, "", Path(mutants[0].file).read_text())
-    assert outcome(unchanged, tests, 300.0) == "survived", f"{tests}: fail on unchanged code"
+    assert outcome(unchanged, tests, 300.0) == ("survived", ""), f"{tests}: fail on unchanged code"
     limit = 10 * (time.perf_counter() - started)
     for one in progress(mutants, what=mutants[0].file.split("/")[-1], total=len(mutants), unit="mutant"):
-        yield {"file": one.file, "line": one.line, "change": one.change, "outcome": outcome(one, tests, limit)}
+        result, noticed_by = outcome(one, tests, limit)
+        yield {"file": one.file, "line": one.line, "change": one.change, "outcome": result, "noticed_by": noticed_by}
 
 
 def sampled(file: str, most: int) -> tuple[list[Mutant], int]:
@@ -207,6 +213,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100, help="most mutants of one file")
     add_keep(parser)
     arguments = parser.parse_args()
+    if importlib.util.find_spec("mutmut") is None:
+        message = "mutmut is missing; expected: pip install -e '.[test,mutation]'"
+        return print(f"left out: {message}") if arguments.quick else parser.error(message)
     settings.register_profile("mutation", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
     settings.load_profile("mutation")
     for name in PRELOADED:
@@ -219,7 +228,7 @@ def main() -> None:
         before = os.times()
         mutants, possible = sampled(file, 12 if arguments.quick else arguments.sample)
         found = pd.DataFrame(tried(mutants, TESTS[file]))
-        reasons = found["change"].map(known.get(file, {})).fillna("")
+        reasons = found["change"].map(lambda change, file=file: known.get(file, {}).get(change, ""))
         tables.append(found.assign(why=reasons.where(found["outcome"] == "survived", "")))
         after = os.times()
         spent = sum(after[:4]) - sum(before[:4])
@@ -229,8 +238,11 @@ def main() -> None:
     rows.append(score("all", every, sum(row["possible"] for row in rows), sum(row["cpu_s"] for row in rows)))
     print(rows[-1])
     write_table(pd.DataFrame(rows), arguments.results / "mutation.csv")
-    survivors = every[every["outcome"] == "survived"].drop(columns="outcome")
-    write_table(survivors, arguments.results / "mutation_survivors.csv")
+    survivors = every[every["outcome"] == "survived"]
+    write_table(survivors[["file", "line", "change", "why"]], arguments.results / "mutation_survivors.csv")
+    if BREAKS in files:
+        table = tables[files.index(BREAKS)]
+        write_table(table[["change", "file", "outcome", "noticed_by"]], arguments.results / "hand_made_breaks.csv")
 
 
 if __name__ == "__main__":

@@ -55,3 +55,8 @@ def test_numbers_of_both_ends() -> None:
 def test_draws_whose_truth_earns_nothing_say_nothing() -> None:
     low, high = _interval([[1.0, 0.0]], [1.0, 0.0])  # every draw without the first state is 0/0
     assert (low, high) == pytest.approx((100.0, 100.0))
+
+
+def test_the_unit_of_money_does_not_matter() -> None:
+    large, small = (_interval([[0.0, 3.0 * unit, 1.0 * unit]], [2.0 * unit] * 3) for unit in (1.0, 1e-6))
+    assert large == pytest.approx(small)
