@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from marca_measures.rank_correlation import TruthRanks, pearson, spearman, spearman_within
+from marca_measures.rank_correlation import TruthRanks, pearson, reference_scores, spearman, spearman_within
 
 
 def test_correlation_of_each_state_by_hand() -> None:
@@ -38,3 +38,25 @@ def test_rank_correlations() -> None:
 def test_correlation_needs_three_models() -> None:
     assert np.isnan(pearson([1.0, 2.0], [1.0, 2.0]))
     assert pearson([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]) == pytest.approx(1)
+    assert pearson([1, 2, 3], [1, 0, 0]) == pytest.approx(-np.sqrt(3) / 2)  # whole numbers, a range of one
+    assert np.isnan(pearson([1.0, 2.0, 3.0], [2.0, 2.0, 2.0]))
+    assert np.isnan(pearson([2.0, 2.0, 2.0], [1.0, 2.0, 3.0]))
+    assert pearson([1e-6, 2e-6, 3e-6], [2e-6, 4e-6, 5e-6]) == pytest.approx(pearson([1.0, 2.0, 3.0], [2.0, 4.0, 5.0]))
+
+
+def test_one_truth_ranks_many_scores() -> None:
+    generator = np.random.default_rng(4)
+    truth, scores = generator.random((7, 5)), generator.integers(0, 4, (7, 5)).astype(float)
+    ranks = TruthRanks(truth, np.ones(7))
+    assert ranks.spearman(scores) == pytest.approx(spearmanr(scores.ravel(), truth.ravel()).statistic)
+    assert ranks.spearman(truth) == pytest.approx(1)
+    assert ranks.spearman(np.ones((7, 5))) == 0
+
+
+def test_references_by_hand() -> None:
+    truth = np.array([[1.0, 3.0], [4.0, 4.0], [0.0, 0.0]])
+    found = reference_scores(truth, np.array([1.0, 2.0, 1.0]))
+    # profiles of the states: (.5, 1.5), (1, 1), and (0, 0) where nothing is earned; weighted (.625, .875)
+    assert set(found) == {"state_value", "state_times_profile"}
+    assert found["state_value"].tolist() == [[2.0, 2.0], [4.0, 4.0], [0.0, 0.0]]
+    assert found["state_times_profile"].tolist() == [[1.25, 1.75], [2.5, 3.5], [0.0, 0.0]]
