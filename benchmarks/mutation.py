@@ -39,7 +39,7 @@ from marca_common.tables import write_table
 HERE = Path(__file__).parent
 BREAKS = "hand-made breaks"
 PRELOADED = ("torch", "lightgbm", "numba", "pyarrow.parquet", "scipy.optimize", "scipy.stats", "matplotlib.pyplot")
-AWRQ = [f"tests/awrq_mixer/test_awrq_{topic}.py" for topic in ("breaks", "equations", "networks")]
+AWRQ = [f"tests/awrq_mixer/test_awrq_{topic}.py" for topic in ("equations", "breaks", "mixers", "networks")]
 MEASURES = ["tests/marca_measures"]
 TESTS = {  # what is mutated, and the fast tests that are asked
     BREAKS: [*AWRQ, "tests/awrq_mixer/test_awrq_plus.py", *MEASURES],
