@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from marca_common.column_values import categories
 from marca_common.errors import UserError
 
 
@@ -29,7 +30,7 @@ class StateEncoder:
         vocabularies, means, scales = {}, {}, {}
         for name, kind in state.items():
             if kind == "category":
-                vocabularies[name] = sorted(map(str, frame[name].unique()))
+                vocabularies[name] = sorted(categories(frame, name).unique())
             else:
                 means[name] = float(frame[name].mean())
                 scales[name] = float(frame[name].std(ddof=0)) or 1.0
@@ -43,11 +44,10 @@ class StateEncoder:
     def transform(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Codes int64 (M, categorical columns) and standardised numbers float32 (M, numeric columns)."""
         codes = np.zeros((len(frame), len(self.vocabularies)), dtype=np.int64)
-        for j, (name, words) in enumerate(self.vocabularies.items()):
-            _require(frame, name)
-            column = frame[name].astype("category")
-            lookup = {word: i + 1 for i, word in enumerate(words)}
-            by_category = np.array([lookup.get(str(c), 0) for c in column.cat.categories] or [0], dtype=np.int64)
+        for j, (name, vocabulary) in enumerate(self.vocabularies.items()):
+            column = categories(frame, name)
+            lookup = {word: i + 1 for i, word in enumerate(vocabulary)}
+            by_category = np.array([lookup.get(word, 0) for word in column.cat.categories] or [0], dtype=np.int64)
             codes[:, j] = by_category[column.cat.codes.to_numpy()]
         numbers = np.zeros((len(frame), len(self.means)), dtype=np.float32)
         for j, name in enumerate(self.means):
