@@ -65,3 +65,19 @@ def test_it_is_the_optimum_of_the_linear_programme(services: int, unit: float) -
     found = clairvoyant(values, costs, budget, weights, tolerance=1e-7)
     assert found.value == pytest.approx(-exact.fun, rel=1e-5)
     assert found.lambda_ == pytest.approx(-exact.ineqlin.marginals, rel=0.05, abs=1e-3 * unit)
+
+
+@pytest.mark.parametrize(
+    "values, costs, budget, weights, complaint",
+    [
+        ((3,), (3, 4, 2), 2, 3, "values: got shape (3,); expected (any, any)"),
+        ((3, 4), (3, 4, 1), 2, 3, "costs: got shape (3, 4, 1); expected (3, 4, 2)"),
+        ((3, 4), (3, 4, 2), 2, 2, "weights: got shape (2,); expected (3)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(
+    values: tuple[int, ...], costs: tuple[int, ...], budget: int, weights: int, complaint: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        clairvoyant(np.ones(values), np.ones(costs), np.ones(budget), np.ones(weights))
+    assert str(refused.value) == complaint

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from marca_measures.hull import candidates, chain, pareto, price_polygons
+from marca_common.errors import UserError
+from marca_measures.hull import candidates, chain, pareto
 
 
 def _advantage(q: np.ndarray, c: np.ndarray, action: int) -> float:
@@ -68,7 +72,7 @@ def test_a_dominated_action_hides_behind_no_rounding_of_sums() -> None:
 
 def test_a_tie_at_every_price_where_it_is_best_is_kept() -> None:
     q, c = np.array([2.0, 2.0, 2.0]), np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]])
-    assert price_polygons(q, c, np.arange(3)).tolist() == [0, 1, 2]
+    assert sorted(candidates(q[None], c[None])[1].tolist()) == [0, 1, 2]
 
 
 def test_prices_as_high_as_the_closest_costs_ask_for_are_looked_at() -> None:
@@ -84,3 +88,22 @@ def test_more_vertices_than_expected_all_fit(services: int) -> None:
     counts, joint = candidates(np.tile(np.sqrt(cost), (4, 1)), np.tile(c, (4, 1, 1)))
     assert counts.tolist() == [200] * 4
     assert joint.tolist() == list(range(200)) * 4
+
+
+@pytest.mark.parametrize(
+    "function, q, c, complaint",
+    [
+        (chain, (2, 2), (4,), "q: got shape (2, 2); expected (any)"),
+        (chain, (4,), (3,), "c: got shape (3); expected (4)"),
+        (pareto, (2, 2), (2, 2), "q: got shape (2, 2); expected (any)"),
+        (pareto, (4,), (3, 2), "c: got shape (3, 2); expected (4, any)"),
+        (candidates, (4,), (4, 1), "q: got shape (4); expected (any, any)"),
+        (candidates, (2, 3), (2, 4, 1), "c: got shape (2, 4, 1); expected (2, 3, any)"),
+        (candidates, (2, 0), (2, 0, 1), "c: got shape (2, 0, 1); expected at least one joint action and one service"),
+        (candidates, (2, 3), (2, 3, 0), "c: got shape (2, 3, 0); expected at least one joint action and one service"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(function: Any, q: Any, c: Any, complaint: str) -> None:
+    with pytest.raises(UserError) as refused:
+        function(np.ones(q), np.ones(c))
+    assert str(refused.value) == re.sub(r"shape \((\d)\)", r"shape (\1,)", complaint)

@@ -159,3 +159,11 @@ def test_arrays_that_do_not_fit_together_are_named(shapes: Any) -> None:
         ValueError, match=re.escape(f"path {shapes[0]}, plan {shapes[1]}, target (1,) do not fit together")
     ):
         objective(ObjectiveConfig(), TARGET, start(), path, plan)
+
+
+@pytest.mark.parametrize("cpu, before, unit", [(2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2)])
+def test_a_start_that_does_not_fit_is_named(cpu: int, before: int, unit: int) -> None:
+    begin = Start(np.ones(cpu), np.ones(before), np.ones(unit))
+    complaint = f"start: CPU ({cpu},), prices ({unit},) do not fit the path and the plan"
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        objective(ObjectiveConfig(), TARGET, begin, np.zeros((1, 3, 1)), np.zeros((1, 3, 1)))
