@@ -17,6 +17,7 @@ def test_correlation_of_each_state_by_hand() -> None:
     assert ranks.spearman_within(q) == pytest.approx((1 * 1 - 2 * 1) / 4)  # each state counts with its requests
 
 
+@pytest.mark.filterwarnings("error")
 def test_states_without_requests_or_with_a_flat_truth_say_nothing() -> None:
     truth, q = np.array([[1.0, 2.0], [3.0, 3.0], [1.0, 2.0]]), np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 1.0]])
     assert spearman_within(q, truth, np.array([1.0, 5.0, 0.0])) == pytest.approx(1.0)
@@ -60,3 +61,5 @@ def test_references_by_hand() -> None:
     assert set(found) == {"state_value", "state_times_profile"}
     assert found["state_value"].tolist() == [[2.0, 2.0], [4.0, 4.0], [0.0, 0.0]]
     assert found["state_times_profile"].tolist() == [[1.25, 1.75], [2.5, 3.5], [0.0, 0.0]]
+    small = reference_scores(truth * 2.0**-30, np.array([1.0, 2.0, 1.0]))
+    assert small["state_times_profile"].tolist() == (found["state_times_profile"] * 2.0**-30).tolist()

@@ -38,6 +38,7 @@ def test_recoveries_by_hand() -> None:
     assert recoveries(cpu, np.array([65.0, 65.0]), alarm=96.0, tolerance=15.0) == [1]
 
 
+@pytest.mark.filterwarnings("error")
 def test_an_unknown_minute_neither_starts_nor_ends_a_recovery() -> None:
     cpu = np.array([[NAN, NAN], [NAN, 90.0], [NAN, 60.0], [60.0, 60.0]])
     assert recoveries(cpu, np.array([65.0, 65.0])) == [2]
