@@ -31,11 +31,13 @@ def test_buckets_see_through_noise() -> None:
 
 
 def test_rows_of_equal_prediction_fill_buckets_in_their_order() -> None:
-    observed = np.random.default_rng(3).permutation(np.arange(100.0))
-    curve = calibration(np.ones(100), observed, 50)
+    generator = np.random.default_rng(3)
+    predicted, observed = generator.integers(0, 3, 400).astype(float), generator.permutation(np.arange(400.0))
+    curve = calibration(predicted, observed, 200)
     assert list(curve.columns) == ["predicted", "observed", "rows"]
-    assert curve["observed"].tolist() == observed.reshape(50, 2).mean(1).tolist()
-    assert curve["rows"].tolist() == [2] * 50
+    order = sorted(range(400), key=lambda i: predicted[i])
+    assert curve["observed"].tolist() == observed[order].reshape(200, 2).mean(1).tolist()
+    assert curve["rows"].tolist() == [2] * 200
     assert calibration(np.ones(3), np.ones(3), 50)["rows"].tolist() == [1] * 3
 
 

@@ -88,6 +88,8 @@ def test_the_target_itself_counts_as_above_it() -> None:
     assert found.value[0] == pytest.approx(0.5 * 2 * (60 - 58) ** 2 + 0.125 * 1)
     assert found.level_weight[0, :, 0] == pytest.approx([0.5 * 3, 0.25 * 3, 0.125])
     assert found.rise_weight[0, :, 0] == pytest.approx([0.5 * 2, 0, 0])  # a standstill is no rise
+    small = objective(config, TARGET, start(cpu=60.0), np.array([[[60.5], [60.25]]]), np.full((1, 2, 1), 0.5))
+    assert small.rise_weight[0, :, 0] == pytest.approx([0.5 * 2, 0])
     paper = ObjectiveConfig(mode="paper", alpha=0.4, beta=8, reading="per_step")
     # i=0: at the target, 8·(60-57)²; i=1: .4·(59-60)², below it; i=2: .16·8·(60-59)²
     assert value(paper, [59, 60], [0.5, 0.5], start(cpu=60.0)) == pytest.approx(72 + 0.4 + 1.28)
