@@ -14,6 +14,7 @@ from importlib.abc import Loader
 from pathlib import Path
 from typing import Any
 
+import numba
 import pytest
 
 BREAKS = Path(__file__).with_name("hand_made_breaks.toml")
@@ -72,8 +73,11 @@ def breaks() -> list[Mutant]:
     return made
 
 
-def outcome(mutant: Mutant, tests: list[str], limit: float) -> tuple[str, str]:
-    """``killed``, ``timeout`` or ``survived``, and the test that failed: pytest in a process of its own, for at most ``limit`` s."""
+def outcome(mutant: Mutant, tests: list[str], limit: float, compiled: bool = False) -> tuple[str, str]:
+    """``killed``, ``timeout`` or ``survived``, and the test that failed: pytest in a process of its own, for at most ``limit`` s.
+
+    ``compiled``: with numba's compiler, whose stored code is that of other files only.
+    """
     answer, told = os.pipe()
     child = os.fork()
     if child == 0:
@@ -81,6 +85,7 @@ def outcome(mutant: Mutant, tests: list[str], limit: float) -> tuple[str, str]:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
+        numba.config.DISABLE_JIT = not compiled
         sys.meta_path.insert(0, _Finder(mutant))
         os._exit(int(pytest.main(["-x", "-q", "-m", "not slow", *PLUGINS, *tests], [_Failures(told)])))
     _, status = os.waitpid(child, 0)
@@ -123,4 +128,5 @@ class _Finder(Loader):
 
     def exec_module(self, module: Any) -> None:
         """Run the changed source."""
-        exec(compile(self.mutant.source, self.mutant.file, "exec"), module.__dict__)
+        source = self.mutant.source.replace("cache=True", "cache=False")  # what is stored is the unchanged file's
+        exec(compile(source, self.mutant.file, "exec"), module.__dict__)

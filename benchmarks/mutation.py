@@ -1,9 +1,9 @@
 """Do the tests notice a fault? ``python -m benchmarks.mutation [--quick] [--only PATH] [--sample 100]`` (needs ``.[mutation]``).
 
 mutmut's operators change one place of a file: a number, a sign, a comparison, an argument, a string. The file's own fast tests run
-on each such mutant, in a process forked from one that has imported the libraries, without numba's compiler. A mutant that fails
-a test, or runs ten times as long, is killed. Files with many mutants are sampled with a fixed seed. Figures, annotations and
-decorators are left alone. The faults of ``hand_made_breaks.toml`` are tried, too.
+on each such mutant, in a process forked from one that has imported the libraries, without numba's compiler but for allocation. A
+mutant that fails a test, or runs ten times as long, is killed. Files with many mutants are sampled with a fixed seed, allocation at a
+third of the rate. Figures, annotations and decorators are left alone. The faults of ``hand_made_breaks.toml`` are tried, too.
 
 Writes ``mutation.csv``, ``mutation_survivors.csv`` (with the reason where nobody could notice, from ``equivalent_mutants.toml``) and
 ``hand_made_breaks.csv``. With ``--only`` the rows of other files stay as they are.
@@ -32,10 +32,12 @@ from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
 
 BREAKS = "hand-made breaks"
+COMPILED = "revenue_sim/allocation/"  # intrinsics of the compiler, and too much to do without it
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 PRELOADED = ("torch", "lightgbm", "numba", "pyarrow.parquet", "scipy.optimize", "scipy.stats", "matplotlib.pyplot")
 AWRQ = [f"tests/awrq_mixer/test_awrq_{topic}.py" for topic in ("equations", "breaks", "mixers", "networks")]
 MEASURES = "tests/marca_measures/test_measures_"
+ALLOCATE, SEVERAL = ["tests/revenue_sim/test_allocate.py"], ["tests/revenue_sim/test_several.py"]
 TESTS = {  # what is mutated, and the fast tests that are asked
     BREAKS: [*AWRQ, "tests/awrq_mixer/test_awrq_plus.py"],
     "awrq_mixer/equations.py": AWRQ,
@@ -50,6 +52,16 @@ TESTS = {  # what is mutated, and the fast tests that are asked
     "marca_measures/static_mixture.py": [f"{MEASURES}mixture.py"],
     "mpc_balancer/planning/objective.py": ["tests/mpc_balancer/test_mpc_objective.py"],
     "mpc_balancer/testbed/run_metrics.py": ["tests/mpc_balancer/test_mpc_run_metrics.py"],
+    "revenue_sim/allocation/budget_curve.py": ALLOCATE,
+    "revenue_sim/allocation/core_kernels.py": ALLOCATE,
+    "revenue_sim/allocation/hull_kernels.py": ALLOCATE,
+    "revenue_sim/allocation/level_bundle.py": SEVERAL,
+    "revenue_sim/allocation/one_budget.py": ALLOCATE,
+    "revenue_sim/allocation/priced_rows.py": SEVERAL,
+    "revenue_sim/allocation/repair.py": SEVERAL,
+    "revenue_sim/allocation/result.py": ALLOCATE,
+    "revenue_sim/allocation/several_budgets.py": SEVERAL,
+    "revenue_sim/allocation/whole_rows.py": ALLOCATE,
     "revenue_sim/judging/return_pct.py": ["tests/revenue_sim/test_return_pct.py"],
 }
 
@@ -58,16 +70,17 @@ def tried(mutants: list[Mutant], tests: list[str]) -> Iterator[dict[str, Any]]:
     """One row a mutant; AssertionError where the tests fail without any change."""
     started = time.perf_counter()
     unchanged = Mutant(mutants[0].file, 0, "", Path(mutants[0].file).read_text(encoding="utf-8"))
-    assert outcome(unchanged, tests, 300.0) == ("survived", ""), f"{tests}: fail on unchanged code"
+    compiled = mutants[0].file.startswith(COMPILED)
+    assert outcome(unchanged, tests, 300.0, compiled) == ("survived", ""), f"{tests}: fail on unchanged code"
     limit = 10 * (time.perf_counter() - started)
     for one in progress(mutants, what=mutants[0].file.split("/")[-1], total=len(mutants), unit="mutant"):
-        result, noticed_by = outcome(one, tests, limit)
+        result, noticed_by = outcome(one, tests, limit, compiled)
         yield {"file": one.file, "line": one.line, "change": one.change, "outcome": result, "noticed_by": noticed_by}
 
 
 def sampled(file: str, most: int) -> tuple[list[Mutant], int]:
     """At most ``most`` mutants of a file, drawn with a seed of its name, and how many there are."""
-    every = breaks() if file == BREAKS else mutants_of(file)
+    every, most = breaks() if file == BREAKS else mutants_of(file), most // 3 if file.startswith(COMPILED) else most
     drawn = numpy_generator(0, "mutants", file).choice(len(every), min(most, len(every)), replace=False)
     return [every[i] for i in sorted(drawn)], len(every)
 
@@ -136,7 +149,7 @@ def main() -> None:
     if importlib.util.find_spec("mutmut") is None:
         message = "mutmut is missing; expected: pip install -e '.[test,mutation]'"
         return print(f"left out: {message}") if arguments.quick else parser.error(message)
-    os.environ |= {"NUMBA_DISABLE_JIT": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    os.environ |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     settings.register_profile("mutation", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
     settings.load_profile("mutation")
     for name in PRELOADED:
