@@ -31,6 +31,21 @@ def test_value_and_price_by_hand(budget: float, weights: list[float] | None, val
         assert found.lambda_ == pytest.approx([price], rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("offset", [-10.0, 10.0])
+def test_what_every_action_is_worth_moves_the_value_only(offset: float) -> None:
+    for budget, value, price in ((1.25, 1.75, 3.0), (9.0, 3.0, 0.0)):
+        found = clairvoyant(VALUES + offset, COSTS, np.array([budget]), tolerance=1e-7)
+        assert found.value == pytest.approx(value + offset, rel=1e-5)
+        assert found.lambda_ == pytest.approx([price], rel=1e-3, abs=1e-3)
+
+
+def test_cheap_services_may_have_high_prices() -> None:
+    found = clairvoyant(VALUES, COSTS * 1e-3, np.array([1.25e-3]))
+    assert found.value == pytest.approx(1.75, rel=1e-5)
+    assert found.lambda_ == pytest.approx([3e3], rel=1e-3)
+    assert clairvoyant(VALUES, COSTS * 2, np.array([4])).value == pytest.approx(3.0, rel=1e-5)
+
+
 def test_budgets_below_the_cheapest_actions_are_refused() -> None:
     with pytest.raises(
         UserError, match=r"^budget: got \[0\.9\] core-ms per request; the cheapest actions need \[1\.\]$"

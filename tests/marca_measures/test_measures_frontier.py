@@ -53,6 +53,8 @@ def test_capture_row_by_hand_where_requests_differ() -> None:
     assert second == pytest.approx(
         {"budget": 1.5, "value": 2.0, "spend": 1.0, "clairvoyant": 2.0, "static": 1.75, "capture": 1.0, "regret": 0}
     )
+    dear = capture_curve(truth, 4 * cost, truth, np.array([10.0, 30.0]), [0.25])[0]
+    assert (dear["budget"], dear["value"]) == pytest.approx((5.0, 1.75))
     flat = capture_curve(np.ones((2, 2)), cost, truth, np.array([10.0, 30.0]), [0.25])[0]
     assert flat == pytest.approx(
         {
@@ -77,7 +79,9 @@ def test_beyond_its_ends_a_frontier_stays_where_it_is() -> None:
 
 
 def test_states_that_climb_at_the_same_price_climb_in_their_order() -> None:
-    worth = np.random.default_rng(0).permutation(100.0 + np.arange(100))
-    q, cost = np.tile([0.0, 1.0], (100, 1)), np.tile([1.0, 2.0], (100, 1))
-    curve = frontier(q, cost, np.stack([np.zeros(100), worth], 1), np.ones(100))
-    assert curve.value == pytest.approx(np.r_[0, np.cumsum(worth)] / 100)
+    generator = np.random.default_rng(0)
+    worth, gain = 100.0 + generator.permutation(300), generator.integers(1, 4, 300).astype(float)
+    q, cost = np.stack([np.zeros(300), gain], 1), np.tile([1.0, 2.0], (300, 1))
+    curve = frontier(q, cost, np.stack([np.zeros(300), worth], 1), np.ones(300))
+    order = sorted(range(300), key=lambda s: -gain[s])
+    assert curve.value == pytest.approx(np.r_[0, np.cumsum(worth[order])] / 300)
