@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import importlib.util
 import os
 import signal
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from numba.core import config as numba_config
 
 BREAKS = Path(__file__).with_name("hand_made_breaks.toml")
 PLUGINS = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "unraisableexception", "threadexception")]
@@ -85,7 +85,8 @@ def outcome(mutant: Mutant, tests: list[str], limit: float, compiled: bool = Fal
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
-        numba_config.DISABLE_JIT = not compiled
+        numba: Any = importlib.import_module("numba")
+        numba.config.DISABLE_JIT = not compiled
         sys.meta_path.insert(0, _Finder(mutant))
         os._exit(int(pytest.main(["-x", "-q", "-m", "not slow", *PLUGINS, *tests], [_Failures(told)])))
     _, status = os.waitpid(child, 0)
