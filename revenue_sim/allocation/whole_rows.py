@@ -16,8 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from marca_common.arrays import require_range, require_shape
+from revenue_sim.allocation.budget_curve import check_pair
 from revenue_sim.allocation.core_kernels import extended, least_losses
 from revenue_sim.allocation.result import Allocation, total_cost
+from revenue_sim.checks import check_counts
 
 BLOCK = 4096  # rows whose losses are computed at a time
 STATES = (1_000, 20_000, 400_000)  # partial choices kept at a time, search by search; the rest only bounds
@@ -40,6 +43,10 @@ def best_whole_rows(
     ends the search, ``status`` is "limit": the choice is the best found, the bound what is proven so far. So it is where a better
     choice costs the budget and is over it by rounding alone.
     """
+    values, costs = check_pair(values, costs)
+    counts = check_counts(counts, len(values))
+    require_shape("choice", start.choice, (len(values),))
+    require_range("choice", start.choice, values.shape[1])
     deadline = math.inf if time_limit_s is None else time.monotonic() + time_limit_s
     core = Core.of(values, costs, counts, budget, start)
     best, floor = replace(start, value=core.value_of(start.choice)), math.inf
