@@ -38,6 +38,7 @@ PRELOADED = ("torch", "lightgbm", "numba", "pyarrow.parquet", "scipy.optimize", 
 AWRQ = [f"tests/awrq_mixer/test_awrq_{topic}.py" for topic in ("equations", "breaks", "mixers", "networks")]
 MEASURES = "tests/marca_measures/test_measures_"
 ALLOCATE, SEVERAL = ["tests/revenue_sim/test_allocate.py"], ["tests/revenue_sim/test_several.py"]
+OFF_POLICY = [f"tests/revenue_sim/test_off_policy{part}.py" for part in ("_limits", "")]
 TESTS = {  # what is mutated, and the fast tests that are asked
     BREAKS: [*AWRQ, "tests/awrq_mixer/test_awrq_plus.py"],
     "awrq_mixer/equations.py": AWRQ,
@@ -63,6 +64,11 @@ TESTS = {  # what is mutated, and the fast tests that are asked
     "revenue_sim/allocation/several_budgets.py": SEVERAL,
     "revenue_sim/allocation/whole_rows.py": ALLOCATE,
     "revenue_sim/judging/return_pct.py": ["tests/revenue_sim/test_return_pct.py"],
+    "revenue_sim/off_policy/estimate.py": OFF_POLICY,
+    "revenue_sim/off_policy/estimators.py": OFF_POLICY,
+    "revenue_sim/off_policy/intervals.py": OFF_POLICY,
+    "revenue_sim/off_policy/logged.py": OFF_POLICY,
+    "revenue_sim/off_policy/support.py": OFF_POLICY,
 }
 
 
