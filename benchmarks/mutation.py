@@ -1,4 +1,4 @@
-"""Do the tests notice a fault? ``python -m benchmarks.mutation [--quick] [--only PATH] [--sample 100]`` (needs ``.[mutation]``).
+"""Do the tests notice a fault? ``python -m benchmarks.mutation [--quick] [--only PATH] [--sample 75]`` (needs ``.[mutation]``).
 
 mutmut's operators change one place of a file: a number, a sign, a comparison, an argument, a string. The file's own fast tests run
 on each such mutant, in a process forked from one that has imported the libraries, without numba's compiler but for allocation. A
@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a dozen mutants of one file")
     parser.add_argument("--only", default="", help="only files whose path holds this text")
-    parser.add_argument("--sample", type=int, default=100, help="most mutants of one file")
+    parser.add_argument("--sample", type=int, default=75, help="most mutants of one file")
     add_keep(parser)
     arguments = parser.parse_args()
     if importlib.util.find_spec("mutmut") is None:
