@@ -37,7 +37,9 @@ EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 PRELOADED = ("torch", "lightgbm", "numba", "pyarrow.parquet", "scipy.optimize", "scipy.stats", "matplotlib.pyplot")
 AWRQ = [f"tests/awrq_mixer/test_awrq_{topic}.py" for topic in ("equations", "breaks", "mixers", "networks")]
 MEASURES = "tests/marca_measures/test_measures_"
-ALLOCATE, SEVERAL = ["tests/revenue_sim/test_allocate.py"], ["tests/revenue_sim/test_several.py"]
+ALLOCATE, SEVERAL = (
+    [f"tests/revenue_sim/test_{name}.py" for name in ("allocate_parts", more)] for more in ("allocate", "several")
+)
 OFF_POLICY = [f"tests/revenue_sim/test_off_policy{part}.py" for part in ("_limits", "")]
 TESTS = {  # what is mutated, and the fast tests that are asked
     BREAKS: [*AWRQ, "tests/awrq_mixer/test_awrq_plus.py"],
