@@ -21,7 +21,7 @@ from marca_common.compute import set_threads
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
-from marca_common.scores import read_scores
+from marca_common.scores import read_scores, state_index
 from marca_common.seeding import numpy_generator
 from marca_measures.calibration import bucket_spearman, calibration, calibration_figure, prediction_errors
 from marca_measures.frontier import capture_curve, frontier
@@ -122,8 +122,8 @@ class Observed:
         """Look the rows up in the scores ``q`` of their states ``place``."""
         spec = model.spec
         joint = spec.joint_index(test)
-        known = pd.MultiIndex.from_frame(train[list(spec.state)].drop_duplicates().astype(str))
-        seen = pd.MultiIndex.from_frame(test[list(spec.state)].astype(str)).isin(known)
+        known = state_index(train[list(spec.state)].drop_duplicates())
+        seen = state_index(test[list(spec.state)]).isin(known)
         reward = test[spec.reward].to_numpy(np.float64)
         return cls(test, q[place, joint], reward, comparison_groups(test, spec), seen)
 
@@ -176,8 +176,7 @@ def read_truth(path: str, log: pd.DataFrame, spec: RequestSpec) -> TruthSample:
         found = ", ".join(pq.read_schema(path).names)
         raise UserError(f"{path}: expected score columns value and cost_<service>; found {found}")
     visited, _, counts = spec.distinct_states(log)
-    index = pd.MultiIndex.from_frame(visited.astype(str))
-    place = index.get_indexer(pd.MultiIndex.from_frame(matrix.states.astype(str)))
+    place = state_index(visited).get_indexer(state_index(matrix.states))
     rows = np.flatnonzero(place >= 0)
     if not len(rows):
         raise UserError(f"{path}: holds none of the {len(visited)} states of the log")

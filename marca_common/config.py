@@ -1,7 +1,8 @@
 """Strict YAML configs: every key is declared, typed and checked before any work starts.
 
 A mapping in a file may begin with ``extends: other.yaml`` (relative to that file, or a shipped ``configs/x.yaml``); its
-other keys then override the extended ones, key by key. ``--set a.b=c`` overrides both.
+other keys then override the extended ones, key by key; ``key: !remove`` takes an entry of the extended mapping away.
+``--set a.b=c`` overrides both.
 """
 
 from __future__ import annotations
@@ -36,15 +37,22 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: I
     Raises UserError naming the file, the key, the value and the expectation.
     """
     file = shipped(path) if path is not None else None
-    values: dict[str, Any] = _extend(_read_yaml(file), file, ()) if file is not None else {}
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = _extend(_read_yaml(file), file, (file.resolve(),))
+        except RecursionError:
+            raise UserError(f"{file}: an alias leads back to itself, or mappings are nested too deeply") from None
     for override in overrides:
         _apply_override(values, override)
-    return parse_config(cls, values, str(path) if path is not None else "config")
+    place = str(path) if path is not None else "config"
+    return parse_config(cls, _all_there(values, place), place)
 
 
 def parse_config(cls: type[ConfigT], values: Any, place: str) -> ConfigT:
     """Plain values, such as those in a checkpoint, as ``cls``; what is wrong with them is a UserError that begins with ``place``."""
     try:
+        _refuse_booleans(cls, values, place)
         return cls.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{place}: {first_problem(cls, error)}") from None
@@ -88,11 +96,28 @@ class _UniqueKeys(yaml.SafeLoader):
         """As the parent's, keys checked."""
         lines: dict[Any, int] = {}
         for key, _ in node.value:
-            name, line = (key.tag, key.value), key.start_mark.line + 1
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
             if name in lines:
                 raise UserError(f"key {key.value!r} stands in lines {lines[name]} and {line}; expected it once")
             lines[name] = line
         return super().construct_mapping(node, deep)
+
+
+class _Removed:
+    """Stands for ``!remove`` until files are merged."""
+
+
+_UniqueKeys.add_constructor("!remove", lambda loader, node: _Removed())
+
+
+def _all_there(values: Any, place: str, key: str = "") -> Any:
+    """``values``, once it is sure that each ``!remove`` in them had something to remove."""
+    if isinstance(values, _Removed):
+        raise UserError(f"{place}: {key}: nothing of this name to remove")
+    if isinstance(values, dict):
+        for name, value in values.items():
+            _all_there(value, place, f"{key}.{name}" if key else str(name))
+    return values
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -102,7 +127,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot read the config: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: the config is not UTF-8 text") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates are ValueErrors
         raise UserError(f"{path}: not valid YAML: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -129,7 +154,9 @@ def _extend(values: Any, path: Path, chain: tuple[Path, ...]) -> Any:
 
 def _merge(base: Any, own: Any) -> Any:
     if isinstance(base, dict) and isinstance(own, dict):
-        return {**base, **{key: _merge(base.get(key), value) for key, value in own.items()}}
+        gone = {key for key, value in own.items() if isinstance(value, _Removed) and key in base}
+        kept = {key: value for key, value in base.items() if key not in gone}
+        return kept | {key: _merge(base.get(key), value) for key, value in own.items() if key not in gone}
     return own
 
 
@@ -146,9 +173,41 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         node[name] = child
         node = child
     try:
-        node[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--set {override!r}: the value is not valid YAML") from None
+    except UserError as error:
+        raise UserError(f"--set {override!r}: {error}") from None
+    if isinstance(value, _Removed) and last in node:
+        del node[last]
+    else:
+        node[last] = value
+
+
+def _refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str = "") -> None:
+    """YAML reads yes, on and true as one value, which would pass for the number 1."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        field = cls.model_fields.get(name)
+        if field is None:
+            continue
+        key, kinds = f"{parents}{name}", _leaf_types(field.annotation)
+        mapped = typing.get_origin(field.annotation) is dict
+        parts: list[tuple[Any, Any]] = list(
+            value.items() if mapped and isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
+        )
+        for inner in inner_models(field.annotation)[:1]:
+            for part, one in parts or [("", value)]:
+                _refuse_booleans(inner, one, place, f"{key}.{part}." if parts else f"{key}.")
+        given = [one for _, one in parts] or [value]
+        if kinds & {int, float} and not kinds & {bool, str, Any} and any(isinstance(one, bool) for one in given):
+            raise UserError(f"{place}: {key}: got {value!r:.120}; expected a number")
+
+
+def _leaf_types(annotation: Any) -> set[Any]:
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return {type(one) for one in inner}
+    return set().union(*map(_leaf_types, inner)) if inner else {annotation}
 
 
 def first_problem(cls: type[BaseModel], error: ValidationError) -> str:

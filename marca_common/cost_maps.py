@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from marca_common.column_values import CategoryText
 from marca_common.config import Config, to_dict
 from marca_common.errors import UserError
 from marca_common.files import read_json, write_json
@@ -26,7 +27,9 @@ class SettingConfig(Config):
     """A setting of the cascade that one sub-action chooses."""
 
     action: str = Field(description="sub-action column")
-    values: list[str] = Field(min_length=1, description="name of the setting for each choice, as in the load test")
+    values: list[CategoryText] = Field(
+        min_length=1, description="name of the setting for each choice, as in the load test"
+    )
 
 
 class ElementConfig(Config):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from marca_common.checkpoint import require_keys
+from marca_common.column_values import as_numbers, categories, shown
 from marca_common.errors import UserError
 from marca_common.spread import ROUNDING, is_flat, require_usable
 
@@ -38,7 +39,7 @@ class StateEncoder:
         vocabularies, means, scales, ranges = {}, {}, {}, {}
         for name, kind in state.items():
             if kind == "category":
-                vocabularies[name] = sorted(map(str, frame[name].unique()))
+                vocabularies[name] = sorted(categories(frame, name).unique())
                 continue
             values = frame[name].to_numpy(np.float64)
             require_usable(values, f"{place}: state column {name!r}")
@@ -59,12 +60,11 @@ class StateEncoder:
         Raises UserError for a missing column and for a value that is no finite number.
         """
         codes = np.zeros((len(frame), len(self.vocabularies)), dtype=np.int64)
-        for j, (name, words) in enumerate(self.vocabularies.items()):
-            _require(frame, name)
-            column = frame[name].astype("category")
-            lookup = {word: i + 1 for i, word in enumerate(words)}
-            by_category = np.array([*(lookup.get(str(c), 0) for c in column.cat.categories), 0], dtype=np.int64)
-            codes[:, j] = by_category[column.cat.codes.to_numpy()]  # a missing value has the code −1: unseen
+        for j, (name, vocabulary) in enumerate(self.vocabularies.items()):
+            column = categories(frame, name)
+            lookup = {word: i + 1 for i, word in enumerate(vocabulary)}
+            by_category = np.array([lookup.get(word, 0) for word in column.cat.categories] or [0], dtype=np.int64)
+            codes[:, j] = by_category[column.cat.codes.to_numpy()]
         numbers = np.zeros((len(frame), len(self.means)), dtype=np.float32)
         for j, name in enumerate(self.means):
             values = _numbers(frame, name)
@@ -144,17 +144,12 @@ class StateEncoder:
             raise UserError(f"encoder: columns {found[0] + found[1]}; the config declares {expected[0] + expected[1]}")
 
 
-def _require(frame: pd.DataFrame, name: str) -> None:
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     if name not in frame:
         raise UserError(f"state column {name!r} is missing; found {', '.join(map(str, frame.columns))}")
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
-    _require(frame, name)
-    values: np.ndarray = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    values, _ = as_numbers(frame[name])
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
-        raise UserError(
-            f"row {row + 1}, state column {name!r}: got {frame[name].iloc[row]!r}; expected a finite number"
-        )
+        value = shown(frame[name], row)
+        raise UserError(f"row {row + 1}, state column {name!r}: got {value}; expected a finite number")
     return values

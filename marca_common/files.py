@@ -78,7 +78,11 @@ def read_json(path: str | Path) -> Any:
 
 
 def file_hash(path: str | Path) -> str:
-    """32 hex digits of a file's content; a missing file is a UserError."""
+    """32 hex digits of the content of a file, or of all files of a folder; a missing file is a UserError."""
+    if Path(path).is_dir():
+        parts = sorted(one for one in Path(path).rglob("*") if one.is_file())
+        text = "\n".join(f"{one.relative_to(path)} {file_hash(one)}" for one in parts)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     try:
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

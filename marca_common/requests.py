@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from marca_common.column_values import Zone
 from marca_common.config import Config
 from marca_common.tables import Column, read_table
 
@@ -38,6 +39,7 @@ class RequestSpec(Config):
     columns: dict[str, str] = Field(default={}, description="names in the file → names here, where they differ")
     header: list[str] | None = Field(default=None, description="column names of a file without a header row")
     separator: str = Field(default=",", description="field separator of CSV files")
+    timezone: Zone = Field(default="UTC", description="IANA zone of times without an offset")
 
     @model_validator(mode="after")
     def _sizes_fit_agents(self) -> RequestSpec:
@@ -97,6 +99,7 @@ class RequestSpec(Config):
             rename=self.columns,
             header=self.header,
             separator=self.separator,
+            timezone=self.timezone,
         )
         if self.timestamp and not frame[self.timestamp].is_monotonic_increasing:
             frame = frame.sort_values(self.timestamp, kind="stable", ignore_index=True)

@@ -15,10 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from marca_common.column_values import category, words
 from marca_common.errors import UserError
 from marca_common.files import atomic_path
 from marca_common.requests import RequestSpec
-from marca_common.tables import Column, read_table
+from marca_common.tables import Column, checked_frame, read_table
 
 
 @dataclass
@@ -35,8 +36,13 @@ class ScoreMatrix:
 
 def state_keys(states: pd.DataFrame) -> np.ndarray:
     """One text key per row: its values joined by ``_``, object (S,)."""
-    columns = [states[name].astype(str).to_numpy(dtype=object) for name in states.columns]
+    columns = [words(states, name) for name in states.columns]
     return np.array(["_".join(values) for values in zip(*columns)], dtype=object)
+
+
+def state_index(states: pd.DataFrame) -> pd.MultiIndex:
+    """States by their values as text, so that equal states meet whatever table they come from."""
+    return pd.MultiIndex.from_arrays([words(states, name) for name in states.columns])
 
 
 def action_keys(spec: RequestSpec) -> np.ndarray:
@@ -46,7 +52,7 @@ def action_keys(spec: RequestSpec) -> np.ndarray:
 
 def write_scores(matrix: ScoreMatrix, path: str | Path) -> None:
     """Write a wide Parquet file, atomically; a score that is not finite is a UserError, and nothing is written."""
-    columns = {name: pa.array(matrix.states[name].astype(str)) for name in matrix.states.columns}
+    columns = {name: pa.array(words(matrix.states, name)) for name in matrix.states.columns}
     for name, values in matrix.scores.items():
         with np.errstate(over="ignore"):  # what single precision cannot hold is refused in the next line
             single = np.ascontiguousarray(values, dtype=np.float32)
@@ -66,7 +72,8 @@ def read_scores(path: str | Path, spec: RequestSpec) -> ScoreMatrix:
     missing = [name for name in spec.state if name not in table.column_names]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.column_names)}")
-    states = table.select(list(spec.state)).to_pandas()
+    raw = table.select(list(spec.state)).to_pandas()
+    states = checked_frame(raw, [Column(name, "category") for name in spec.state], str(path)).astype("str")
     scores = {}
     for name in table.column_names:
         if name in spec.state:
@@ -81,7 +88,7 @@ def read_scores(path: str | Path, spec: RequestSpec) -> ScoreMatrix:
         scores[name] = values.astype(np.float32, copy=False)
     if not scores:
         raise UserError(f"{path}: no score column beside the state columns")
-    twice = states.duplicated().to_numpy()
+    twice = state_index(states).duplicated()
     if twice.any():
         raise UserError(
             f"{path}: row {int(np.argmax(twice)) + 1}: the state {state_keys(states)[np.argmax(twice)]!r} stands twice"
@@ -106,7 +113,7 @@ def read_long_scores(path: str | Path, spec: RequestSpec, names: list[str]) -> S
         gap = int(np.argmax(np.bincount(cell, minlength=len(keys) * spec.n_joint) == 0))
         pair = f"state {keys[gap // spec.n_joint]!r}, action {action_keys(spec)[gap % spec.n_joint]!r}"
         raise UserError(f"{path}: the pair {pair} is missing; expected every joint action of every state")
-    parts = [key.split("_") for key in keys]
+    parts = [[category(value) for value in key.split("_")] for key in keys]
     wrong = [key for key, values in zip(keys, parts) if len(values) != len(spec.state)]
     if wrong:
         raise UserError(f"{path}: column 'state': got {wrong[0]!r}; expected {len(spec.state)} values joined by '_'")

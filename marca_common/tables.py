@@ -1,23 +1,27 @@
-"""Tables on disk: CSV or Parquet under one schema of names, kinds and ranges.
+"""Tables on disk or in memory under one schema of names, kinds and ranges.
 
 A schema violation is a UserError that names file, row, column, the value and what was expected.
-Rows are counted from 1, the header not included.
+Rows are counted from 1, the header not included. CSV, Parquet and a frame in memory give the same values.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas.api.types import union_categoricals
 
+from marca_common.column_values import BadValue, as_categories, as_instants, as_numbers, shown
 from marca_common.errors import UserError
 from marca_common.files import atomic_path, shipped
+from marca_common.table_files import TextLayout, is_parquet, parts, raw_frames
 
 Kind = Literal["int", "float", "category", "time"]
 
@@ -37,21 +41,14 @@ class Column:
 Schema = Sequence[Column]
 
 
-def read_table(
-    path: str | Path,
-    schema: Schema,
-    *,
-    rename: Mapping[str, str] | None = None,
-    header: Sequence[str] | None = None,
-    separator: str = ",",
-) -> pd.DataFrame:
-    """Read the schema's columns of a CSV or Parquet file, checked and typed; other columns are left out.
+def read_table(path: str | Path, schema: Schema, **reading: Any) -> pd.DataFrame:
+    """Read the schema's columns of a table on disk, checked and typed; other columns are left out.
 
-    ``rename`` maps names in the file to names in the schema; ``header`` names the columns of a file without a
-    header row. Kinds become int64, float64, category (of strings) and datetime64.
+    ``path``: CSV (also ``.gz``), Parquet, or a folder of such part files, read in the order of their names. Options as in
+    ``read_chunks``. Kinds become int64, float64, category (of text) and datetime64 in UTC.
     """
-    chunks = list(read_chunks(path, schema, rows=None, rename=rename, header=header, separator=separator))
-    return chunks[0]
+    chunks = list(read_chunks(path, schema, rows=None, **reading))
+    return chunks[0] if len(chunks) == 1 else _joined(chunks, schema)
 
 
 def read_chunks(
@@ -62,126 +59,111 @@ def read_chunks(
     rename: Mapping[str, str] | None = None,
     header: Sequence[str] | None = None,
     separator: str = ",",
+    timezone: str = "UTC",
 ) -> Iterator[pd.DataFrame]:
-    """As read_table, ``rows`` rows at a time (None: all at once), for tables larger than memory."""
+    """As read_table, ``rows`` rows at a time (None: a file at once), for tables larger than memory.
+
+    ``rename`` maps names in the file to names in the schema; ``header`` names the columns of a text file without a header
+    row; times without an offset are read in ``timezone``.
+    """
     path = shipped(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty; expected columns {', '.join(c.name for c in schema)}")
-    rename = dict(rename or {})
     wanted = {column.name for column in schema}
-    raw = (
-        _parquet_frames(path, rows, rename, wanted)
-        if path.suffix == ".parquet"
-        else _csv_frames(path, rows, rename, schema, header, separator)
-    )
-    start = 0
-    for frame in raw:
-        yield _checked(frame, schema, path, start)
-        start += len(frame)
-    if start == 0:
-        raise UserError(f"{path}: the file has no rows")
-
-
-def write_table(frame: pd.DataFrame, path: str | Path) -> None:
-    """Write a CSV or (by the suffix) Parquet file, atomically; the same frame gives the same bytes."""
-    with atomic_path(path) as temporary:
-        if Path(path).suffix == ".parquet":
-            pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), temporary, compression="zstd")
-        else:
-            frame.to_csv(temporary, index=False, lineterminator="\n", date_format="%Y-%m-%d %H:%M:%S")
-
-
-def _csv_frames(
-    path: Path,
-    rows: int | None,
-    rename: dict[str, str],
-    schema: Schema,
-    header: Sequence[str] | None,
-    separator: str,
-) -> Iterator[pd.DataFrame]:
-    as_text = {column.name for column in schema if column.kind in ("category", "time")}
-    dtypes = {name: str for name in as_text} | {old: str for old, new in rename.items() if new in as_text}
-    wanted = {column.name for column in schema}
-    try:
-        reader = pd.read_csv(
-            path,
-            sep=separator,
-            header=None if header else 0,
-            names=list(header) if header else None,
-            usecols=lambda name: rename.get(name, name) in wanted,
-            dtype=dtypes,
-            chunksize=rows,
-            low_memory=False,
+    total, first = 0, None
+    for part in parts(path):
+        layout = TextLayout(separator, header, as_text={c.name for c in schema if c.kind in ("category", "time")})
+        start = 0
+        for raw in raw_frames(part, rows, dict(rename or {}), wanted, layout):
+            first = first or (part, set(raw.columns))
+            if set(raw.columns) != first[1]:
+                odd = sorted(set(raw.columns) ^ first[1])[0]
+                raise UserError(f"{part}: column {odd!r} stands in only one of this part and {first[0].name}")
+            yield checked_frame(raw, schema, str(part), timezone=timezone, start=start)
+            start += len(raw)
+        total += start
+    if total == 0:
+        expected = ", ".join(c.name for c in schema)
+        raise UserError(
+            f"{path}: {'the file has no rows' if first else 'the file is empty'}; expected columns {expected}"
         )
-        for frame in [reader] if rows is None else reader:
-            yield frame.rename(columns=rename).reset_index(drop=True)
-    except (ValueError, UnicodeDecodeError) as error:  # includes the parser's own errors
-        raise UserError(f"{path}: not a readable table: {error}") from None
 
 
-def _parquet_frames(path: Path, rows: int | None, rename: dict[str, str], wanted: set[str]) -> Iterator[pd.DataFrame]:
-    try:
-        file = pq.ParquetFile(path)
-        names = [name for name in file.schema_arrow.names if rename.get(name, name) in wanted]
-        if rows is None:
-            yield file.read(columns=names).to_pandas().rename(columns=rename)
-            return
-        for batch in file.iter_batches(batch_size=rows, columns=names):
-            yield batch.to_pandas().rename(columns=rename)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file (truncated?): {str(error).splitlines()[0]}") from None
-
-
-def _checked(frame: pd.DataFrame, schema: Schema, path: Path, start: int) -> pd.DataFrame:
+def checked_frame(
+    frame: pd.DataFrame, schema: Schema, place: str, *, timezone: str = "UTC", start: int = 0
+) -> pd.DataFrame:
+    """The schema's columns of a frame in memory, checked and typed as those of a file are; ``place`` opens messages."""
     columns = {}
     for column in schema:
         if column.name not in frame:
             if not column.required:
                 continue
-            found = ", ".join(map(str, frame.columns)) or "none of the expected ones"
-            raise UserError(f"{path}: column {column.name!r} is missing; found {found}")
-        columns[column.name] = _typed(frame[column.name], column, path, start)
+            raise UserError(f"{place}: column {column.name!r} is missing; {_found(column.name, frame)}")
+        values = frame[column.name]
+        if isinstance(values, pd.DataFrame):
+            raise UserError(f"{place}: column {column.name!r} stands {values.shape[1]} times; expected it once")
+        try:
+            columns[column.name] = _typed(values, column, timezone)
+        except BadValue as bad:
+            row, value = start + bad.row + 1, shown(values, bad.row)
+            raise UserError(
+                f"{place}: row {row}, column {column.name!r}: got {value}; expected {bad.expected}"
+            ) from None
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def write_table(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write a CSV or (by the suffix) Parquet file, atomically; the same frame gives the same bytes."""
+    with atomic_path(path) as temporary:
+        if is_parquet(path):
+            pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), temporary, compression="zstd")
+        else:
+            frame.to_csv(temporary, index=False, lineterminator="\n", date_format="%Y-%m-%d %H:%M:%S")
+
+
+def _found(name: str, frame: pd.DataFrame) -> str:
+    names = [str(one) for one in frame.attrs.get("names", frame.columns)]
+    near = difflib.get_close_matches(name.casefold(), [one.strip().casefold() for one in names], n=1, cutoff=0.8)
+    if near:
+        return f"found {next(one for one in names if one.strip().casefold() == near[0])!r}; names are taken as written"
+    return f"found {', '.join(names) or 'none of the expected ones'}"
+
+
+def _joined(chunks: list[pd.DataFrame], schema: Schema) -> pd.DataFrame:
+    columns = {}
+    for column in schema:
+        if column.name not in chunks[0]:
+            continue
+        parts = [chunk[column.name] for chunk in chunks]
+        if column.kind == "category":
+            joined = union_categoricals([part.array for part in parts], sort_categories=True)
+            columns[column.name] = pd.Series(joined)
+        else:
+            columns[column.name] = pd.concat(parts, ignore_index=True)
     return pd.DataFrame(columns)
 
 
-def _typed(values: pd.Series, column: Column, path: Path, start: int) -> pd.Series:
-    def refuse(bad: np.ndarray, expected: str) -> None:
-        if bad.any():
-            row = int(np.argmax(bad))
-            value = values.iloc[row]
-            shown = "an empty value" if pd.isna(value) else repr(value.item() if hasattr(value, "item") else value)
-            raise UserError(f"{path}: row {start + row + 1}, column {column.name!r}: got {shown}; expected {expected}")
-
-    missing = values.isna().to_numpy()
+def _typed(values: pd.Series, column: Column, timezone: str) -> pd.Series:
     if column.kind == "category":
-        refuse(missing, "a category")
-        return values if _is_text_category(values) else values.astype(str).astype("category")
+        return as_categories(values)
     if column.kind == "time":
-        times = pd.to_datetime(values, errors="coerce", format=None if values.dtype.kind == "M" else "ISO8601")
-        refuse(times.isna().to_numpy(), "a time such as 2026-01-31 12:00:00")
-        return times
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        return as_instants(values, timezone)
+    numbers, missing = as_numbers(values)
     what = "a whole number" if column.kind == "int" else "a number"
     if not column.nullable:
-        refuse(missing, what)
-    refuse(
-        (np.isnan(numbers) & ~missing) | np.isinf(numbers),
-        f"{'a whole' if column.kind == 'int' else 'a finite'} number",
-    )
+        _refuse(missing, what)
+    _refuse(~np.isfinite(numbers) & ~missing, what if column.kind == "int" else "a finite number")
     if column.kind == "int":
-        refuse(numbers != np.floor(numbers), what)
+        _refuse(numbers != np.floor(numbers), what)
     with np.errstate(invalid="ignore"):
-        refuse((numbers < column.low) | (numbers > column.high), f"{what} {_range_text(column)}")
+        _refuse((numbers < column.low) | (numbers > column.high), f"{what} {_range_text(column)}")
     if column.kind == "int":
-        exact = values.to_numpy() if values.dtype.kind in "iu" else numbers
-        return pd.Series(exact.astype(np.int64), index=values.index)
+        exact = values.to_numpy(np.int64) if values.dtype.kind in "iu" else numbers.astype(np.int64)
+        return pd.Series(exact, index=values.index)
     return pd.Series(numbers, index=values.index)
 
 
-def _is_text_category(values: pd.Series) -> bool:
-    return isinstance(values.dtype, pd.CategoricalDtype) and pd.api.types.is_string_dtype(values.dtype.categories.dtype)
+def _refuse(bad: np.ndarray, expected: str) -> None:
+    if bad.any():
+        raise BadValue(int(np.argmax(bad)), expected)
 
 
 def _range_text(column: Column) -> str:

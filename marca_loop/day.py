@@ -10,6 +10,7 @@ import pandas as pd
 
 from cascade_world.data_centre.world_plant import WorldPlant
 from marca_common.compute import set_threads
+from marca_common.errors import UserError
 from marca_common.processes import process_pool
 from marca_common.progress import progress
 from marca_common.seeding import numpy_generator
@@ -71,9 +72,12 @@ def _simulate_seed(config: DayConfig, parts: Parts, seed: int) -> tuple[pd.DataF
     minutes, breakdowns = [], []
     for g, group in enumerate(scene.world.groups):
         for name, strategy in config.strategies.items():
-            policy, controller = strategy.serve(scene, group)
-            plant = scene.plant(group, policy)
-            loop = closed_loop(plant, controller, scene.traffic.arrivals[g], what=f"{name} {group}")
+            try:
+                policy, controller = strategy.serve(scene, group)
+                plant = scene.plant(group, policy)
+                loop = closed_loop(plant, controller, scene.traffic.arrivals[g], what=f"{name} {group}")
+            except (UserError, ValueError) as error:  # ValueError: a plant's word on prices or decisions it can't use
+                raise UserError(f"strategy {name}, data centre {group}, seed {seed}: {error}") from error
             minutes.append(_minutes(plant, loop).assign(strategy=name, seed=seed, group=group))
             breakdowns.append(plant.breakdown.table().assign(strategy=name))
     return pd.concat(minutes), pd.concat(breakdowns)

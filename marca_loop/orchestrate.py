@@ -167,7 +167,8 @@ def _deliver(run: Run) -> None:
 
 
 def _balancer(run: Run, learner: str, table: str, after: str) -> Stage:
-    settings = replaced(run.config.balancer, {"table": table, "services": run.services})
+    known = {"table": table, "services": run.services, "columns.timezone": run.parts.spec.timezone}
+    settings = replaced(run.config.balancer, known)
     return _stage(f"balancer/{learner}", mpc_balancer.train.train, settings, after)
 
 

@@ -24,7 +24,9 @@ class OwnLogs(Config):
     requests: str = Field(description="request log")
     loadtest: str = Field(description="load-test rows")
     system: str = Field(description="minute table")
-    spec: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
+    spec: RequestSpec = Field(
+        default=RequestSpec(), description="columns of the request log; its timezone holds for the minute table, too"
+    )
     services: list[str] = Field(default=["retrieval", "ranking"], min_length=1, description="CPU services")
     policy_states: int = Field(default=20000, ge=1, description="most frequent states that policy.npz is prepared for")
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from marca_common.plain_numbers import attribute, plain_numbers
 from marca_common.protocols import Measurement
 from marca_measures.static_mixture import StaticMixture, static_mixture
 
@@ -31,7 +32,12 @@ class DowngradeRule:
 
     def step(self, measurement: Measurement) -> np.ndarray:
         """Choose the next minute's level; a lost measurement changes nothing. Returns prices of zero (services,)."""
-        load = measurement.cpu / self.budget_percent
+        cpu = plain_numbers(attribute(measurement, "cpu"), len(self.budget_percent))
+        load = (
+            np.full(1, np.nan)
+            if cpu is None
+            else np.where((cpu >= 0) & (cpu <= 100), cpu, np.nan) / self.budget_percent
+        )
         if np.isfinite(load).any():
             worst = float(np.nanmax(load))
             self.calm = self.calm + 1 if worst < self.headroom else 0

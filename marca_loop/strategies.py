@@ -15,9 +15,11 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, mo
 from marca_common.config import Config, first_problem, replaced
 from marca_common.dotted_path import find, find_class
 from marca_common.errors import UserError
+from marca_common.prices import price_of_service, require_price_unit
 from marca_common.protocols import Controller, Policy
 from marca_common.seeding import numpy_generator
 from marca_loop.scene import Scene
+from marca_loop.shared_prices import SharedPrices
 from marca_loop.static_strategy import DowngradeRule, StaticPolicy, downgrade_mixtures
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers import find_controller, make_controller
@@ -73,8 +75,16 @@ class PricedStrategy(Strategy):
     def serve(self, scene: Scene, group: str) -> tuple[Policy, Controller]:
         """The learner's policy, and the controller with the system model learned under it."""
         settings = replaced(self.controller, {"budget": scene.world.budget_percent()})
-        model = scene.system_model(self.values)
-        return scene.policy(self.values, self.policy), make_controller(settings, group, model, scene.calendar)
+        policy, model = scene.policy(self.values, self.policy), scene.system_model(self.values)
+        unit = getattr(policy, "price_unit", settings.price_unit)
+        require_price_unit("the policy", unit, "the controller", settings.price_unit)
+        controller = make_controller(settings, group, model, scene.calendar)
+        if settings.price_of_service is None:
+            return policy, controller
+        prices = len(controller.lambda_)
+        return policy, SharedPrices(
+            controller, price_of_service(settings.price_of_service, scene.world.services, prices, "controller")
+        )
 
 
 STRATEGIES: dict[str, type[Strategy]] = {"static": StaticStrategy, "priced": PricedStrategy}

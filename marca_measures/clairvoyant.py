@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from scipy.optimize import linprog
 
+from marca_common.arrays import require_shape
 from marca_common.errors import UserError
 
 
@@ -34,6 +35,10 @@ def clairvoyant(
     ``values`` (S, A), ``costs`` (S, A, services), ``budget`` (services,) core-ms per request, ``weights`` (S,) of
     states. A budget below every state's cheapest action is a UserError.
     """
+    require_shape("values", values, (None, None))
+    require_shape("costs", costs, (*values.shape, len(np.atleast_1d(budget))))
+    if weights is not None:
+        require_shape("weights", weights, (len(values),))
     weights = np.full(len(values), 1.0 / len(values)) if weights is None else weights / weights.sum()
     budget = np.asarray(budget, dtype=float)
     _require_feasible(costs, budget, weights)

@@ -9,10 +9,43 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from marca_common.arrays import require_shape
+from marca_common.errors import UserError
 
-@numba.njit(cache=True, nogil=True)
+
 def chain(q: np.ndarray, c: np.ndarray) -> np.ndarray:
     """One service: actions best for some λ ≥ 0, by rising cost. ``q`` (A,), ``c`` (A,) → indices (V,)."""
+    require_shape("q", q, (None,))
+    require_shape("c", c, q.shape)
+    return np.asarray(_chain(q, c))
+
+
+def pareto(q: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Actions that no other one dominates (no dearer in any service, no worse): ``q`` (A,), ``c`` (A, D) → (V,).
+
+    Of equal actions the first is kept.
+    """
+    require_shape("q", q, (None,))
+    require_shape("c", c, (len(q), None))
+    return np.asarray(_pareto(q, c))
+
+
+def candidates(q: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Actions that some λ ≥ 0 makes best, for a block of states.
+
+    ``q`` (S, A) and ``c`` (S, A, D), float64. Returns counts (S,) and the joint actions one state after another (V,),
+    in rising cost (D = 1) or in order of total cost. For D ≥ 3 the Pareto front is kept, which holds all of them.
+    """
+    require_shape("q", q, (None, None))
+    require_shape("c", c, (*q.shape, None))
+    if not (q.shape[1] and c.shape[2]):
+        raise UserError(f"c: got shape {c.shape}; expected at least one joint action and one service")
+    counts, actions = _candidates(q, c)
+    return counts, actions
+
+
+@numba.njit(cache=True, nogil=True)
+def _chain(q: np.ndarray, c: np.ndarray) -> np.ndarray:
     order = np.argsort(c, kind="mergesort")
     kept = np.empty(len(q), np.int64)
     size = 0
@@ -32,11 +65,7 @@ def chain(q: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def pareto(q: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Actions that no other one dominates (no dearer in any service, no worse): ``q`` (A,), ``c`` (A, D) → (V,).
-
-    Of equal actions the first is kept.
-    """
+def _pareto(q: np.ndarray, c: np.ndarray) -> np.ndarray:
     order = np.argsort(c.sum(1), kind="mergesort")
     kept = np.empty(len(q), np.int64)
     size = 0
@@ -85,7 +114,7 @@ def _undominated(q: np.ndarray, c: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def price_polygons(q: np.ndarray, c: np.ndarray, front: np.ndarray) -> np.ndarray:
+def _price_polygons(q: np.ndarray, c: np.ndarray, front: np.ndarray) -> np.ndarray:
     """Two services: of a Pareto front, the actions whose region of prices in the quadrant λ ≥ 0 is not empty.
 
     The quadrant is bounded where every price would settle any choice by cost alone. The test is lenient by a
@@ -151,23 +180,18 @@ def _region(q: np.ndarray, c: np.ndarray, front: np.ndarray, i: int, bound: floa
 
 
 @numba.njit(cache=True, nogil=True)
-def candidates(q: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Actions that some λ ≥ 0 makes best, for a block of states.
-
-    ``q`` (S, A) and ``c`` (S, A, D), float64. Returns counts (S,) and the joint actions one state after another (V,),
-    in rising cost (D = 1) or in order of total cost. For D ≥ 3 the Pareto front is kept, which holds all of them.
-    """
+def _candidates(q: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     size, services = len(c), c.shape[2]
     counts = np.empty(size, np.int64)
     actions = np.empty(size * 64, np.int64)
     end = 0
     for s in range(size):
         if services == 1:
-            kept = chain(q[s], c[s, :, 0])
+            kept = _chain(q[s], c[s, :, 0])
         else:
-            kept = pareto(q[s], c[s])
+            kept = _pareto(q[s], c[s])
             if services == 2:
-                kept = price_polygons(q[s], c[s], kept)
+                kept = _price_polygons(q[s], c[s], kept)
         if end + len(kept) > len(actions):
             grown = np.empty(2 * len(actions) + len(kept), np.int64)
             grown[:end] = actions[:end]

@@ -6,7 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from marca_common.column_values import Zone
 from marca_common.config import Config
+from marca_common.prices import PRICE_UNIT
 
 
 class ColumnsConfig(Config):
@@ -19,6 +21,7 @@ class ColumnsConfig(Config):
     qps_divisor: float = Field(1.0, gt=0, description="traffic / this = requests per second (60 for counts a minute)")
     cpu: list[str] | None = Field(None, description="CPU columns, percent; null = cpu_<service>")
     price: list[str] | None = Field(None, description="λ columns, money per core-ms; null = lambda_<service>")
+    price_unit: str = Field(PRICE_UNIT, description="unit of the λ columns; a controller's must be the same")
     price_in_force: Literal["this_minute", "next_minute"] = Field(
         "this_minute",
         description="the minute in which the row's λ was in force; the paper's table holds the next one's",
@@ -36,6 +39,7 @@ class ColumnsConfig(Config):
     )
     header: list[str] | None = Field(None, description="columns of a file without a header row; null = it has one")
     separator: str = Field(",", description="separator of a CSV file")
+    timezone: Zone = Field("UTC", description="IANA zone of times without an offset")
 
 
 class SystemModelConfig(Config):
@@ -182,6 +186,12 @@ class ControllerConfig(Config):
     offset: float = Field(0.0, description="added to the target, percent of the budget (negative = more careful)")
     price_low: float = Field(0.0, ge=0, description="lower end of λ's box, money per core-ms")
     price_high: list[float] | None = Field(None, description="upper end per price; null = the model's box")
+    price_unit: str = Field(
+        PRICE_UNIT, description="unit of λ here; the system model's and the policy's must be the same"
+    )
+    price_of_service: dict[str, int] | None = Field(
+        None, description="which price each service pays, from 0; null = its own, or the only one"
+    )
     start: list[float] | None = Field(None, description="λ before the first measurement; null = middle of the box")
     fixed_price: list[float] | None = Field(None, description="fixed: the λ to hold; null = start")
     mpc: MpcConfig = Field(default_factory=MpcConfig, description="settings of mpc and knows_next_minute")

@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from marca_common.cli import run_cli
+from marca_common.column_values import Zone
 from marca_common.compute import set_threads
 from marca_common.config import Config, replaced, to_dict
 from marca_common.protocols import Controller
@@ -42,6 +43,7 @@ class ClosedLoopConfig(Config):
     scenario: Scenario = Field(default_factory=Scenario, description="what happens; nominal where left out")
     traffic: str | None = Field(None, description="timestamp,value file in place of synthetic traffic; null = none")
     calendar: str | None = Field(None, description="calendar CSV; null = the scenario's own announcements")
+    timezone: Zone = Field("UTC", description="IANA zone of times without an offset, in traffic and calendar")
     model: str | None = Field(None, description="system model checkpoint; null = train one into the run folder first")
     train: SystemModelConfig = Field(default_factory=SystemModelConfig, description="how to train where model is null")
     group: str | None = Field(None, description="data centre to run as; null = the model's first")
@@ -66,8 +68,8 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
     set_threads(config.threads)
     find_controller(config.controller)
     with RunFolder(out, config) as folder:
-        drawn = start_scenario(config.scenario, config.seed, config.reference, config.traffic)
-        calendar = Calendar.read(config.calendar) if config.calendar else drawn.calendar
+        drawn = start_scenario(config.scenario, config.seed, config.reference, config.traffic, config.timezone)
+        calendar = Calendar.read(config.calendar, config.timezone) if config.calendar else drawn.calendar
         model = _model(config, folder.out)
         controller, loop, truth = simulate(config, drawn, model, calendar)
         bound = _clairvoyant(config, drawn, model) if config.clairvoyant and config.plant == "reference" else None

@@ -11,6 +11,8 @@ import pandas as pd
 from numba import njit
 
 from autobucket.results.estimator import Estimator
+from marca_common.arrays import require_range, require_shape, whole_numbers
+from marca_common.column_values import words
 from marca_common.cost_maps import ALL, CostMaps
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
@@ -62,6 +64,9 @@ class CostModel:
         """The maps applied to results, float32 (S, A) per task, of states in data centres ``idc`` (S,)."""
         lengths = np.stack([results[name] for name in self.tasks])  # (elements, S, A)
         t = self._tables
+        idc = whole_numbers("data centre", idc)
+        require_shape("results", lengths, (len(self.tasks), len(idc), t.fixed.shape[1]))
+        require_range("data centre", idc, len(t.fixed))
         costs: np.ndarray = _apply(lengths.astype(np.float32, copy=False), idc, t.fixed, t.x, t.y, t.size, t.setting)
         return costs
 
@@ -72,7 +77,7 @@ class CostModel:
             return np.zeros(len(states), dtype=np.int64)
         if column not in states:
             raise UserError(f"state column {column!r} is missing; found {', '.join(map(str, states.columns))}")
-        codes = pd.Index(self.maps.idcs).get_indexer(states[column].astype(str))
+        codes = pd.Index(self.maps.idcs).get_indexer(words(states, column))
         if (codes < 0).any():
             row = int(np.argmax(codes < 0))
             raise UserError(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.serving.decide_kernels import decide_rows, positions, scan
+from awrq_mixer.serving.decide_kernels import decide_rows, look_up, positions, scan
+from awrq_mixer.serving.policy_cache import PolicyCache, read_cache, write_cache
+from marca_common.arrays import require_range, require_shape, whole_numbers
 from marca_common.errors import UserError
-from marca_common.files import atomic_path
 from marca_common.memory import require_memory
+from marca_common.plain_numbers import plain_numbers
+from marca_common.prices import PRICE_UNIT
 from marca_common.progress import progress
+from marca_common.scores import state_index
 from marca_measures.hull import candidates
 
 ValuesFn = Callable[[pd.DataFrame], np.ndarray]
@@ -35,23 +39,40 @@ class HullPolicy:
         c: np.ndarray,
         values_fn: ValuesFn | None = None,
         costs_fn: ValuesFn | None = None,
+        price_of_service: Sequence[int] | np.ndarray | None = None,
+        price_unit: str = PRICE_UNIT,
     ) -> None:
+        """``first`` (S + 1,), ``joint`` (V,), ``q`` (V,), ``c`` (V, D): see PolicyCache; a UserError where they don't fit.
+
+        ``price_of_service`` (D,) says which entry of λ each service pays, from 0; None: each its own. ``price_unit`` is that
+        of λ.
+        """
         self.states = states.reset_index(drop=True)
-        self.first = first  # (S + 1,) where each state's candidates begin
-        self.joint = joint  # (V,) joint action
-        self.q = q  # (V,) money
-        self.c = c  # (V, D) core-milliseconds
+        self.cache = PolicyCache.of(first, joint, q, c, len(self.states))
+        self.first, self.joint, self.q, self.c = self.cache.first, self.cache.joint, self.cache.q, self.cache.c
+        self.price_unit = price_unit
+        self.price_of = _price_of(price_of_service, self.c.shape[1])
+        self._prices = int(self.price_of.max()) + 1
+        self._own_prices = bool((self.price_of == np.arange(len(self.price_of))).all())
         self._values, self._costs = values_fn, costs_fn
         self._index: pd.MultiIndex | None = None
 
     @classmethod
     def build(
-        cls, states: pd.DataFrame, values_fn: ValuesFn, costs_fn: ValuesFn, chunk: int = 256, quiet: bool = False
+        cls,
+        states: pd.DataFrame,
+        values_fn: ValuesFn,
+        costs_fn: ValuesFn,
+        chunk: int = 256,
+        quiet: bool = False,
+        price_of_service: Sequence[int] | np.ndarray | None = None,
     ) -> HullPolicy:
         """Score ``states`` chunk by chunk with ``values_fn`` → (S, A) and ``costs_fn`` → (S, A, D), keep what can win.
 
-        Raises UserError where a score is not finite.
+        ``price_of_service`` as in HullPolicy. Raises UserError where a score is not finite, and for no state at all.
         """
+        if not len(states):
+            raise UserError("policy: got no state to prepare; expected at least one")
         states = states.reset_index(drop=True)
         parts: list[tuple[np.ndarray, ...]] = []
         starts = range(0, len(states), chunk)
@@ -63,24 +84,36 @@ class HullPolicy:
             parts.append((counts, joint, q[row, joint], c[row, joint]))
         counts, joint, q, c = (np.concatenate(part) for part in zip(*parts))
         first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(states, first, joint, q, np.ascontiguousarray(c), values_fn, costs_fn)
+        return cls(states, first, joint, q, c, values_fn, costs_fn, price_of_service)
 
-    def decide(self, states: np.ndarray | pd.DataFrame, lambda_: np.ndarray | float) -> np.ndarray:
-        """Joint action per state, int64 (M,), under prices ``lambda_`` (services,), money per core-millisecond.
+    def decide(self, states: np.ndarray | pd.DataFrame, lambda_: np.ndarray | Sequence[float] | float) -> np.ndarray:
+        """Joint action per state, int64 (M,), under prices ``lambda_``, money per core-millisecond.
 
-        ``states``: ids (M,) or a DataFrame with the state columns.
+        ``states``: ids (M,) or a DataFrame with the state columns. ``lambda_``: one price per service, or as many as
+        ``price_of_service`` names. A UserError for ids outside the cache and for prices that are none.
         """
         price = self._price(lambda_)
         if isinstance(states, pd.DataFrame):
             return self._decide_frame(states, price)
-        ids = np.asarray(states, dtype=np.int64)
+        ids = whole_numbers("state id", states)
         if len(ids) > len(self.first):  # every state once, then a look-up
-            return self._best(np.arange(len(self.states)), price)[ids]
-        return self._best(ids, price)
+            chosen, wrong = look_up(ids, self._best(np.arange(len(self.states)), price))
+        else:
+            place, wrong = decide_rows(ids, self.first, self.q, self.c, price)
+            chosen = self.joint[place] if wrong < 0 else place
+        if wrong >= 0:
+            require_range("state id", ids, len(self.states))
+        return np.asarray(chosen)
 
     def expected(self, ids: np.ndarray, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Value (M,) and costs (M, D) of joint actions taken in states ``ids``; any joint action may be asked for."""
-        ids, joint = np.asarray(ids, dtype=np.int64), np.asarray(joint, dtype=np.int64)
+        """Value (M,) and costs (M, D) of joint actions taken in states ``ids``; any joint action may be asked for.
+
+        A UserError for ids outside the cache, joint actions that don't exist, and others that no scorer is at hand for.
+        """
+        ids, joint = whole_numbers("state id", ids), whole_numbers("joint action", joint)
+        require_shape("joint action", joint, ids.shape)
+        require_range("state id", ids, len(self.states))
+        require_range("joint action", joint, 1 << 31)
         pairs, back = np.unique(ids * (1 << 32) + joint, return_inverse=True)
         rows, actions = pairs >> 32, pairs & ((1 << 32) - 1)
         place = positions(rows, actions, self.first, self.joint)
@@ -92,22 +125,21 @@ class HullPolicy:
 
     def save(self, path: str | Path) -> None:
         """Write the cache (npz), atomically."""
-        columns = {f"state_{name}": self.states[name].astype(str).to_numpy(dtype=str) for name in self.states}
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, first=self.first, joint=self.joint, q=self.q, c=self.c, **columns)
+        write_cache(path, self.cache, self.states, price_of_service=self.price_of, price_unit=self.price_unit)
 
     @classmethod
     def load(cls, path: str | Path, values_fn: ValuesFn | None = None, costs_fn: ValuesFn | None = None) -> HullPolicy:
-        """Read a cache that ``save`` wrote; give the functions again if states outside it may be asked for."""
+        """Read a cache that ``save`` wrote; give the functions again if states outside it may be asked for.
+
+        A file that is none, or whose arrays don't fit together, is a UserError.
+        """
+        states, content = read_cache(path)
+        first, joint, q, c = (content[name] for name in ("first", "joint", "q", "c"))
+        declared, unit = content.get("price_of_service"), str(content.get("price_unit", PRICE_UNIT))
         try:
-            with np.load(path, allow_pickle=False) as file:
-                content = {name: file[name] for name in file.files}
-            parts = [content[name] for name in ("first", "joint", "q", "c")]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: not a readable policy cache: {error}") from None
-        states = {name.removeprefix("state_"): content[name] for name in content if name.startswith("state_")}
-        first, joint, q, c = parts
-        return cls(pd.DataFrame(states), first, joint, q, c, values_fn, costs_fn)
+            return cls(states, first, joint, q, c, values_fn, costs_fn, declared, unit)
+        except UserError as error:
+            raise UserError(f"{path}: not a sound policy cache: {error}") from None
 
     def lookup(self, states: pd.DataFrame) -> np.ndarray:
         """Ids of states by their columns, −1 where not built, int64 (M,)."""
@@ -115,33 +147,41 @@ class HullPolicy:
         missing = [name for name in columns if name not in states]
         if missing:
             raise UserError(f"state column {missing[0]!r} is missing; found {', '.join(map(str, states.columns))}")
+        twice = [name for name in columns if (states.columns == name).sum() > 1]
+        if twice:
+            raise UserError(f"state column {twice[0]!r} stands twice; expected it once")
         if self._index is None:
-            self._index = pd.MultiIndex.from_arrays([self.states[name].astype(str) for name in columns])
-        asked = pd.MultiIndex.from_arrays([states[name].astype(str) for name in columns])
-        return np.asarray(self._index.get_indexer(asked), dtype=np.int64)
+            self._index = self._unique_index()
+        return np.asarray(self._index.get_indexer(state_index(states[columns])), dtype=np.int64)
+
+    def _unique_index(self) -> pd.MultiIndex:
+        index = state_index(self.states)
+        if not index.is_unique:
+            raise UserError(f"policy: state {index[index.duplicated()][0]} stands in it twice; ask for it by its id")
+        return index
 
     def _best(self, ids: np.ndarray, price: np.ndarray) -> np.ndarray:
-        return np.asarray(self.joint[decide_rows(ids, self.first, self.q, self.c, price)])
+        """As ``decide``, for ids that are known to be in the cache."""
+        return np.asarray(self.joint[decide_rows(ids, self.first, self.q, self.c, price)[0]])
 
     def _decide_frame(self, states: pd.DataFrame, price: np.ndarray) -> np.ndarray:
         ids = self.lookup(states)
         new = ids < 0
         chosen = self._best(np.where(new, 0, ids), price)
         if new.any():
-            values_fn, costs_fn = self._functions()
-            distinct = states.loc[new, list(self.states.columns)].astype(str)
-            groups = distinct.groupby(list(distinct.columns), sort=False, observed=True).ngroup().to_numpy()
+            self._functions()
+            groups = pd.factorize(state_index(states.loc[new, list(self.states.columns)]))[0]
             once = np.unique(groups, return_index=True)[1]
             rows = states.loc[new].iloc[once]
-            chosen[new] = scan(*_scored(rows, values_fn, costs_fn), price)[groups]
+            chosen[new] = scan(*self._scored(rows), price)[groups]
         return chosen
 
     def _expected_uncached(self, ids: np.ndarray, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values_fn, costs_fn = self._functions()
         q, c = np.empty(len(ids)), np.empty((len(ids), self.c.shape[1]))
         distinct, back = np.unique(ids, return_inverse=True)
         for start in range(0, len(distinct), 256):
-            block_q, block_c = _scored(self.states.iloc[distinct[start : start + 256]], values_fn, costs_fn)
+            block_q, block_c = self._scored(self.states.iloc[distinct[start : start + 256]])
+            require_range("joint action", joint, block_q.shape[1])
             mine = (back >= start) & (back < start + 256)
             q[mine] = block_q[back[mine] - start, joint[mine]]
             c[mine] = block_c[back[mine] - start, joint[mine]]
@@ -152,20 +192,39 @@ class HullPolicy:
             raise UserError("a state or action outside the policy's cache was asked for, and no scorer is at hand")
         return self._values, self._costs
 
+    def _scored(self, states: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        q, c = _scored(states, *self._functions())
+        require_shape("costs", c, (*q.shape, self.c.shape[1]))
+        return q, c
+
     def _price(self, lambda_: Any) -> np.ndarray:
-        price = np.atleast_1d(np.asarray(lambda_, dtype=np.float64))
-        if price.shape != (self.c.shape[1],) or not (np.isfinite(price) & (price >= 0)).all():
-            raise UserError(f"lambda_: got {price.tolist()}; expected {self.c.shape[1]} finite prices of at least 0")
-        return price
+        """Price per service (D,)."""
+        plain = type(lambda_) is np.ndarray and lambda_.dtype == np.float64 and lambda_.ndim == 1
+        price = lambda_ if plain else plain_numbers(lambda_)
+        if price is None or price.shape != (self._prices,) or not (np.isfinite(price) & (price >= 0)).all():
+            raise UserError(f"lambda_: got {str(lambda_)[:80]}; expected {self._prices} finite prices of at least 0")
+        return np.asarray(price if self._own_prices else price[self.price_of])
+
+
+def _price_of(declared: Sequence[int] | np.ndarray | None, services: int) -> np.ndarray:
+    if declared is None:
+        return np.arange(services)
+    paid = whole_numbers("price_of_service", declared)
+    if paid.shape != (services,) or sorted(set(paid.tolist())) != list(range(len(set(paid.tolist())))):
+        raise UserError(
+            f"price_of_service: got {paid.tolist()}; expected {services} prices, one per service, counted from 0 without a gap"
+        )
+    return paid
 
 
 def _scored(states: pd.DataFrame, values_fn: ValuesFn, costs_fn: ValuesFn) -> tuple[np.ndarray, np.ndarray]:
     """Values (S, A) and costs (S, A, D) as float64, checked."""
     q = np.asarray(values_fn(states), dtype=np.float64)
+    require_shape("values", q, (len(states), None))
     require_memory(len(q), q.shape[1], copies=6)
     c = np.asarray(costs_fn(states), dtype=np.float64)
     c = c[..., None] if c.ndim == 2 else c
-    if c.shape[:2] != q.shape:
+    if c.ndim != 3 or c.shape[:2] != q.shape:
         raise UserError(f"costs have shape {c.shape}, values {q.shape}; expected the same states and joint actions")
     for name, array in (("value", q), ("cost", c)):
         if not np.isfinite(array).all():

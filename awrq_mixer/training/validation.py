@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from awrq_mixer.training.training_log import Log
+from marca_common.column_values import words
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
 from marca_common.spread import ROUNDING
@@ -59,7 +60,7 @@ def comparison_groups(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
     names = [name for name, kind in spec.state.items() if kind == "category"]
     if not names:
         return np.zeros(len(frame), np.int64)
-    return np.asarray(frame.groupby([frame[name].astype(str) for name in names], sort=False).ngroup())
+    return np.asarray(frame.groupby([words(frame, name) for name in names], sort=False).ngroup())
 
 
 def shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> float:

@@ -8,6 +8,7 @@ import pandas as pd
 from cascade_world.data_centre.minute_serving import tally
 from cascade_world.mechanism.assembled_world import World
 from cascade_world.population.catalogue import Catalogue
+from marca_common.arrays import require_range, require_shape, whole_numbers
 
 
 class Breakdown:
@@ -28,6 +29,10 @@ class Breakdown:
         self, timestamp: np.datetime64, states: np.ndarray, joint: np.ndarray, revenue: np.ndarray, core_ms: np.ndarray
     ) -> None:
         """Count one minute: state ids, served joint actions, money and core-ms of its requests."""
+        for name, ids, size in (("state", states, len(self.cells)), ("joint action", joint, self.requests.shape[1])):
+            require_range(name, whole_numbers(name, ids), size)
+        for part in (joint, revenue, core_ms):
+            require_shape("a minute's requests", part, states.shape)
         hour = int(timestamp.astype("datetime64[h]").astype(np.int64) % 24)
         tally(self.cells, states, joint, revenue, core_ms, self.first_hour + hour, self.requests, self.sums)
 

@@ -18,6 +18,7 @@ from cascade_world.mechanism.assembled_world import World
 from cascade_world.population.catalogue import Catalogue
 from cascade_world.population.world_traffic import MINUTES_PER_DAY, Traffic
 from cascade_world.request_luck import NORMALS, hash_columns, normals, uniforms
+from marca_common.arrays import require_range, whole_numbers
 from marca_common.protocols import Measurement
 from marca_common.seeding import integer_seed
 
@@ -63,12 +64,12 @@ class WorldPlant:
     def step(self, lambda_: np.ndarray, exogenous: np.ndarray) -> Measurement:
         """Serve one minute under prices ``lambda_`` (services,) with ``exogenous`` arrivals per sub-interval."""
         minute, exogenous = self.minute, np.asarray(exogenous)
+        if not (np.isfinite(exogenous).all() and (exogenous >= 0).all()):
+            raise ValueError(f"exogenous: got {exogenous}; expected finite arrivals of at least 0")
         in_force = self._actuate(np.asarray(lambda_, dtype=float))
         counts = self._thinned(exogenous, minute)
         states = arriving_states(self.luck.states[minute], self._pool(minute), int(counts.sum()))
-        joint = np.asarray(self.decide(states, in_force), dtype=np.int64)
-        if joint.shape != states.shape:
-            raise ValueError(f"decide returned shape {joint.shape} for {len(states)} states")
+        joint = self._decided(states, in_force)
         totals, used, mean_level, mean_load = self._serve(minute, counts, states, joint)
         self._record(minute, exogenous, counts, in_force, totals, used, mean_level, mean_load)
         self.minute += 1
@@ -109,6 +110,15 @@ class WorldPlant:
         )  # fmt: skip
         self.breakdown.add(self.traffic.timestamps[minute], states, served, revenue, core_ms)
         return totals, used, float(mean_level), mean_load
+
+    def _decided(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
+        """The policy's joint actions, checked: the compiled loops that serve them check nothing."""
+        joint = np.asarray(self.decide(states, lambda_))
+        if joint.shape != states.shape:
+            raise ValueError(f"decide returned shape {joint.shape} for {len(states)} states")
+        joint = whole_numbers("decide returned a joint action", joint)
+        require_range("decide returned a joint action", joint, self.cost.shape[1])
+        return joint
 
     def _actuate(self, lambda_: np.ndarray) -> np.ndarray:
         if lambda_.shape != (len(self.world.services),) or not np.isfinite(lambda_).all() or (lambda_ < 0).any():

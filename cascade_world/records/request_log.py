@@ -14,6 +14,7 @@ from cascade_world.mechanism.cascade import RESULTS, serve_requests
 from cascade_world.population.world_traffic import MINUTES_PER_DAY, day_shape, make_traffic
 from cascade_world.records.logging_policies import Incumbent, LoggingPolicy
 from cascade_world.request_luck import hash_columns
+from marca_common.arrays import require_range, require_shape, whole_numbers
 from marca_common.progress import progress
 from marca_common.protocols import Measurement
 from marca_common.seeding import integer_seed, numpy_generator
@@ -56,6 +57,9 @@ def serve(
     world: World, seed: int, first: int, codes: np.ndarray, joint: np.ndarray, stream: str = "serve"
 ) -> pd.DataFrame:
     """Send requests numbered from ``first`` with these states and actions through the mechanistic cascade."""
+    joint = whole_numbers("joint action", joint)
+    require_shape("codes", codes, (len(joint), None))
+    require_range("joint action", joint, world.space.n_joint)
     classes, scale = world.population.latent(codes)
     results = np.empty((len(codes), len(RESULTS)))
     space = world.space

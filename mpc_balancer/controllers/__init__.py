@@ -8,6 +8,7 @@ import numpy as np
 
 from marca_common.dotted_path import find_class
 from marca_common.errors import UserError
+from marca_common.prices import require_price_unit
 from marca_common.protocols import Controller
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers.bisection import BisectionController
@@ -71,6 +72,7 @@ def make_controller(
         raise UserError(f"controller {config.name}: λ's box is unknown; give price_high or a system model")
     if model is not None:
         model.features.group_index(group)
+        require_price_unit("the controller", config.price_unit, "the system model's table", model.columns.price_unit)
     made = find_controller(config)(config, group, names, base, model, calendar)
     if not hasattr(made, "lambda_"):
         raise UserError(f"controller.name: {config.name!r} has no lambda_; expected the prices it last set, one each")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from marca_common.protocols import Measurement
+from marca_common.plain_numbers import attribute, plain_mapping, plain_number, plain_numbers, plain_text
 from mpc_balancer.config import LadderConfig
+from mpc_balancer.controllers.clock import Clock
+from mpc_balancer.controllers.stuck_sensor import StuckSensors
 
 
 @dataclass(frozen=True)
 class Reading:
     """A measurement after the checks: CPU is NaN where it can't be believed."""
 
-    timestamp: np.datetime64
+    timestamp: np.datetime64  # UTC
     cpu: np.ndarray  # (D,) percent or NaN
     qps: float  # NaN where lost
     lambda_: np.ndarray  # (L,) in force; the last command where the report can't be believed
@@ -25,51 +28,88 @@ class Reading:
 
 
 class Checks:
-    """Keeps what is needed to tell a frozen sensor from a quiet minute, and counts what was refused."""
+    """Turns whatever was handed to a controller into a Reading, and counts what was refused."""
 
-    def __init__(self, services: int, prices: int, config: LadderConfig, step_seconds: int = 60) -> None:
-        self.services, self.prices, self.config = services, prices, config
-        self.step = np.timedelta64(step_seconds, "s")
+    def __init__(
+        self,
+        services: int,
+        prices: int,
+        config: LadderConfig,
+        step_seconds: int = 60,
+        group: str | None = None,
+        other_groups: Collection[str] = (),
+        most_qps: float = np.inf,
+    ) -> None:
+        """A measurement of one of ``other_groups`` is lost, traffic above ``most_qps`` not believed."""
+        self.services, self.prices = services, prices
+        self.group, self.other_groups, self.most_qps = group, other_groups, most_qps
         self.refused: Counter[str] = Counter()
-        self._last: np.ndarray = np.full(services, np.nan)
-        self._same = 0
-        self._time: Any = None
+        self.clock = Clock(step_seconds)
+        self.stuck = StuckSensors(services, config.frozen_minutes)
 
-    def read(self, one: Measurement, command: np.ndarray) -> Reading:
+    def read(self, one: Any, command: np.ndarray) -> Reading:
         """The believable part of a measurement; ``command`` stands in for a λ that was not reported."""
-        cpu = self._cpu(one.cpu)
-        qps = float(one.qps) if np.isfinite(one.qps) and one.qps >= 0 else float("nan")
-        self.refused["qps"] += int(np.isnan(qps))
-        lambda_ = np.asarray(one.lambda_, np.float64).reshape(-1)
-        if lambda_.shape != (self.prices,) or not np.all(np.isfinite(lambda_)) or (lambda_ < 0).any():
-            self.refused["lambda"] += 1
-            lambda_ = command
-        arrivals = None if one.arrivals is None else np.asarray(one.arrivals, np.float64)
-        extras = {"degradation": one.degradation, **(one.aggregates or {})}
-        return Reading(self._timestamp(one.timestamp), cpu, qps, lambda_, arrivals, extras)
+        if self._foreign(attribute(one, "group")):
+            one = None
+        qps = self._qps(attribute(one, "qps"))
+        timestamp, right = self.clock.read(attribute(one, "timestamp"))
+        self.refused["timestamp"] += not right
+        return Reading(
+            timestamp,
+            self._cpu(attribute(one, "cpu"), qps),
+            qps,
+            self._lambda(attribute(one, "lambda_"), command),
+            self._arrivals(attribute(one, "arrivals")),
+            self._extras(attribute(one, "degradation"), attribute(one, "aggregates")),
+        )
 
-    def _cpu(self, raw: np.ndarray) -> np.ndarray:
-        cpu = np.asarray(raw, np.float64).reshape(-1)
-        if cpu.shape != (self.services,):
-            self.refused["cpu"] += 1
-            return np.full(self.services, np.nan)
-        with np.errstate(invalid="ignore"):
-            cpu = np.where((cpu >= 0) & (cpu <= 100), cpu, np.nan)
+    def _foreign(self, group: Any) -> bool:
+        """Whether the measurement is another data centre's; an unknown name is only counted."""
+        name = plain_text(group)
+        self.refused["group"] += self.group is not None and name != self.group
+        return name in self.other_groups
+
+    def _qps(self, raw: Any) -> float:
+        qps = plain_number(raw)
+        if 0 <= qps <= min(self.most_qps, np.finfo(np.float64).max):
+            return qps
+        self.refused["qps"] += 1
+        return float("nan")
+
+    def _cpu(self, raw: Any, qps: float) -> np.ndarray:
+        """Percent (D,); NaN outside 0 to 100, for 0 unless nothing was asked for, and for a stuck sensor."""
+        found = plain_numbers(raw, self.services)
+        cpu = np.full(self.services, np.nan) if found is None else found
+        cpu = np.where((cpu >= 0) & (cpu <= 100) & ((cpu > 0) | (qps == 0)), cpu, np.nan)
         self.refused["cpu"] += int(np.isnan(cpu).any())
-        if np.isfinite(cpu).all() and np.array_equal(cpu, self._last) and (cpu < 99.9).all() and (cpu > 0).any():
-            self._same += 1
-        else:
-            self._same = 0
-        self._last = cpu
-        if self._same >= self.config.frozen_minutes - 1:
-            self.refused["frozen"] += 1
-            return np.full(self.services, np.nan)
-        return cpu
+        stuck = self.stuck.update(cpu)
+        self.refused["frozen"] += int(stuck.any())
+        return np.where(stuck, np.nan, cpu)
 
-    def _timestamp(self, raw: np.datetime64) -> np.datetime64:
-        time = np.datetime64(str(raw), "s")
-        if np.isnat(time) or (self._time is not None and time <= self._time):
-            self.refused["timestamp"] += 1
-            time = np.datetime64("1970-01-01", "s") if self._time is None else self._time + self.step
-        self._time = time
-        return time
+    def _lambda(self, raw: Any, command: np.ndarray) -> np.ndarray:
+        lambda_ = plain_numbers(raw, self.prices)
+        if lambda_ is not None and np.isfinite(lambda_).all() and (lambda_ >= 0).all():
+            return lambda_
+        self.refused["lambda"] += 1
+        return command
+
+    def _arrivals(self, raw: Any) -> np.ndarray | None:
+        arrivals = None if raw is None else plain_numbers(raw)
+        if arrivals is not None and np.isfinite(arrivals).all() and (arrivals >= 0).all():
+            return arrivals
+        self.refused["arrivals"] += raw is not None
+        return None
+
+    def _extras(self, degradation: Any, aggregates: Any) -> dict[str, float]:
+        """Further inputs; a NaN is an honest unknown, anything else that is no finite number is counted."""
+        mapping = plain_mapping(aggregates)
+        raw = {"degradation": degradation, **(mapping or {})}
+        values = {name: plain_number(one) for name, one in raw.items()}
+        wrong = (not np.isfinite(values[name]) and not _unknown(one) for name, one in raw.items())
+        self.refused["aggregates"] += mapping is None or any(wrong)
+        return values
+
+
+def _unknown(value: Any) -> bool:
+    """Whether a value is a float's NaN, said outright."""
+    return type(value) in (float, np.float64, np.float32, np.float16) and bool(np.isnan(value))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from marca_common.errors import UserError
 from mpc_balancer.controllers.checked_reading import Reading
 from mpc_balancer.controllers.price_controller import PriceController
 
 
 class FixedController(PriceController):
     """Holds ``fixed_price`` (or ``start``)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        given = self.config.fixed_price
+        if given is not None and len(given) != self.scale.size:
+            raise UserError(f"controller fixed: fixed_price: got {len(given)} prices; expected {self.scale.size}")
 
     def decide(self, reading: Reading) -> np.ndarray:
         """The same prices whatever is measured."""

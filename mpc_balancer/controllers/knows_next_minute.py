@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from marca_common.plain_numbers import attribute, plain_numbers
 from marca_common.protocols import Coming
 from mpc_balancer.controllers.mpc import MpcController
 
@@ -14,13 +15,16 @@ class KnowsNextMinuteController(MpcController):
     coming_qps: np.ndarray | None = None  # requests per second of the coming intervals
 
     def foresee(self, coming: Coming) -> None:
-        """Keep the true traffic of the coming intervals."""
-        self.coming_qps = np.asarray(coming.qps, np.float64)
+        """Keep the true traffic of the coming intervals; what is no traffic is counted and forgotten."""
+        qps = plain_numbers(attribute(coming, "qps"))
+        sound = qps is not None and np.isfinite(qps).all() and (qps >= 0).all()
+        self.refused["coming"] += not sound
+        self.coming_qps = qps if sound else None
 
     def forecast(self, steps: int) -> np.ndarray:
         """The truth for the coming 1 + delay intervals, the usual forecast scaled to it beyond."""
         ahead = super().forecast(steps)
-        if self.coming_qps is None or not len(self.coming_qps):
+        if self.coming_qps is None:
             return ahead
         known = min(1 + self.delay.delay, len(self.coming_qps), steps)
         scale = self.coming_qps[known - 1] / max(ahead[known - 1], 1e-9)

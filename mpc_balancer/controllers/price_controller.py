@@ -9,12 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from marca_common.errors import UserError
+from marca_common.prices import price_of_service
 from marca_common.protocols import Measurement
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers.checked_reading import Checks, Reading
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
+
+_MOST_TRAFFIC = 100.0  # times a data centre's mean in training; traffic beyond that is not believed
 
 
 class PriceController(ABC):
@@ -33,20 +36,23 @@ class PriceController(ABC):
         self.scale, self.model, self.calendar = scale, model, calendar
         self.budget = budget_of(config, services, model)
         self.target = self.budget * (1 + config.offset / 100)  # (D,) percent
-        step = model.step_seconds if model is not None else 60
-        self.checks = Checks(len(self.services), scale.size, config.mpc.ladder, step)
+        self.checks = _checks(config, group, len(self.services), scale.size, model)
         self.rungs, self.refused = Counter[str](), self.checks.refused
         self.expected_qps = float("nan")
         middle = scale.from_unit(np.full(scale.size, 0.5))
         start = middle if config.start is None else np.asarray(config.start, np.float64)
         if start.shape != (scale.size,):
             raise UserError(f"controller {config.name}: start: got {start.size} prices; expected {scale.size}")
+        self.price_of = price_of_service(
+            config.price_of_service, self.services, scale.size, f"controller {config.name}"
+        )
         self.lambda_ = scale.clip(start)  # the last command; the plant's first interval runs under it
 
     def step(self, measurement: Measurement) -> np.ndarray:
-        """Prices of the next interval (L,), finite and inside the box, whatever is measured."""
-        reading = self.checks.read(measurement, self.lambda_)
-        self.lambda_ = self.scale.clip(self.decide(reading))
+        """Prices of the next interval (L,), finite and inside the box, whatever is measured: never raises."""
+        with np.errstate(all="ignore"):
+            reading = self.checks.read(measurement, self.lambda_)
+            self.lambda_ = self.scale.clip(self.decide(reading))
         return self.lambda_
 
     @abstractmethod
@@ -58,13 +64,28 @@ class PriceController(ABC):
         """The system model of a controller that can't do without one."""
         if self.model is None:
             raise UserError(f"controller {self.config.name}: needs a system model; run mpc_balancer.train")
+        if self.model.prices.size != self.scale.size:
+            raise UserError(
+                f"controller {self.config.name}: got {self.scale.size} prices; the system model was trained on"
+                f" {self.model.prices.size}, expected the same"
+            )
         return self.model
 
     def price_errors(self, per_service: np.ndarray) -> np.ndarray:
-        """Errors per service (D,) → per price (L,): one to one where the numbers agree, else the largest steers all."""
-        if self.scale.size == len(self.services):
-            return per_service
-        return np.full(self.scale.size, np.nanmax(per_service) if np.isfinite(per_service).any() else np.nan)
+        """Errors per service (D,) → per price (L,): of the services that pay a price, the largest known error steers it."""
+        errors = np.full(self.scale.size, np.nan)
+        np.fmax.at(errors, self.price_of, per_service)
+        return errors
+
+
+def _checks(config: ControllerConfig, group: str, services: int, prices: int, model: SystemModel | None) -> Checks:
+    """What a measurement must be; with a model, the other data centres it knows and the traffic it was trained on, too."""
+    if model is None:
+        return Checks(services, prices, config.mpc.ladder, group=group)
+    features = model.features
+    usual = float(features.traffic_mean[features.group_index(group)])
+    others = set(features.groups) - {group}
+    return Checks(services, prices, config.mpc.ladder, model.step_seconds, group, others, _MOST_TRAFFIC * usual)
 
 
 def budget_of(config: ControllerConfig, services: Sequence[str], model: SystemModel | None) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from marca_common.errors import UserError
-from marca_common.tables import Column, read_table
+from marca_common.tables import Column, checked_frame, read_table
 
 _SCHEMA = [Column("start", "time"), Column("factor", low=0), Column("decay_minutes", low=0)]
 
@@ -49,14 +49,15 @@ class Calendar:
                 )
 
     @classmethod
-    def read(cls, path: str | Path) -> Calendar:
-        """Read a calendar CSV; a bad one is a UserError that names the row."""
-        frame = read_table(path, _SCHEMA)
+    def read(cls, path: str | Path, timezone: str = "UTC") -> Calendar:
+        """Read a calendar CSV, times without an offset in ``timezone``; a bad one is a UserError that names the row."""
+        frame = read_table(path, _SCHEMA, timezone=timezone)
         return cls.from_frame(frame, str(path))
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, place: str = "calendar") -> Calendar:
-        """A calendar from a frame with the CSV's columns."""
+        """A calendar from a frame with the CSV's columns, naive times in UTC."""
+        frame = checked_frame(frame, _SCHEMA, place)
         starts = frame["start"].to_numpy("datetime64[s]")
         return cls(
             [PlannedEvent(s, float(f), float(d)) for s, f, d in zip(starts, frame["factor"], frame["decay_minutes"])],

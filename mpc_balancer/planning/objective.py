@@ -54,6 +54,8 @@ def objective(
     """
     if path.ndim != 3 or plan.ndim != 3 or path.shape[:2] != plan.shape[:2] or path.shape[2] != len(target):
         raise ValueError(f"path {path.shape}, plan {plan.shape}, target {target.shape} do not fit together")
+    if not (start.cpu.shape == start.cpu_before.shape == target.shape and start.unit.shape == plan.shape[2:]):
+        raise ValueError(f"start: CPU {start.cpu.shape}, prices {start.unit.shape} do not fit the path and the plan")
     paper = config.mode == "paper"
     kind = _ASYMMETRIC if not paper else (_PER_STEP if config.reading == "per_step" else _WHOLE)
     discount = config.alpha ** np.arange(1, path.shape[1] + 1)  # (N,)

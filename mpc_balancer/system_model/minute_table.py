@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from marca_common.column_values import BadValue, as_instants
 from marca_common.errors import UserError
 from marca_common.spread import is_flat, require_earned, require_usable
 from marca_common.system import system_schema
-from marca_common.tables import Column, read_table
+from marca_common.tables import Column, checked_frame, read_table
 from mpc_balancer.config import ColumnsConfig
 
 
@@ -111,8 +112,8 @@ class SystemData:
 def read_system(path: str | Path, columns: ColumnsConfig, services: list[str]) -> SystemData:
     """Read and check a system table; a UserError names file, row, column, value and expectation."""
     layout = Layout.of(columns, services)
-    frame = read_table(path, layout.schema(), header=columns.header, separator=columns.separator)
-    return from_frame(frame, columns, services, str(path))
+    reading = {"header": columns.header, "separator": columns.separator, "timezone": columns.timezone}
+    return _data(read_table(path, layout.schema(), **reading), layout, str(path))
 
 
 def from_frame(
@@ -120,13 +121,13 @@ def from_frame(
 ) -> SystemData:
     """As read_system for a frame in memory."""
     layout = Layout.of(columns, services)
-    missing = [c.name for c in layout.schema() if c.required and c.name not in frame]
-    if missing:
-        raise UserError(f"{place}: column {missing[0]!r} is missing; found {', '.join(map(str, frame.columns))}")
+    return _data(checked_frame(frame, layout.schema(), place, timezone=columns.timezone), layout, place)
+
+
+def _data(frame: pd.DataFrame, layout: Layout, place: str) -> SystemData:
+    columns = layout.columns
     times = _times(frame, columns, place)
-    names = frame[columns.group].astype(str).agg("/".join, axis=1) if columns.group else pd.Series("all", frame.index)
-    groups = tuple(sorted(names.unique()))
-    code = names.map({name: i for i, name in enumerate(groups)}).to_numpy(np.int64)
+    code, groups = _groups(frame, columns.group, place)
     _check_order(times, code, groups, place)
     order = np.argsort(code, kind="stable")
     times, code, frame = times[order], code[order], frame.iloc[order]
@@ -153,6 +154,23 @@ def from_frame(
     )
 
 
+def _groups(frame: pd.DataFrame, columns: list[str], place: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Number of each row's group, int64 (T,), and the groups' names, sorted."""
+    if not columns:
+        return np.zeros(len(frame), np.int64), ("all",)
+    ids, keys = pd.factorize(pd.MultiIndex.from_frame(frame[columns].astype(str)))
+    names = ["/".join(key) for key in keys]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(
+            f"{place}: columns {columns}: two groups are both called {twice!r}; expected values without '/'"
+        )
+    order = np.argsort(np.array(names, dtype=object))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[ids], tuple(names[i] for i in order)
+
+
 def _is_iso_column(columns: ColumnsConfig) -> bool:
     return len(columns.timestamp) == 1 and columns.timestamp_format is None
 
@@ -161,14 +179,25 @@ def _times(frame: pd.DataFrame, columns: ColumnsConfig, place: str) -> np.ndarra
     if _is_iso_column(columns):
         return np.asarray(frame[columns.timestamp[0]].to_numpy("datetime64[s]"))
     text = frame[columns.timestamp].astype(str).agg(" ".join, axis=1)
-    times = pd.to_datetime(text, format=columns.timestamp_format or "ISO8601", errors="coerce")
-    if times.isna().any():
-        row = int(np.argmax(times.isna().to_numpy()))
-        expected = columns.timestamp_format or "ISO 8601"
-        raise UserError(
-            f"{place}: row {row + 1}, columns {columns.timestamp}: got {text.iloc[row]!r}; expected a time as {expected}"
-        )
+    expected = columns.timestamp_format or "ISO 8601"
+    if columns.timestamp_format is not None:
+        parsed = pd.to_datetime(text, format=columns.timestamp_format, errors="coerce", utc="%z" in expected)
+        _refuse_time(parsed.isna().to_numpy(), text, columns, place, f"a time as {expected}")
+        text = parsed
+    try:
+        times = as_instants(text, columns.timezone)
+    except BadValue as bad:
+        _refuse_time(np.arange(len(text)) == bad.row, text.astype(str), columns, place, bad.expected)
+        raise
     return np.asarray(times.to_numpy("datetime64[s]"))
+
+
+def _refuse_time(bad: np.ndarray, text: pd.Series, columns: ColumnsConfig, place: str, expected: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(
+            f"{place}: row {row + 1}, columns {columns.timestamp}: got {text.iloc[row]!r}; expected {expected}"
+        )
 
 
 def _check_order(times: np.ndarray, code: np.ndarray, groups: tuple[str, ...], place: str) -> None:

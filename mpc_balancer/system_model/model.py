@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from marca_common.arrays import require_shape
 from marca_common.checkpoint import content_of, load_checkpoint, require_keys, save_checkpoint
 from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig
@@ -102,6 +103,8 @@ class SystemModel:
         """As rollout, with the activations that ``jacobians`` needs: each layer's (N, B, width), and the loads."""
         batch, steps, prices = unit.shape
         size = len(self.services)
+        require_shape("exogenous", exogenous, (steps, None))
+        require_shape("traffic", traffic, (steps,))
         first = self.weights[0]
         kappa = np.empty(size, np.float32)
         kappa[:] = gain
@@ -162,6 +165,7 @@ class SystemModel:
     def sensitivities(self, by_cpu: np.ndarray, by_price: np.ndarray) -> np.ndarray:
         """∂C_i/∂u_j for all steps (B, N, D, N, L), the chain rule through the rollout."""
         batch, steps, size, prices = by_price.shape
+        require_shape("by_cpu", by_cpu, (batch, steps, size, size))
         out = np.zeros((batch, steps, size, steps, prices))
         kernels.chain_rule(np.ascontiguousarray(by_cpu), np.ascontiguousarray(by_price), out)
         return out

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numba
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from marca_common.config import Config
 from marca_common.protocols import Measurement
@@ -43,6 +43,15 @@ class ReferenceConfig(Config):
     degrade_relief: float = Field(0.12, ge=0, lt=1, description="share of the cost that full degradation (1) removes")
     delay_minutes: int = Field(0, ge=0, description="minutes until a commanded λ is in force")
     sub_intervals: int = Field(6, ge=1, description="sub-intervals per minute")
+
+    @model_validator(mode="after")
+    def _one_entry_per_service(self) -> ReferenceConfig:
+        for name in ("idle_percent", "load_percent", "floor", "half_price", "core_ms"):
+            if len(getattr(self, name)) != len(self.services):
+                raise ValueError(
+                    f"{name}: got {len(getattr(self, name))} values; expected one per service, {len(self.services)}"
+                )
+        return self
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,15 @@ def surge_factor(surges: list[Surge], minute: np.ndarray) -> np.ndarray:
 
 
 def trace_traffic(
-    path: str | Path, mean_qps: float, sub_intervals: int, seed: int, minutes: int | None = None
+    path: str | Path,
+    mean_qps: float,
+    sub_intervals: int,
+    seed: int,
+    minutes: int | None = None,
+    timezone: str = "UTC",
 ) -> TrafficRun:
     """Drive a run with any ``timestamp,value`` file at any interval: interpolated to sub-intervals, scaled to ``mean_qps``."""
-    frame = read_table(path, [Column("timestamp", "time"), Column("value", low=0)])
+    frame = read_table(path, [Column("timestamp", "time"), Column("value", low=0)], timezone=timezone)
     times = frame["timestamp"].to_numpy("datetime64[s]").astype(np.int64)
     if len(times) < 2:
         raise UserError(f"{path}: got {len(times)} rows; expected at least 2")

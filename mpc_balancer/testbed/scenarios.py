@@ -109,9 +109,10 @@ def start_scenario(
     seed: int,
     reference: ReferenceConfig | None = None,
     trace: str | None = None,
+    timezone: str = "UTC",
     start: str = "2026-03-09",
 ) -> ScenarioRun:
-    """Draw traffic and disturbances of a scenario (or follow a ``timestamp,value`` trace)."""
+    """Draw traffic and disturbances of a scenario (or follow a ``timestamp,value`` trace, naive times in ``timezone``)."""
     reference = reference or ReferenceConfig()
     updates: dict[str, object] = {
         "delay_minutes": scenario.delay_minutes,
@@ -126,7 +127,8 @@ def start_scenario(
     if trace is None:
         traffic = synthetic_traffic(scenario.traffic, seed, minutes, start, scenario.surges)
     else:
-        traffic = trace_traffic(trace, scenario.traffic.mean_qps, scenario.traffic.sub_intervals, seed, minutes)
+        own = scenario.traffic
+        traffic = trace_traffic(trace, own.mean_qps, own.sub_intervals, seed, minutes, timezone)
         minutes = len(traffic.arrivals)
     calendar = Calendar.from_frame(calendar_frame(scenario.surges, traffic.timestamps[0]), "scenario")
     return ScenarioRun(scenario, traffic, calendar, reference, _disturbances(scenario, seed, minutes), seed)

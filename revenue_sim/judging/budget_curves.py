@@ -56,8 +56,13 @@ def budget_curves(config: RunConfig, inputs: Inputs) -> Curves | None:
     solved = allocate(inputs.truth, inputs.costs, reference * requests, counts, threads=config.threads)
     summary = _at_reference(inputs, table, reference, solved)
     if config.integral:
-        whole = best_whole_rows(inputs.truth, inputs.costs, counts, reference * requests, solved)
-        summary["whole_rows"] = {"value": whole.value / requests, "gap": 1.0 - whole.value / solved.bound}
+        limit = config.integral_time_limit_s
+        whole = best_whole_rows(inputs.truth, inputs.costs, counts, reference * requests, solved, limit)
+        summary["whole_rows"] = {
+            "value": whole.value / requests,
+            "gap": 1.0 - whole.value / whole.bound,
+            "status": whole.status,
+        }
     return Curves(table, reference, solved.choice, summary)
 
 

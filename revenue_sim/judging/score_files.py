@@ -10,7 +10,8 @@ import pandas as pd
 
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
-from marca_common.scores import action_keys, read_long_scores, read_scores, state_keys
+from marca_common.scores import action_keys, read_long_scores, read_scores, state_index, state_keys
+from marca_common.table_files import is_parquet
 from marca_common.tables import Column, read_table
 from revenue_sim.config import ScoreSource
 
@@ -25,10 +26,10 @@ class Demand:
 
 def load_scores(path: str | Path, spec: RequestSpec, column: str | None) -> tuple[pd.DataFrame, np.ndarray]:
     """States (S, state columns) and one score (S, A) float32 of a wide Parquet or long CSV file."""
-    if Path(path).suffix == ".csv":
-        matrix = read_long_scores(path, spec, [column or "value"])
-    else:
+    if is_parquet(path):
         matrix = read_scores(path, spec)
+    else:
+        matrix = read_long_scores(path, spec, [column or "value"])
     names = list(matrix.scores)
     if column is None and len(names) > 1:
         raise UserError(f"{path}: several score columns {', '.join(names)}; name one with 'column'")
@@ -67,7 +68,7 @@ def load_costs(path: str, spec: RequestSpec, states: pd.DataFrame) -> dict[str, 
 
 
 def _aligned(path: str | Path, have: pd.DataFrame, scores: np.ndarray, want: pd.DataFrame) -> np.ndarray:
-    at = pd.Index(state_keys(have)).get_indexer(pd.Index(state_keys(want)))
+    at = state_index(have).get_indexer(state_index(want))
     if (at < 0).any():
         raise UserError(f"{path}: no scores for the state {state_keys(want)[np.argmax(at < 0)]!r}")
     return scores if len(have) == len(want) and (at == np.arange(len(at))).all() else scores[at]
@@ -87,7 +88,7 @@ def demand_of_log(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) 
 def state_rows(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) -> np.ndarray:
     """Row of ``states`` for each row of ``frame``, int64 (M,); −1 where the state is not among them."""
     distinct, ids, _ = spec.distinct_states(frame)
-    return np.asarray(pd.Index(state_keys(states)).get_indexer(pd.Index(state_keys(distinct)))[ids])
+    return np.asarray(state_index(states).get_indexer(state_index(distinct))[ids])
 
 
 def read_demand(
@@ -124,7 +125,13 @@ def read_allocation(path: str, spec: RequestSpec, states: pd.DataFrame) -> tuple
 
 def _places(path: str, frame: pd.DataFrame, column: str, known: np.ndarray, expected: str) -> np.ndarray:
     """Place of each key of a column among the ``known`` ones, int64."""
-    at = pd.Index(known).get_indexer(pd.Index(frame[column].astype(str)))
+    index = pd.Index(known)
+    if not index.is_unique:
+        twice = index[index.duplicated()][0]
+        raise UserError(
+            f"{path}: two states of the scores are both written {twice!r}; expected state values without '_'"
+        )
+    at = index.get_indexer(pd.Index(frame[column].astype(str)))
     _refuse(path, frame, column, at < 0, expected)
     return np.asarray(at, dtype=np.int64)
 

@@ -13,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from marca_common.arrays import require_range, require_shape, whole_numbers
+from marca_common.errors import UserError
+
 TOLERANCE = 1e-12  # reduced gains below this share of the scores' range do not enter
 
 
@@ -36,6 +39,7 @@ def solve(
 
     ``scores`` (S, A) float32 or float64, C-ordered; the start flow must meet ``supply`` (S,) and ``demand`` (A,) exactly.
     """
+    _require_start(scores.shape, supply, demand, state, action, count)
     tolerance = TOLERANCE * max(float(scores.max()) - float(scores.min()), float(np.abs(scores).max()), 1e-300)
     tree = _network_simplex(scores, state, action, count, tolerance)
     states = len(supply)
@@ -48,6 +52,20 @@ def solve(
     u = _row_best(scores, v)
     bound = float(supply @ u + demand @ v)
     return flow_state[order], flow_action[order], tree.flow[node][order], bound
+
+
+def _require_start(
+    shape: tuple[int, ...], supply: np.ndarray, demand: np.ndarray, state: np.ndarray, action: np.ndarray, count: np.ndarray
+) -> None:  # fmt: skip
+    """UserError unless the start flow lies in the matrix and meets both sides: the compiled tree checks nothing."""
+    require_shape("supply", supply, shape[:1])
+    require_shape("demand", demand, shape[1:])
+    for name, part, size in (("state", state, shape[0]), ("action", action, shape[1])):
+        require_range(name, whole_numbers(name, part), size)
+        require_shape(name, part, count.shape)
+    met = [np.bincount(part, count, len(side)) for part, side in ((state, supply), (action, demand))]
+    if (count < 0).any() or not all(np.array_equal(got, side) for got, side in zip(met, (supply, demand))):
+        raise UserError("start flow: it does not meet supply and demand; expected their sums, exactly")
 
 
 @njit(nogil=True, cache=True)

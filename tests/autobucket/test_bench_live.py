@@ -103,6 +103,31 @@ def test_controllers_survive_nonsense() -> None:
             assert all(1 <= lengths[name] <= 150 for name in ("queue_a", "queue_b", "truncation"))
 
 
+@pytest.mark.parametrize("make", [lambda c: PiQueueController(c), lambda c: FeedForwardQueueController(c, CURVE, 1)])
+def test_readings_that_are_no_numbers_change_nothing_but_the_brake(make: Any) -> None:
+    """A CPU of 0 beside answered requests is no reading either: some service's clock was not found."""
+    controller = make(config(brake=0.2))
+    for _ in range(10):
+        controller(observe({}, 55.0))
+    before = controller.scale
+    for cpu in (
+        {"a": None},
+        {"a": "50"},
+        {"a": 50.0, "b": np.nan},
+        None,
+        {},
+        {"a": -1.0},
+        {"a": True},
+        {"a": 0.0, "b": 0.0},
+    ):
+        controller(Observation(0, 1.0, 80.0, cpu, 60.0, {}, answered_qps=80.0, p99_ms=20.0))  # type: ignore[arg-type]
+        assert controller.scale == pytest.approx(before)
+    bad: Any
+    for bad in (None, "80", np.inf, -1.0, [80.0], 10**400):
+        controller(Observation(0, bad, bad, {"a": 55.0}, 60.0, {}, answered_qps=bad, p99_ms=bad))
+        assert 0 <= controller.scale <= 1
+
+
 def test_fixed_never_moves_and_feed_forward_needs_a_curve() -> None:
     controller = FixedQueueController(config(kind="fixed", level=1.0))
     assert (

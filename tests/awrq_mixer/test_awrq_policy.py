@@ -131,3 +131,233 @@ def test_a_score_that_is_not_finite_is_refused() -> None:
     q[3, 7] = np.nan
     with pytest.raises(UserError, match="joint action 7 is not a finite number"):
         _policy(q, c)
+
+
+class TestIds:
+    """Ids outside the cache are one line: compiled loops behind them read memory without looking."""
+
+    @pytest.mark.parametrize(
+        ("ids", "message"),
+        [
+            (np.array([0, 12]), "state id: got 12 at position 1; expected 0 to 11"),
+            (np.array([-1]), "state id: got -1 at position 0; expected 0 to 11"),
+            (np.array([3, 10**12]), "got 1000000000000 at position 1"),
+            (np.full(500, 12), "got 12 at position 0"),  # many rows take another path
+            (np.append(np.zeros(500, int), -1), "got -1 at position 500"),
+            (np.array([1.0, 1.5]), "got 1.5 at position 1; expected whole numbers"),
+            (np.array([np.nan]), "got nan at position 0"),
+            (np.array([True, False]), "of type bool; expected whole numbers"),
+            (np.array([2**63], np.uint64), "got 9223372036854775808 at position 0"),
+            (np.array([2**64 - 1], np.uint64), "expected whole numbers"),
+            (np.array([[0, 1]]), r"got shape \(1, 2\); expected one dimension"),
+            (3, r"got shape \(\); expected one dimension"),
+            (["s1"], "expected whole numbers"),
+            ([1, None], "expected whole numbers"),
+            ([[1], [1, 2]], "expected whole numbers"),
+            (np.array(["2026-01-01"], "datetime64[D]"), "expected whole numbers"),
+            (np.array([1j]), "expected whole numbers"),
+            ("s1", "expected one dimension"),
+            (None, "expected one dimension"),
+        ],
+    )
+    def test_bad_ones_are_refused(self, ids: Any, message: str) -> None:
+        policy = _policy(*_problem(0, 2))
+        with pytest.raises(UserError, match=message):
+            policy.decide(ids, np.array([0.1, 0.1]))
+        with pytest.raises(UserError):
+            policy.expected(ids, np.zeros(1, int))
+
+    @pytest.mark.parametrize(
+        "ids", [[2, 0], np.array([2, 0], np.uint8), np.array([2.0, 0.0]), np.array([2, 0], object), [np.int32(2), 0]]
+    )
+    def test_whole_numbers_of_any_type_are_the_same_states(self, ids: Any) -> None:
+        policy = _policy(*_problem(0, 2))
+        expected = policy.decide(np.array([2, 0]), np.array([0.1, 0.1]))
+        assert np.array_equal(policy.decide(ids, [0.1, 0.1]), expected)
+
+    def test_no_request_no_decision(self) -> None:
+        policy = _policy(*_problem(0, 1))
+        assert policy.decide([], 0.5).tolist() == policy.decide(policy.states[:0], 0.5).tolist() == []
+        assert policy.expected([], [])[1].shape == (0, 1)
+
+    @settings(max_examples=60, deadline=None)
+    @given(ids=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 11), min_size=1, max_size=40))
+    def test_a_decision_or_one_line(self, ids: Any) -> None:
+        policy, inside = _policy(*_problem(0, 1, joint=8)), all(0 <= one < 12 for one in ids)
+        if inside:
+            assert len(policy.decide(np.array(ids), 0.2)) == len(ids)
+        else:
+            with pytest.raises(UserError, match="expected 0 to 11"):
+                policy.decide(np.array(ids), 0.2)
+
+    @pytest.mark.parametrize("joint", [[-1], [60], [10**10], [0.5], [0, 1], ["a"]])
+    def test_joint_actions_that_do_not_exist_are_refused(self, joint: Any) -> None:
+        with pytest.raises(UserError, match="joint action"):
+            _policy(*_problem(0, 1)).expected(np.array([0]), joint)
+
+
+def test_a_price_so_high_that_all_scores_overflow_still_decides() -> None:
+    q, c = _problem(0, 2)
+    assert (scan(q, 1e200 * c, np.array([1e300, 1e300])) == 0).all()
+
+
+@pytest.mark.parametrize("price", ["0.1", None, [None, 0.1], [[0.1, 0.1]], [True, True], [0.1, 1j], {}, [0.1, np.inf]])
+def test_prices_of_other_types_are_refused(price: Any) -> None:
+    with pytest.raises(UserError, match="expected 2 finite prices"):
+        _policy(*_problem(0, 2)).decide(np.array([0]), price)
+
+
+class TestFrames:
+    def test_wrong_columns(self) -> None:
+        policy = _policy(*_problem(0, 1))
+        with pytest.raises(UserError, match="'name' is missing; found other"):
+            policy.decide(pd.DataFrame({"other": ["s1"]}), 0.1)
+        with pytest.raises(UserError, match="'name' stands twice"):
+            policy.decide(pd.DataFrame([["s1", "s2"]], columns=["name", "name"]), 0.1)
+        extra = pd.DataFrame({"more": [1, 2], "name": ["s1", "s4"]}, index=[7, 7])
+        assert np.array_equal(policy.decide(extra, 0.1), policy.decide([1, 4], 0.1))
+
+    def test_a_state_that_stands_twice_can_only_be_asked_for_by_id(self) -> None:
+        q, c = _problem(0, 1, size=2)
+        twice = HullPolicy.build(pd.DataFrame({"n": [1, 1]}), lambda f: q[: len(f)], lambda f: c[: len(f)], quiet=True)
+        assert len(twice.decide([0, 1], 0.1)) == 2
+        with pytest.raises(UserError, match="stands in it twice"):
+            twice.decide(twice.states, 0.1)
+
+    def test_a_scorer_of_other_shape_is_refused(self) -> None:
+        q, c = _problem(0, 2)
+        policy = _policy(q, c)
+        policy._costs = lambda f: c[: len(f), :, :1]
+        policy._values = lambda f: q[: len(f)]
+        with pytest.raises(UserError, match="costs: got shape"):
+            policy.decide(pd.DataFrame({"name": ["new"]}), [0.1, 0.1])
+        policy._values = lambda f: q[:5]
+        with pytest.raises(UserError, match="values: got shape"):
+            policy.decide(pd.DataFrame({"name": ["new"]}), [0.1, 0.1])
+
+
+def _cache(tmp_path: Path, services: int = 1, **changed: Any) -> Path:
+    """A saved policy with some arrays replaced (by what a function makes of them); None leaves one out."""
+    path = tmp_path / "policy.npz"
+    _policy(*_problem(6, services)).save(path)
+    with np.load(path) as file:
+        content = {name: file[name] for name in file.files}
+    for name, change in changed.items():
+        content[name] = change(content[name]) if change is not None else None
+    np.savez(path, **{name: one for name, one in content.items() if one is not None})
+    return path
+
+
+def _swapped(array: Any) -> Any:
+    return np.concatenate([array[1::-1], array[2:]])
+
+
+CACHES: list[tuple[int, dict[str, Any]]] = [
+    (1, {"first": lambda a: a + 1}),
+    (1, {"first": lambda a: a[:-1]}),
+    (1, {"first": lambda a: np.append(a[:-1], a[-1] + 5)}),
+    (1, {"first": lambda a: np.append(a[:-1], 10**15)}),
+    (1, {"first": lambda a: np.r_[a[0], a[2], a[1], a[3:]]}),
+    (1, {"first": lambda a: np.r_[a[0], a[0], a[2:]]}),
+    (1, {"first": lambda a: a.astype(float) + 0.5}),
+    (1, {"first": lambda a: a.reshape(1, -1)}),
+    (1, {"first": None}),
+    (1, {"joint": lambda a: -a}),
+    (1, {"joint": lambda a: a[:-1]}),
+    (1, {"joint": lambda a: a.astype(str)}),
+    (1, {"q": lambda a: a[:-1]}),
+    (1, {"q": lambda a: a * np.nan}),
+    (1, {"q": lambda a: a.astype(str)}),
+    (1, {"q": lambda a: a.astype(complex)}),
+    (1, {"c": lambda a: a[:, 0]}),
+    (1, {"c": lambda a: a[:, :0]}),
+    (1, {"c": lambda a: a * np.inf}),
+    (1, {"c": lambda a: -a}),
+    (1, {"c": _swapped}),
+    (1, {"q": _swapped}),
+    (2, {"c": lambda a: a[:-1]}),
+    (2, {"state_name": lambda a: a[:-1]}),
+    (2, {"state_name": None}),
+    (2, {"price_of_service": lambda a: a[:1]}),
+    (2, {"price_of_service": lambda a: a + 1}),
+    (2, {"price_of_service": lambda a: a - 1}),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CACHES)))
+def test_a_malformed_cache_is_one_line(tmp_path: Path, number: int) -> None:
+    services, changed = CACHES[number]
+    with pytest.raises(UserError, match="policy cache") as caught:
+        HullPolicy.load(_cache(tmp_path, services, **changed))
+    assert str(caught.value).startswith(str(tmp_path / "policy.npz"))
+
+
+def test_a_slope_that_rises_is_no_chain(tmp_path: Path) -> None:
+    """Three candidates whose middle one is never best would stop the search too early."""
+    states = pd.DataFrame({"name": ["s0"]})
+    HullPolicy(states, np.array([0, 3]), np.arange(3), np.array([1.0, 3.0, 4.0]), np.array([[1.0], [2.0], [3.0]]))
+    with pytest.raises(UserError, match="candidates of state 0: expected rising cost and value with a falling slope"):
+        HullPolicy(states, np.array([0, 3]), np.arange(3), np.array([1.0, 1.5, 4.0]), np.array([[1.0], [2.0], [3.0]]))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive", b"\x93NUMPY\x01\x00v\x00"])
+def test_a_file_that_is_no_cache_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "policy.npz"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable policy cache"):
+        HullPolicy.load(path)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(UserError, match="not a readable policy cache"):
+        HullPolicy.load(tmp_path / "array.npy")
+
+
+def test_a_policy_needs_a_state() -> None:
+    with pytest.raises(UserError, match="no state"):
+        HullPolicy.build(pd.DataFrame({"name": []}), lambda f: np.zeros((0, 3)), lambda f: np.zeros((0, 3)), quiet=True)
+
+
+def test_one_price_for_both_services_is_the_same_price_twice(tmp_path: Path) -> None:
+    q, c = _problem(7, 2)
+    states = pd.DataFrame({"name": [f"s{i}" for i in range(len(q))]})
+    shared = HullPolicy.build(states, lambda f: q[f.index], lambda f: c[f.index], 5, True, price_of_service=[0, 0])
+    shared.save(tmp_path / "policy.npz")
+    again, ids = HullPolicy.load(tmp_path / "policy.npz"), np.arange(len(q))
+    expected = np.argmax(q - c @ np.array([0.3, 0.3]), axis=1)
+    assert np.array_equal(shared.decide(ids, 0.3), expected)
+    assert np.array_equal(again.decide(ids, [0.3]), expected)
+    assert again.price_unit == "money per core-ms"
+    with pytest.raises(UserError, match="expected 1 finite prices"):
+        shared.decide(ids, [0.3, 0.3])
+
+
+def test_prices_in_another_order_reach_their_services() -> None:
+    q, c = _problem(8, 2)
+    states = pd.DataFrame({"name": [f"s{i}" for i in range(len(q))]})
+    turned = HullPolicy.build(states, lambda f: q[f.index], lambda f: c[f.index], 99, True, price_of_service=[1, 0])
+    expected = np.argmax(q - c @ np.array([0.1, 0.9]), axis=1)
+    assert np.array_equal(turned.decide(np.arange(len(q)), np.array([0.9, 0.1])), expected)
+
+
+@pytest.mark.parametrize("declared", [[0], [0, 2], [1, 1], [0, 1, 1], ["a", "b"], [0.5, 1]])
+def test_a_mapping_that_leaves_something_open_is_refused(declared: Any) -> None:
+    policy = _policy(*_problem(0, 2))
+    with pytest.raises(UserError, match="price_of_service"):
+        HullPolicy(policy.states, policy.first, policy.joint, policy.q, policy.c, price_of_service=declared)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda q, c: candidates(q, c[:-1]),
+        lambda q, c: candidates(q, c[:, :-1]),
+        lambda q, c: candidates(q, c[..., 0]),
+        lambda q, c: chain(q[0], c[0, :-1, 0]),
+        lambda q, c: pareto(q[0], c[0, :-1]),
+        lambda q, c: scan(q, c[:-1], np.ones(2)),
+        lambda q, c: scan(q, c, np.ones(3)),
+        lambda q, c: scan(q[:, :0], c[:, :0], np.ones(2)),
+    ],
+)
+def test_compiled_loops_can_not_be_reached_with_shapes_that_do_not_fit(call: Any) -> None:
+    with pytest.raises(UserError, match="expected"):
+        call(*_problem(0, 2))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from awrq_mixer.evaluate import TruthSample, lost_by_stage
 from awrq_mixer.serving.stagewise import decide_by_stage, stagewise_lost
+from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 
 SPEC = RequestSpec(
@@ -47,3 +50,13 @@ def test_the_price_is_the_one_at_which_the_scores_spend_the_budget() -> None:
     assert lost_by_stage(q, truth, even, spec, 1.5) == pytest.approx(1 / 3)
     # more than the scores can spend: Q itself decides, by stage 5 instead of 7
     assert lost_by_stage(q, truth, even, spec, 9.0) == pytest.approx(2 / 7)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((5, 4), (5, 4, 1), 2, 4), ((5, 4), (4, 4, 2), 2, 4), ((5, 3), (5, 3, 2), 2, 4), ((5, 4), (5, 4, 2), 2, 1)],
+)
+def test_shapes_that_do_not_fit_are_refused(shapes: Any) -> None:
+    q, c, prices, profile = shapes
+    with pytest.raises(UserError, match="expected"):
+        decide_by_stage(np.ones(q), np.ones(c), np.ones(prices), SPEC, np.full(profile, 1 / profile))

@@ -10,6 +10,7 @@ import pytest
 from cascade_world.data_centre.world_plant import WorldPlant
 from cascade_world.population.world_traffic import make_traffic
 from cascade_world.world import World
+from marca_common.errors import UserError
 
 
 def fixed(joint: int) -> Any:
@@ -99,6 +100,17 @@ def test_bad_prices_and_decisions_are_programming_errors(make_config: Any) -> No
             plant.step(bad, traffic.arrivals[0, 0])
     plant.decide = lambda ids, lambda_: np.zeros(3, dtype=np.int64)
     with pytest.raises(ValueError, match="decide returned"):
+        plant.step(np.zeros(2), traffic.arrivals[0, 0])
+    for arrivals in (np.array([-1.0] * 6), np.array([np.nan] * 6)):
+        with pytest.raises(ValueError, match="exogenous"):
+            plant.step(np.zeros(2), arrivals)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**6, 0.5, np.nan, "a"])
+def test_decisions_that_do_not_exist_never_reach_the_compiled_loops(make_config: Any, wrong: Any) -> None:
+    plant, traffic = build(make_config, minutes=2)
+    plant.decide = lambda ids, lambda_: np.full(len(ids), wrong)
+    with pytest.raises(UserError, match="decide returned a joint action: got"):
         plant.step(np.zeros(2), traffic.arrivals[0, 0])
 
 

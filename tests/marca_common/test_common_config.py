@@ -132,3 +132,62 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path: Path, plac
     }
     with pytest.raises(UserError, match=lines[place]):
         load_config(Config, tmp_path / "own.yaml")
+
+
+def test_entries_of_the_extended_mapping_can_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("tasks: {click: {rows: [1]}, buy: {rows: [2]}}\nname: base\n")
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\ntasks: {click: !remove , buy: {rows: [3]}}\n")
+    found = load_config(Job, tmp_path / "own.yaml")
+    assert {name: one.rows for name, one in found.tasks.items()} == {"buy": [3]}
+    assert not load_config(Job, tmp_path / "own.yaml", ["tasks.buy=!remove"]).tasks
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\ntasks: {clik: !remove }\n")
+    with pytest.raises(UserError, match=r"own.yaml: tasks.clik: nothing of this name to remove"):
+        load_config(Job, tmp_path / "own.yaml")
+
+
+class Task(Config):
+    rows: list[int] = [0]
+    share: float | None = None
+
+
+class Job(Config):
+    name: str = ""
+    tasks: dict[str, Task] = {}
+    best: int | str = 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b\n", r"base.yaml: key 'name' stands in lines 1 and 2"),
+        ("name: [a\n", r"base.yaml: not valid YAML"),
+        ("name: caf\udce9\n", r"base.yaml: the config is not UTF-8 text"),
+        ("- name\n", r"base.yaml: expected a mapping"),
+        ("name: !!python/object/apply:os.getcwd []\n", r"base.yaml: not valid YAML"),
+        ("name: 2026-02-30\n", r"base.yaml: not valid YAML"),
+        ("? [a]\n: 1\n", r"base.yaml: not valid YAML"),
+        ("tasks: &a {b: *a}\n", r"base.yaml: not valid YAML|an alias leads back"),
+        ("\tname: a\n", r"base.yaml: not valid YAML"),
+        ("extends: nowhere.yaml\n", r"base.yaml: extends: no such file 'nowhere.yaml'"),
+        ("extends: .\n", r"base.yaml: extends: no such file '.'"),
+        ("tasks: {a: {rows: [1, yes]}}\n", r"own.yaml: tasks.a.rows: got \[1, True\]; expected a number"),
+        ("tasks: {a: {share: on}}\n", r"own.yaml: tasks.a.share: got True; expected a number"),
+        ("tasks: {a: {share: .nan}}\n", r"own.yaml: tasks.a.share: got nan"),
+        ("tasks: {a: {share: -.inf}}\n", r"own.yaml: tasks.a.share: got -inf"),
+        ("tasks: {a: {rows: [1.5]}}\n", r"own.yaml: tasks.a.rows.0: got 1.5"),
+        ("1: 2\n", r"own.yaml: .*1"),
+    ],
+)
+def test_what_is_wrong_with_the_extended_file_is_one_line_too(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "base.yaml").write_bytes(text.encode("utf-8", "surrogateescape"))
+    (tmp_path / "own.yaml").write_text("extends: base.yaml\n")
+    with pytest.raises(UserError, match=message):
+        load_config(Job, tmp_path / "own.yaml")
+
+
+def test_aliases_that_grow_without_end_are_cut_short(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join(9 * [f'*a{k - 1}'])}]" for k in range(1, 9)]
+    (tmp_path / "own.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"own.yaml: a0: unknown key"):
+        load_config(Job, tmp_path / "own.yaml")

@@ -107,13 +107,13 @@ def test_scores_read_back_equal_wide_and_long(tmp_path: Path) -> None:
     for name, values in matrix().scores.items():
         np.testing.assert_array_equal(wide.scores[name], values)
         np.testing.assert_array_equal(long.scores[name], values)
-    assert wide.keys().tolist() == long.keys().tolist() == ["a_1.0", "b_2.0"]
+    assert wide.keys().tolist() == long.keys().tolist() == ["a_1", "b_2"]
 
 
 @pytest.mark.parametrize(
     "edit, message",
     [
-        (lambda f: f.drop(index=5), "the pair state 'a_1.0', action '0_2_1' is missing"),
+        (lambda f: f.drop(index=5), "the pair state 'a_1', action '0_2_1' is missing"),
         (lambda f: pd.concat([f, f.iloc[[3]]]), "row 25: .*expected each pair once"),
         (lambda f: f.assign(action=f["action"].replace("0_0_0", "9_9_9")), "expected a known joint action"),
         (lambda f: f.assign(q=f["q"].where(f.index != 2)), "row 3, column 'q'"),

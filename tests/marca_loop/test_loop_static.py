@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,14 @@ def test_a_level_that_nothing_fits_takes_what_fits_at_all() -> None:
     low, high = downgrade_mixtures(values, costs, np.array([4.0, 4.0]), [0.1, 1.0])
     assert low.cost.max() == pytest.approx(2.002)
     assert high.actions.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "cpu", [None, "60", [None, 61.0], [61.0], [np.nan, np.nan], [101.0, -1.0], [[90.0, 90.0]], 3.0]
+)
+def test_a_reading_that_is_none_changes_no_level(cpu: Any) -> None:
+    rule = DowngradeRule(np.array([60.0, 60.0]), levels=3, patience=2, headroom=0.8)
+    rule.step(measured(70, 10))
+    for one in (replace(measured(), cpu=cpu), None, "nothing"):
+        rule.step(one)  # type: ignore[arg-type]
+    assert rule.level == (2 if cpu == [None, 61.0] else 1)

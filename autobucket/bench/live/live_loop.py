@@ -19,6 +19,7 @@ from autobucket.bench.measuring.load import Budget, drive, schedule
 from autobucket.bench.target.clocks import CpuClock
 from autobucket.bench.target.interface import Reply, Target
 from marca_common.errors import UserError
+from marca_common.plain_numbers import plain_mapping, plain_number
 from marca_common.progress import progress
 from marca_common.seeding import numpy_generator
 
@@ -130,7 +131,7 @@ class LiveLoop:
 
     def _record(self, seen: Observation, done: _Interval, second: float) -> None:
         started = time.perf_counter()
-        chosen = self.controller(seen)
+        chosen = self._asked(seen)
         took = 1000 * (time.perf_counter() - started)
         self.rows.append(
             {
@@ -150,15 +151,31 @@ class LiveLoop:
         )
         self.lengths = self._checked(chosen)
 
+    def _asked(self, seen: Observation) -> dict[str, Any]:
+        """What the controller answers; somebody's own that raises, or answers no mapping, is a UserError that names it."""
+        name = getattr(self.controller, "__name__", type(self.controller).__name__)
+        try:
+            answer = self.controller(seen)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"controller {name}: interval {seen.interval}: {type(error).__name__}: {error}") from error
+        chosen = plain_mapping(answer)
+        if chosen is None:
+            raise UserError(
+                f"controller {name}: interval {seen.interval}: got {str(answer)[:80]}; expected queue lengths by name"
+            )
+        return chosen
+
     def _checked(self, chosen: Mapping[str, int]) -> dict[str, int]:
         """Whatever a controller says, lengths stay inside their ranges; an unknown one is an error."""
-        unknown = set(chosen) - set(self.config.lengths)
+        unknown = [name for name in chosen if name not in self.config.lengths]
         if unknown:
-            raise UserError(f"controller: set {sorted(unknown)[0]!r}; expected some of {list(self.config.lengths)}")
+            raise UserError(f"controller: set {unknown[0]!r}; expected some of {list(self.config.lengths)}")
         kept = dict(self.lengths)
         for name, value in chosen.items():
             low, high = self.config.lengths[name]
-            if np.isfinite(value):
+            if np.isfinite(plain_number(value)):
                 kept[name] = int(np.clip(round(float(value)), low, high))
         return kept
 

@@ -10,6 +10,7 @@ import numpy as np
 from autobucket.bench.bench_config import LiveConfig
 from marca_common.dotted_path import load_by_path
 from marca_common.errors import UserError
+from marca_common.plain_numbers import plain_mapping, plain_number
 from marca_common.protocols import Measurement
 
 Lengths = dict[str, int]
@@ -32,6 +33,13 @@ class Observation:
     def cpu_percent(self) -> float:
         """All services together."""
         return float(sum(self.cpu.values()))
+
+    @property
+    def believable_percent(self) -> float:
+        """The same; NaN where a reading is no number, or where nothing was spent on requests that were answered."""
+        readings = (plain_mapping(self.cpu) or {"": None}).values()
+        total = float(sum(plain_number(one) if plain_number(one) >= 0 else np.nan for one in readings))
+        return float("nan") if total == 0 and plain_number(self.answered_qps) > 0 else total
 
     def measurement(self, lambda_: np.ndarray, group: str = "bench") -> Measurement:
         """The same as a Measurement, for controllers that set prices; an interval stands for a minute."""
@@ -86,8 +94,8 @@ class Brake:
 
     def __call__(self, seen: Observation) -> float:
         """The cap for the next interval."""
-        behind = seen.answered_qps < _BEHIND * seen.qps
-        late = seen.p99_ms > self.settings.latency_limit_ms
+        behind = plain_number(seen.answered_qps) < _BEHIND * plain_number(seen.qps)
+        late = plain_number(seen.p99_ms) > self.settings.latency_limit_ms
         change = -self.settings.brake if late or behind else self.settings.brake / 5
         self.cap = float(np.clip(self.cap + change, 0.0, 1.0))
         return self.cap
@@ -114,9 +122,10 @@ class PiQueueController:
 
     def __call__(self, seen: Observation) -> Lengths:
         """Queue lengths of the next interval."""
-        error = (seen.target_percent - seen.cpu_percent) / 10
+        error = (seen.target_percent - seen.believable_percent) / 10
         if np.isfinite(error):
-            change = self.settings.kp * (error - self.last_error) + self.settings.ki * error * seen.seconds
+            seconds = float(np.nan_to_num(plain_number(seen.seconds), posinf=0.0))
+            change = self.settings.kp * (error - self.last_error) + self.settings.ki * error * max(seconds, 0.0)
             self.scale = float(np.clip(self.scale + change, 0.0, 1.0))
             self.last_error = error
         self.scale = min(self.scale, self.brake(seen))
@@ -141,19 +150,24 @@ class FeedForwardQueueController:
 
     def __call__(self, seen: Observation) -> Lengths:
         """Queue lengths of the next interval."""
-        keep = self.settings.smoothing if self.qps is not None else 0.0
-        self.qps = keep * (self.qps or 0.0) + (1 - keep) * seen.qps
-        self._trim(seen)
+        qps = plain_number(seen.qps)
+        if 0 <= qps < np.inf:
+            keep = self.settings.smoothing if self.qps is not None else 0.0
+            self.qps = keep * (self.qps or 0.0) + (1 - keep) * qps
+            self._trim(seen, qps)
+        if self.qps is None:
+            return self.scale_of_lengths.lengths(self.scale)
         allowed_ms = 10 * seen.target_percent * self.cores / max(self.qps, 1e-6)
         self.scale = min(self.curve.scale_of(allowed_ms / self.factor), self.brake(seen))
         return self.scale_of_lengths.lengths(self.scale)
 
-    def _trim(self, seen: Observation) -> None:
+    def _trim(self, seen: Observation, qps: float) -> None:
         """Take a share of the relative error of the last interval's cost into the factor."""
-        served = seen.qps if not np.isfinite(seen.answered_qps) else seen.answered_qps
-        if served <= 0 or not np.isfinite(seen.cpu_percent):
+        answered, percent = plain_number(seen.answered_qps), seen.believable_percent
+        served = answered if np.isfinite(answered) else qps
+        if served <= 0 or not np.isfinite(percent):
             return
-        spent_ms = 10 * seen.cpu_percent * self.cores / served
+        spent_ms = 10 * percent * self.cores / served
         expected = self.factor * float(np.interp(self.scale, self.curve.scale, self.curve.cost_ms))
         ratio = float(np.clip(spent_ms / expected, 0.5, 2.0))
         self.factor = float(np.clip(self.factor * ratio**self.settings.trim, 0.2, 5.0))
