@@ -77,11 +77,11 @@ def test_a_value_that_is_no_finite_number_is_refused_when_served(value: Any) -> 
         encoder.transform(frame)
 
 
-def test_a_category_that_training_never_saw_is_an_unseen_one_and_a_missing_one_is_refused() -> None:
+def test_an_unknown_category_is_an_unseen_one_and_a_missing_one_is_refused() -> None:
     encoder = StateEncoder.fit(_frame([1, 2], ["a", "b"]), STATE)
     assert encoder.transform(_frame([1, 1], ["b", "z"]))[0][:, 0].tolist() == [2, 0]
-    with pytest.raises(UserError, match="row 2, column 'place': got an empty value; expected a category"):
-        encoder.transform(_frame([1, 1], ["b", None]))
+    with pytest.raises(UserError, match="row 2, column 'place': got an empty value"):
+        encoder.transform(_frame([1, 1, 1], ["b", None, "z"]))
 
 
 def test_a_column_with_one_wild_value_is_refused_with_its_file() -> None:
