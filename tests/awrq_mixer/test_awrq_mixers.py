@@ -25,7 +25,7 @@ AGENTS = ((2, 3), (4,), (2,), (3,))
 def _mixer(agents: int, **changes: Any) -> MonotonicMixer:
     space = Space((4, 3), 1, AGENTS[:agents])
     config = MixerConfig.model_validate({"embed": 5, "hyper_layers": [6], **changes})
-    mixer = MonotonicMixer(space, config, NetworkConfig(embedding=3, oov_rate=0.0, trunk_layers=[7]))
+    mixer = MonotonicMixer(space, config, NetworkConfig(embedding=3, oov_rate=0.0, trunk_layers=[9]))
     initialise(mixer, "torch", torch_generator(0, "mixer"))
     nn.init.normal_(mixer.hyper_out.bias, generator=torch_generator(1, "bias"))
     return mixer.eval()
@@ -65,6 +65,17 @@ def test_only_a_hypernetwork_of_state_and_action_sees_the_action() -> None:
         found = {round(float(mixer(torch.ones(1, 2), codes, numbers, one).detach()), 5) for one in taken}
         assert len(found) == (24 if sees else 1)
         assert mixer.state.width == 2 * 3 + 1  # embeddings and a number: the trunk is the agents' own
+
+
+def test_mixing_weights_start_on_the_scale_of_the_values() -> None:
+    mixer = _mixer(2)  # five wide, two agents
+    for part in (mixer.hyper_out.weight, mixer.hyper_out.bias):
+        nn.init.zeros_(part)
+    w1, b1, w2, b2 = mixer.weights(*_states(1), None)
+    assert w1.flatten().tolist() == pytest.approx([math.log(2) / 2] * 10)
+    assert w2.flatten().tolist() == pytest.approx([math.log(2) * 2 / 5] * 5)
+    assert (b1.abs().sum(), b2.abs().sum()) == (0, 0)
+    assert "offsets" not in mixer.state_dict()
 
 
 @pytest.mark.parametrize("size", [1, 6])

@@ -110,6 +110,7 @@ def test_a_budget_that_just_fits_and_one_that_just_does_not() -> None:
         allocate(VALUES, COSTS, 1.999)
     assert str(refused.value) == "budget: got 1.999; the least possible cost is 2"
     free = allocate(VALUES, COSTS, 7.0)
+    assert free.status == "relaxation"
     assert (free.lambda_, free.fractional_row, free.fractional_action, free.fraction) == (0.0, None, None, 0.0)
     assert free.gap == 0
     split = allocate(VALUES, COSTS, 3.5)
