@@ -205,6 +205,8 @@ def _refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str
 
 def _leaf_types(annotation: Any) -> set[Any]:
     inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        inner = inner[1:]  # the values; YAML may write a key as it likes
     if typing.get_origin(annotation) is typing.Literal:
         return {type(one) for one in inner}
     return set().union(*map(_leaf_types, inner)) if inner else {annotation}

@@ -106,6 +106,7 @@ class Program:
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
         usage = code == 2 and "usage:" in said
         if code == 2 and (len(errors) == 1 or usage) and "Traceback" not in said:
+            assert usage or said.rstrip().splitlines()[-1] == errors[0], f"more than one line: {said[-300:]}"
             assert _listing(out) == before, f"refused, but --out has changed: {_listing(out) ^ before}"
             raise UserError(errors[0] if errors else said.strip().splitlines()[-1])
         assert code == 0, f"exit code {code}: {said[-300:]}"

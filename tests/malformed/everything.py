@@ -19,7 +19,6 @@ from tests.malformed.cases import Case, Expected, Program
 from tests.malformed.drawn import drawn_tables
 
 Make = bytes | Callable[[Path], None]
-_FREE = frozenset({"unit", "elements", "channels", "switches", "quality", "low", "high", "load", "degradation", "idle_percent"})
 
 
 class Files:
@@ -81,7 +80,7 @@ def file_cases(sound: Path, files: Files) -> Iterator[Case]:
     for name, (path, load) in inputs.checkpoints(sound).items():
         faults = bad_files.checkpoint_faults(path.read_bytes())
         yield from _cases("checkpoints", name, path.name, faults, load, files)
-    faults = bad_files.json_faults(inputs.cost_maps(sound), _FREE)
+    faults = bad_files.json_faults(inputs.cost_maps(sound), inputs.free_part)
     yield from _cases("cost maps", "cost maps", "cost_maps.json", faults, CostMaps.load, files)
     faults = bad_files.npz_faults((sound / "policy.npz").read_bytes())
     yield from _cases("policies", "policy", "policy.npz", faults, inputs.load_policy, files)
