@@ -20,6 +20,7 @@ from marca_common.compute import set_threads
 from marca_common.errors import UserError
 from marca_common.figures import new_figure, save_figure
 from marca_common.run_folder import RunFolder
+from marca_common.spread import ROUNDING, is_flat
 from marca_common.tables import write_table
 from marca_measures.calibration import calibration
 
@@ -50,6 +51,12 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
         if unknown:
             raise UserError(f"slices: {unknown[0]!r} is no column of the log; expected some of {list(frame)}")
         part = split(config.data, frame)[2] if config.data.test_share else frame
+        if part.empty:
+            raise UserError(
+                f"{config.data.requests}: {len(frame)} rows leave none to test; expected more, or test_share 0"
+            )
+        for note in estimator.encoder.clipped(part):
+            run.warn(note)
         table = metrics_table(estimator, part, config.slices, config.max_slices)
         curves = calibration_table(estimator, part)
         write_table(table, run.path / "evaluation.csv")
@@ -66,12 +73,12 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
 def regression_metrics(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """MAE, RMSE, R² (against the mean of ``truth``) and relative bias of the total, of vectors (M,)."""
     error = np.asarray(predicted, np.float64) - truth
-    spread = float(np.mean((truth - truth.mean()) ** 2))
+    spread, least = float(np.mean((truth - truth.mean()) ** 2)), ROUNDING * float(np.abs(truth).max())
     return {
         "mae": float(np.abs(error).mean()),
         "rmse": float(np.sqrt((error**2).mean())),
-        "r2": 1 - float((error**2).mean()) / spread if spread > 0 else float("nan"),
-        "bias_pct": 100 * float(error.mean() / truth.mean()) if truth.mean() else float("nan"),
+        "r2": float("nan") if is_flat(truth) else 1 - float((error**2).mean()) / spread,
+        "bias_pct": 100 * float(error.mean() / truth.mean()) if abs(truth.mean()) > least else float("nan"),
     }
 
 

@@ -47,6 +47,8 @@ def fit_costs(config: FitCostsConfig, out: str | Path) -> FitCostsResult:
             measured.append(table)
         services = tuple(dict.fromkeys(rows["service"].astype(str)))
         _require_all(config.loadtest, maps, services)
+        for note in _short_of_lengths(maps):
+            run.warn(note)
         fitted = CostMaps(services, tuple(maps), config.actions, maps)
         fitted.save(run.path / "cost_maps.json")
         table = pd.concat(measured, ignore_index=True)
@@ -128,6 +130,19 @@ def _require_all(path: Path, maps: dict[str, dict[str, ServiceMap]], services: t
         missing = [name for name in services if name not in by]
         if missing:
             raise UserError(f"{path}: data centre {idc!r} has no rows of service {missing[0]!r}")
+
+
+def _short_of_lengths(maps: dict[str, dict[str, ServiceMap]]) -> list[str]:
+    """What to say of queues that were measured at one length only, a sentence each."""
+    return [
+        f"{idc}.{service}: {element} ({setting}) was measured at the one length {curve.x[0]:g}: its cost is part of the base, "
+        "and does not grow with it"
+        for idc, by in maps.items()
+        for service, one in by.items()
+        for element, curves in one.queues.items()
+        for setting, curve in curves.items()
+        if len(curve.x) == 1
+    ]
 
 
 def _summary(maps: CostMaps, table: pd.DataFrame) -> dict[str, Any]:

@@ -45,6 +45,8 @@ def predict(config: PredictConfig, out: str | Path) -> PredictResult:
     model = CostModel(estimator, CostMaps.load(config.cost_maps)) if config.cost_maps is not None else None
     with RunFolder(out, config) as run:
         frame = estimator.spec.read(config.requests, actions=False, reward=False)
+        for note in estimator.encoder.clipped(frame):
+            run.warn(note)
         states, _, counts = estimator.spec.distinct_states(frame)
         if config.max_states is not None:
             states = states.iloc[np.argsort(-counts, kind="stable")[: config.max_states]].reset_index(drop=True)

@@ -9,26 +9,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from autobucket.evaluate import metrics_table
 from autobucket.results.estimator import Estimator, build_model
 from autobucket.results.estimator_config import TrainConfig
-from autobucket.results.log_rows import EncodedRows, encode, read_log, split
+from autobucket.results.log_rows import EncodedRows, encode, read_log, require_learnable, split
 from autobucket.results.tasks import Task
-from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from marca_common.checkpoint import (
+    check_weights,
+    content_of,
+    generator_state,
+    load_checkpoint,
+    load_optimiser,
+    load_weights,
+    require_keys,
+    restore_generator,
+    restore_plain,
+    save_checkpoint,
+)
 from marca_common.cli import run_cli
 from marca_common.compute import resolve_device, set_threads
 from marca_common.encoding import StateEncoder
+from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_common.progress import MetricsLog, progress
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
+from marca_common.spread import is_flat
 from marca_common.tables import write_table
 from marca_common.torch_seeding import use_generator
 
 _RESUME = "autobucket-training"
+_PLAIN = ["evaluation", "best", "kept", "snapshots", "seconds", "cpu_seconds", "rows_seen"]
 _EVALUATION_BATCH = 8192
 
 
@@ -71,9 +86,11 @@ class _Training:
         self.device = resolve_device(config.device)
         frame = read_log(config.data, config.tasks)
         train_frame, validation_frame, test_frame = split(config.data, frame)
+        for part in (train_frame, validation_frame):
+            require_learnable(config.data, part, config.tasks)
         self.test_frame = test_frame if len(test_frame) else validation_frame
         spec = config.data.spec
-        self.encoder = StateEncoder.fit(train_frame, spec.state)
+        self.encoder = StateEncoder.fit(train_frame, spec.state, str(config.data.requests))
         self.rows = encode(train_frame, self.encoder, spec, config.tasks).to(self.device)
         self.validation = encode(validation_frame, self.encoder, spec, config.tasks).to(self.device)
         labels, joint = self.rows.labels.cpu().numpy(), self.rows.joint.cpu().numpy()
@@ -81,6 +98,7 @@ class _Training:
             Task.fit(name, task, labels[:, t], joint, spec.n_joint)
             for t, (name, task) in enumerate(config.tasks.items())
         ]
+        self._say_what_is_odd(labels)
         self.model = build_model(config, self.encoder, torch_generator(config.seed, "autobucket", "weights"))
         self.model.to(self.device)
         self.optimiser = torch.optim.AdamW(
@@ -89,7 +107,7 @@ class _Training:
         self.order = torch_generator(config.seed, "autobucket", "order")
         self.noise = torch_generator(config.seed, "autobucket", "dropout", device=str(self.device))
         use_generator(self.model, self.noise)
-        self.evaluation = 0
+        self.evaluation = self.steps = 0
         self.best = [math.inf] * len(self.tasks)
         self.kept = [-1] * len(self.tasks)  # evaluation whose weights a task keeps
         self.snapshots: dict[int, dict[str, Tensor]] = {}
@@ -97,6 +115,17 @@ class _Training:
         self.rows_seen = 0
         if run.resuming and (run.path / "last.pt").exists():
             self._restore()
+
+    def _say_what_is_odd(self, labels: np.ndarray) -> None:
+        for note in self.encoder.constant_columns():
+            self.run.warn(note)
+        for j, (name, size) in enumerate(self.config.data.spec.sizes.items()):
+            values = torch.unique(self.rows.actions[:, j])
+            if size > 1 and len(values) == 1:
+                self.run.warn(f"column {name!r} is {int(values)} in all training rows: its other choices are guessed")
+        for t, task in enumerate(self.tasks):
+            if is_flat(labels[:, t]):
+                self.run.warn(f"column {task.name!r} is {labels[0, t]:g} in all training rows: no action changes it")
 
     def loop(self) -> None:
         """Passes over the rows until every task has stopped or the epochs are used up."""
@@ -158,7 +187,7 @@ class _Training:
         order = self.permutation[len(self.rows) * part // per_epoch : len(self.rows) * (part + 1) // per_epoch]
         self.model.train()
         active, total, lr = self.active(), torch.zeros((), device=self.device), settings.lr
-        for start in range(0, len(order), settings.batch_size):
+        for self.steps, start in enumerate(range(0, len(order), settings.batch_size)):
             share = (self.evaluation + start / len(order)) / (settings.epochs * per_epoch)
             lr = self._set_lr(share)
             batch = self.rows.take(order[start : start + settings.batch_size])
@@ -177,6 +206,7 @@ class _Training:
         ]
         loss = torch.stack(losses).sum()
         self.optimiser.zero_grad(set_to_none=True)
+        self._require_finite(float(loss.detach()), "training loss")
         torch.autograd.backward(loss)
         if self.config.optimiser.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.gradient_clip)
@@ -200,7 +230,17 @@ class _Training:
             outputs = self.model(state, self.model.embed_actions(batch.actions))
             for t, output in enumerate(outputs):
                 sums[t] += float(self.tasks[t].loss_of(output, batch.labels[:, t], batch.joint)) * len(batch)
-        return (sums / len(self.validation)).tolist()
+        losses: list[float] = (sums / len(self.validation)).tolist()
+        for task, value in zip(self.tasks, losses):
+            self._require_finite(value, f"validation loss of {task.name}")
+        return losses
+
+    def _require_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            raise UserError(
+                f"autobucket: {what} is {value:g} in evaluation interval {self.evaluation + 1}, after {self.steps} steps of it; "
+                "expected a finite number. Try a smaller optimiser.lr"
+            )
 
     def _keep(self, losses: list[float]) -> None:
         """Weights of this evaluation become those of every task that is better than before."""
@@ -230,13 +270,19 @@ class _Training:
 
     def _restore(self) -> None:
         saved = load_checkpoint(self.run.path / "last.pt", _RESUME, self._columns())
-        self.model.load_state_dict(saved["model"])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        restore_generator(self.order, saved["order"])
-        restore_generator(self.noise, saved["noise"])
-        self.permutation = saved["permutation"].to(self.device)
-        for name in ("evaluation", "best", "kept", "snapshots", "seconds", "cpu_seconds", "rows_seen"):
-            setattr(self, name, saved[name])
+        with content_of(self.run.path / "last.pt"):
+            require_keys(saved, {*_PLAIN, "model", "optimiser", "order", "noise", "permutation"})
+            load_weights(self.model, saved["model"], "model")
+            for moment, weights in saved["snapshots"].items():
+                check_weights(self.model, weights, f"snapshot {moment}")
+            load_optimiser(self.optimiser, saved["optimiser"])
+            restore_generator(self.order, saved["order"])
+            restore_generator(self.noise, saved["noise"])
+            self.permutation = saved["permutation"].to(self.device)
+            restore_plain(self, saved, _PLAIN)
+            sizes = len(self.best), len(self.kept), len(self.permutation)
+            if sizes != (len(self.tasks), len(self.tasks), len(self.rows)) or set(self.kept) != set(self.snapshots):
+                raise UserError("its tasks, rows and weights do not fit each other: start anew")
 
     def _columns(self) -> list[str]:
         spec = self.config.data.spec

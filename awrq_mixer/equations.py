@@ -27,8 +27,11 @@ def chosen(q: Tensor, action: Tensor) -> Tensor:
 
 
 def adaptive_weights(head_losses: Tensor) -> Tensor:
-    """η_k = L_k / Σ_k L_k (Eq. 9) for ``head_losses`` (..., K); equal weights where all losses are zero. No gradient."""
-    losses = head_losses.detach()
+    """η_k = L_k / Σ_k L_k (Eq. 9) for ``head_losses`` (..., K); equal weights where all losses are zero. No gradient.
+
+    A deviance that rounding has put below 0 counts as 0, or weights of both signs could grow without bound.
+    """
+    losses = head_losses.detach().clamp_min(0)
     total = losses.sum(-1, keepdim=True)
     equal = torch.full_like(losses, 1 / losses.shape[-1])
     return torch.where(total > 0, losses / total.clamp_min(torch.finfo(losses.dtype).tiny), equal)
@@ -54,14 +57,15 @@ def credit_variances(reward: Tensor, actions: Tensor, sizes: tuple[int, ...]) ->
 def credit_weights(reward: Tensor, actions: Tensor, sizes: tuple[int, ...], kind: str) -> Tensor:
     """Reward weights w_t of all sub-steps, (T,): ``paper`` Eq. 16; ``normalised`` their running sum over the total.
 
-    Where no sub-action moves the reward (total 0) ``normalised`` rises evenly instead of being 0/0.
+    Where no sub-action moves the reward (total 0, up to rounding) ``normalised`` rises evenly instead of being 0/0.
     """
     variances = credit_variances(reward, actions, sizes)
     if kind == "paper":
         return variances
     total = variances.sum()
     even = torch.arange(1, len(sizes) + 1, dtype=reward.dtype, device=reward.device) / len(sizes)
-    return torch.where(total > 0, variances.cumsum(0) / total.clamp_min(torch.finfo(reward.dtype).tiny), even)
+    rounding = (32 * torch.finfo(reward.dtype).eps * reward.mean()).square()
+    return torch.where(total > rounding, variances.cumsum(0) / total.clamp_min(torch.finfo(reward.dtype).tiny), even)
 
 
 def elementwise_loss(raw: Tensor, target: Tensor, kind: str, *, power: float = 1.5, delta: float = 1.0) -> Tensor:

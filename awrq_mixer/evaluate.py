@@ -49,6 +49,8 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
         train, _, test = read_by_time(config.requests, model.config)
         if len(test) < 20:
             raise UserError(f"{config.requests}: {len(test)} test rows; expected at least 20 (see split.test)")
+        for note in model.encoder.clipped(test):
+            run.warn(note)
         states, ids, _ = model.spec.distinct_states(test)
         sample, rows, place = _sample(ids, len(states), config)
         q = model.values(states.iloc[sample])

@@ -33,6 +33,8 @@ def predict(config: PredictConfig, out: str | Path) -> PredictResult:
         frame = spec.read(config.states, actions=False, reward=False)
         states, _, _ = spec.distinct_states(frame)
         states = states.iloc[: config.max_states]
+        for note in model.encoder.clipped(frame):
+            run.warn(note)
         require_memory(len(states), spec.n_joint, copies=3)
         started = time.perf_counter()
         matrix = ScoreMatrix(states, {config.name: model.values(states)})

@@ -16,7 +16,7 @@ from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.networks.agents import initialise
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training import boosted
-from awrq_mixer.training.training_log import Log, batches, load_log, logging_profile, make_batch
+from awrq_mixer.training.training_log import Log, batches, load_log, logging_profile, make_batch, odd_data
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from marca_common.cli import run_cli
@@ -46,6 +46,12 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     with RunFolder(out, config, resumes_from="last.pt") as run:
         log = load_log(config)
         validation = make_validation_set(log, config.validation_rows, config.seed)
+        for note in odd_data(log):
+            run.warn(note)
+        if validation is None and config.split.validation:
+            run.warn(
+                "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
+            )
         fit = boosted.fit if config.learner == BOOSTED else _fit
         model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
@@ -61,11 +67,14 @@ def _fit(
     predictor = Predictor(learner, config, log.encoder, device)
     state = TrainingState.start(config, run, learner, predictor, data)
     data.reward = data.reward / learner.reward_scale
+    groups = learner.groups(data)
+    if groups is not None and len(torch.unique(groups)) == len(groups):
+        run.warn("no state occurs twice in the training rows: a state's logged rows tell nothing, only its columns do")
     rows, started = state.batch_size, time.perf_counter()
     bar = progress(what=config.learner, total=state.total_steps * rows, initial=state.step * rows, unit="row")
     update = torch.compile(learner.loss) if config.compile else learner.loss
     try:
-        for batch in batches(data, config.batch_size, config.seed, state.step, learner.groups(data)):
+        for batch in batches(data, config.batch_size, config.seed, state.step, groups):
             if state.step >= state.total_steps or state.out_of_patience:
                 break
             learner.train()

@@ -14,8 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from marca_common.column_values import CategoryText
-from marca_common.config import Config, parse_config, to_dict
-from marca_common.cost_map_file import CurvePart, ServicePart
+from marca_common.config import Config, to_dict
 from marca_common.errors import UserError
 from marca_common.files import read_json, write_json
 from marca_common.requests import RequestSpec
@@ -192,7 +191,10 @@ class CostMaps:
         return np.array([np.interp(level, *self.maps[idc][name].degradation) for name in self.services])
 
     def save(self, path: str | Path) -> None:
-        """Write the documented JSON file."""
+        """Write the documented JSON file; a cost that is not finite is a UserError, and nothing is written."""
+        for idc, by in self.maps.items():
+            for name, one in by.items():
+                _require_whole(one, self.actions, f"{path}: not written: {idc}.{name}")
         channels = (
             sorted({c for value in self.actions.channels.values for c in channel_names(value)})
             if self.actions.channels
@@ -221,12 +223,24 @@ class CostMaps:
         content = read_json(path)
         if not isinstance(content, dict) or content.get("format") != FORMAT or content.get("version") != VERSION:
             raise UserError(f"{path}: not a cost map file; expected format {FORMAT!r}, version {VERSION}")
-        missing = next((name for name in ("actions", "services", "idcs", "maps") if name not in content), None)
-        if missing:
-            raise UserError(f"{path}: the part {missing!r} is missing")
-        actions = parse_config(ActionsConfig, content["actions"], f"{path}: actions")
-        services, idcs = (_names(content[name], f"{path}: {name}") for name in ("services", "idcs"))
-        maps = {idc: {name: _map_from(content["maps"], idc, name, actions, path) for name in services} for idc in idcs}
+        try:
+            actions = ActionsConfig.model_validate(content["actions"])
+            services, idcs = tuple(content["services"]), tuple(content["idcs"])
+            if not services or not idcs or not all(isinstance(name, str) for name in (*services, *idcs)):
+                raise UserError(
+                    f"{path}: services {services}, data centres {idcs}; expected names of at least one each"
+                )
+            maps = {
+                idc: {name: _map_from_dict(content["maps"][idc][name], f"{path}: {idc}.{name}") for name in services}
+                for idc in idcs
+            }
+            for idc, by in maps.items():
+                for name, one in by.items():
+                    _require_whole(one, actions, f"{path}: {idc}.{name}")
+        except KeyError as error:
+            raise UserError(f"{path}: the part {error} is missing") from None
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a valid cost map: {str(error).splitlines()[0]}") from None
         return cls(services, idcs, actions, maps)
 
 
@@ -262,36 +276,73 @@ def _spread(by: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     return by | {setting: by[ALL] for setting in settings if setting not in by} if ALL in by else by
 
 
-def _names(values: Any, place: str) -> tuple[str, ...]:
-    if not isinstance(values, list) or not values or not all(isinstance(one, str) for one in values):
-        raise UserError(f"{place}: got {values!r:.120}; expected a list of names")
-    return tuple(values)
-
-
-def _map_from(maps: Any, idc: str, name: str, actions: ActionsConfig, path: str | Path) -> ServiceMap:
-    for part in (idc, name):
-        if not isinstance(maps, dict) or part not in maps:
-            raise UserError(f"{path}: the part {part!r} is missing")
-        maps = maps[part]
-    one = parse_config(ServicePart, maps, f"{path}: {idc}.{name}")
-    for element, mapped in actions.elements.items():
-        wanted = {ALL} if mapped.switch is None else set(actions.switches[mapped.switch].values)
-        if not wanted & set(one.queues.get(element, {})):
-            raise UserError(f"{path}: {idc}.{name}.queues.{element}: expected curves of {sorted(wanted)}")
+def _map_from_dict(values: Mapping[str, Any], place: str) -> ServiceMap:
+    queues = {
+        element: {key: _curve_from_dict(curve, f"{place}.queues.{element}.{key}") for key, curve in by.items()}
+        for element, by in values["queues"].items()
+    }
+    load, degradation = values.get("load"), values.get("degradation")
     return ServiceMap(
-        base=one.base,
-        switches=one.switches,
-        channels=one.channels,
-        queues={element: {key: _curve(part) for key, part in by.items()} for element, by in one.queues.items()},
-        load=(one.load.percent, one.load.factor) if one.load else ([0.0], [1.0]),
-        degradation=(one.degradation.level, one.degradation.cost) if one.degradation else ([0.0], [0.0]),
-        idle_percent=one.idle_percent,
-        quality=one.quality,
+        base=float(values["base"]),
+        switches={name: dict(by) for name, by in values["switches"].items()},
+        channels={name: dict(by) for name, by in values["channels"].items()},
+        queues=queues,
+        load=(load["percent"], load["factor"]) if load else ([0.0], [1.0]),
+        degradation=(degradation["level"], degradation["cost"]) if degradation else ([0.0], [0.0]),
+        idle_percent=float(values.get("idle_percent", 0.0)),
+        quality=values.get("quality", {}),
     )
 
 
-def _curve(part: CurvePart) -> Curve:
-    x, cost, *band = (
-        np.array(part.cost if one is None else one, np.float64) for one in (part.x, part.cost, part.low, part.high)
-    )
-    return Curve(x, cost, *band)
+def _require_whole(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
+    """A UserError where a number is not finite, or where an element, a switch or a channel of ``actions`` has no cost."""
+    curves = [(f"queues.{e}.{key}", curve) for e, by in one.queues.items() for key, curve in by.items()]
+    numbers: list[tuple[str, Any]] = [("base", one.base), ("idle_percent", one.idle_percent)]
+    numbers += [(f"switches.{name}.{key}", cost) for name, by in one.switches.items() for key, cost in by.items()]
+    numbers += [(f"channels.{name}.{key}", cost) for name, by in one.channels.items() for key, cost in by.items()]
+    for name, number in numbers:
+        if not isinstance(number, int | float):
+            raise UserError(f"{place}.{name}: got {number!r}; expected a number")
+    numbers += [(name, part) for name, curve in curves for part in (curve.x, curve.cost, curve.low, curve.high)]
+    for name, curve in curves:
+        with np.errstate(over="ignore"):  # lengths so close that the slope between them is not finite
+            numbers.append((f"{name}: the slope", np.diff(curve.cost) / np.diff(curve.x)))
+    numbers += [
+        (name, part) for name, table in (("load", one.load), ("degradation", one.degradation)) for part in table
+    ]
+    for name, values in numbers:
+        array = np.asarray(values, np.float64)
+        if not np.isfinite(array).all():
+            bad = array.reshape(-1)[np.argmin(np.isfinite(array.reshape(-1)))]
+            raise UserError(f"{place}.{name}: got {bad:g}; expected finite numbers")
+    _require_parts(one, actions, place)
+
+
+def _require_parts(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
+    for name, (x, y) in (("load", one.load), ("degradation", one.degradation)):
+        if np.ndim(x) != 1 or np.shape(x) != np.shape(y) or not len(x) or (np.diff(x) <= 0).any():
+            raise UserError(f"{place}.{name}: expected rising levels and as many values, got {x} and {y}")
+    for name, element in actions.elements.items():
+        settings = [ALL] if element.switch is None else actions.switches[element.switch].values
+        missing = [key for key in settings if key not in one.queues.get(name, {})]
+        if missing:
+            raise UserError(
+                f"{place}.queues.{name}: no curve of {missing[0]!r}; found {list(one.queues.get(name, {}))}"
+            )
+
+
+def _curve_from_dict(values: Mapping[str, Any], place: str) -> Curve:
+    x, cost = np.array(values["x"], np.float64), np.array(values["cost"], np.float64)
+    if x.ndim != 1 or len(x) == 0 or x.shape != cost.shape or (np.diff(x) <= 0).any() or (np.diff(cost) < 0).any():
+        raise UserError(
+            f"{place}: expected rising x and as many costs that never fall, got {_short(x)} and {_short(cost)}"
+        )
+    low = np.array(values.get("low", cost), np.float64)
+    high = np.array(values.get("high", cost), np.float64)
+    if low.shape != x.shape or high.shape != x.shape:
+        raise UserError(f"{place}: expected {len(x)} low and high costs, got {low.shape} and {high.shape}")
+    return Curve(x, cost, low, high)
+
+
+def _short(values: np.ndarray) -> Sequence[float]:
+    return [float(v) for v in values[:8]]

@@ -53,11 +53,13 @@ def action_keys(spec: RequestSpec) -> np.ndarray:
 
 
 def write_scores(matrix: ScoreMatrix, path: str | Path) -> None:
-    """Write a wide Parquet file, atomically."""
+    """Write a wide Parquet file, atomically; a score that is not finite is a UserError, and nothing is written."""
     columns = {name: pa.array(words(matrix.states, name)) for name in matrix.states.columns}
     for name, values in matrix.scores.items():
-        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).ravel())
-        columns[name] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+        with np.errstate(over="ignore"):  # what single precision cannot hold is refused in the next line
+            single = np.ascontiguousarray(values, dtype=np.float32)
+        _require_finite(single, Path(path), name)
+        columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(single.ravel()), values.shape[1])
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd", compression_level=1)
 
@@ -133,6 +135,8 @@ def _holds_numbers(kind: pa.DataType, size: int) -> bool:
 
 
 def _require_finite(values: np.ndarray, path: Path, name: str) -> None:
+    if np.isfinite(values.sum(dtype=np.float64)):
+        return  # one quick pass where all is well
     bad = ~np.isfinite(values)
     if bad.any():
         row, action = np.argwhere(bad)[0]

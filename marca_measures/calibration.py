@@ -12,7 +12,10 @@ import pandas as pd
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.spread import is_flat
 from marca_measures.rank_correlation import spearman
+
+FLAT_MEANS = 1e-6  # means of equal single-precision numbers differ by rounding, and its order is that of nothing
 
 
 def calibration(predicted: np.ndarray, observed: np.ndarray, buckets: int) -> pd.DataFrame:
@@ -29,8 +32,10 @@ def calibration(predicted: np.ndarray, observed: np.ndarray, buckets: int) -> pd
 
 
 def bucket_spearman(predicted: np.ndarray, observed: np.ndarray, buckets: int) -> float:
-    """Rank correlation of the buckets' mean prediction and mean observation."""
+    """Rank correlation of the buckets' mean prediction and mean observation; 0 where either is flat up to rounding."""
     curve = calibration(predicted, observed, buckets)
+    if any(is_flat(curve[name].to_numpy(), FLAT_MEANS) for name in ("predicted", "observed")):
+        return 0.0
     return spearman(curve["predicted"].to_numpy(), curve["observed"].to_numpy())
 
 

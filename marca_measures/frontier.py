@@ -8,6 +8,8 @@ import numpy as np
 
 from marca_measures.hull import candidates
 
+_NOTHING = 1e-9  # an uplift below this share of the value is rounding
+
 
 @dataclass
 class Frontier:
@@ -52,7 +54,8 @@ def capture_curve(
     """At each budget: value, spend, capture and regret of the scores against clairvoyant and static mixture.
 
     Budgets lie at ``shares`` of the way from the cheapest to the clairvoyant's largest useful spend. Capture is the
-    share of the clairvoyant's uplift over the best static mixture; regret the share of the clairvoyant's value lost.
+    share of the clairvoyant's uplift over the best static mixture; regret the share of the clairvoyant's value lost. Both
+    are 0 where there is nothing to share: no uplift but rounding, no value. A budget of 0 is always spent.
     """
     mine = frontier(q, cost, truth, weight)
     best, static = frontier(truth, cost, truth, weight), static_frontier(cost, truth, weight)
@@ -64,11 +67,11 @@ def capture_curve(
             {
                 "budget": budget,
                 "value": value,
-                "spend": spend / budget,
+                "spend": spend / budget if budget > 0 else 1.0,
                 "clairvoyant": top,
                 "static": base,
-                "capture": (value - base) / (top - base) if top > base else 0.0,
-                "regret": 1 - value / top,
+                "capture": (value - base) / (top - base) if top - base > _NOTHING * abs(top) else 0.0,
+                "regret": 1 - value / top if top > 0 else 0.0,
             }
         )
     return rows

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import rankdata
 
+from marca_common.spread import is_flat
+
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Rank correlation over all entries (ties share their mean rank); 0 where one side is constant."""
@@ -53,13 +55,13 @@ def reference_scores(truth: np.ndarray, weight: np.ndarray) -> dict[str, np.ndar
     """Two references for r_s over all pairs, (S, A) each: ``state_value``, the true state mean without actions, and
     ``state_times_profile``, that mean times one global profile of actions."""
     mean = truth.mean(1, keepdims=True)
-    profile = np.average(truth / np.maximum(mean, 1e-300), axis=0, weights=weight)
+    profile = np.average(truth / np.where(mean > 0, mean, 1), axis=0, weights=weight)
     return {"state_value": np.repeat(mean, truth.shape[1], 1), "state_times_profile": mean * profile}
 
 
 def pearson(first: Sequence[float], second: Sequence[float]) -> float:
-    """Linear correlation of two short lists; NaN with fewer than three entries or without spread."""
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
+    """Linear correlation of two short lists; NaN with fewer than three entries or without spread (up to rounding)."""
+    if len(first) < 3 or is_flat(np.asarray(first)) or is_flat(np.asarray(second)):
         return float("nan")
     return _pearson(np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64))
 

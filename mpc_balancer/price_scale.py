@@ -19,7 +19,8 @@ class PriceScale:
     ref: np.ndarray  # (L,) where the coordinate turns from linear to logarithmic
 
     def __post_init__(self) -> None:
-        if not (np.all(np.isfinite(self.high)) and np.all(self.high > self.low) and np.all(self.low >= 0)):
+        ends = np.all(np.isfinite(self.high)) and np.all(self.high > self.low) and np.all(self.low >= 0)
+        if not (ends and np.all(self.ref > 0) and np.all(np.isfinite(self.ref))):
             raise UserError(f"λ's box: got low {self.low.tolist()}, high {self.high.tolist()}; expected 0 ≤ low < high")
 
     @classmethod

@@ -17,12 +17,12 @@ from marca_common.figures import new_figure, save_figure
 from marca_common.progress import MetricsLog, progress
 from marca_common.run_folder import RunFolder
 from mpc_balancer.config import GainConfig, SystemModelConfig
-from mpc_balancer.controllers.pi_tuning import PI_KINDS, tune_on_model
+from mpc_balancer.controllers.pi_tuning import LEAST_CPU, PI_KINDS, tune_on_model
 from mpc_balancer.forecasting.traffic_forecast import TrafficForecast, fit_forecast, one_step_forecasts
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.error_table import error_table
 from mpc_balancer.system_model.features import Features
-from mpc_balancer.system_model.minute_table import SystemData, read_system
+from mpc_balancer.system_model.minute_table import SystemData, odd_data, read_system, require_learnable
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.observer import run_observers, tune_observer
 from mpc_balancer.system_model.system_network import SystemNetwork
@@ -47,6 +47,8 @@ def train(config: SystemModelConfig, out: str | Path) -> TrainedSystemModel:
     set_threads(config.threads)
     data = load_data(config)
     with RunFolder(out, config) as folder:
+        for note in odd_data(data):
+            folder.warn(note)
         bar = progress(what="system model", total=config.epochs, unit="epoch")
         metrics = MetricsLog(folder.path / "metrics.csv", ["epoch", "train_loss", "valid_rmse", "seconds"])
 
@@ -76,7 +78,11 @@ def load_data(config: SystemModelConfig) -> SystemData:
 def fit_model(
     data: SystemData, config: SystemModelConfig, report: Report | None = None
 ) -> tuple[SystemModel, dict[str, Any]]:
-    """Everything that is learned from a table, in memory: g, forecasts, observer, residual quantiles, PI gains."""
+    """Everything that is learned from a table, in memory: g, forecasts, observer, residual quantiles, PI gains.
+
+    Raises UserError for a table that nothing can be learned from, and for a loss that is not a number.
+    """
+    require_learnable(data)
     device = resolve_device(config.device)
     early, late = data.split(config.validation_share)
     features = Features.fit(early, config.rollout_steps - 1)
@@ -94,7 +100,7 @@ def fit_model(
     model.quantiles = _QUANTILES
     model.residuals = _operational_quantiles(model, late, found)
     if config.tune_pi:
-        target = np.nanquantile(data.cpu, 0.75, axis=0)
+        target = np.maximum(np.nanquantile(data.cpu, 0.75, axis=0), LEAST_CPU)
         tune = partial(
             tune_on_model, model, data, seed=config.seed, days=config.tune_days, candidates=config.tune_candidates
         )

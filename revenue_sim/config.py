@@ -55,6 +55,9 @@ class RunConfig(Config):
         description="core-ms per request of each service in `costs`, in its order; null: as the truth spends the budget",
     )
     integral: bool = Field(default=False, description="also prove the best choice of whole rows at the budget")
+    integral_time_limit_s: float | None = Field(
+        default=60.0, gt=0, description="seconds for that proof; what is reached by then is reported; null: none"
+    )
     curve_budgets: int = Field(default=25, ge=2, description="budgets on the curve, from least to enough")
     bootstrap_draws: int = Field(default=1000, ge=10, description="draws of states and seeds for the intervals")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="coverage of the intervals")

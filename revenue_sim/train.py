@@ -10,18 +10,20 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, field_validator
 
-from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.checkpoint import content_of, load_checkpoint, save_checkpoint
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
 from marca_common.config import Config
+from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.progress import MetricsLog, progress
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 from marca_common.scores import ScoreMatrix, write_scores
 from marca_common.seeding import numpy_generator
+from marca_common.spread import is_flat, require_earned
 from marca_common.tables import write_table
-from marca_measures.calibration import bucket_spearman, calibration, calibration_figure
+from marca_measures.calibration import FLAT_MEANS, bucket_spearman, calibration, calibration_figure
 from marca_measures.rank_correlation import spearman
 from revenue_sim.config import path_not_columns
 from revenue_sim.ground_truth.nets import NetConfig, NetModel, fit_net
@@ -92,8 +94,9 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     spec = config.spec
     with RunFolder(out, config, resumes_from="members") as folder:
         frame = pd.concat([spec.read(path) for path in config.requests], ignore_index=True)
-        if len(frame) < config.folds:
-            raise UserError(f"{config.requests[0]}: {len(frame)} rows; expected at least one per fold ({config.folds})")
+        _require_learnable(config, frame)
+        for note in _odd_data(config, frame):
+            folder.warn(note)
         members, held_out = _fit_all(config, frame, folder)
         model = GroundTruth(spec, _weighted(members, config.tree_weight))
         reward = frame[spec.reward].to_numpy(np.float64)
@@ -106,12 +109,45 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         return TrainResult(folder.out, model, scores, summary)
 
 
+def _require_learnable(config: TrainConfig, frame: pd.DataFrame) -> None:
+    """A UserError unless the rows that each fold's members learn from are at least 2 and have earned something."""
+    place, reward = config.requests[0], frame[config.spec.reward].to_numpy(np.float64)
+    if len(frame) < 2 * config.folds:
+        raise UserError(f"{place}: {len(frame)} rows; expected at least two per fold ({config.folds})")
+    require_earned(reward, f"{place}: column {config.spec.reward!r}")
+    fold = _folds(config, len(frame))
+    for k in range(config.folds):
+        if not (reward[fold != k] > 0).any():
+            raise UserError(
+                f"{place}: all revenue lies in fold {k + 1} of {config.folds}; expected some in each of the others"
+            )
+
+
+def _odd_data(config: TrainConfig, frame: pd.DataFrame) -> list[str]:
+    """What a reader of the results must know of rows that teach little, a sentence each."""
+    spec, reward = config.spec, frame[config.spec.reward].to_numpy()
+    notes = StateEncoder.fit(frame, spec.state, config.requests[0]).constant_columns()
+    for name in spec.sub_actions:
+        if spec.sizes[name] > 1 and frame[name].nunique() == 1:
+            notes.append(
+                f"column {name!r} is {frame[name].iloc[0]} in all rows: what its other choices earn is guessed"
+            )
+    if is_flat(reward):
+        notes.append(f"column {spec.reward!r} is {reward[0]:g} in all rows: no action is better than another")
+    return notes
+
+
+def _folds(config: TrainConfig, rows: int) -> np.ndarray:
+    """Fold of each row, int64 (rows,)."""
+    return np.asarray(numpy_generator(config.seed, "revenue_sim", "folds").permutation(rows) % config.folds)
+
+
 def _fit_all(
     config: TrainConfig, frame: pd.DataFrame, folder: RunFolder
 ) -> tuple[list[tuple[str, Any]], dict[str, np.ndarray]]:
     """All members, and each kind's predictions of the rows it has not seen (with the ensemble's under 'ensemble')."""
     spec = config.spec
-    fold = numpy_generator(config.seed, "revenue_sim", "folds").permutation(len(frame)) % config.folds
+    fold = _folds(config, len(frame))
     names = ["trees", *(f"net{k}" for k in range(config.nets.members))]
     held_out = {name: np.zeros(len(frame)) for name in names}
     metrics = MetricsLog(
@@ -131,7 +167,7 @@ def _fit_all(
             member=name,
             rows=len(inside),
             bucket_spearman=bucket_spearman(predicted, observed, config.buckets),
-            observed_over_predicted=float(observed.sum() / predicted.sum()),
+            observed_over_predicted=_ratio(observed.sum(), predicted.sum()),
         )
         members.append((name, member))
     weights = _weights(names, config.tree_weight)
@@ -154,7 +190,9 @@ def _member(config: TrainConfig, rows: pd.DataFrame, path: Path, name: str, fold
 
 
 def _load_member(path: Path, spec: RequestSpec) -> Any:
-    return _KINDS[_kind(path)].from_payload(load_checkpoint(path, f"revenue_sim.{_kind(path)}", _columns(spec)))
+    payload = load_checkpoint(path, f"revenue_sim.{_kind(path)}", _columns(spec))
+    with content_of(path):
+        return _KINDS[_kind(path)].from_payload(payload, spec)
 
 
 def _kind(path: Path) -> str:
@@ -191,12 +229,12 @@ def _sample(config: TrainConfig, frame: pd.DataFrame) -> pd.DataFrame:
 def _summary(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.ndarray, states: int) -> dict[str, Any]:
     def judged(predicted: np.ndarray) -> dict[str, float]:
         means = calibration(predicted, reward, config.buckets)
-        level = bool(np.ptp(means["predicted"]) == 0)
+        level = is_flat(means["predicted"].to_numpy(), FLAT_MEANS)
         slope = float("nan") if level else float(np.polyfit(means["predicted"], means["observed"], 1)[0])
         return {
             "bucket_spearman": bucket_spearman(predicted, reward, config.buckets),
             "spearman_rows": spearman(predicted, reward),
-            "observed_over_predicted": float(reward.sum() / predicted.sum()),
+            "observed_over_predicted": _ratio(reward.sum(), predicted.sum()),
             "calibration_slope": slope,
         }
 
@@ -206,6 +244,11 @@ def _summary(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.nd
         "states": states,
         "seed": config.seed,
     }
+
+
+def _ratio(over: float, under: float) -> float:
+    """A ratio of sums; NaN over nothing."""
+    return float(over / under) if under > 0 else float("nan")
 
 
 def _calibration(config: TrainConfig, held_out: dict[str, np.ndarray], reward: np.ndarray, folder: Path) -> None:

@@ -15,6 +15,7 @@ from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.queue_curves import choose_knots, ramp_basis
 from marca_common.cost_maps import ALL, Curve, ServiceMap, channel_names, interpolate
 from marca_common.errors import UserError
+from marca_common.spread import is_flat
 
 _REWEIGHTINGS = 3
 _LEAST = 1e-3  # core-ms; a smaller fitted cost has no meaningful ratio
@@ -168,7 +169,7 @@ class AdditiveFit:
         """Fit of the rows, error on settings left out of the fit, additivity of the channels."""
         y, fitted = self.rows["cost"].to_numpy(), self.fitted
         return {
-            "r2": float(1 - ((y - fitted) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12)),
+            "r2": float("nan") if is_flat(y) else float(1 - ((y - fitted) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
             "left_out_error_pct": self._left_out_error(config, generator),
             "additivity": self._additivity(y, fitted, config.additivity_threshold_pct),
         }

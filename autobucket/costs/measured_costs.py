@@ -8,6 +8,7 @@ import pandas as pd
 from autobucket.costs.cost_config import FitCostsConfig
 from marca_common.errors import UserError
 from marca_common.load_test_table import load_test_schema
+from marca_common.spread import require_usable
 from marca_common.tables import read_table
 
 
@@ -55,7 +56,11 @@ def measured_costs(config: FitCostsConfig, rows: pd.DataFrame, place: str) -> tu
             raise UserError(
                 f"{place}: row {int(missing.idxmax()) + 1} under load, column {name!r}: got an empty value; expected a length"
             )
-    table["cost"] = cost_per_request(table["cpu_percent"], table["machines"], table["cores"], table["qps"], idle)
+        require_usable(table[name].to_numpy(), f"{place}: column {name!r}")
+    require_usable(table["degradation"].to_numpy(), f"{place}: column 'degradation'")
+    with np.errstate(over="ignore"):  # refused in the next line
+        table["cost"] = cost_per_request(table["cpu_percent"], table["machines"], table["cores"], table["qps"], idle)
+    require_usable(table["cost"].to_numpy(), f"{place}: cost per request by Eq. 26")
     strong = table["cpu_percent"] - idle > config.min_cpu_percent
     if strong.sum() < 8:
         raise UserError(

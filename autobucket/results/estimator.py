@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,14 @@ from torch import Tensor
 from autobucket.results.estimator_config import TrainConfig
 from autobucket.results.result_network import ActionResultModel, initialise
 from autobucket.results.tasks import Task
-from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.checkpoint import (
+    content_of,
+    load_checkpoint,
+    load_weights,
+    require_fit,
+    require_keys,
+    save_checkpoint,
+)
 from marca_common.config import to_dict
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
@@ -63,8 +71,9 @@ class Estimator:
         self.device = torch.device(device)
         self._passes: list[tuple[ActionResultModel, list[int]]] = []
         for moment in sorted(set(self.kept)):
+            require_fit(partial(build_model, config, encoder), snapshots[moment], f"snapshot {moment}")
             model = build_model(config, encoder)
-            model.load_state_dict(snapshots[moment])
+            load_weights(model, snapshots[moment], f"snapshot {moment}")
             model.requires_grad_(False).eval().to(self.device)
             self._passes.append((model, [t for t, kept_at in enumerate(self.kept) if kept_at == moment]))
 
@@ -82,16 +91,19 @@ class Estimator:
     def load(cls, path: str | Path, device: str = "cpu") -> Estimator:
         """Read ``estimator.pt``; a checkpoint of another program or a broken one is a UserError."""
         payload = load_checkpoint(path, KIND)
-        try:
+        with content_of(path):
+            require_keys(payload, {"config", "encoder", "tasks", "kept", "snapshots"})
             config = TrainConfig.model_validate(payload["config"])
-            tasks = [Task(**values) for values in payload["tasks"]]
-            encoder = StateEncoder.from_dict(payload["encoder"])
-            return cls(config, encoder, tasks, payload["kept"], payload["snapshots"], device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0][:160]
-            raise UserError(
-                f"{path}: a damaged estimator, or one of another version; train it again ({reason})"
-            ) from None
+            spec, tasks, kept = config.data.spec, [Task(**values) for values in payload["tasks"]], payload["kept"]
+            for task in tasks:
+                task.check(spec.n_joint)
+            found, declared = {task.name: task.loss for task in tasks}, {n: one.loss for n, one in config.tasks.items()}
+            if found != declared or len(kept) != len(tasks):
+                raise UserError(f"tasks {found}; the config declares {declared}: train again")
+            if set(kept) != set(payload["snapshots"]):
+                raise UserError(f"weights of the moments {list(payload['snapshots'])}; the tasks kept {kept}")
+            encoder = StateEncoder.from_dict(payload["encoder"], spec.state)
+            return cls(config, encoder, tasks, kept, payload["snapshots"], device)
 
     def save(self, path: str | Path) -> None:
         """Write one checkpoint: config, vocabularies, scales and the kept weights."""

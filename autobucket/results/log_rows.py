@@ -15,6 +15,7 @@ from autobucket.results.tasks import labels_of
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
+from marca_common.spread import require_usable
 from marca_common.tables import Column
 
 
@@ -67,6 +68,13 @@ def split(config: DataConfig, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
         )
     train, middle, last = frame.iloc[:validation], frame.iloc[validation:test], frame.iloc[test:]
     return train.reset_index(drop=True), middle.reset_index(drop=True), last.reset_index(drop=True)
+
+
+def require_learnable(config: DataConfig, frame: pd.DataFrame, tasks: Mapping[str, TaskConfig]) -> None:
+    """A UserError where a few rows' results drown all others; a result turned into 0/1 may have any size."""
+    for name, task in tasks.items():
+        if task.above is None:
+            require_usable(frame[name].to_numpy(np.float64), f"{config.requests}: column {name!r}")
 
 
 def encode(

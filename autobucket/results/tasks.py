@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autobucket.results.estimator_config import TaskConfig
+from autobucket.results.estimator_config import Loss, TaskConfig
 from marca_common.errors import UserError
+from marca_common.spread import is_flat
 
 _ENOUGH = 20  # rows of a joint action that show what it allows
 
@@ -39,18 +41,31 @@ class Task:
         if config.loss == "bce" and not np.isin(labels, (0.0, 1.0)).all():
             wrong = labels[~np.isin(labels, (0.0, 1.0))][0]
             raise UserError(f"task {name!r}: got the label {wrong:g}; loss bce expects 0 or 1 (or set `above`)")
-        if config.loss == "share" and labels.min() < 0:
-            raise UserError(f"task {name!r}: got the label {labels.min():g}; loss share expects non-negative results")
+        if config.loss in ("share", "poisson") and labels.min() < 0:
+            raise UserError(
+                f"task {name!r}: got the label {labels.min():g}; loss {config.loss} expects non-negative results"
+            )
         centre, scale = 0.0, 1.0
         caps = None
         if config.loss in ("mse", "mae", "huber"):
-            centre, scale = float(labels.mean()), float(labels.std()) or 1.0
+            centre, scale = float(labels.mean()), 1.0 if is_flat(labels) else float(labels.std())
         elif config.loss == "poisson":
             scale = float(labels.mean()) or 1.0
         elif config.loss == "share":
             caps = _largest(labels, joint, n_joint)
             scale = float(caps.mean())
         return cls(name, config.loss, config.weight, config.patience, centre, scale, caps)
+
+    def check(self, n_joint: int) -> None:
+        """A UserError where the scale or the caps of a checkpoint fit nothing that ``fit`` makes."""
+        numbers = (self.weight, self.patience, self.centre, self.scale)
+        if not all(isinstance(one, int | float) for one in numbers):
+            raise UserError(f"task {self.name!r}: got {numbers}; expected numbers: train again")
+        capped = self.caps is not None and self.caps.shape == (n_joint,) and bool((self.caps > 0).all())
+        if not self.scale > 0 or capped != (self.loss == "share") or self.loss not in get_args(Loss):
+            raise UserError(
+                f"task {self.name!r}: scale {self.scale:g} or its caps do not fit loss {self.loss!r}: train again"
+            )
 
     @property
     def binary(self) -> bool:
@@ -99,5 +114,6 @@ def _largest(labels: np.ndarray, joint: np.ndarray, n_joint: int) -> Tensor:
 
 def labels_of(name: str, config: TaskConfig, column: np.ndarray) -> np.ndarray:
     """The label column float32 (M,), turned into 0/1 where the task says ``above``."""
-    values = np.asarray(column, dtype=np.float32)
+    with np.errstate(over="ignore"):  # 0/1 by a threshold, whatever the size; other labels were checked
+        values = np.asarray(column, dtype=np.float32)
     return (values > config.above).astype(np.float32) if config.above is not None else values

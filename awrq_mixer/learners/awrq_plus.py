@@ -37,6 +37,7 @@ class AWRQPlus(Learner):
     """Latent-class surfaces with a surrogate and a memory of each state's rows."""
 
     uses_surrogate = True
+    any_size = tuple(f"memory_{name}" for name in _MEMORY)
     online: ClassNet
     strides: Tensor
 
@@ -81,10 +82,31 @@ class AWRQPlus(Learner):
         self.memory_joint, self.memory_signal = (rows.actions * self.strides).sum(1).int(), self.signal(rows)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Weights, and a memory of whatever size."""
+        """Weights, and a memory of whatever size; one that does not hang together is a UserError."""
+        self._check_memory(*(state_dict[f"memory_{name}"] for name in _MEMORY))
         for name in _MEMORY:
             setattr(self, f"memory_{name}", torch.empty_like(state_dict[f"memory_{name}"], device=self.joint.device))
         return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def _check_memory(
+        self, key: Tensor, start: Tensor, codes: Tensor, numbers: Tensor, joint: Tensor, signal: Tensor
+    ) -> None:
+        if not self.remembers and not any(part.numel() for part in (key, start, codes, numbers, joint, signal)):
+            return
+        rows = len(joint)
+        sizes = torch.tensor(self.space.categories, device=codes.device)
+        good = (
+            all(part.dim() == 1 for part in (key, start, joint, signal))
+            and len(start) == len(key) + 1 >= 2
+            and int(start[0]) == 0
+            and int(start[-1]) == rows == len(signal)
+            and bool((start.diff() > 0).all() and (key.diff() > 0).all())
+            and codes.shape == (rows, len(sizes))
+            and numbers.shape == (rows, self.space.numeric)
+            and bool(((codes >= 0) & (codes < sizes)).all() and ((joint >= 0) & (joint < self.space.n_joint)).all())
+        )
+        if not good:
+            raise UserError("memory_*: rows, keys and codes do not fit each other: train again")
 
     def groups(self, data: Batch) -> Tensor | None:
         """Rows of one state come in one batch, because they tell its class together."""

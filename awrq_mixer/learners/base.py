@@ -46,6 +46,7 @@ class Learner(nn.Module, ABC):
     bootstraps: ClassVar[bool] = False
     many_heads: ClassVar[bool] = False  # K value heads (``network.heads``), not one
     uses_surrogate: ClassVar[bool] = False  # can it learn from ``plus.surrogate``?
+    any_size: ClassVar[tuple[str, ...]] = ()  # buffers whose length the training rows decide
     metrics: ClassVar[tuple[str, ...]] = ("td_last", "tot", "eta_max")  # numbers of ``loss`` that metrics.csv keeps
     online: Any
     target: Any
@@ -85,7 +86,7 @@ class Learner(nn.Module, ABC):
             self.reward_scale.fill_(float(mean) if mean > 0 else 1.0)
         self.profile.copy_(profile)
         if self.config.plus.surrogate:
-            self.surrogate_scale.fill_(max(float(train.surrogate.double().mean()), 1e-12))
+            self.surrogate_scale.fill_(float(train.surrogate.double().mean()))
         if self.bootstraps:
             self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import lightgbm
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from awrq_mixer.learner_config import LearnerConfig
+from marca_common.errors import UserError
 
 
 class BoostedScorer:
@@ -40,9 +42,39 @@ class BoostedScorer:
         return {"scale": self.scale, "models": texts}
 
     @classmethod
-    def from_payload(cls, payload: dict[str, Any], config: LearnerConfig) -> BoostedScorer:
-        """The scorer a checkpoint holds."""
-        return cls([lightgbm.Booster(model_str=text) for text in payload["models"]], config, payload["scale"])
+    def from_payload(cls, payload: dict[str, Any], config: LearnerConfig, features: int) -> BoostedScorer:
+        """The scorer a checkpoint holds; trees of another number of ``features`` or with loose ends are a UserError."""
+        scale, texts = payload["scale"], payload["models"]
+        expected = 2 if config.plus.surrogate else 1
+        if not isinstance(scale, float) or scale <= 0 or not isinstance(texts, list) or len(texts) != expected:
+            raise UserError(f"scale {scale!r} and {len(texts)} models; expected a positive scale and {expected} models")
+        for text in texts:
+            _check_trees(text)
+        boosters = [lightgbm.Booster(model_str=text) for text in texts]
+        for booster in boosters:
+            if booster.num_feature() != features:
+                raise UserError(
+                    f"trees of {booster.num_feature()} columns; the config declares {features}: train again"
+                )
+        return cls(boosters, config, scale)
+
+
+def _check_trees(text: str) -> None:
+    """A UserError where a tree's children are not later nodes or leaves of it, or a leaf is no finite number.
+
+    LightGBM follows whatever indices a model's text holds.
+    """
+    for tree in re.split(r"^Tree=\d+$", text, flags=re.MULTILINE)[1:]:
+        lines = dict(line.split("=", 1) for line in tree.splitlines() if "=" in line)
+        leaves = int(lines["num_leaves"])
+        for side in ("left_child", "right_child"):
+            children = [int(one) for one in lines.get(side, "").split()]
+            inside = all(-leaves <= one < 0 or node < one < leaves - 1 for node, one in enumerate(children))
+            if len(children) != leaves - 1 or not inside:
+                raise UserError("a tree with loose ends; train again")
+        values = np.array(lines["leaf_value"].split(), np.float64)
+        if len(values) != leaves or not np.isfinite(values).all():
+            raise UserError("a tree with a leaf that is no finite number; train again")
 
 
 def raw_scores(boosters: list[lightgbm.Booster], rows: np.ndarray) -> np.ndarray:

@@ -12,11 +12,18 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import BOOSTED, find_learner
+from awrq_mixer.learners import BOOSTED, LEARNERS, find_learner
 from awrq_mixer.learners.base import Learner
 from awrq_mixer.networks.space import Space
 from awrq_mixer.serving.boosted_scorer import BoostedScorer
-from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.checkpoint import (
+    content_of,
+    load_checkpoint,
+    load_weights,
+    require_fit,
+    require_keys,
+    save_checkpoint,
+)
 from marca_common.compute import resolve_device
 from marca_common.config import to_dict
 from marca_common.encoding import StateEncoder
@@ -83,17 +90,32 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> Predictor:
-        """Read a checkpoint written by training."""
-        payload = load_checkpoint(path, KIND)
-        try:
-            config = TrainConfig.model_validate(payload["config"])
-        except ValidationError as error:
-            key = ".".join(map(str, error.errors()[0]["loc"]))
-            raise UserError(f"{path}: its config is of another version of this software ({key}); train again") from None
-        encoder = StateEncoder.from_dict(payload["encoder"])
-        if config.learner == BOOSTED:
-            return cls(BoostedScorer.from_payload(payload, config), config, encoder)
-        place = resolve_device(device)
-        learner = find_learner(config.learner)(Space.of(config.spec, encoder), config)
-        learner.load_state_dict(payload["weights"])
-        return cls(learner.to(place).eval(), config, encoder, place)
+        """Read a checkpoint written by training; one of another kind or version, or a damaged one, is a UserError."""
+        payload, place = load_checkpoint(path, KIND), resolve_device(device)
+        with content_of(path):
+            config = _config(payload)
+            encoder = StateEncoder.from_dict(payload["encoder"], config.spec.state)
+            space = Space.of(config.spec, encoder)
+            if config.learner == BOOSTED:
+                features = len(config.spec.state) + len(space.sizes)
+                return cls(BoostedScorer.from_payload(payload, config, features), config, encoder)
+            kind = find_learner(config.learner)
+            if config.learner in LEARNERS:  # somebody else's may need real tensors
+                require_fit(lambda: kind(space, config), payload["weights"], any_size=kind.any_size)
+            learner = kind(space, config)
+            load_weights(learner, payload["weights"], any_size=learner.any_size)
+            return cls(learner.to(place).eval(), config, encoder, place)
+
+
+def _config(payload: dict[str, Any]) -> TrainConfig:
+    """The training config of a checkpoint whose parts are those of its learner."""
+    parts = {"weights"} if payload.get("learner") != BOOSTED else {"scale", "models"}
+    require_keys(payload, {"learner", "config", "encoder", *parts})
+    try:
+        config = TrainConfig.model_validate(payload["config"])
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"its config is of another version of this software ({key}); train again") from None
+    if config.learner != payload["learner"]:
+        raise UserError(f"learner {payload['learner']!r} with the config of {config.learner!r}; train again")
+    return config

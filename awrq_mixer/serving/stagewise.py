@@ -36,12 +36,15 @@ def decide_by_stage(
 def stagewise_lost(
     q: np.ndarray, c: np.ndarray, lambda_: np.ndarray, spec: RequestSpec, profile: np.ndarray, weight: np.ndarray
 ) -> float:
-    """Share of the mean objective Q − λ·C that deciding by stage loses against the joint choice; ``weight`` (S,) of states."""
+    """Share of the mean objective Q − λ·C that deciding by stage loses against the joint choice; ``weight`` (S,) of states.
+
+    0 where the joint choice is worth nothing (up to rounding).
+    """
     score = _scores(q, c, lambda_)
     joint = np.average(score.max(1), weights=weight)
     chosen = decide_by_stage(q, c, lambda_, spec, profile)
     by_stage = np.average(score[np.arange(len(score)), chosen], weights=weight)
-    return float((joint - by_stage) / abs(joint)) if joint else 0.0
+    return float((joint - by_stage) / abs(joint)) if abs(joint) > 1e-9 * np.abs(score).max() else 0.0
 
 
 def _scores(q: np.ndarray, c: np.ndarray, lambda_: np.ndarray) -> np.ndarray:

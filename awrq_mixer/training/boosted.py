@@ -32,7 +32,7 @@ def fit(
     scale = config.loss.reward_scale or float(train.reward.mean()) or 1.0
     boosters: list[lightgbm.Booster] = []
     if surrogate:
-        boosters.append(_grow(config, train, held_out, "surrogate", max(float(train.surrogate.mean()), 1e-12), []))
+        boosters.append(_grow(config, train, held_out, "surrogate", float(train.surrogate.mean()), []))
     boosters.append(_grow(config, train, held_out, "reward", scale, boosters))
     predictor = Predictor(BoostedScorer(boosters, config, scale), config, log.encoder)
     predictor.save(run.path / "best.pt")

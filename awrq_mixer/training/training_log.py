@@ -17,6 +17,7 @@ from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
+from marca_common.spread import is_flat, require_earned, require_usable
 from marca_common.tables import Column
 
 
@@ -39,7 +40,8 @@ class Log:
 def load_log(config: TrainConfig) -> Log:
     """Read the config's log, cut it by time and fit the state encoder on the training rows.
 
-    Raises UserError for a bad file, too few rows, or a sub-action that never varies.
+    Raises UserError for a bad file, too few rows, a sub-action that never varies, or revenue that is 0 throughout or
+    drowned by a few rows.
     """
     spec, surrogate = config.spec, config.plus.surrogate
     extra = [Column(surrogate, "float", 0)] if surrogate else []
@@ -53,7 +55,21 @@ def load_log(config: TrainConfig) -> Log:
                 f"{config.requests}: column {name!r}: the only value in the training rows is {train[name].iloc[0]}; "
                 "expected at least two, or its effect cannot be learned"
             )
-    return Log(spec, StateEncoder.fit(train, spec.state), train, validation, test)
+    for column in (spec.reward, *([surrogate] if surrogate else [])):
+        place = f"{config.requests}: column {column!r}"
+        require_earned(train[column].to_numpy(), f"{place} in the training rows")
+        require_usable(pd.concat([train[column], validation[column]]).to_numpy(), place)
+    return Log(spec, StateEncoder.fit(train, spec.state, config.requests), train, validation, test)
+
+
+def odd_data(log: Log) -> list[str]:
+    """What a reader of the results must know of training rows that teach little, a sentence each."""
+    notes, reward = log.encoder.constant_columns(), log.train[log.spec.reward].to_numpy()
+    if is_flat(reward):
+        notes.append(
+            f"column {log.spec.reward!r} is {reward[0]:g} in all training rows: no action is better than another"
+        )
+    return notes
 
 
 def read_by_time(

@@ -17,7 +17,19 @@ from awrq_mixer.config import OptimiserConfig, TrainConfig
 from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training.validation import ValidationSet
-from marca_common.checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from marca_common.checkpoint import (
+    check_weights,
+    content_of,
+    generator_state,
+    load_checkpoint,
+    load_optimiser,
+    load_weights,
+    require_keys,
+    restore_generator,
+    restore_plain,
+    save_checkpoint,
+)
+from marca_common.errors import UserError
 from marca_common.figures import new_figure, save_figure
 from marca_common.progress import MetricsLog
 from marca_common.run_folder import RunFolder
@@ -65,7 +77,8 @@ class TrainingState:
         metrics = MetricsLog(run.path / "metrics.csv", [*_COLUMNS, *learner.metrics], saved["step"] if saved else None)
         state = cls(config, run, learner, predictor, optimiser, schedule, size, total, fingerprint, metrics)
         if saved:
-            state._load(saved)
+            with content_of(run.path / "last.pt"):
+                state._load(saved)
         return state
 
     @staticmethod
@@ -74,6 +87,10 @@ class TrainingState:
         if not (run.resuming and path.exists()):
             return None
         saved = load_checkpoint(path, _KIND, list(config.spec.state))
+        with content_of(path):
+            require_keys(saved, {*_PLAIN, "weights", "optimiser", "schedule", "noise", "best_weights", "norms"})
+            if type(saved["step"]) is not int:
+                raise UserError(f"step is {saved['step']!r}; expected a whole number")
         return saved if saved["fingerprint"] == fingerprint else None
 
     @property
@@ -96,6 +113,10 @@ class TrainingState:
         measured = {}
         if validation:
             score = measured["shape_gain"] = validation.shape_gain(self.predictor.at)
+            if not math.isfinite(score):
+                raise UserError(
+                    f"{self.config.learner}: its values at step {self.step} are not finite numbers; try a smaller optimiser.lr"
+                )
             self.history.append([float(self.step), score])
         means = {
             name: total / self.since for name, total in self.sums.items() if name in ("loss", *self.learner.metrics)
@@ -131,15 +152,15 @@ class TrainingState:
         save_checkpoint(self.run.path / "last.pt", _KIND, list(self.config.spec.state), payload)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        self.learner.load_state_dict(saved["weights"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        load_weights(self.learner, saved["weights"], any_size=self.learner.any_size)
+        check_weights(self.learner, saved["best_weights"], "best_weights", self.learner.any_size)
+        load_optimiser(self.optimiser, saved["optimiser"])
         self.schedule.load_state_dict(saved["schedule"])
         assert self.learner.generator is not None
         restore_generator(self.learner.generator, saved["noise"])
         self.best_weights = saved["best_weights"]
         self.norms = saved["norms"].tolist()
-        for name in _PLAIN:
-            setattr(self, name, saved[name])
+        restore_plain(self, saved, _PLAIN)
 
     def restore_best(self) -> None:
         """Put the best validated weights back."""
@@ -204,7 +225,7 @@ def gradient_variance(norms: list[float], window: int = 1000) -> float | None:
     squares = np.cumsum(np.insert(values**2, 0, 0.0))
     mean = (sums[window:] - sums[:-window]) / window
     square = (squares[window:] - squares[:-window]) / window
-    return float(np.mean(np.maximum(square - mean**2, 0) / np.maximum(mean**2, 1e-30)))
+    return float(np.mean(np.maximum(square - mean**2, 0) / np.maximum(mean**2, np.finfo(np.float64).tiny)))
 
 
 def learning_curve(metrics: str | Path, path: str | Path, learner: str) -> Path | None:

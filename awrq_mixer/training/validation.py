@@ -18,6 +18,7 @@ from awrq_mixer.training.training_log import Log
 from marca_common.column_values import words
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
+from marca_common.spread import ROUNDING
 
 FLOOR = 0.02  # least value a row can have, as a share of its state's mean: a value ≤ 0 has no logarithm
 
@@ -79,6 +80,6 @@ def shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> floa
         return 0.0
     observed = reward[paid] / sums[paid]
     flat = float((reward[paid] * np.log(observed * size[paid])).sum())
-    if flat <= 0:
+    if flat <= ROUNDING * float(reward.sum()):  # every row of a group earned the same
         return 0.0
     return 1 - float((reward[paid] * np.log(observed / share[paid])).sum()) / flat

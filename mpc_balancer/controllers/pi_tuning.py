@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
 from mpc_balancer.controllers.pi_law import CostCurve, pi_step
 from mpc_balancer.forecasting.traffic_forecast import TrafficForecast, one_step_forecasts
@@ -14,6 +15,7 @@ from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.tuned import PiGains
 
 OVER_PRICE = 8.0  # a point above the budget costs this many points below: E(over)/E(under) near that of ν = 0.64 %
+LEAST_CPU = 0.5  # percent; a service that rests still shows this much
 _ROUNDS, _PER_ROUND = 3, 20
 
 PI_KINDS = ("pi", "pi_feedforward", "pi_forecast")
@@ -54,6 +56,10 @@ def tune_on_model(
         for g in range(len(data.groups))
         if (data.group == g).sum() > 50
     ]
+    if not scenes:
+        raise UserError(
+            f"system table: got {len(data)} rows; tuning expects more than 50 of one group (or tune_pi: false)"
+        )
     return search_gains(
         lambda gains: np.mean([scene.costs(gains) for scene in scenes], axis=0),
         kind != "pi",
@@ -128,9 +134,9 @@ class _Scene:
         one = np.ones((count, 1), np.float32)
         for t in range(len(self.traffic)):
             cpu = self.model.step_rows(cpu, queue[0], one * self.inputs[t], one[:, 0] * self.traffic[t])
-            cpu = np.maximum(cpu + self.noise[t], 0.5)
+            cpu = np.maximum(cpu + self.noise[t], LEAST_CPU)
             out[t] = cpu
-            error = np.log(np.maximum(np.clip(cpu + self.blur[t], 0.5, 100), 0.5) / aim)
+            error = np.log(np.clip(cpu + self.blur[t], LEAST_CPU, 100) / aim)
             error = error if prices == error.shape[1] else np.repeat(error.max(axis=1, keepdims=True), prices, axis=1)
             low = np.minimum(error, 0) if self.feedforward else 0.0
             state = pi_step(

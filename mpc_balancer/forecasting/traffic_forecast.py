@@ -48,6 +48,19 @@ class TrafficForecast:
         """The forecast that ``to_dict`` described."""
         return cls(**{**values, "season": np.array(values["season"]), "weights": np.array(values["weights"])})
 
+    def whole(self) -> bool:
+        """Whether all parts have the sizes that fitting gives them."""
+        return (
+            isinstance(self.step_seconds, int)
+            and self.step_seconds > 0
+            and isinstance(self.rmse, dict)
+            and self.season.ndim == 1
+            and len(self.season) > 0
+            and self.weights.shape == (len(self.chosen), _LAGS + 2 + _EARLY)
+            and len(self.chosen) > 0
+            and all(name in CANDIDATES for name in self.chosen)
+        )
+
     @property
     def window(self) -> int:
         """Steps of history that the local level is averaged over."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from marca_common.errors import UserError
+from marca_common.spread import ROUNDING
 from mpc_balancer.system_model.minute_table import SystemData
 
 _DAY = 86_400
@@ -37,11 +38,11 @@ class Features:
         scale = data.extras.std(axis=0)
         loose = cls(
             data.groups,
-            np.maximum(means, 1e-9),
+            np.where(means > 0, means, 1.0),
             data.extras.mean(axis=0),
-            np.where(scale > 1e-12, scale, 1.0),
-            days >= 2,
-            days >= 14,
+            np.where(scale > ROUNDING * np.abs(data.extras).max(axis=0, initial=0.0), scale, 1.0),
+            bool(days >= 2),
+            bool(days >= 14),
             np.full(1, -np.inf),
             np.full(1, np.inf),
         )
@@ -105,6 +106,18 @@ class Features:
         standard = (extras - self.extras_mean) / self.extras_scale  # (n, E)
         values = np.column_stack([*columns, standard, age, own])  # (n, F)
         return np.asarray(np.clip(values, self.low, self.high), np.float32)
+
+    def whole(self) -> bool:
+        """Whether all parts have the sizes and signs that ``fit`` gives them."""
+        return (
+            self.traffic_mean.shape == (len(self.groups),)
+            and self.extras_mean.ndim == 1
+            and self.extras_scale.shape == self.extras_mean.shape
+            and self.low.shape == self.high.shape == (self.size,)
+            and isinstance(self.use_day, bool)
+            and isinstance(self.use_week, bool)
+            and bool((self.traffic_mean > 0).all() and (self.extras_scale > 0).all() and (self.low <= self.high).all())
+        )
 
     def typical_row(self, group: int, qps: float, next_qps: float, timestamp: np.datetime64) -> np.ndarray:
         """As ``rows`` for one minute (1, F) whose extras are at their training mean."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from marca_common.arrays import require_shape
-from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.checkpoint import content_of, load_checkpoint, require_keys, save_checkpoint
 from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig
 from mpc_balancer.forecasting.traffic_forecast import TrafficForecast
@@ -21,6 +22,8 @@ from mpc_balancer.system_model.system_network import SystemNetwork
 from mpc_balancer.system_model.tuned import Tuned
 
 KIND = "mpc_balancer.system_model"
+_PARTS = ["services", "head", "step_seconds", "weights", "biases", "carry", "idle", "level", "features", "prices"]
+_PARTS += ["columns", "quantiles", "residuals", "tuned"]
 
 
 @dataclass
@@ -222,8 +225,9 @@ class SystemModel:
     def load(cls, path: str | Path, services: Sequence[str] | None = None) -> SystemModel:
         """Read a checkpoint; one of another kind or of other services is a UserError."""
         content = load_checkpoint(path, KIND, None if services is None else list(services))
-        try:
-            return cls(
+        with content_of(path):
+            require_keys(content, _PARTS)
+            model = cls(
                 services=tuple(content["services"]),
                 head=content["head"],
                 weights=[w.numpy() for w in content["weights"]],
@@ -236,6 +240,34 @@ class SystemModel:
                 **{name: content[name].numpy() for name in ("carry", "idle", "level")},
                 **{name: np.array(content[name]) for name in ("quantiles", "residuals")},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise UserError(f"{path}: not a system model of this version ({what}); train it again") from None
+            model.require_whole()
+        return model
+
+    def require_whole(self) -> None:
+        """A UserError where a part has another size or type than the others ask for; compiled loops rely on them."""
+        size, prices, inputs = len(self.services), self.prices.size, self.features.size
+        widths = [size + prices + inputs, *(len(bias) for bias in self.biases)]
+        layers = len(self.weights) == len(self.biases) > 1 and widths[-1] == size
+        observer = self.tuned.observer
+        fits = {
+            "head": self.head in ("utilisation_law", "plain"),
+            "step_seconds": isinstance(self.step_seconds, int) and self.step_seconds > 0,
+            "biases": all(one.ndim == 1 and one.dtype == np.float32 for one in self.biases),
+            "weights": layers
+            and all(w.shape == shape and w.dtype == np.float32 for w, shape in zip(self.weights, pairwise(widths))),
+            "carry, idle or level": all(
+                one.shape == (size,) and one.dtype == np.float32 for one in (self.carry, self.idle, self.level)
+            ),
+            "carry": bool(((self.carry >= 0) & (self.carry <= 1)).all()),
+            "prices": all(one.shape == (prices,) for one in (self.prices.low, self.prices.ref)),
+            "features": self.features.whole(),
+            "residuals": self.residuals.shape == (*self.quantiles.shape, size)
+            and bool((np.diff(self.quantiles) > 0).all()),
+            "tuned.extras": len(self.tuned.extras) in (0, len(self.features.extras_mean)),
+            "tuned.observer": observer is None or observer.whole(size),
+            "tuned.forecasts": all(one.whole() for one in self.tuned.forecasts.values()),
+            "tuned.pi_gains": all(min(vars(one).values()) >= 0 for one in self.tuned.pi_gains.values()),
+        }
+        wrong = [name for name, good in fits.items() if not good]
+        if wrong:
+            raise UserError(f"the part {wrong[0]} does not fit the others, or is of another version: train again")

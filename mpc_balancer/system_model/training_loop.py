@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from marca_common.errors import UserError
 from marca_common.seeding import torch_generator
 from mpc_balancer.config import SystemModelConfig
 from mpc_balancer.system_model.system_network import SystemNetwork
@@ -39,12 +41,14 @@ def fit_network(net: SystemNetwork, train: Windows, valid: Windows, config: Syst
         for rows in torch.split(torch.randperm(len(train), generator=generator), batch):
             optimiser.zero_grad(set_to_none=True)
             loss = _loss(net, [d[rows] for d in data], config, generator)
+            _require_finite(loss.item(), schedule.last_epoch + 1)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimiser.step()
             schedule.step()
             total += loss.item() * len(rows)
         error = rollout_rmse(net, valid)
+        _require_finite(error, schedule.last_epoch)
         report(epoch, total / len(train), error, time.monotonic() - started)
         since += 1
         if error < best:
@@ -53,6 +57,13 @@ def fit_network(net: SystemNetwork, train: Windows, valid: Windows, config: Syst
             break
     net.load_state_dict(best_state)
     return best
+
+
+def _require_finite(value: float, step: int) -> None:
+    if not math.isfinite(value):
+        raise UserError(
+            f"system model: the error is {value:g} at update {step}; expected a finite number. Try a smaller lr"
+        )
 
 
 def rollout_rmse(net: SystemNetwork, windows: Windows) -> float:

@@ -30,6 +30,17 @@ class ObserverTuning:
     scores: np.ndarray  # (P,) mean squared error, CPU points², in the order of ``observer.bank``
     errors: np.ndarray  # (n, D) CPU points; in a checkpoint a sample of them
 
+    def whole(self, services: int) -> bool:
+        """Whether all parts have the types, sizes and ranges that a back-test gives them."""
+        shares = (self.rate, self.trust)
+        return (
+            all(isinstance(one, float) and 0 <= one <= 1 for one in shares)
+            and self.scores.ndim == 1
+            and self.errors.shape == (len(self.errors), services)
+            and min(len(self.errors), len(self.scores)) > 0
+            and bool(np.isfinite(self.scores).all() and np.isfinite(self.errors).all())
+        )
+
 
 @dataclass(frozen=True)
 class Tuned:

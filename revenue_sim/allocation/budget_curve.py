@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from marca_common.arrays import require_range, require_shape, whole_numbers
 from marca_common.errors import UserError
 from revenue_sim.allocation import hull_kernels as kernels
 from revenue_sim.checks import check_counts, check_finite, check_matrix
@@ -88,13 +89,16 @@ def hull_edges(
     threads: int | None = None,
     rows: np.ndarray | None = None,
 ) -> Edges:
-    """Edges between the prices ``high`` and ``low`` (weight pairs) of checked arrays, in one pass over them.
+    """Edges between the prices ``high`` and ``low`` (weight pairs) of ``check_pair``'s arrays, in one pass over them.
 
     ``rows`` restricts the work to these rows; ``base`` and ``row`` of the result then count places in it.
 
     Raises UserError naming the first row with a value or cost that is not finite.
     """
-    index = np.arange(len(values)) if rows is None else rows
+    require_shape("costs", costs, (len(values) if len(costs) > 1 else 1, values.shape[1]))
+    require_shape("counts", counts, (len(values),))
+    index = np.arange(len(values)) if rows is None else whole_numbers("rows", rows)
+    require_range("rows", index, len(values))
     base = np.empty(len(index), dtype=np.int64)
     weights, unit = np.array([high, low]), _UNIT[values.dtype]
 

@@ -34,6 +34,7 @@ def allocate(
     counts: np.ndarray | None = None,
     *,
     integral: bool = False,
+    time_limit_s: float | None = None,
     threads: int | None = None,
     seed: int = 0,
 ) -> Allocation:
@@ -45,7 +46,8 @@ def allocate(
 
     A sample of rows brackets λ; one pass over all rows then finds every upgrade inside the bracket, and sorting these
     few gives λ, the bound and the choice exactly (``seed`` moves only the sample). ``integral`` goes on to the proven best
-    choice of whole rows by searching the few actions that reduced costs cannot rule out.
+    choice of whole rows by searching the few actions that reduced costs cannot rule out, for at most ``time_limit_s`` (null:
+    until it is proven); ``status`` and ``bound`` say how far it came.
 
     Raises UserError for shapes that differ, numbers that are not finite, a budget that is not a positive number, and
     for a budget below the least possible cost, which it names.
@@ -61,7 +63,7 @@ def allocate(
     if edges.base_cost > budget:
         raise UserError(f"budget: got {budget:.10g}; the least possible cost is {edges.base_cost:.10g}")
     result = _settle(values, costs, counts, budget, edges)
-    return best_whole_rows(values, costs, counts, budget, result) if integral else result
+    return best_whole_rows(values, costs, counts, budget, result, time_limit_s) if integral else result
 
 
 def _bracket(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from marca_common.arrays import require_shape
 from revenue_sim.allocation.budget_curve import run_chunks
 
 
@@ -12,12 +13,15 @@ class PricedRows:
     """Checked values (S, A), costs (S, A, D) and counts (S,), and the passes over them."""
 
     def __init__(self, values: np.ndarray, costs: np.ndarray, counts: np.ndarray, threads: int | None) -> None:
+        require_shape("costs", costs, (*values.shape, None))
+        require_shape("counts", counts, (len(values),))
         self.values, self.costs, self.counts, self.threads = values, costs, counts, threads
         self.choice, self.second = np.zeros(len(values), np.int64), np.zeros(len(values))
         self.passes = 0
 
     def price(self, prices: np.ndarray, weight: float = 1.0) -> tuple[float, np.ndarray]:
         """Σ count·(weight·Q − λ·C) and Σ count·C (D,) of the best actions; leaves them in ``choice``, runners-up's loss in ``second``."""
+        require_shape("prices", prices, self.costs.shape[2:])
 
         def block(start: int, stop: int) -> np.ndarray:
             arrays = (self.values, self.costs, self.counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,10 +16,11 @@ class Allocation:
     lambda_: float  # price where the linear relaxation meets the budget, value per cost; 0: the budget does not bind
     value: float  # Σ count·Q of the choice
     cost: float  # Σ count·C of the choice, never over the budget
-    bound: float  # optimum of the linear relaxation: no choice earns more
+    bound: float  # no choice earns more: the relaxation's optimum, or what the search for whole rows proved
     fractional_row: int | None  # the one row that the relaxation splits; None: it splits none
     fractional_action: int | None  # the dearer action of its two
     fraction: float  # share of that row's requests that the relaxation moves to it
+    status: Literal["relaxation", "optimal", "limit"] = "relaxation"  # whole rows: proven best, or not
 
     @property
     def gap(self) -> float:

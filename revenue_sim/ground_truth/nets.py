@@ -5,6 +5,7 @@ All actions share v and all states share u, so that sparse rewards of many state
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from marca_common.checkpoint import load_weights, require_fit, require_keys
 from marca_common.config import Config
 from marca_common.encoding import StateEncoder
+from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator, torch_generator
 from marca_measures.deviance import tweedie_deviance
@@ -107,32 +110,45 @@ class NetModel:
         }
 
     @classmethod
-    def from_payload(cls, payload: dict[str, Any]) -> NetModel:
-        """What ``payload`` described."""
-        config, encoder = NetConfig.model_construct(**payload["config"]), StateEncoder.from_dict(payload["encoder"])
-        net = LowRankNet(encoder.sizes, len(encoder.means), tuple(payload["shape"]), config)
-        net.load_state_dict(payload["net"])
-        return cls(net, encoder, payload["scale"], config)
+    def from_payload(cls, payload: dict[str, Any], spec: RequestSpec) -> NetModel:
+        """What ``payload`` described; content that does not fit the spec or itself is a UserError."""
+        require_keys(payload, {"net", "encoder", "scale", "config", "shape"})
+        known = {NetConfig.RENAMED.get(key, key): value for key, value in payload["config"].items()}
+        config, encoder = NetConfig.model_validate(known), StateEncoder.from_dict(payload["encoder"], spec.state)
+        if tuple(payload["shape"]) != spec.shape or not payload["scale"] > 0:
+            raise UserError(
+                f"shape {payload['shape']}, scale {payload['scale']}; expected {list(spec.shape)} and money"
+            )
+        build = partial(LowRankNet, encoder.sizes, len(encoder.means), spec.shape, config)
+        require_fit(build, payload["net"])
+        net = build()
+        load_weights(net, payload["net"])
+        return cls(net.eval(), encoder, payload["scale"], config)
 
 
 def fit_net(frame: pd.DataFrame, spec: RequestSpec, config: NetConfig, seed: int, name: str) -> NetModel:
     """Fit on the rows of a request log; ``name`` separates the members' random streams."""
-    encoder = StateEncoder.fit(frame, spec.state)
+    encoder = StateEncoder.fit(frame, spec.state, name)
     codes, numbers = (torch.from_numpy(part) for part in encoder.transform(frame))
     joint, reward = torch.from_numpy(spec.joint_index(frame)), torch.from_numpy(frame[spec.reward].to_numpy(np.float32))
-    scale = max(float(reward.double().mean()), 1e-12)
+    scale = float(reward.double().mean())
     generator, order = torch_generator(seed, "nets", name), numpy_generator(seed, "nets", name, "order")
     with torch.random.fork_rng(devices=[]):  # torch draws initial weights from its global generator
         torch.default_generator.manual_seed(generator.initial_seed())
         net = LowRankNet(encoder.sizes, len(encoder.means), spec.shape, config)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     steps = config.epochs * -(-len(frame) // config.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=steps + 1, pct_start=0.1)
+    total = steps + 1 if steps != 9 else 11  # of 10 steps a tenth is one, over whose length less one torch divides
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=total, pct_start=0.1)
     for _ in range(config.epochs):
         for rows in torch.split(torch.from_numpy(order.permutation(len(frame))), config.batch_size):
             hidden = torch.rand((len(rows), codes.shape[1]), generator=generator) < config.unseen
             log_mean = net(codes[rows].masked_fill(hidden, 0), numbers[rows], joint[rows])
             loss = tweedie_deviance(log_mean, reward[rows] / scale, config.tweedie_power).mean() / 2
+            if not torch.isfinite(loss):
+                raise UserError(
+                    f"{name}: the loss is {float(loss):g} at step {schedule.last_epoch + 1}; try a smaller nets.lr"
+                )
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)

@@ -7,6 +7,7 @@ about a thousand times faster than predicting S·A rows, and equal to it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar
@@ -17,7 +18,9 @@ import torch
 from numba import njit
 from pydantic import Field
 
+from marca_common.checkpoint import require_keys
 from marca_common.config import Config
+from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.seeding import integer_seed, numpy_generator
 
@@ -75,9 +78,18 @@ class StateMeans:
         return {"columns": self.columns, "tables": self.tables, "numeric": self.numeric, "prior": self.prior}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> StateMeans:
-        """What ``to_dict`` described."""
-        return cls([tuple(group) for group in values["columns"]], *(values[k] for k in ("tables", "numeric", "prior")))
+    def from_dict(cls, values: dict[str, Any], spec: RequestSpec) -> StateMeans:
+        """What ``to_dict`` described; columns that the spec does not declare are a UserError."""
+        require_keys(values, {"columns", "tables", "numeric", "prior"}, what="means")
+        columns, tables = [tuple(group) for group in values["columns"]], values["tables"]
+        categories = {name for name, kind in spec.state.items() if kind == "category"}
+        known = all(group and set(group) <= categories for group in columns)
+        numbers = all(isinstance(mean, float) for table in tables for mean in table.values())
+        if not known or not numbers or len(tables) != len(columns) or not isinstance(values["prior"], float):
+            raise UserError(f"means of the columns {columns}; the config declares {sorted(categories)}: train again")
+        if values["numeric"] != [name for name, kind in spec.state.items() if kind == "numeric"]:
+            raise UserError(f"numeric columns {values['numeric']}; the config declares others: train again")
+        return cls(columns, tables, values["numeric"], values["prior"])
 
 
 def _codes(frame: pd.DataFrame, group: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
@@ -131,19 +143,46 @@ class TreeModel:
         return {"means": self.means.to_dict(), "shape": list(self.shape), **arrays}
 
     @classmethod
-    def from_payload(cls, payload: dict[str, Any]) -> TreeModel:
-        """What ``payload`` described."""
-        arrays = [payload[name].numpy() for name in _ARRAYS]
-        return cls(StateMeans.from_dict(payload["means"]), tuple(payload["shape"]), *arrays)
+    def from_payload(cls, payload: dict[str, Any], spec: RequestSpec) -> TreeModel:
+        """What ``payload`` described; content that does not fit the spec or itself is a UserError."""
+        require_keys(payload, {"means", "shape", *_ARRAYS})
+        if tuple(payload["shape"]) != spec.shape:
+            raise UserError(f"shape {payload['shape']}; expected {list(spec.shape)}: train again")
+        means, arrays = StateMeans.from_dict(payload["means"], spec), [payload[name].numpy() for name in _ARRAYS]
+        _check_nodes(len(means.columns) + len(means.numeric) + len(spec.shape), *arrays)
+        return cls(means, spec.shape, *arrays)
 
 
 _ARRAYS = ("roots", "feature", "threshold", "left", "right")
 
 
+def _check_nodes(
+    features: int, roots: np.ndarray, feature: np.ndarray, threshold: np.ndarray, left: np.ndarray, right: np.ndarray
+) -> None:
+    """A UserError unless every node is a leaf or leads to two later ones: the compiled loops follow them unchecked."""
+    nodes, inner = np.arange(len(feature)), feature >= 0
+    kinds = [part.dtype for part in (roots, feature, threshold, left, right)]
+    good = (
+        kinds == [np.int64, np.int64, np.float64, np.int64, np.int64]
+        and feature.shape == threshold.shape == left.shape == right.shape == (len(nodes),)
+        and roots.ndim == 1
+        and len(roots) > 0
+        and bool(((roots >= 0) & (roots < len(nodes))).all() and ((feature >= -1) & (feature < features)).all())
+        and all(bool(((side > nodes) & (side < len(nodes)))[inner].all()) for side in (left, right))
+    )
+    if not good:
+        raise UserError("trees: nodes, children and columns do not fit each other: train again")
+
+
 def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed: int, threads: int) -> TreeModel:
-    """Fit on the rows of a request log."""
+    """Fit on the rows of a request log.
+
+    LightGBM's limits are absolute, so revenue far from 1 is counted in a power of a million near its mean.
+    """
     import lightgbm
 
+    unit = 1e6 ** round(math.log(float(frame[spec.reward].mean()), 1e6))
+    frame = frame.assign(**{spec.reward: frame[spec.reward] / unit})
     means = StateMeans.fit(frame, spec, config.smoothing, config.pairs)
     encoded = _held_out_means(frame, spec, config, seed)
     features = np.concatenate([encoded, frame[list(spec.sub_actions)].to_numpy(np.float64)], axis=1)
@@ -161,7 +200,10 @@ def fit_trees(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed:
         "verbosity": -1,
     }
     booster = lightgbm.train(parameters, data, num_boost_round=config.trees)
-    return TreeModel(means, spec.shape, *_flat(booster.dump_model()))
+    roots, feature, threshold, left, right = _flat(booster.dump_model())
+    first = slice(0, roots[1] if len(roots) > 1 else len(feature))
+    threshold[first] += np.where(feature[first] < 0, math.log(unit), 0.0)  # one leaf of the first tree is in every sum
+    return TreeModel(means, spec.shape, roots, feature, threshold, left, right)
 
 
 def _held_out_means(frame: pd.DataFrame, spec: RequestSpec, config: TreesConfig, seed: int) -> np.ndarray:

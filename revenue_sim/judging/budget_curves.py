@@ -56,8 +56,13 @@ def budget_curves(config: RunConfig, inputs: Inputs) -> Curves | None:
     solved = allocate(inputs.truth, inputs.costs, reference * requests, counts, threads=config.threads)
     summary = _at_reference(inputs, table, reference, solved)
     if config.integral:
-        whole = best_whole_rows(inputs.truth, inputs.costs, counts, reference * requests, solved)
-        summary["whole_rows"] = {"value": whole.value / requests, "gap": 1.0 - whole.value / solved.bound}
+        limit = config.integral_time_limit_s
+        whole = best_whole_rows(inputs.truth, inputs.costs, counts, reference * requests, solved, limit)
+        summary["whole_rows"] = {
+            "value": whole.value / requests,
+            "gap": 1.0 - whole.value / whole.bound,
+            "status": whole.status,
+        }
     return Curves(table, reference, solved.choice, summary)
 
 
@@ -88,11 +93,12 @@ def _static(inputs: Inputs, counts: np.ndarray, budgets: np.ndarray) -> tuple[np
 def _at_reference(inputs: Inputs, table: pd.DataFrame, reference: float, solved: Allocation) -> dict[str, Any]:
     """λ, the gap of the whole-row choice to the LP bound, and each model's share of the clairvoyant's uplift over static."""
     at = table[table["budget"] == reference].set_index("strategy")["value"]
+    uplift = float(at["clairvoyant"] - at["static"])
     return {
         "budget": reference,
         "lambda": solved.lambda_,
         "lp_gap": solved.gap / solved.bound if solved.bound > 0 else 0.0,
-        "clairvoyant_uplift_pct": 100.0 * float((at["clairvoyant"] - at["static"]) / at["static"]),
+        "clairvoyant_uplift_pct": 100.0 * uplift / float(at["static"]) if at["static"] > 0 else float("nan"),
         "capture_at_budget": {name: capture(at[name], at["static"], at["clairvoyant"]) for name in inputs.models},
         "value_at_budget": {str(name): float(value) for name, value in at.items()},
     }
@@ -100,4 +106,5 @@ def _at_reference(inputs: Inputs, table: pd.DataFrame, reference: float, solved:
 
 def capture(value: float, static: float, best: float) -> float | None:
     """Share of the best's uplift over the static mixture that ``value`` gets; None where either is not known or nothing."""
-    return float((value - static) / (best - static)) if best > static and not np.isnan(value) else None
+    uplift = best - static
+    return float((value - static) / uplift) if uplift > 1e-9 * abs(best) and not np.isnan(value) else None

@@ -8,8 +8,12 @@ import numpy as np
 
 
 def return_pct(model_by_state: np.ndarray, truth_by_state: np.ndarray) -> float:
-    """Eq. 20, read as: true revenue of the model's allocation in percent of that of the truth's own, both (S,)."""
-    return 100.0 * float(model_by_state.sum()) / float(truth_by_state.sum())
+    """Eq. 20, read as: true revenue of the model's allocation in percent of that of the truth's own, both (S,).
+
+    NaN where the truth earns nothing.
+    """
+    truth = float(truth_by_state.sum())
+    return 100.0 * float(model_by_state.sum()) / truth if truth > 0 else float("nan")
 
 
 def return_interval(
@@ -34,5 +38,7 @@ def return_interval(
         total = float(truth_by_state @ weight)
         ratios[draw] = 100.0 * float((stacked[chosen] @ weight).mean()) / total if total > 0 else np.nan
     tail = 50.0 * (1.0 - confidence)
+    if not np.isfinite(ratios).any():
+        return float("nan"), float("nan")
     low, high = np.nanpercentile(ratios, [tail, 100.0 - tail])
     return float(low), float(high)

@@ -80,6 +80,9 @@ def test_other_losses_by_hand() -> None:
     assert eq.elementwise_loss(raw, target, "mse").item() == 4.0
     assert eq.elementwise_loss(raw, target, "mae").item() == 2.0
     assert eq.elementwise_loss(raw, target, "huber", delta=1.0).item() == 1.5
+    assert eq.elementwise_loss(raw, target, "huber", delta=0.5).item() == 0.5 * (2 - 0.25)
+    assert eq.elementwise_loss(raw, target, "huber").item() == 1.5
+    assert torch.equal(eq.elementwise_loss(raw, target, "tweedie"), tweedie_deviance(raw, target, 1.5))
 
 
 def test_link_is_bounded_exp_only_for_tweedie() -> None:

@@ -157,14 +157,6 @@ def test_an_action_that_never_varies_is_refused(small_world: Any, small_config: 
         train(_config(small_config, requests=str(tmp_path / "flat.parquet")), tmp_path / "run")
 
 
-def test_constant_rewards_are_no_problem(small_world: Any, small_config: Any, tmp_path: Path) -> None:
-    small_world.frame.assign(money=0.0).to_parquet(tmp_path / "zero.parquet", index=False)
-    result = train(_config(small_config, requests=str(tmp_path / "zero.parquet"), epochs=1), tmp_path / "run")
-    assert np.isfinite(result.model.values(small_world.frame.iloc[:3])).all()
-    assert result.summary["validation_shape_gain"] is None  # nothing to compare, so no number
-    assert result.summary["samples_to_95_percent"] is None
-
-
 def test_a_missing_state_column_is_named(small_config: Any, tmp_path: Path) -> None:
     model = train(_config(small_config, epochs=0.5), tmp_path).model
     with pytest.raises(UserError, match="'segment' is missing"):

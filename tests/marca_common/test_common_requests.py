@@ -3,6 +3,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -125,10 +127,29 @@ def test_long_scores_with_gaps_doubles_and_strangers(tmp_path: Path, edit: Any, 
         read_long_scores(tmp_path / "bad.csv", SMALL, ["q"])
 
 
+def _write_unchecked(matrix: ScoreMatrix, path: Path) -> None:
+    lists = {name: list(values.astype(np.float32)) for name, values in matrix.scores.items()}
+    kinds = {name: pa.list_(pa.float32(), values.shape[1]) for name, values in matrix.scores.items()}
+    table = pa.table({name: pa.array(matrix.states[name].astype(str)) for name in matrix.states})
+    for name, rows in lists.items():
+        table = table.append_column(name, pa.array(rows, kinds[name]))
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_scores_that_are_not_finite_are_not_written(tmp_path: Path, value: float) -> None:
+    broken = matrix()
+    broken.scores["q"] = broken.scores["q"].astype(np.float64)
+    broken.scores["q"][1, 3] = value
+    with pytest.raises(UserError, match=r"row 2, column 'q', joint action 3: got (nan|inf)"):
+        write_scores(broken, tmp_path / "scores.parquet")
+    assert not list(tmp_path.iterdir())
+
+
 def test_wide_scores_that_are_not_finite_or_of_other_sizes(tmp_path: Path) -> None:
     broken = matrix()
     broken.scores["q"][1, 3] = np.nan
-    write_scores(broken, tmp_path / "nan.parquet")
+    _write_unchecked(broken, tmp_path / "nan.parquet")
     with pytest.raises(UserError, match="row 2, column 'q', joint action 3: got nan"):
         read_scores(tmp_path / "nan.parquet", SMALL)
     write_scores(matrix(), tmp_path / "wide.parquet")

@@ -41,3 +41,47 @@ def test_frontier_meets_the_scan_over_prices() -> None:
         chosen = np.argmax(q - price * c, axis=1)
         spend, value = (np.average(x[np.arange(30), chosen], weights=weight) for x in (c, v))
         assert curve.at(spend)[0] == pytest.approx(value)
+
+
+def test_capture_row_by_hand_where_requests_differ() -> None:
+    # three quarters of the requests are in the second state: the static mixture's dear action adds .25·3 + .75·1 = 1.5
+    truth, cost = np.array([[1.0, 4.0], [1.0, 2.0]]), np.array([[1.0, 2.0], [1.0, 2.0]])
+    first, second = capture_curve(2 * truth, cost, truth, np.array([10.0, 30.0]), [0.25, 0.5])
+    assert first == pytest.approx(
+        {"budget": 1.25, "value": 1.75, "spend": 1.0, "clairvoyant": 1.75, "static": 1.375, "capture": 1.0, "regret": 0}
+    )
+    assert second == pytest.approx(
+        {"budget": 1.5, "value": 2.0, "spend": 1.0, "clairvoyant": 2.0, "static": 1.75, "capture": 1.0, "regret": 0}
+    )
+    dear = capture_curve(truth, 4 * cost, truth, np.array([10.0, 30.0]), [0.25])[0]
+    assert (dear["budget"], dear["value"]) == pytest.approx((5.0, 1.75))
+    flat = capture_curve(np.ones((2, 2)), cost, truth, np.array([10.0, 30.0]), [0.25])[0]
+    assert flat == pytest.approx(
+        {
+            "budget": 1.25,
+            "value": 1.0,
+            "spend": 0.8,
+            "clairvoyant": 1.75,
+            "static": 1.375,
+            "capture": -1.0,
+            "regret": 1 - 1 / 1.75,
+        }
+    )
+    same = capture_curve(truth[:1], cost[:1], truth[:1], np.ones(1), [0.5])[0]  # one state: the static mixture is best
+    assert same["capture"] == 0
+
+
+def test_beyond_its_ends_a_frontier_stays_where_it_is() -> None:
+    truth, cost = np.array([[1.0, 4.0]]), np.array([[1.0, 2.0]])
+    best = frontier(truth, cost, truth, np.ones(1))
+    assert best.at(0.5) == (1.0, 1.0)
+    assert best.at(9.0) == (4.0, 2.0)
+
+
+def test_states_that_climb_at_the_same_price_climb_in_their_order() -> None:
+    generator = np.random.default_rng(0)
+    worth, gain = 100.0 + generator.permutation(300), generator.integers(1, 4, 300).astype(float)
+    q, cost = np.stack([np.zeros(300), gain], 1), np.tile([1.0, 2.0], (300, 1))
+    curve = frontier(q, cost, np.stack([np.zeros(300), worth], 1), np.ones(300))
+    order = sorted(range(300), key=lambda s: -gain[s])
+    assert curve.value == pytest.approx(np.r_[0, np.cumsum(worth[order])] / 300)

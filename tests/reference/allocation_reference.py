@@ -100,3 +100,15 @@ def transport_optimum(scores: Any, state_counts: Any, action_quotas: Any) -> Any
     )
     assert solved.status == 0, solved.message
     return -solved.fun
+
+
+def knapsack_table(values: Any, costs: Any, budget: int) -> int:
+    """Best total of whole-number ``values`` (S, A) with whole-number ``costs`` (S, A) ≥ 0 within the budget, by the table over costs."""
+    best = np.zeros(budget + 1, np.int64)
+    for value, cost in zip(values, costs):
+        grown = np.full(budget + 1, np.iinfo(np.int64).min // 2)
+        for v, c in zip(value.tolist(), cost.tolist()):
+            if c <= budget:
+                np.maximum(grown[c:], best[: budget + 1 - c] + v, out=grown[c:])
+        best = grown
+    return int(best[budget])

@@ -57,6 +57,10 @@ class Budget:
         self.failures = 0 if reply.status == "ok" else self.failures + 1
 
 
+LEAST_CPU_S = 2e-6  # of one answered request: no service that reads and answers HTTP uses less
+CLOCK_STEP_S = 0.011  # the coarsest clock counts in hundredths of a second
+
+
 @dataclass
 class LoadWindow:
     """One measurement: what was asked of the target, what it did, and what that cost."""
@@ -120,6 +124,7 @@ async def drive(
     cpu_after, switches_after = clock.read(), target.switches()
     _require_alive(target, answers, budget)
     window.cpu = {name: cpu_after[name] - cpu_before.get(name, 0.0) for name in cpu_after}
+    _require_cpu(window)
     window.switches = (switches_after[0] - switches_before[0], switches_after[1] - switches_before[1])
     window.machine_percent = machine_percent(machine_before, read_machine(cores))
     return window
@@ -190,6 +195,21 @@ def _window(
         results=[dict(reply.results) for reply in answers],
         detail=failed,
     )
+
+
+def _require_cpu(window: LoadWindow) -> None:
+    """A clock that sees (nearly) nothing while requests are answered, or that falls, looks at the wrong processes."""
+    for service, seconds in window.cpu.items():
+        if seconds < -CLOCK_STEP_S:
+            raise UserError(
+                f"target: the CPU clock of service {service!r} fell by {-seconds:.3g} s while under load: one of its processes "
+                "ended or was replaced; expected processes that live through the bench, or accounting.cgroup"
+            )
+    if window.ok and window.cpu_total < LEAST_CPU_S * window.ok:
+        raise UserError(
+            f"target: {window.cpu_total:.3g} CPU seconds while {window.ok} requests were answered: the processes that answer are "
+            "not children of the started command (a daemon, a container); expected their CPU, or accounting.cgroup"
+        )
 
 
 def _require_alive(target: Target, answers: list[Reply], budget: Budget) -> None:

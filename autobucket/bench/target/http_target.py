@@ -54,22 +54,27 @@ class JsonClient:
 
     async def _exchange(self, method: str, path: str, content: Mapping[str, Any] | None) -> Reply:
         try:
-            async with self._session.request(method, self._root + path, json=content) as response:
+            url = self._root + path
+            async with self._session.request(method, url, json=content, allow_redirects=False) as response:
                 body, status = await response.read(), response.status
         except TimeoutError:
             return Reply("lost", time.monotonic(), detail=f"no answer within {self.timeout_s:g} s")
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             return Reply("error", time.monotonic(), detail=str(error) or type(error).__name__)
         finished = time.monotonic()
-        if status != 200:
+        if not 200 <= status < 300:
             return Reply("error", finished, detail=f"HTTP {status}: {body[:120].decode(errors='replace')}")
         try:
-            results = json.loads(body) if body else {}
-        except ValueError:
+            results = json.loads(body, parse_constant=_no_number) if body else {}
+        except (ValueError, RecursionError):
             return Reply("error", finished, detail=f"the answer is not JSON: {body[:60]!r}")
         if not isinstance(results, dict):
             return Reply("error", finished, detail="the answer is not a JSON object")
         return Reply("ok", finished, results)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 class HttpTarget:

@@ -1,0 +1,1 @@
+"""Off-policy estimates and their intervals: checked logs, estimators, what a log cannot tell."""
