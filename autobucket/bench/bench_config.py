@@ -239,7 +239,7 @@ class LiveConfig(Config):
     night: float = Field(default=0.65, gt=0, le=1, description="quietest / busiest")
     burst: float = Field(default=1.3, ge=1, description="factor of a sudden event at two thirds of the run; 1: none")
     interval_s: float = Field(default=1.0, gt=0, le=60, description="seconds between decisions")
-    lengths: dict[str, tuple[int, int]] = Field(
+    lengths: dict[str, tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]] = Field(
         default={"queue_a": (1, 100), "queue_b": (1, 80), "truncation": (4, 150)},
         min_length=1,
         description="field → shortest and longest queue that the controller may set",
