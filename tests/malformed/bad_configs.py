@@ -12,7 +12,7 @@ from typing import Any
 from marca_common.config import load_config, parse_config, to_dict
 from tests.malformed.cases import Case, Expected, Program
 
-_MAY_BE_NEGATIVE = {"offset", "night_offset", "mean", "lambda_", "log_mean", "bias", "intercept", "shift"}
+_MAY_BE_NEGATIVE = {"offset", "night_offset", "mean", "lambda_", "log_mean", "bias", "intercept", "shift", "tier_slope"}
 _DATE = "2026-01-01"
 
 
@@ -36,7 +36,7 @@ def _wrong(path: tuple[Any, ...], value: Any) -> Iterator[tuple[str, Any, Expect
     if isinstance(value, bool):
         for wrong in ("maybe", 3, [], {"a": 1}, math.nan, "ja"):
             yield f"{wrong!r} for a switch", wrong, "refused"
-    elif isinstance(value, (int, float)) and "fields" not in path:  # choices of a request's fields may be anything
+    elif isinstance(value, (int, float)) and not {"fields", "levels"} & set(path):  # such choices may be anything
         for wrong in ("many", math.nan, math.inf, -math.inf, True, {"a": 1}, _DATE, "1;2", b"\xff", ""):
             yield f"{wrong!r} for a number", wrong, "refused"
         yield "a list for a number", [[1]], "refused"

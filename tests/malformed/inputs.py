@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -227,14 +228,15 @@ def checkpoints(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
     }
     for name, file in {"truth's net": member, "truth's trees": tree}.items():
         assert file is not None
-        found[name] = (file, partial(_truth, file.name))
+        found[name] = (file, partial(_truth, file))
     return found
 
 
-def _truth(name: str, path: Path) -> Any:
-    members = path.parent / f"{path.stem}_truth/members"
-    members.mkdir(parents=True)
-    (members / name).write_bytes(path.read_bytes())
+def _truth(sound: Path, path: Path) -> Any:
+    """The ensemble with one member, ``sound``, replaced by the file at ``path``."""
+    members = path.parent / "truth/members"
+    shutil.copytree(sound.parent, members)
+    (members / sound.name).write_bytes(path.read_bytes())
     return GroundTruth.load(members.parent, RequestSpec())
 
 
