@@ -131,7 +131,7 @@ def read_long_scores(path: str | Path, spec: RequestSpec, names: list[str]) -> S
 def _holds_numbers(kind: pa.DataType, size: int) -> bool:
     if not pa.types.is_fixed_size_list(kind) or kind.list_size != size:
         return False
-    return pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+    return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _require_finite(values: np.ndarray, path: Path, name: str) -> None:

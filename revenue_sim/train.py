@@ -65,7 +65,9 @@ class GroundTruth:
             raise UserError(f"{folder}: no members of a ground truth; expected the run folder of revenue_sim.train")
         kinds = [file.stem.split("_")[1] for file in files]
         if len({kinds.count(kind) for kind in {*kinds, "trees"}}) > 1:
-            raise UserError(f"{folder}: members {', '.join(sorted(kinds))}; expected as many of each kind, trees among them")
+            raise UserError(
+                f"{folder}: members {', '.join(sorted(kinds))}; expected as many of each kind, trees among them"
+            )
         loaded = [(kind, _load_member(file, spec)) for kind, file in zip(kinds, files)]
         return cls(spec, _weighted(loaded, tree_weight))
 

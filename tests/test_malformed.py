@@ -31,7 +31,15 @@ def test_outcomes_are_told_apart() -> None:
     assert outcome_of(Case("area", "place", "kind", "accepted", lambda: 1, base=1))[0] == "accepted_rightly"
     failed = judged([Case("area", "place", "kind", "refused", lambda: 1)])
     assert failed.table().to_dict("records") == [
-        {"area": "area", "tried": 1, "refused": 0, "accepted_rightly": 0, "tracebacks": 0, "silent": 1, "refused_wrongly": 0}
+        {
+            "area": "area",
+            "tried": 1,
+            "refused": 0,
+            "accepted_rightly": 0,
+            "tracebacks": 0,
+            "silent": 1,
+            "refused_wrongly": 0,
+        }
     ]
     assert failed.failures == ["silent          place: kind: accepted"]
 

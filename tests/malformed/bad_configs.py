@@ -33,6 +33,7 @@ def value_faults(program: Program) -> Iterator[Case]:
 
 
 def _wrong(path: tuple[Any, ...], value: Any) -> Iterator[tuple[str, Any, Expected]]:
+    wrong: Any
     if isinstance(value, bool):
         for wrong in ("maybe", 3, [], {"a": 1}, math.nan, "ja"):
             yield f"{wrong!r} for a switch", wrong, "refused"
@@ -130,7 +131,14 @@ def flag_faults(program: Program, folder: Path) -> Iterator[Case]:
     for kind, path in {"a folder": folder, "nothing": folder / "none.yaml", "a device": Path("/dev/null/x")}.items():
         yield _flags(program, f"--config {kind}", partial(program.start, folder / "out", config=path), str(path))
     words = ["--set=seed", "--set==3", "--set=", "--set=seed=[1", "--set=a..b=1", "--set=.=1", "--set=no_such_key=1"]
-    words += ["--set=seed=1e999", "--set=seed=.nan", "--set=seed={seed: 1, seed: 2}", "--no-such-flag", "--seed=1", "extra"]
+    words += [
+        "--set=seed=1e999",
+        "--set=seed=.nan",
+        "--set=seed={seed: 1, seed: 2}",
+        "--no-such-flag",
+        "--seed=1",
+        "extra",
+    ]
     words += ["--set=seed=-1", "--set=seed=\x00", "--set=seed=2026-13-45"]
     words += ["--device=nonsense", "--device=cuda:99", "--device="] if "device" in program.config.model_fields else []
     for word in words:

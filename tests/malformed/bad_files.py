@@ -33,6 +33,7 @@ def byte_faults(data: bytes) -> Faults:
 def checkpoint_faults(data: bytes) -> Faults:
     """A checkpoint of another kind, version or shape; with a part missing; with numbers that are none."""
     yield from byte_faults(data)
+    wrong: Any
     content = torch.load(io.BytesIO(data), weights_only=True)
     yield "another kind", _saved(content | {"kind": "other.model"}), "refused"
     yield "another format", _saved(content | {"format": 99}), "refused"
@@ -52,13 +53,18 @@ def checkpoint_faults(data: bytes) -> Faults:
             for value in (float("nan"), float("inf")):
                 yield f"{value} in {name}", _saved(_with(content, path, _first(tensor, value))), "refused"
         if tensor.dim() and tensor.shape[0] > 1:
-            yield f"a row less in {name}", _saved(_with(content, path, tensor[:-1].clone())), "either" if name == "roots" else "refused"
+            yield (
+                f"a row less in {name}",
+                _saved(_with(content, path, tensor[:-1].clone())),
+                "either" if name == "roots" else "refused",
+            )
         yield f"a dimension more in {name}", _saved(_with(content, path, tensor[None].clone())), "refused"
 
 
 def json_faults(data: bytes, free: Callable[[tuple[Any, ...], Any], bool]) -> Faults:
     """Every part of a JSON file missing or of another type; ``free`` tells which may be so (a missing one is None)."""
     yield from byte_faults(data)
+    wrong: Any
     content = json.loads(data)
     yield "a list", b"[1, 2]", "refused"
     yield "null", b"null", "refused"
@@ -86,14 +92,26 @@ def npz_faults(data: bytes) -> Faults:
         content = {name: file[name] for name in file.files}
     for name, array in content.items():
         yield f"no {name}", _packed({key: one for key, one in content.items() if key != name}), "either"
-        yield f"text for {name}", _packed(content | {name: np.array(["text"] * max(len(np.atleast_1d(array)), 1))}), "either"
+        yield (
+            f"text for {name}",
+            _packed(content | {name: np.array(["text"] * max(len(np.atleast_1d(array)), 1))}),
+            "either",
+        )
         if array.ndim == 0:
             continue
         for kind, other in (("a row less", array[:-1]), ("two dimensions", array[None]), ("nothing", array[:0])):
             yield f"{kind} in {name}", _packed(content | {name: other}), "refused"
         if array.dtype.kind in "if":
-            yield f"−1 in {name}", _packed(content | {name: _first(array, -1)}), "either" if array.dtype.kind == "f" else "refused"
-            yield f"a huge number in {name}", _packed(content | {name: _first(array, 2_000_000_000)}), "refused" if name in ("first", "price_of_service") else "either"
+            yield (
+                f"−1 in {name}",
+                _packed(content | {name: _first(array, -1)}),
+                "either" if array.dtype.kind == "f" else "refused",
+            )
+            yield (
+                f"a huge number in {name}",
+                _packed(content | {name: _first(array, 2_000_000_000)}),
+                "refused" if name in ("first", "price_of_service") else "either",
+            )
         if array.dtype.kind == "f":
             for value in (np.nan, np.inf, -np.inf):
                 yield f"{value} in {name}", _packed(content | {name: _first(array, value)}), "refused"
@@ -109,7 +127,11 @@ def score_faults(table: pa.Table, scores: list[str]) -> Faults:
         if len(scores) > 1 or name not in scores:
             yield f"no column {name}", parquet(table.drop_columns([name])), "either" if name in scores else "refused"
         yield f"column {name} twice", parquet(table.append_column(name, table.column(name))), "refused"
-        yield f"nulls in {name}", parquet(table.set_column(at, name, pa.nulls(len(table), table.column(name).type))), "refused"
+        yield (
+            f"nulls in {name}",
+            parquet(table.set_column(at, name, pa.nulls(len(table), table.column(name).type))),
+            "refused",
+        )
         yield f"structures in {name}", parquet(table.set_column(at, name, pa.array([{"x": 1}] * len(table)))), "refused"
     for name in scores:
         at, values = table.column_names.index(name), np.stack(table.column(name).to_numpy())
@@ -154,7 +176,9 @@ def _first(values: Any, value: float) -> Any:
 def _tensors(values: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
     if isinstance(values, torch.Tensor):
         yield path, values
-    parts = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, (list, tuple)) else ()
+    parts = (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, (list, tuple)) else ()
+    )
     for name, value in parts:
         yield from _tensors(value, (*path, name))
 

@@ -138,7 +138,11 @@ def parquet_faults(frame: pd.DataFrame, columns: Mapping[str, str]) -> Iterator[
     whole = parquet(table)
     yield "half a Parquet file", whole[: len(whole) // 2], "refused"
     yield "Parquet without its end", whole[:-8] + bytes(8), "refused"
-    yield "Parquet with a broken middle", whole[: len(whole) // 3] + bytes(200) + whole[len(whole) // 3 + 200 :], "either"
+    yield (
+        "Parquet with a broken middle",
+        whole[: len(whole) // 3] + bytes(200) + whole[len(whole) // 3 + 200 :],
+        "either",
+    )
     yield "Parquet without rows", parquet(table.slice(0, 0)), "refused"
     for name, word in columns.items():
         trait, at = Trait.of(word), table.column_names.index(name)
@@ -155,7 +159,11 @@ def _other_types(column: pa.ChunkedArray, trait: Trait) -> Iterator[tuple[str, p
         yield "microseconds with a zone", pa.array(plain, pa.timestamp("us", tz="UTC")), "accepted"
         yield "whole numbers for times", pa.array(range(rows)), "refused"
         return
-    yield "times for other values", pa.array(np.zeros(rows, "datetime64[us]")), "refused" if trait.kind != "category" else "either"
+    yield (
+        "times for other values",
+        pa.array(np.zeros(rows, "datetime64[us]")),
+        "refused" if trait.kind != "category" else "either",
+    )
     yield "dictionary-coded", column.combine_chunks().dictionary_encode(), "accepted"
     if trait.kind == "category":
         yield "bytes", pa.array([str(one).encode() for one in plain]), "accepted"

@@ -63,7 +63,9 @@ def table_cases(table: inputs.Table, files: Files) -> Iterator[Case]:
         return Case("tables", table.name, kind, expected, partial(table.read, path), (str(path),), base)
 
     named = f"{table.name}.csv"
-    for kind, content, expected in itertools.chain(cell_faults(rows, table.columns), column_faults(rows, table.columns)):
+    for kind, content, expected in itertools.chain(
+        cell_faults(rows, table.columns), column_faults(rows, table.columns)
+    ):
         yield case(kind, content, named, expected)
     if table.time:
         for kind, content, expected in time_faults(rows, table.time, table.ordered):

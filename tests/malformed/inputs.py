@@ -50,28 +50,29 @@ from awrq_mixer.serving.predictor import Predictor
 from cascade_world.config import WorldConfig
 from cascade_world.population.world_traffic import read_trace
 from marca_common.config import load_config
-from marca_common.cost_maps import CostMaps
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_long_scores, read_scores
 from marca_loop.live_mpc import LiveMpc
 from marca_loop.settings import Orchestration
 from mpc_balancer.config import ColumnsConfig, SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.run import ClosedLoopConfig
 from mpc_balancer.system_model.minute_table import read_system
 from mpc_balancer.system_model.model import SystemModel
-from mpc_balancer.run import ClosedLoopConfig
 from mpc_balancer.testbed.reference_traffic import trace_traffic
 from revenue_sim.config import EvaluateConfig as AllocationJudging
 from revenue_sim.config import RunConfig
 from revenue_sim.judging.score_files import read_allocation, read_demand
 from revenue_sim.ope import OpeConfig
-from revenue_sim.train import TrainConfig as TruthTraining
 from revenue_sim.train import GroundTruth
+from revenue_sim.train import TrainConfig as TruthTraining
 from tests.malformed.cases import Program
 
 SAMPLE = Path(__file__).parents[2] / "data/sample"
 SERVICES = ("retrieval", "ranking")
-SPEC = RequestSpec(state={"place": "category", "tier": "category"}, agents={"one": ["a1", "a2"]}, sizes={"a1": 2, "a2": 3})
+SPEC = RequestSpec(
+    state={"place": "category", "tier": "category"}, agents={"one": ["a1", "a2"]}, sizes={"a1": 2, "a2": 3}
+)
 STATES = pd.DataFrame({"place": ["home", "home", "feed"], "tier": ["v1", "v2", "v1"]})
 _STATE = dict.fromkeys(("user_value", "placement", "segment", "idc"), "category")
 _ACTIONS = {"a1": "int 0 3", "a2": "int 0 4", "a3": "int 0 4", "a4": "int 0 1", "a5": "int 0 4"}
@@ -102,7 +103,7 @@ class Table:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    return frame.to_csv(index=False, lineterminator="\n").encode()
+    return str(frame.to_csv(index=False, lineterminator="\n")).encode()
 
 
 def _head(name: str, rows: int) -> bytes:
@@ -115,7 +116,9 @@ def tables(folder: Path) -> list[Table]:
     trace = _csv(pd.DataFrame({"timestamp": minutes, "value": np.linspace(1.0, 2.0, 40).round(4)}))
     keys = [f"{a1}_{a2}" for a1 in range(2) for a2 in range(3)]
     pairs = [(f"{p}_{t}", key) for p, t in STATES.itertuples(index=False) for key in keys]
-    scores = _csv(pd.DataFrame({"state": [p for p, _ in pairs], "action": [k for _, k in pairs], "value": np.arange(18) / 8}))
+    scores = _csv(
+        pd.DataFrame({"state": [p for p, _ in pairs], "action": [k for _, k in pairs], "value": np.arange(18) / 8})
+    )
     states = _csv(pd.DataFrame({"state": ["home_v1", "home_v2", "feed_v1"], "count": [2, 3, 1]}))
     quotas = _csv(pd.DataFrame({"action": keys[:3], "count": [3, 2, 1]}))
     (folder / "sound_states.csv").write_bytes(states)
@@ -147,7 +150,17 @@ def _judged(path: Path) -> list[Any]:
 
 def _minutes(path: Path) -> str:
     data = read_system(path, ColumnsConfig(), list(SERVICES))
-    parts = (data.groups, data.group, data.timestamps, data.qps, data.cpu, data.price, data.next_cpu, data.next_qps, data.extras)
+    parts = (
+        data.groups,
+        data.group,
+        data.timestamps,
+        data.qps,
+        data.cpu,
+        data.price,
+        data.next_cpu,
+        data.next_qps,
+        data.extras,
+    )
     return str([np.asarray(one).tolist() for one in parts])
 
 
@@ -165,8 +178,14 @@ def score_table() -> pa.Table:
 def programs(folder: Path) -> dict[str, Program]:
     """Every program; ``folder`` holds, or will hold, the run folders that later ones read."""
     log, minutes = SAMPLE / "requests.csv", SAMPLE / "system.csv"
-    truth, best, estimator = (folder / name for name in ("truth/truth.parquet", "learner/best.pt", "estimator/estimator.pt"))
-    model, maps, costs = folder / "model/system_model.pt", folder / "costs/cost_maps.json", folder / "predicted/costs.parquet"
+    truth, best, estimator = (
+        folder / name for name in ("truth/truth.parquet", "learner/best.pt", "estimator/estimator.pt")
+    )
+    model, maps, costs = (
+        folder / "model/system_model.pt",
+        folder / "costs/cost_maps.json",
+        folder / "predicted/costs.parquet",
+    )
     tiny = ("sample_states=60", "trees.trees=5", "trees.min_rows=20", "nets.epochs=1", "nets.batch_size=64")
     loop = (f"model={model}", "scenario.days=0.02", "clairvoyant=false", "zoom_minutes=10")
     listed = [
@@ -221,7 +240,7 @@ def checkpoints(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
     """Checkpoints by name: the file and what reads it."""
     member = next(iter(sorted((folder / "truth/members").glob("*net*.pt"))), None)
     tree = next(iter(sorted((folder / "truth/members").glob("*tree*.pt"))), None)
-    found = {
+    found: dict[str, tuple[Path, Callable[[Path], Any]]] = {
         "learner": (folder / "learner/best.pt", Predictor.load),
         "estimator": (folder / "estimator/estimator.pt", Estimator.load),
         "system model": (folder / "model/system_model.pt", SystemModel.load),
@@ -250,9 +269,17 @@ def cost_maps(folder: Path) -> bytes:
 
 def free_part(path: tuple[Any, ...], wrong: Any) -> bool:
     """May this part of a cost map file be so? Copies for simple readers may be anything, optional parts may be absent."""
-    copies = path[0] in ("unit", "elements", "channels", "switches", "actions") or path[3:4] in (("model",), ("quality",))
+    copies = path[0] in ("unit", "elements", "channels", "switches", "actions") or path[3:4] in (
+        ("model",),
+        ("quality",),
+    )
     optional = path[-1] in ("load", "degradation", "idle_percent", "low", "high") and wrong is None
-    one_of_many = wrong is None and len(path) > 5 and path[3] in ("switches", "channels", "queues") and path[-1] not in ("x", "cost")
+    one_of_many = (
+        wrong is None
+        and len(path) > 5
+        and path[3] in ("switches", "channels", "queues")
+        and path[-1] not in ("x", "cost")
+    )
     return copies or optional or (one_of_many and path[-1] != 0)
 
 
@@ -260,5 +287,3 @@ def load_policy(path: Path) -> Any:
     """The policy, asked once for every state."""
     policy = HullPolicy.load(path)
     return policy.decide(np.arange(3), np.zeros(2)).tolist() if len(policy.states) == 3 else policy
-
-
