@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -181,7 +181,7 @@ class CostConfig(Config):
     hardware: dict[str, float] = Field(default={}, description="data centre → factor on core-ms; absent: 1")
     request_sd: float = Field(default=0.25, ge=0, description="sd of the log cost of equal requests")
     minute_sd: float = Field(default=0.01, ge=0, description="sd of a common log factor per minute (AR 0.8)")
-    load_slope: float = Field(default=0.0, description="relative change of cost from 0 to 100 % utilisation")
+    load_slope: float = Field(default=0.0, gt=-1, description="relative change of cost from 0 to 100 % utilisation")
     releases: list[Release] = Field(default=[], description="steps of cost in time")
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numba
 import numpy as np
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from marca_common.config import Config
