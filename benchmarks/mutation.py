@@ -117,7 +117,7 @@ def measure(file: str, most: int, results: Path) -> dict[str, Any]:
     mutants, possible = sampled(file, most)
     found = pd.DataFrame(tried(mutants, TESTS[file]))
     known = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get(file, {})
-    found["why"] = found["change"].map(known).where(found["outcome"] == "survived").fillna("")
+    found["why"] = [known.get(one.change, "") if one.outcome == "survived" else "" for one in found.itertuples()]
     row = score(file, found, possible, sum(os.times()[:4]) - before)
     if file == BREAKS:
         write_table(found[["change", "file", "outcome", "noticed_by"]], results / "hand_made_breaks.csv")

@@ -108,8 +108,18 @@ def require_fit(
 
 
 def load_weights(module: nn.Module, weights: Any, what: str = "weights", any_size: Collection[str] = ()) -> None:
-    """``module.load_state_dict`` after ``check_weights``."""
+    """``module.load_state_dict`` after ``check_weights``.
+
+    Whole numbers are never learned: those not in ``any_size`` follow from the config and must be those of ``module``.
+    """
     check_weights(module, weights, what, any_size)
+    for name, tensor in module.state_dict().items():
+        if (
+            not tensor.is_floating_point()
+            and name not in any_size
+            and not torch.equal(tensor.cpu(), weights[name].cpu())
+        ):
+            raise UserError(f"{what}: {name} does not follow from the config: train again")
     module.load_state_dict(weights)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from pydantic_core import to_jsonable_python
 
 from marca_common.config import Config, inner_models, load_config
 from marca_common.errors import UserError
+from marca_common.startup import heed_interrupts
 
 
 def run_cli(
@@ -39,6 +41,10 @@ def run_cli(
     what it is short for and a help text: a config key (``--seconds 60`` for ``--set seconds=60``), or a config file
     (``--quick`` for ``--config that.yaml``). ``--device`` is one of them wherever the config has a ``device``.
     """
+    heed_interrupts()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # λ on a terminal that can't show it
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     parser = argparse.ArgumentParser(
         prog=f"python -m {spec.name}" if spec else None,
@@ -65,7 +71,7 @@ def _keys_text(config_class: type[Config], default_config: str) -> str:
     """The config's keys, one a line, with their defaults; the keys of a config inside it, one level deep."""
     page = Path(default_config).parent.name
     where = f"comments in {default_config}; explained in docs/{'architecture' if page == 'configs' else page}.md"
-    width = min(shutil.get_terminal_size().columns, 120) - 2
+    width = min(max(shutil.get_terminal_size().columns, 60), 120) - 2
     lines = textwrap.wrap(f"config keys, for YAML and --set ({where}):", width)
     for key, text in _keys(config_class):
         cells = textwrap.wrap(text, width - 32) or [""]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from marca_common.checkpoint import require_keys
-from marca_common.column_values import categories
+from marca_common.column_values import as_numbers, categories, shown
 from marca_common.errors import UserError
 from marca_common.spread import ROUNDING, is_flat, require_usable
 
@@ -144,17 +144,12 @@ class StateEncoder:
             raise UserError(f"encoder: columns {found[0] + found[1]}; the config declares {expected[0] + expected[1]}")
 
 
-def _require(frame: pd.DataFrame, name: str) -> None:
+def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
     if name not in frame:
         raise UserError(f"state column {name!r} is missing; found {', '.join(map(str, frame.columns))}")
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
-    _require(frame, name)
-    values: np.ndarray = pd.to_numeric(frame[name], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    values, _ = as_numbers(frame[name])
     if not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values)))
-        raise UserError(
-            f"row {row + 1}, state column {name!r}: got {frame[name].iloc[row]!r}; expected a finite number"
-        )
+        value = shown(frame[name], row)
+        raise UserError(f"row {row + 1}, state column {name!r}: got {value}; expected a finite number")
     return values

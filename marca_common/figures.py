@@ -1,4 +1,4 @@
-"""One look for all figures."""
+"""One look for all figures, drawn without pyplot: a notebook's own figures and backend stay as they are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg", force=False)
-import matplotlib.pyplot as plt
 from cycler import cycler
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from marca_common.files import atomic_path
@@ -35,17 +33,18 @@ _STYLE: dict[Any, Any] = {
 def new_figure(
     rows: int = 1, columns: int = 1, *, width: float = 7.2, height: float = 3.8, **options: Any
 ) -> tuple[Figure, Any]:
-    """Figure and axes (one, or an array of them) in the house style; options go to ``plt.subplots``."""
-    with plt.rc_context(_STYLE):
-        return plt.subplots(rows, columns, figsize=(width, height), **options)
+    """Figure and axes (one, or an array of them) in the house style; options go to ``Figure.subplots``."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        return figure, figure.subplots(rows, columns, **options)
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a PNG atomically and close the figure."""
+    """Write a PNG atomically."""
     for legend in [*figure.legends, *(axis.get_legend() for axis in figure.axes)]:
         if legend is not None:
             legend.set_frame_on(False)
-    with plt.rc_context(_STYLE), atomic_path(path) as temporary:
+    with matplotlib.rc_context(_STYLE), atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
     return Path(path)

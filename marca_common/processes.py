@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +20,7 @@ from marca_common.progress import share_terminal
 def start_server(program: str) -> None:
     """Start the server and let it import ``program`` in the background; without this, every worker imports anew."""
     multiprocessing.set_forkserver_preload([program, "torch._dynamo"])  # the latter by the first optimiser, in 3 s
+    _keep_socket_paths_short()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server inherits this: Ctrl-C is for those who work
     try:
         forkserver.ensure_running()
@@ -24,8 +28,17 @@ def start_server(program: str) -> None:
         signal.signal(signal.SIGINT, before)
 
 
+def _keep_socket_paths_short() -> None:
+    """The server listens on a socket in the temporary folder, and the path of a socket has at most 108 characters."""
+    if len(tempfile.gettempdir()) > 60:
+        folder = tempfile.mkdtemp(prefix="marca-", dir="/tmp")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
+
+
 def process_pool(workers: int) -> ProcessPoolExecutor:
     """A pool whose progress bars share the terminal."""
+    _keep_socket_paths_short()
     context = multiprocessing.get_context("forkserver")
     take_line, arguments = share_terminal(context, workers)
     return ProcessPoolExecutor(workers, context, _start, (take_line, *arguments))

@@ -4,34 +4,53 @@ from __future__ import annotations
 
 import csv
 import sys
+import time
 from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm.auto import tqdm
 
 from marca_common.files import write_text
 
 T = TypeVar("T")
+_LINES_S = 30.0
+_IN_NOTEBOOK = any("notebook" in base.__module__ for base in tqdm.__mro__)
 _line = 0  # terminal line of this process' bars, when several processes share a terminal
 
 
 def progress(
     iterable: Iterable[T] | None = None, *, what: str, total: int | None = None, unit: str = "it", **options: Any
 ) -> tqdm[T]:
-    """A tqdm bar with rate and ETA on stderr (a widget in notebooks); silent until half a second has passed."""
-    return tqdm(
-        iterable,
-        desc=what,
-        total=total,
-        unit=unit,
-        file=sys.stderr,
-        delay=0.5,
-        mininterval=0.5,
-        dynamic_ncols=True,
-        **{"leave": _line == 0, "position": _line or None, **options},
-    )
+    """A tqdm bar with rate and ETA on stderr (a widget in notebooks); silent until half a second has passed.
+
+    Where stderr is no terminal, such as a file, it is a plain line every half minute and one at the end.
+    """
+    bar = {"file": sys.stderr, "mininterval": 0.5, "dynamic_ncols": True, "position": _line or None}
+    if not (sys.stderr.isatty() or _IN_NOTEBOOK):
+        bar = {"file": _PlainLines(sys.stderr), "mininterval": _LINES_S, "ncols": 100, "ascii": True}
+    kept = {"leave": _line == 0, "delay": 0.5}
+    return tqdm(iterable, desc=what, total=total, unit=unit, **{**bar, **kept, **options})
+
+
+class _PlainLines:
+    """A stream for a bar that draws itself anew with a carriage return: each drawing becomes a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.last, self.text = stream, time.monotonic(), ""
+
+    def write(self, text: str) -> None:
+        """Write what is left without control characters as a line of its own, at most every half minute and at the end."""
+        shown, now = text.strip(), time.monotonic()
+        ended = "100%|" in shown and "100%|" not in self.text
+        if shown and (ended or now - self.last >= _LINES_S):
+            self.stream.write(f"{shown}\n")
+            self.last, self.text = now, shown
+
+    def flush(self) -> None:
+        """As the stream."""
+        self.stream.flush()
 
 
 def share_terminal(context: BaseContext, workers: int) -> tuple[Callable[..., None], tuple[Any, ...]]:

@@ -74,6 +74,8 @@ class Estimator:
             require_fit(partial(build_model, config, encoder), snapshots[moment], f"snapshot {moment}")
             model = build_model(config, encoder)
             load_weights(model, snapshots[moment], f"snapshot {moment}")
+            if not model.fits_sizes():
+                raise UserError(f"snapshot {moment}: a column without any size: train again")
             model.requires_grad_(False).eval().to(self.device)
             self._passes.append((model, [t for t, kept_at in enumerate(self.kept) if kept_at == moment]))
 

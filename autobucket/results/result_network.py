@@ -132,6 +132,10 @@ class ActionResultModel(nn.Module):
         self.gates = nn.ModuleList(nn.Linear(len(s) + len(a), config.experts) for s, a in self.gate_parts)
         self.towers = nn.ModuleList(_tower(config.expert_units, config.tower) for _ in gates)
 
+    def fits_sizes(self) -> bool:
+        """Whether loaded sizes are at least 1, as those of a config are; codes are divided by them."""
+        return bool((self.state_sizes >= 1).all() and (self.action_sizes >= 1).all())
+
     def embed_states(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Codes int64 (M, categorical columns) and numbers (M, numeric columns) to the state part (M, ds)."""
         if self.ids == "standardised":

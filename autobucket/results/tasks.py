@@ -62,7 +62,11 @@ class Task:
         if not all(isinstance(one, int | float) for one in numbers):
             raise UserError(f"task {self.name!r}: got {numbers}; expected numbers: train again")
         capped = self.caps is not None and self.caps.shape == (n_joint,) and bool((self.caps > 0).all())
-        if not self.scale > 0 or capped != (self.loss == "share") or self.loss not in get_args(Loss):
+        if (
+            min(self.scale, self.weight, self.patience) <= 0
+            or capped != (self.loss == "share")
+            or self.loss not in get_args(Loss)
+        ):
             raise UserError(
                 f"task {self.name!r}: scale {self.scale:g} or its caps do not fit loss {self.loss!r}: train again"
             )

@@ -147,7 +147,7 @@ def fit_net(frame: pd.DataFrame, spec: RequestSpec, config: NetConfig, seed: int
             loss = tweedie_deviance(log_mean, reward[rows] / scale, config.tweedie_power).mean() / 2
             if not torch.isfinite(loss):
                 raise UserError(
-                    f"{name}: the loss is {float(loss):g} at step {schedule.last_epoch + 1}; try a smaller nets.lr"
+                    f"{name}: the loss is {float(loss.detach()):g} at step {schedule.last_epoch + 1}; try a smaller nets.lr"
                 )
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

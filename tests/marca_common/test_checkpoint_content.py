@@ -105,6 +105,16 @@ def test_weights_of_another_module_are_refused_and_change_nothing(edit: Any, exp
         check_weights(module, [1])
 
 
+def test_whole_numbers_that_follow_from_the_config_are_compared() -> None:
+    module = nn.Linear(2, 1)
+    module.register_buffer("offsets", torch.tensor([0, 3]))
+    weights = module.state_dict()
+    load_weights(module, weights)
+    with pytest.raises(UserError, match="offsets does not follow from the config"):
+        load_weights(module, weights | {"offsets": torch.tensor([0, 10**6])})
+    load_weights(module, weights | {"offsets": torch.tensor([0, 4])}, any_size=["offsets"])
+
+
 def test_an_optimiser_of_other_sizes_is_refused() -> None:
     def stepped(width: int) -> torch.optim.Optimizer:
         module = nn.Linear(width, 2)

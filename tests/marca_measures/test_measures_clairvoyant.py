@@ -51,6 +51,10 @@ def test_budgets_below_the_cheapest_actions_are_refused() -> None:
         UserError, match=r"^budget: got \[0\.9\] core-ms per request; the cheapest actions need \[1\.\]$"
     ):
         clairvoyant(VALUES, COSTS, np.array([0.9]))
+    with pytest.raises(
+        UserError, match=r"^budget: got \[0\.1235\] core-ms per request; the cheapest actions need \[1\.2346\]$"
+    ):
+        clairvoyant(VALUES, COSTS * 1.23456789, np.array([0.123456789]))
     assert clairvoyant(VALUES, COSTS, np.array([1.0])).value == pytest.approx(1.0, rel=1e-4)  # just enough
     cheap_second = np.array([[[1.0], [2.0]], [[0.1], [2.0]]])
     weights = np.array([1.0, 9.0])

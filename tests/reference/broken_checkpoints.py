@@ -55,7 +55,10 @@ def broken_envelopes(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def broken_leaves(content: dict[str, Any], most: int = 10**9) -> Iterator[tuple[str, Any]]:
-    """The content with one leaf removed or replaced, for every leaf of its payload (at most ``most`` of a dictionary)."""
+    """The content with one leaf removed or replaced, for every part of its payload.
+
+    Of a dictionary or list inside it the first ``most`` entries are tried.
+    """
     for path in _paths(content["payload"], (), most):
         *parents, last = path
         for name, edit in _edits(_at(content["payload"], path)):
@@ -95,7 +98,7 @@ def _paths(node: Any, path: tuple[Any, ...], most: int) -> Iterator[tuple[Any, .
     if path:
         yield path
     if isinstance(node, dict):
-        for key in list(node)[:most]:
+        for key in list(node)[: most if path else None]:
             yield from _paths(node[key], (*path, key), most)
     elif isinstance(node, list) and node and not isinstance(node[0], int | float | str):
         for number in range(min(len(node), most)):

@@ -324,3 +324,33 @@ def test_whole_rows_with_costs_shared_by_all_rows(seed: int) -> None:
     assert found.value == brute_force(values, np.tile(costs, (5, 1)), budget, counts)
     assert found.status == "optimal"
     assert found.value <= found.bound <= found.value + 1e-9
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"costs": np.ones((2, 2))}, "costs: got shape (2, 2); expected (2, 3)"),
+        ({"costs": np.ones((3, 3))}, "costs: got shape (3, 3); expected (2, 3)"),
+        ({"costs": np.ones((1, 2))}, "costs: got shape (1, 2); expected (1, 3)"),
+        ({"counts": np.ones(3)}, "counts: got shape (3,); expected (2)"),
+        ({"rows": np.array([0, 2])}, "rows: got 2 at position 1; expected 0 to 1"),
+        ({"rows": np.array([0.5])}, "rows: got 0.5 at position 0; expected whole numbers"),
+    ],
+)
+def test_hulls_refuse_what_compiled_loops_could_not_read(change: dict[str, Any], complaint: str) -> None:
+    arguments: dict[str, Any] = {"values": VALUES, "costs": COSTS, "counts": ONES, **change}
+    with pytest.raises(UserError) as refused:
+        hull_edges(**arguments)
+    assert str(refused.value) == complaint
+
+
+def test_priced_rows_refuse_what_compiled_loops_could_not_read() -> None:
+    for costs, counts, complaint in (
+        (COSTS, ONES, "costs: got shape (2, 3); expected (2, 3, any)"),
+        (COSTS[:, :, None], np.ones(3), "counts: got shape (3,); expected (2)"),
+    ):
+        with pytest.raises(UserError) as refused:
+            PricedRows(VALUES, costs, counts, 1)
+        assert str(refused.value) == complaint
+    with pytest.raises(UserError, match=r"^prices: got shape \(1,\); expected \(2\)$"):
+        _priced([1.0, 1.0]).price(np.ones(1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from marca_common.errors import UserError
-from revenue_sim.off_policy.estimators import least_error, shrunk_dr, snips
+from revenue_sim.off_policy.estimators import least_error, shrunk_dr, snips, switch_dr
 from revenue_sim.off_policy.intervals import reach
 from revenue_sim.off_policy.logged import checked, policy_probabilities
 from revenue_sim.off_policy.support import LEAST_TAIL_INDEX, missing_support, no_interval
@@ -166,3 +166,77 @@ def test_confidence_at_its_ends() -> None:
         with pytest.raises(UserError) as refused:
             estimate(**LOG, confidence=confidence)
         assert str(refused.value) == f"confidence: got {confidence}; expected a number above 0, below 1"
+
+
+METHODS = ["ips", "snips", "direct", "doubly_robust", "switch_dr", "shrunk_dr"]
+SAMPLING = (
+    "the interval is for the sampling of requests only; it leaves out the model's error, which needs propensities"
+)
+
+
+def test_what_a_log_without_propensities_tells() -> None:
+    found = estimate(**{**LOG, "propensity": None}, confidence=0.9)
+    assert sorted(found) == sorted(METHODS)
+    assert all(name == one.method for name, one in found.items())
+    assert {one.effective_rows for one in found.values()} == {4.0}
+    for name in set(METHODS) - {"direct"}:
+        one = found[name]
+        assert (one.value, one.low, one.high, one.uplift, one.largest_weight) == (None,) * 5
+        assert one.warning == "no estimate: the log has no propensities"
+    one = found["direct"]  # the model expects 1, 1, 2, 2; the log's mean is 2.5
+    below, above = reach(np.array([-0.5, -0.5, 0.5, 0.5]), 0.9, 1.5) or (0.0, 0.0)
+    assert (one.value, one.low, one.high) == pytest.approx((1.5, 1.5 - below, 1.5 + above))
+    assert (one.uplift, one.uplift_low, one.uplift_high) == (-1.0, None, None)
+    assert one.warning == SAMPLING
+    flat = estimate(**{**LOG, "propensity": None, "direct": [[7.0, 7.0], [7.0, 7.0]]})["direct"]
+    assert (flat.value, flat.low, flat.high) == (7.0, None, None)
+    assert flat.warning == "no interval: all requests say the same, which is no proof that others would"
+    assert sorted(estimate(**{**LOG, "propensity": None, "direct": None})) == ["ips", "snips"]
+
+
+def test_what_a_log_without_support_tells() -> None:
+    found = estimate(**LOG)
+    reason = "the weights amount to 2.0 rows; at least 80 are needed"
+    assert sorted(found) == sorted(METHODS)
+    for name in set(METHODS) - {"direct"}:
+        assert found[name].warning == f"no estimate: {reason}"
+        assert found[name].value is None
+    one = found["direct"]
+    assert (one.method, one.value, one.low, one.high, one.uplift) == ("direct", 1.5, None, None, -1.0)
+    assert one.warning == f"no interval: the log cannot tell the model's error: {reason}"
+    assert (one.effective_rows, one.largest_weight) == pytest.approx((2.0, 4 / 6))
+    assert sorted(estimate(**{**LOG, "direct": None})) == ["ips", "snips"]
+
+
+def test_what_a_log_that_pays_too_rarely_tells() -> None:
+    generator = np.random.default_rng(0)
+    rows = 400
+    log: dict[str, Any] = {
+        "state": generator.integers(0, 2, rows),
+        "joint": generator.integers(0, 2, rows),
+        "propensity": np.full(rows, 0.5),
+    }
+    reward = np.where(np.arange(rows) < 5, 8.0, 0.0)
+    found = estimate([[0.5, 0.5], [0.5, 0.5]], reward=reward, direct=[[0.1, 0.1], [0.2, 0.2]], **log)
+    assert [one.method for one in found.values()] == list(found)
+    assert sorted(found) == sorted(METHODS)
+    for one in found.values():
+        assert one.warning == "no interval: 5 requests with actions of the policy paid; at least 10 are needed"
+        assert one.value is not None
+        assert one.uplift == pytest.approx(one.value - 0.1)
+        assert (one.low, one.high, one.uplift_low, one.uplift_high) == (None,) * 4
+    assert found["ips"].value == pytest.approx(0.1)
+    assert (found["ips"].effective_rows, found["ips"].largest_weight) == pytest.approx((rows, 1 / rows))
+
+
+def test_switching_looks_at_twenty_quantiles_from_the_median_up() -> None:
+    rows, generator, picked = 401, np.random.default_rng(1), set()
+    weight = np.arange(1.0, 402.0)  # quantiles of twenty levels: 201, 211.53 …, 401
+    rivals = [np.where(weight <= limit, weight, 0.0) for limit in 1 + 400 * np.linspace(0.5, 1.0, 20)]
+    for mean in np.linspace(0.0, 1.5, 20):
+        reward = mean + generator.normal(0, 4, rows)
+        log = checked([[1.0]], np.zeros(rows), np.zeros(rows), reward, np.full(rows, 0.5), [[0.0]])
+        errors = [(one * reward).var() / rows + ((weight - one) * reward).mean() ** 2 for one in rivals]
+        picked.add(int(np.argmin(errors)))
+        assert switch_dr(log, weight).value == pytest.approx((rivals[int(np.argmin(errors))] * reward).mean())
+    assert len(picked) > 3
