@@ -198,7 +198,12 @@ def _refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str
         for inner in inner_models(field.annotation)[:1]:
             for part, one in parts or [("", value)]:
                 _refuse_booleans(inner, one, place, f"{key}.{part}." if parts else f"{key}.")
-        if kinds & {int, float} and not kinds & {bool, str, Any} and not inner_models(field.annotation) and _holds_boolean(value):
+        if (
+            kinds & {int, float}
+            and not kinds & {bool, str, Any}
+            and not inner_models(field.annotation)
+            and _holds_boolean(value)
+        ):
             raise UserError(f"{place}: {key}: got {value!r:.120}; expected a number")
 
 
