@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -89,7 +89,7 @@ class EvaluateConfig(Config):
     truth: str | None = Field(
         default=None, description="wide Parquet of true `value` and `cost_<service>` per joint action; null: none"
     )
-    budgets: list[float] = Field(
+    budgets: list[Annotated[float, Field(ge=0)]] = Field(
         default=[0.04, 0.08, 0.12, 0.2, 0.3],
         min_length=1,
         description="budgets of the capture curve, as shares of the way from the cheapest to the clairvoyant's spend",

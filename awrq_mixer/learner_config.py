@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -44,7 +44,9 @@ class MixerConfig(Config):
     hypernetwork: Literal["state", "state_action"] = Field(
         default="state", description="input of the hypernetwork; with the action Q_tot is not monotone across actions"
     )
-    hyper_layers: list[int] = Field(default=[64], description="hidden layers of the hypernetwork")
+    hyper_layers: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[64], description="hidden layers of the hypernetwork"
+    )
 
 
 class TDConfig(Config):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -141,6 +141,9 @@ def _check_levels(name: str, action: ActionConfig, cascade: CascadeConfig) -> No
         raise ValueError(f"{name}: unknown {action.kind} {unknown[0]!r}; known are {sorted(known[action.kind])}")
 
 
+Length = Annotated[float, Field(ge=0)]
+
+
 class ServiceCost(Config):
     """Cost of one service as a function of realised results, core-milliseconds per request on reference hardware.
 
@@ -149,8 +152,8 @@ class ServiceCost(Config):
 
     base: float = Field(default=0.0, ge=0, description="cost of any request, core-ms")
     channels: dict[str, dict[str, float]] = Field(default={}, description="model → channel → core-ms to open it")
-    retrieved: dict[str, list[tuple[float, float]]] = Field(default={}, description="model → (items, core-ms)")
-    preranked: dict[str, list[tuple[float, float]]] = Field(default={}, description="ranker → (items, core-ms)")
+    retrieved: dict[str, list[tuple[Length, float]]] = Field(default={}, description="model → (items, core-ms)")
+    preranked: dict[str, list[tuple[Length, float]]] = Field(default={}, description="ranker → (items, core-ms)")
 
     @model_validator(mode="after")
     def _monotone(self) -> ServiceCost:
@@ -181,7 +184,7 @@ class CostConfig(Config):
     hardware: dict[str, float] = Field(default={}, description="data centre → factor on core-ms; absent: 1")
     request_sd: float = Field(default=0.25, ge=0, description="sd of the log cost of equal requests")
     minute_sd: float = Field(default=0.01, ge=0, description="sd of a common log factor per minute (AR 0.8)")
-    load_slope: float = Field(default=0.0, description="relative change of cost from 0 to 100 % utilisation")
+    load_slope: float = Field(default=0.0, gt=-1, description="relative change of cost from 0 to 100 % utilisation")
     releases: list[Release] = Field(default=[], description="steps of cost in time")
 
 
@@ -249,7 +252,7 @@ class LogsConfig(Config):
     lambda_hold: float = Field(default=12.0, gt=0, description="mean minutes between jumps of λ")
     loadtest_rounds: int = Field(default=4, ge=1, description="repetitions of every load-test bucket")
     loadtest_noise: float = Field(default=0.03, ge=0, description="sd of the relative noise between load-test runs")
-    loadtest_utilisation: list[float] = Field(
+    loadtest_utilisation: list[Annotated[float, Field(gt=0, lt=100)]] = Field(
         default=[25.0, 55.0], min_length=1, description="CPU that the bench's two or more rates aim at, percent"
     )
 

@@ -16,7 +16,7 @@ from cascade_world.config import WorldConfig
 from cascade_world.data_centre.world_plant import WorldPlant
 from cascade_world.generate import world_hash
 from cascade_world.mechanism.assembled_world import World
-from cascade_world.population.world_traffic import make_traffic
+from cascade_world.population.world_traffic import make_traffic, require_trace
 from cascade_world.portrait import properties
 from cascade_world.portrait import world_figures as figures
 from cascade_world.records.logging_policies import Incumbent
@@ -40,6 +40,7 @@ class Description:
 
 def describe(config: WorldConfig, out: str | Path) -> Description:
     """Measure a world's declared properties into summary.json and draw it: action clouds, budget curve, a week, degradation."""
+    require_trace(config)
     with RunFolder(out, config) as folder:
         out = folder.path
         world = World(config)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cascade_world.config import WorldConfig
 from cascade_world.mechanism.truth import save_tables, truth_key
-from cascade_world.population.world_traffic import make_traffic
+from cascade_world.population.world_traffic import make_traffic, require_trace
 from cascade_world.records.load_tests import loadtest_log
 from cascade_world.records.request_log import request_log, system_log
 from cascade_world.world import Truth, World
@@ -39,6 +39,7 @@ def generate(config: WorldConfig, out: str | Path) -> Generated:
     Files that a run of the same config has finished already are kept, so an interrupted run goes on.
     """
     started = time.perf_counter()
+    require_trace(config)
     with RunFolder(out, config, resumes_from="truth/tables.npz") as folder:
         out = folder.path
         world = World(config)

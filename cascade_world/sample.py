@@ -11,7 +11,7 @@ import pandas as pd
 
 from cascade_world.config import TrafficEvent, WorldConfig
 from cascade_world.mechanism.assembled_world import World
-from cascade_world.population.world_traffic import make_traffic
+from cascade_world.population.world_traffic import make_traffic, require_trace
 from cascade_world.records.load_tests import loadtest_log
 from cascade_world.records.request_log import request_log, system_log
 from marca_common.cli import run_cli
@@ -32,6 +32,7 @@ class Sample:
 
 def sample(config: WorldConfig, out: str | Path) -> Sample:
     """Write the sample tables; the same config gives the same bytes. Two of them have the paper's header-less form."""
+    require_trace(config)
     out, world = Path(out), World(config)
     log = request_log(world)
     tables = {

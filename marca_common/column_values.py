@@ -18,6 +18,7 @@ from marca_common.errors import UserError
 
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d*)\.0+")
 _OFFSET = re.compile(r"\d:\d\d.*(?:[Zz]|[+-]\d\d(?::?\d\d)?)\s*$")
+_DATE = r"\d{4}-\d\d-\d\d"
 _TIME = re.compile(r"\s*\d{4}-?\d\d-?\d\d")
 _BOOLEANS = {"true": "1", "false": "0"}
 _FORBIDDEN = re.compile("[\x00\x1f]")  # they end and join text elsewhere
@@ -124,10 +125,11 @@ def as_instants(values: pd.Series, timezone: str) -> pd.Series:
 def _parsed(values: pd.Series) -> tuple[pd.Series, np.ndarray]:
     """Times of text, naive where they carry no offset and else in UTC, NaT where they are none; and which are naive."""
     if isinstance(values.dtype, pd.StringDtype):
-        with suppress(ValueError):  # one pass where all are alike
-            times = pd.to_datetime(values, format="ISO8601")
-            if times.dtype.kind == "M" and str(values.iloc[0])[4:5] == "-":
-                return times, np.ones(len(values), dtype=bool)
+        with suppress(ValueError):  # one pass where all are alike; the parser also takes words such as `now`
+            if values.str.match(_DATE).all():
+                times = pd.to_datetime(values, format="ISO8601")
+                if times.dtype.kind == "M":
+                    return times, np.ones(len(values), dtype=bool)
     text = values.astype(object).map(_time_text, na_action="ignore")
     plain = text.where(text.notna() & text.where(text.notna(), "").str.match(_TIME))
     local = ~plain.where(plain.notna(), "").str.contains(_OFFSET).to_numpy(dtype=bool)

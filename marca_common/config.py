@@ -198,13 +198,24 @@ def _refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str
         for inner in inner_models(field.annotation)[:1]:
             for part, one in parts or [("", value)]:
                 _refuse_booleans(inner, one, place, f"{key}.{part}." if parts else f"{key}.")
-        given = [one for _, one in parts] or [value]
-        if kinds & {int, float} and not kinds & {bool, str, Any} and any(isinstance(one, bool) for one in given):
+        if (
+            kinds & {int, float}
+            and not kinds & {bool, str, Any}
+            and not inner_models(field.annotation)
+            and _holds_boolean(value)
+        ):
             raise UserError(f"{place}: {key}: got {value!r:.120}; expected a number")
+
+
+def _holds_boolean(value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, bool) or any(map(_holds_boolean, parts))
 
 
 def _leaf_types(annotation: Any) -> set[Any]:
     inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        inner = inner[1:]  # the values; YAML may write a key as it likes
     if typing.get_origin(annotation) is typing.Literal:
         return {type(one) for one in inner}
     return set().union(*map(_leaf_types, inner)) if inner else {annotation}

@@ -282,13 +282,16 @@ def _map_from_dict(values: Mapping[str, Any], place: str) -> ServiceMap:
         for element, by in values["queues"].items()
     }
     load, degradation = values.get("load"), values.get("degradation")
+    for name in ("switches", "channels"):
+        if not all(isinstance(by, dict) for by in values[name].values()):
+            raise UserError(f"{place}.{name}: expected a mapping of names to costs under each key")
     return ServiceMap(
         base=float(values["base"]),
         switches={name: dict(by) for name, by in values["switches"].items()},
         channels={name: dict(by) for name, by in values["channels"].items()},
         queues=queues,
-        load=(load["percent"], load["factor"]) if load else ([0.0], [1.0]),
-        degradation=(degradation["level"], degradation["cost"]) if degradation else ([0.0], [0.0]),
+        load=(load["percent"], load["factor"]) if load is not None else ([0.0], [1.0]),
+        degradation=(degradation["level"], degradation["cost"]) if degradation is not None else ([0.0], [0.0]),
         idle_percent=float(values.get("idle_percent", 0.0)),
         quality=values.get("quality", {}),
     )
@@ -322,6 +325,13 @@ def _require_parts(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
     for name, (x, y) in (("load", one.load), ("degradation", one.degradation)):
         if np.ndim(x) != 1 or np.shape(x) != np.shape(y) or not len(x) or (np.diff(x) <= 0).any():
             raise UserError(f"{place}.{name}: expected rising levels and as many values, got {x} and {y}")
+    unpriced = [name for name in actions.switches if name not in one.switches]
+    if unpriced:
+        raise UserError(f"{place}.switches: no costs of {unpriced[0]!r}; found {list(one.switches)}")
+    by = [ALL] if actions.channel_switch is None else actions.switches[actions.channel_switch].values
+    lost = [key for key in by if actions.channels and not {key, ALL} & set(one.channels)]
+    if lost:
+        raise UserError(f"{place}.channels: no costs under {lost[0]!r}; found {list(one.channels)}")
     for name, element in actions.elements.items():
         settings = [ALL] if element.switch is None else actions.switches[element.switch].values
         missing = [key for key in settings if key not in one.queues.get(name, {})]
@@ -345,4 +355,4 @@ def _curve_from_dict(values: Mapping[str, Any], place: str) -> Curve:
 
 
 def _short(values: np.ndarray) -> Sequence[float]:
-    return [float(v) for v in values[:8]]
+    return [float(v) for v in np.atleast_1d(values)[:8]]

@@ -68,13 +68,19 @@ def write_json(path: str | Path, values: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a missing or broken one is a UserError."""
+    """Read a JSON file; a missing or broken one, or a number that is not finite, is a UserError."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
+
+
+def _finite(text: str) -> float:
+    if not np.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def file_hash(path: str | Path) -> str:

@@ -21,6 +21,8 @@ from marca_common.files import atomic_path
 from marca_common.requests import RequestSpec
 from marca_common.tables import Column, checked_frame, read_table
 
+_MOST = float(np.finfo(np.float32).max)
+
 
 @dataclass
 class ScoreMatrix:
@@ -69,6 +71,8 @@ def read_scores(path: str | Path, spec: RequestSpec) -> ScoreMatrix:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable score file: {str(error).splitlines()[0]}") from None
+    if not len(table):
+        raise UserError(f"{path}: the file has no rows")
     missing = [name for name in spec.state if name not in table.column_names]
     if missing:
         raise UserError(f"{path}: column {missing[0]!r} is missing; found {', '.join(table.column_names)}")
@@ -79,10 +83,9 @@ def read_scores(path: str | Path, spec: RequestSpec) -> ScoreMatrix:
         if name in spec.state:
             continue
         column = table.column(name).combine_chunks()
-        if not pa.types.is_fixed_size_list(column.type) or column.type.list_size != spec.n_joint:
-            raise UserError(
-                f"{path}: column {name!r} is {column.type}; expected a list of {spec.n_joint} numbers per row"
-            )
+        if not _holds_numbers(column.type, spec.n_joint) or column.null_count:
+            found = f"has {column.null_count} empty rows" if column.null_count else f"is {column.type}"
+            raise UserError(f"{path}: column {name!r} {found}; expected a list of {spec.n_joint} numbers per row")
         values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(states), spec.n_joint)
         _require_finite(values, path, name)
         scores[name] = values.astype(np.float32, copy=False)
@@ -102,7 +105,11 @@ def read_long_scores(path: str | Path, spec: RequestSpec, names: list[str]) -> S
     State values must not contain ``_``, since the key is split at it.
     """
     path = Path(path)
-    schema = [Column("state", "category"), Column("action", "category"), *(Column(name) for name in names)]
+    schema = [
+        Column("state", "category"),
+        Column("action", "category"),
+        *(Column(name, low=-_MOST, high=_MOST) for name in names),
+    ]
     frame = read_table(path, schema)
     joint = pd.Index(action_keys(spec)).get_indexer(frame["action"].astype(str))
     _refuse(path, joint < 0, frame, "a known joint action")
@@ -123,6 +130,12 @@ def read_long_scores(path: str | Path, spec: RequestSpec, names: list[str]) -> S
         values[cell] = frame[name].to_numpy()
         scores[name] = values.reshape(len(keys), spec.n_joint)
     return ScoreMatrix(pd.DataFrame(parts, columns=list(spec.state)), scores)
+
+
+def _holds_numbers(kind: pa.DataType, size: int) -> bool:
+    if not pa.types.is_fixed_size_list(kind) or kind.list_size != size:
+        return False
+    return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _require_finite(values: np.ndarray, path: Path, name: str) -> None:

@@ -152,7 +152,7 @@ def _typed(values: pd.Series, column: Column, timezone: str) -> pd.Series:
         _refuse(missing, what)
     _refuse(~np.isfinite(numbers) & ~missing, what if column.kind == "int" else "a finite number")
     if column.kind == "int":
-        _refuse(numbers != np.floor(numbers), what)
+        _refuse((numbers != np.floor(numbers)) | (np.abs(numbers) >= 2.0**63), what)
     with np.errstate(invalid="ignore"):
         _refuse((numbers < column.low) | (numbers > column.high), f"{what} {_range_text(column)}")
     if column.kind == "int":

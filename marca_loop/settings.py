@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -42,7 +42,9 @@ class DayConfig(Config):
     }
 
     policy: str = Field(default="awrq_mixer", description="learner whose Q decides where a strategy names none")
-    seeds: list[int] = Field(default=[100, 101], min_length=1, description="evaluation seeds, one simulated day each")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[100, 101], min_length=1, description="evaluation seeds, one simulated day each"
+    )
     days: float = Field(default=1.0, gt=0, description="length of each simulation, days")
     start_day: float = Field(default=28, ge=0, description="day of the simulation on which it begins, after the logs")
     strategies: dict[str, AnyStrategy] = Field(min_length=1, description="name → strategy, in the order of the report")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,7 +54,7 @@ class SystemModelConfig(Config):
         "utilisation_law",
         description="utilisation_law: CPU' = ρ·CPU + (1-ρ)(idle + traffic·exp(network)); plain: CPU' = network",
     )
-    hidden: list[int] = Field([64, 64], description="widths of the hidden layers", min_length=1)
+    hidden: list[Annotated[int, Field(ge=1)]] = Field([64, 64], description="widths of the hidden layers", min_length=1)
     rollout_steps: int = Field(5, ge=1, description="minutes rolled out in the training loss")
     epochs: int = Field(45, ge=1, description="most passes over the training rows")
     patience: int = Field(8, ge=1, description="passes without a better validation loss before stopping")

@@ -63,7 +63,12 @@ class GroundTruth:
         files = sorted((Path(folder) / "members").glob("*.pt"))
         if not files:
             raise UserError(f"{folder}: no members of a ground truth; expected the run folder of revenue_sim.train")
-        loaded = [(file.stem.split("_")[1], _load_member(file, spec)) for file in files]
+        kinds = [file.stem.split("_")[1] for file in files]
+        if len({kinds.count(kind) for kind in {*kinds, "trees"}}) > 1:
+            raise UserError(
+                f"{folder}: members {', '.join(sorted(kinds))}; expected as many of each kind, trees among them"
+            )
+        loaded = [(kind, _load_member(file, spec)) for kind, file in zip(kinds, files)]
         return cls(spec, _weighted(loaded, tree_weight))
 
     def values(self, states: pd.DataFrame) -> np.ndarray:

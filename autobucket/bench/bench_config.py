@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -60,7 +60,7 @@ class BenchTrafficConfig(Config):
     )
     requests: int = Field(default=1600, ge=8, le=100_000, description="requests of the scouting pass")
     users: int = Field(default=5000, ge=1, description="users that drawn requests come from")
-    values: dict[str, float] = Field(
+    values: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default={"low": 0.6, "mid": 0.3, "high": 0.1},
         min_length=1,
         description="request value → share of users (drawn)",
@@ -91,7 +91,7 @@ class BucketsConfig(Config):
     strata: list[str] = Field(
         default=["channels", "model"], description="fields kept apart: never two values in a bucket"
     )
-    lengths: dict[str, int] = Field(
+    lengths: dict[str, Annotated[int, Field(ge=1)]] = Field(
         default={"retrieved": 4, "preranked": 3}, min_length=1, description="realised queue length → number of bins"
     )
     values: list[list[str]] | None = Field(
@@ -239,7 +239,7 @@ class LiveConfig(Config):
     night: float = Field(default=0.65, gt=0, le=1, description="quietest / busiest")
     burst: float = Field(default=1.3, ge=1, description="factor of a sudden event at two thirds of the run; 1: none")
     interval_s: float = Field(default=1.0, gt=0, le=60, description="seconds between decisions")
-    lengths: dict[str, tuple[int, int]] = Field(
+    lengths: dict[str, tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]] = Field(
         default={"queue_a": (1, 100), "queue_b": (1, 80), "truncation": (4, 150)},
         min_length=1,
         description="field → shortest and longest queue that the controller may set",

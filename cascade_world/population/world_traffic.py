@@ -95,6 +95,13 @@ def _trace_shape(config: WorldConfig, clock: np.ndarray) -> np.ndarray:
     return np.asarray(np.interp(wanted, seconds, values) / max(np.quantile(values, 0.995), 1e-12))
 
 
+def require_trace(config: WorldConfig) -> None:
+    """A trace that can't be read, or ends before the logs do, is a UserError before any work starts."""
+    days = max(config.logs.days, config.logs.system_days)
+    if config.traffic.trace:
+        _trace_shape(config, np.array([days * MINUTES_PER_DAY - 1]))
+
+
 def read_trace(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Seconds since the first row and values of a ``timestamp,value`` CSV; rows out of order are a UserError."""
     frame = read_table(path, _TRACE_SCHEMA)

@@ -54,6 +54,7 @@ class Layout:
             if _is_iso_column(own)
             else [Column(n, "category") for n in own.timestamp]
         )
+        house = {column.name: column for column in system_schema(self.services)}
         optional = [Column(own.next_qps, low=0, required=False)] if own.next_qps else []
         return [
             *when,
@@ -63,7 +64,7 @@ class Layout:
             *(Column(name, low=0) for name in self.price),
             *(Column(name, low=0, high=100, nullable=True) for name in self.next_cpu),
             *optional,
-            *(Column(name) for name in self.extras),
+            *(house.get(name, Column(name)) for name in self.extras),
             *(Column(name, low=0, required=own.arrivals is not None) for name in self.arrivals),
         ]
 

@@ -8,6 +8,7 @@ also acts on the other service. Commands may act late; readings are noisy, get l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numba
 import numpy as np
@@ -24,15 +25,21 @@ class ReferenceConfig(Config):
 
     services: list[str] = Field(["retrieval", "ranking"], description="services and CPUs", min_length=1)
     reference_qps: float = Field(400.0, gt=0, description="traffic that load_percent is stated at, requests per second")
-    idle_percent: list[float] = Field([5.0, 7.0], description="CPU without traffic, percent")
-    load_percent: list[float] = Field([112.0, 104.0], description="CPU that reference_qps adds at λ = 0, percent")
-    floor: list[float] = Field([0.14, 0.12], description="share of the cost that no price can remove")
-    half_price: list[float] = Field(
+    idle_percent: list[Annotated[float, Field(ge=0)]] = Field([5.0, 7.0], description="CPU without traffic, percent")
+    load_percent: list[Annotated[float, Field(gt=0)]] = Field(
+        [112.0, 104.0], description="CPU that reference_qps adds at λ = 0, percent"
+    )
+    floor: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [0.14, 0.12], description="share of the cost that no price can remove"
+    )
+    half_price: list[Annotated[float, Field(gt=0)]] = Field(
         [2.4e-4, 1.1e-4], description="λ that removes half of the removable cost, money/core-ms"
     )
     steepness: float = Field(1.25, gt=0, description="exponent of the Hill curve")
     cross: float = Field(0.12, ge=0, description="share of the other service's relative price that acts here too")
-    core_ms: list[float] = Field([40.0, 55.0], description="cost per request at λ = 0, core-milliseconds")
+    core_ms: list[Annotated[float, Field(gt=0)]] = Field(
+        [40.0, 55.0], description="cost per request at λ = 0, core-milliseconds"
+    )
     lag_seconds: float = Field(22.0, gt=0, description="time constant of utilisation")
     queue_seconds: float = Field(20.0, ge=0, description="most work that waits, seconds of full capacity")
     mix_amplitude: float = Field(0.07, ge=0, description="amplitude of the cost per request over the day")

@@ -68,7 +68,7 @@ def best_whole_rows(
     slack = max(loss - floor, 0.0)
     bound = min(best.value + slack, start.bound) if slack > 0 else best.value
     limit = slack > core.value_rounding
-    return replace(best, bound=float(bound + core.value_rounding), status="limit" if limit else "optimal", fractional_row=None,
+    return replace(best, bound=float(bound + 2 * core.value_rounding), status="limit" if limit else "optimal", fractional_row=None,
                    fractional_action=None, fraction=0.0)  # fmt: skip
 
 
@@ -124,7 +124,7 @@ class Core:
         for states in STATES:
             better, best, floor = self._pass(room, best, deadline, states)
             picked = picked if better is None else better
-            if floor >= best or time.monotonic() > deadline:
+            if floor >= best or best <= self.value_rounding or time.monotonic() > deadline:
                 break
         return picked, best, floor
 
@@ -168,7 +168,7 @@ class Core:
             parents.append(parent)
             actions.append(action)
             stored += len(parent)
-            if not len(cost) or best <= self.value_rounding / 4:
+            if not len(cost) or best <= self.value_rounding:  # it can't be told from nothing lost
                 break
         picked = None if found is None else self._trace(found, parents, actions)
         return picked, best, min(floor, best)
