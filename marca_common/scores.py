@@ -105,7 +105,11 @@ def read_long_scores(path: str | Path, spec: RequestSpec, names: list[str]) -> S
     State values must not contain ``_``, since the key is split at it.
     """
     path = Path(path)
-    schema = [Column("state", "category"), Column("action", "category"), *(Column(name, low=-_MOST, high=_MOST) for name in names)]
+    schema = [
+        Column("state", "category"),
+        Column("action", "category"),
+        *(Column(name, low=-_MOST, high=_MOST) for name in names),
+    ]
     frame = read_table(path, schema)
     joint = pd.Index(action_keys(spec)).get_indexer(frame["action"].astype(str))
     _refuse(path, joint < 0, frame, "a known joint action")

@@ -27,7 +27,9 @@ _DRESSES: dict[str, Callable[[bytes], bytes]] = {
 }
 _TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=8)
 _NUMBERS = st.one_of(
-    st.integers(-(10**6), 10**6).map(str), st.floats().map(repr), st.sampled_from(["0", "1", "5", "-0", "1e2", ".5", "5.", "+1", "true"])
+    st.integers(-(10**6), 10**6).map(str),
+    st.floats().map(repr),
+    st.sampled_from(["0", "1", "5", "-0", "1e2", ".5", "5.", "+1", "true"]),
 )
 
 
