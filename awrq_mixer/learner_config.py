@@ -44,7 +44,9 @@ class MixerConfig(Config):
     hypernetwork: Literal["state", "state_action"] = Field(
         default="state", description="input of the hypernetwork; with the action Q_tot is not monotone across actions"
     )
-    hyper_layers: list[Annotated[int, Field(ge=1)]] = Field(default=[64], description="hidden layers of the hypernetwork")
+    hyper_layers: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[64], description="hidden layers of the hypernetwork"
+    )
 
 
 class TDConfig(Config):

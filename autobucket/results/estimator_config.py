@@ -42,10 +42,14 @@ class ModelConfig(Config):
         default="v2", description="cross layer: v2 matrix, v1 vector (the paper's), none: deep part only"
     )
     cross_layers: int = Field(default=2, ge=0, le=16, description="number of cross layers")
-    deep: list[Annotated[int, Field(ge=1)]] = Field(default=[96, 48], description="units of the deep part's hidden layers")
+    deep: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[96, 48], description="units of the deep part's hidden layers"
+    )
     experts: int = Field(default=3, ge=1, description="shared experts")
     expert_units: int = Field(default=32, ge=1, description="units of each expert")
-    tower: list[Annotated[int, Field(ge=1)]] = Field(default=[16], description="hidden units of each task's tower; []: linear")
+    tower: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[16], description="hidden units of each task's tower; []: linear"
+    )
     state_dim: int = Field(default=16, ge=1, description="embedding width of a categorical state column")
     action_dim: int = Field(default=8, ge=1, description="embedding width of a sub-action")
     gates: list[str] = Field(

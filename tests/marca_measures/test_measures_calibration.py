@@ -46,3 +46,12 @@ def test_prediction_errors_leave_out_buckets_without_money(unit: float) -> None:
     predicted, observed = np.array([0.0, 0.5, 1.0, 2.0, 4.0]) * unit, np.array([1.0, 0.25, 0.0, 4.0, 5.0]) * unit
     errors = prediction_errors(calibration(predicted, observed, 5))
     assert errors == pytest.approx({"pe": (1 - 0.5 - 0.2) / 3, "absolute_pe": (1 + 1 + 0.25) / 3})
+
+
+def test_flat_buckets_have_no_order() -> None:
+    rising = np.arange(1.0, 101.0)
+    assert bucket_spearman(rising, rising, 10) == pytest.approx(1.0)
+    assert bucket_spearman(rising, -rising, 10) == pytest.approx(-1.0)
+    assert bucket_spearman(1.0 + 1e-9 * rising, rising, 10) == 0.0
+    assert bucket_spearman(rising, 1.0 + 1e-9 * rising, 10) == 0.0
+    assert bucket_spearman(1.0 + 1e-3 * rising, rising, 10) == pytest.approx(1.0)

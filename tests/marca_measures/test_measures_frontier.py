@@ -85,3 +85,13 @@ def test_states_that_climb_at_the_same_price_climb_in_their_order() -> None:
     curve = frontier(q, cost, np.stack([np.zeros(300), worth], 1), np.ones(300))
     order = sorted(range(300), key=lambda s: -gain[s])
     assert curve.value == pytest.approx(np.r_[0, np.cumsum(worth[order])] / 300)
+
+
+def test_capture_where_there_is_nothing_to_share() -> None:
+    cost = np.array([[0.0, 2.0], [0.0, 2.0]])
+    none = capture_curve(np.ones((2, 2)), cost, np.zeros((2, 2)), np.ones(2), [0.5])[0]
+    assert (none["budget"], none["spend"], none["capture"], none["regret"]) == (0.0, 1.0, 0.0, 0.0)
+    truth = np.array([[1.0, 4.0], [1.0, 4.0 + 1e-12]])  # an uplift over the static mixture by rounding alone
+    assert capture_curve(truth, cost, truth, np.ones(2), [0.5])[0]["capture"] == 0.0
+    losses = capture_curve(-truth, cost, -truth, np.ones(2), [0.5])[0]
+    assert losses["regret"] == 0.0

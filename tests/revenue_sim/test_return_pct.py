@@ -60,3 +60,9 @@ def test_draws_whose_truth_earns_nothing_say_nothing() -> None:
 def test_the_unit_of_money_does_not_matter() -> None:
     large, small = (_interval([[0.0, 3.0 * unit, 1.0 * unit]], [2.0 * unit] * 3) for unit in (1.0, 1e-6))
     assert large == pytest.approx(small)
+
+
+def test_a_truth_that_earns_nothing_has_no_share() -> None:
+    assert np.isnan(return_pct(np.array([1.0, 2.0]), np.zeros(2)))
+    assert return_pct(np.array([1e-9, 2e-9]), np.array([3e-9, 3e-9])) == pytest.approx(50.0)
+    assert np.isnan(_interval([[1.0, 2.0]], [0.0, 0.0])).all()
