@@ -52,10 +52,12 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: I
 def parse_config(cls: type[ConfigT], values: Any, place: str) -> ConfigT:
     """Plain values, such as those in a checkpoint, as ``cls``; what is wrong with them is a UserError that begins with ``place``."""
     try:
-        _refuse_booleans(cls, values, place)
+        refuse_booleans(cls, values, place)
         return cls.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{place}: {first_problem(cls, error)}") from None
+    except RecursionError:
+        raise UserError(f"{place}: an alias leads back to itself, or values are nested too deeply") from None
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         node[last] = value
 
 
-def _refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str = "") -> None:
+def refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str = "") -> None:
     """YAML reads yes, on and true as one value, which would pass for the number 1."""
     for name, value in values.items() if isinstance(values, dict) else ():
         field = cls.model_fields.get(name)
@@ -197,7 +199,7 @@ def _refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str
         )
         for inner in inner_models(field.annotation)[:1]:
             for part, one in parts or [("", value)]:
-                _refuse_booleans(inner, one, place, f"{key}.{part}." if parts else f"{key}.")
+                refuse_booleans(inner, one, place, f"{key}.{part}." if parts else f"{key}.")
         if (
             kinds & {int, float}
             and not kinds & {bool, str, Any}

@@ -49,7 +49,7 @@ class DayConfig(Config):
     start_day: float = Field(default=28, ge=0, description="day of the simulation on which it begins, after the logs")
     strategies: dict[str, AnyStrategy] = Field(min_length=1, description="name → strategy, in the order of the report")
     baseline: str = Field(default="static", description="strategy that uplifts are stated against")
-    commission_seed: int = Field(default=50, description="seed of the commissioning days; not an evaluation seed")
+    commission_seed: int = Field(default=50, ge=0, description="seed of the commissioning days; not an evaluation seed")
     commission_days: float = Field(default=3.0, gt=0, description="days under a dithered λ, from which g is learned")
     workers: int = Field(default=2, ge=1, description="processes that simulate seeds side by side")
 

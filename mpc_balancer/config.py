@@ -64,7 +64,7 @@ class SystemModelConfig(Config):
     huber_points: float = Field(5.0, gt=0, description="errors beyond this many CPU points count linearly")
     monotone_weight: float = Field(1.0, ge=0, description="weight of the hint that a service's price lowers its CPU")
     validation_share: float = Field(0.2, gt=0, lt=0.9, description="last share of the time span kept for validation")
-    price_high: list[float] | None = Field(
+    price_high: list[Annotated[float, Field(gt=0)]] | None = Field(
         None,
         description="upper end of λ's box per price, money per core-ms; null = largest in the table times box_margin",
     )
