@@ -45,9 +45,9 @@ def allocate(
     searched as such with float64 results; everything else is turned into float64.
 
     A sample of rows brackets λ; one pass over all rows then finds every upgrade inside the bracket, and sorting these
-    few gives λ, the bound and the choice exactly (``seed`` moves only the sample). ``integral`` goes on to the proven best
-    choice of whole rows by searching the few actions that reduced costs cannot rule out, for at most ``time_limit_s`` (null:
-    until it is proven); ``status`` and ``bound`` say how far it came.
+    few gives λ and the bound exactly. ``seed`` moves only the sample, and with it which upgrades may fill what is left of the
+    budget. ``integral`` goes on to the proven best choice of whole rows by searching the few actions that reduced costs cannot
+    rule out, for at most ``time_limit_s`` (None: until it is proven); ``status`` and ``bound`` say how far it came.
 
     Raises UserError for shapes that differ, numbers that are not finite, a budget that is not a positive number, and
     for a budget below the least possible cost, which it names.
