@@ -342,8 +342,4 @@ def test_intervals_cover_in_the_world_of_the_benchmark(policy: str, reward: str)
 
     for row in cell(make_world(14), policy, reward, 2000, 150):
         assert row["coverage"] >= 0.90, row["method"]
-<<<<<<< HEAD
-        assert row["intervals"] > (0.85 if reward == "binary" else 0.25)
-=======
         assert row["intervals"] > (0.85 if reward == "binary" else 0.3)
->>>>>>> w-ope
