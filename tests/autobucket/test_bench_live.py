@@ -284,7 +284,7 @@ def test_an_interrupt_in_a_notebook_stops_the_work_first() -> None:
     async def work() -> None:
         working.set()
         try:
-            await asyncio.sleep(3600)
+            await asyncio.sleep(30)
         except asyncio.CancelledError:
             cleaned.append("cancelled")
             raise

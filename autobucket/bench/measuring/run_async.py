@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -40,7 +40,10 @@ def _in_thread(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
     with ThreadPoolExecutor(1) as pool:  # leaving it waits for the work's clean-up
         pool.submit(int).result()  # makes the thread: an interrupt while it starts finds no work yet
         try:
-            return pool.submit(lambda: asyncio.run(work())).result()
+            future = pool.submit(lambda: asyncio.run(work()))
+            while not future.done():  # a Ctrl-C that comes just before an endless wait would be heeded at its end
+                wait([future], timeout=0.2)
+            return future.result()
         except KeyboardInterrupt:
             interrupted.set()
             for loop, task in started:
