@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from marca_common.errors import UserError
 from marca_common.files import read_json
@@ -164,6 +165,29 @@ def test_no_broken_part_of_a_member_gets_through(member: str, tmp_path: Path) ->
     assert not any(odd in name for name in accepted for odd in ("None", "text", "nan", "inf", "= []"))
     for name, file in broken_files(good, tmp_path):
         assert refusal(partial(serve, file)) is not None, name
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("roots", lambda roots, left: roots[:-1]),  # a tree less
+        ("roots", lambda roots, left: roots[[0, 0, *range(2, len(roots))]]),  # one tree twice, another not
+        ("roots", lambda roots, left: torch.cat([roots, left[:1]])),  # a part of a tree besides
+        ("right", lambda roots, left: left),  # both ways lead to the same part
+    ],
+)
+def test_trees_of_which_a_part_is_lost_or_stands_twice_are_refused(
+    name: str, edit: Callable[[Tensor, Tensor], Tensor], tmp_path: Path
+) -> None:
+    result = _fit(lambda f: f, tmp_path)
+    path = tmp_path / "run" / "members" / "fold0_trees.pt"
+    content = torch.load(path, weights_only=True)
+    payload = content["payload"]
+    assert payload["feature"][0] >= 0  # the first tree has more than a leaf
+    payload[name] = edit(payload["roots"], payload["left"])
+    save_as_is(content, path)
+    with pytest.raises(UserError, match="trees: nodes, children and columns do not fit each other: train again"):
+        GroundTruth.load(tmp_path / "run", result.model.spec)
 
 
 def test_returns_of_nothing_are_no_number() -> None:
