@@ -10,11 +10,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator
 
 from marca_common.errors import UserError
 
@@ -27,6 +28,15 @@ _KINDS = {
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
+
+
+def _separator(text: str) -> str:
+    if len(text) != 1 or not text.isascii() or text in '"\n\r\0':
+        raise ValueError("expected one ASCII character, neither a quotation mark nor a line break")
+    return text
+
+
+Separator = Annotated[str, AfterValidator(_separator)]
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,9 @@ def raw_frames(
     """The wanted columns of one file, renamed, ``rows`` rows at a time (None: at once); nothing where it is empty."""
     parquet = path.name.lower().endswith(_PARQUET)
     try:
-        size, start = path.stat().st_size, path.open("rb").read(4)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(4)
         held = next((text for magic, text in _KINDS.items() if start.startswith(magic)), "text")
         expected = "Parquet" if parquet else "gzip" if path.name.lower().endswith(".gz") else "text"
         if size and held != expected:
@@ -84,14 +96,7 @@ def raw_frames(
         raise
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        csv.Error,
-    ) as error:  # the parser's own are ValueErrors
+    except (pa.ArrowException, OSError, ValueError, EOFError, zlib.error, csv.Error) as error:  # pandas': ValueErrors
         what = "Parquet file" if parquet else "table"
         detail = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path}: not a readable {what} (truncated?): {detail}") from None

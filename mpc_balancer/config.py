@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from marca_common.column_values import Zone
 from marca_common.config import Config
 from marca_common.prices import PRICE_UNIT
+from marca_common.table_files import Separator
 
 
 class ColumnsConfig(Config):
@@ -38,7 +39,7 @@ class ColumnsConfig(Config):
         "error", description="a missing minute: refuse the table or learn around it"
     )
     header: list[str] | None = Field(None, description="columns of a file without a header row; null = it has one")
-    separator: str = Field(",", description="separator of a CSV file")
+    separator: Separator = Field(",", description="separator of a CSV file")
     timezone: Zone = Field("UTC", description="IANA zone of times without an offset")
 
 
