@@ -74,9 +74,9 @@ def parts(path: Path) -> list[Path]:
 
 
 def raw_frames(
-    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str], layout: TextLayout
+    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str] | None, layout: TextLayout
 ) -> Iterator[pd.DataFrame]:
-    """The wanted columns of one file, renamed, ``rows`` rows at a time (None: at once); nothing where it is empty."""
+    """The wanted columns (None: all) of one file, renamed, ``rows`` rows at a time (None: at once); nothing if empty."""
     parquet = path.name.lower().endswith(_PARQUET)
     try:
         size = path.stat().st_size
@@ -102,18 +102,20 @@ def raw_frames(
         raise UserError(f"{path}: not a readable {what} (truncated?): {detail}") from None
 
 
-def _parquet_frames(path: Path, rows: int | None, rename: dict[str, str], wanted: set[str]) -> Iterator[pd.DataFrame]:
+def _parquet_frames(
+    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str] | None
+) -> Iterator[pd.DataFrame]:
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     _require_distinct(path, names, rename, wanted)
-    chosen = [name for name in names if rename.get(name, name) in wanted] or names[:1]
+    chosen = _chosen(names, rename, wanted)
     batches = [file.read(columns=chosen)] if rows is None else file.iter_batches(batch_size=rows, columns=chosen)
     for batch in batches:
         yield _named(batch.to_pandas(), rename, names)
 
 
 def _text_frames(
-    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str], layout: TextLayout
+    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str] | None, layout: TextLayout
 ) -> Iterator[pd.DataFrame]:
     names = _names(path, layout, rename, wanted)
     _require_no_more_fields(path, layout, names)
@@ -124,7 +126,7 @@ def _text_frames(
         header=None if layout.header else 0,
         names=names,
         index_col=False,
-        usecols=[name for name in names if rename.get(name, name) in wanted] or names[:1],
+        usecols=_chosen(names, rename, wanted),
         dtype=dict.fromkeys(text, str),
         keep_default_na=False,
         na_values={name: _EMPTY for name in names if name not in text},
@@ -137,6 +139,11 @@ def _text_frames(
         yield _named(frame.reset_index(drop=True), rename, names)
 
 
+def _chosen(names: list[str], rename: dict[str, str], wanted: set[str] | None) -> list[str]:
+    """Names in the file of the wanted columns; the first column where none is there, so that rows can be counted."""
+    return [name for name in names if wanted is None or rename.get(name, name) in wanted] or names[:1]
+
+
 def _named(frame: pd.DataFrame, rename: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
     """Under the schema's names; ``attrs`` keeps all names of the file, for messages."""
     frame = frame.rename(columns=rename)
@@ -144,7 +151,7 @@ def _named(frame: pd.DataFrame, rename: dict[str, str], names: Sequence[str]) ->
     return frame
 
 
-def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[str]) -> list[str]:
+def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[str] | None) -> list[str]:
     """Column names of a text file; a UserError where they or the first row don't fit the layout."""
     with _opened(path) as file:
         rows = list(itertools.islice(csv.reader(file, delimiter=layout.separator), 2))
@@ -152,7 +159,7 @@ def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[s
         return list(layout.header or [])
     names = list(layout.header) if layout.header else rows[0]
     other = next((mark for mark in ";\t|," if mark != layout.separator and mark in "".join(rows[0])), None)
-    if len(rows[0]) == 1 and len(wanted) > 1 and other:
+    if len(rows[0]) == 1 and len(wanted or ()) > 1 and other:
         raise UserError(
             f"{path}: its first line holds {other!r} where {layout.separator!r} is expected; set separator: {other!r}"
         )
@@ -182,12 +189,12 @@ def _require_no_more_fields(path: Path, layout: TextLayout, names: Sequence[str]
                 )
 
 
-def _require_distinct(path: Path, names: Sequence[str], rename: dict[str, str], wanted: set[str]) -> None:
+def _require_distinct(path: Path, names: Sequence[str], rename: dict[str, str], wanted: set[str] | None) -> None:
     """Two columns that end up with one wanted name would be one silently."""
     taken: dict[str, str] = {}
     for name in names:
         new = rename.get(name, name)
-        if new in wanted and new in taken:
+        if new in taken and (wanted is None or new in wanted):
             also = f"; both are called {new!r} here" if taken[new] != name else ""
             raise UserError(f"{path}: columns {taken[new]!r} and {name!r}{also}; expected one column {new!r}")
         taken[new] = name

@@ -181,6 +181,38 @@ def test_traffic_is_reproducible_and_a_user_keeps_its_value(tmp_path: Path) -> N
         make_requests(BenchTrafficConfig(table=tmp_path / "absent.csv"), 3)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"value,n\nlow,1,9\n", "row 1 has more fields than the 2 columns: value, n"),
+        (b"value,n,n\nlow,1,2\n", "columns 'n' and 'n'; expected one column 'n'"),
+        ("value,n\nl\u00f6w,1\n".encode("latin-1"), "not UTF-8 text"),
+        (b"value;n\nlow;1\n", r"column 'value' \(request value\) is missing; found value;n"),
+        (b"PAR1", "holds Parquet; expected text by its name"),
+        (b"value,n\n", "the file has no rows"),
+        (b"", "the file has no rows"),
+    ],
+)
+def test_a_broken_table_of_requests_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=f"t.csv: {message}"):
+        make_requests(BenchTrafficConfig(table=tmp_path / "t.csv"), 3)
+
+
+def test_a_table_of_requests_keeps_all_its_columns_in_every_packing(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user": [7, 8], "value": ["low", "high"], "new": [True, False], "share": [0.5, np.nan]})
+    (tmp_path / "parts").mkdir()
+    frame.to_csv(tmp_path / "t.CSV.GZ", index=False, compression="gzip")
+    frame.to_parquet(tmp_path / "t.PQ")
+    for k in range(2):
+        frame.iloc[[k]].to_csv(tmp_path / f"parts/part-{k}.csv", index=False)
+    expected = [{"user": 7, "value": "low", "new": True, "share": 0.5}, {"user": 8, "value": "high", "new": False}]
+    for name in ("t.CSV.GZ", "t.PQ", "parts"):
+        found = payloads(make_requests(BenchTrafficConfig(table=tmp_path / name), 3, count=50))
+        assert all(one in expected for one in found)
+        assert all(one in found for one in expected)
+
+
 def fake_process(pid: Any, children: Any = ()) -> Any:
     return SimpleNamespace(pid=pid, children=lambda: list(children))
 
