@@ -184,9 +184,13 @@ class ControllerConfig(Config):
 
     name: str = Field("mpc", description="which controller: a name in controllers, or module:Class")
     budget: list[float] | float = Field(65.0, description="C_m, percent of declared cores, for all services or each")
-    offset: float = Field(0.0, description="added to the target, percent of the budget (negative = more careful)")
+    offset: float = Field(
+        0.0, gt=-100, description="added to the target, percent of the budget (negative = more careful)"
+    )
     price_low: float = Field(0.0, ge=0, description="lower end of λ's box, money per core-ms")
-    price_high: list[float] | None = Field(None, description="upper end per price; null = the model's box")
+    price_high: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="upper end per price; null = the model's box"
+    )
     price_unit: str = Field(
         PRICE_UNIT, description="unit of λ here; the system model's and the policy's must be the same"
     )
