@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from marca_common.config import Config, first_problem, refuse_booleans, replaced
+from marca_common.config import Config, first_problem, replaced
 from marca_common.dotted_path import find, find_class
 from marca_common.errors import UserError
 from marca_common.prices import price_of_service, require_price_unit
@@ -177,7 +177,6 @@ def read_strategy(values: Any) -> Strategy:
         raise ValueError("expected a mapping with the strategy's kind and settings")
     try:
         found = find_class(str(values.get("kind", "priced")), STRATEGIES, Strategy, "kind")
-        refuse_booleans(found, values, "strategy")
         return found.model_validate(values)
     except UserError as error:
         raise ValueError(str(error)) from None
