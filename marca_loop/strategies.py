@@ -90,7 +90,7 @@ class HourlyStrategy(StaticStrategy):
     """A mixture for every hour of the week, sized for that hour's traffic in the log, with the same downgrade rule."""
 
     quantile: float = Field(
-        default=0.9, gt=0, le=1, description="of an hour's logged minutes, the traffic that its mixture is sized for"
+        default=0.5, gt=0, le=1, description="of an hour's logged minutes, the traffic that its mixture is sized for"
     )
 
     def serve(self, scene: Scene, group: str) -> tuple[Policy, Controller]:
