@@ -13,13 +13,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from marca_common.files import write_text
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A PNG, and the sentence under it that says what to see in it."""
+
+    path: Path
+    caption: str = ""
+
+
 @dataclass
 class Section:
-    """A heading, a sentence that says what to see, tables and figures."""
+    """A heading, a text, figures, and tables by title."""
 
     title: str
     text: str
-    figures: list[Path] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
