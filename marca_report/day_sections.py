@@ -13,7 +13,7 @@ from marca_common.html_page import Figure, Section
 from marca_report.day_figures import draw_cpu, draw_lambda, draw_revenue, draw_uplifts
 from marca_report.looks import Look, strategy_looks
 from marca_report.waterfall import draw_waterfall, needs_truth
-from marca_report.who_gets_what import Choices, draw_action_mix, draw_computation
+from marca_report.who_gets_what import choices_of, draw_action_mix, draw_computation
 
 MOST_LINES = 5  # strategies in a figure of lines
 _RESULT = {
@@ -78,11 +78,12 @@ class Days:
     def shown(self) -> dict[str, Look]:
         """The few strategies of figures with lines: rivals, and the best learned ones with and without a horizon."""
         if len(self.numbers) <= MOST_LINES:
-            chosen: list[str | None] = [*self.numbers]
+            chosen = set(self.numbers)
         else:
             ahead = [name for name in self.learned() if self._controller(name) == "mpc"]
             others = [name for name in self.learned() if self._controller(name) != "mpc"]
-            chosen = [self.rival(role) for role in ("baseline", "hourly", "blind")] + others[:1] + ahead[:1]
+            rivals = {name for role in ("baseline", "hourly", "blind") if (name := self.rival(role))}
+            chosen = rivals.union(others[:1], ahead[:1])
         return {name: look for name, look in self.looks.items() if name in chosen and name in self.numbers}
 
     def _controller(self, name: str) -> Any:
@@ -203,28 +204,6 @@ def full_table(days: Days) -> pd.DataFrame:
     """Every number of every strategy that finished, by its name in summary.json."""
     table = pd.DataFrame(days.numbers).T.rename(index={name: look.label for name, look in days.looks.items()})
     return table.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all").rename_axis("strategy").reset_index()
-
-
-def choices_of(actions: Mapping[str, Mapping[str, Any]]) -> dict[str, Choices]:
-    """What each sub-action of the world sets, and its choices in words."""
-    return {
-        name: Choices(_what(one), [_level(level, one["levels"]) for level in one["levels"]])
-        for name, one in actions.items()
-    }
-
-
-def _what(action: Mapping[str, Any]) -> str:
-    of = " + ".join(action.get("channels") or [])
-    return f"{action['kind']}{' of ' * bool(of)}{of}" if of else f"{action['agent']}: {action['kind']}"
-
-
-def _level(level: Any, levels: list[Any]) -> str:
-    """A list of names as what it adds to those that all levels share."""
-    if not isinstance(level, list):
-        return str(level)
-    shared = set(levels[0]).intersection(*levels)
-    added = [name for name in level if name not in shared]
-    return "+ " + " + ".join(added) if added else " + ".join(level)
 
 
 def _length(days: Days) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from marca_common.html_page import Figure, Section
+from marca_report.who_gets_what import Choices, choices_of, draw_mean_choice
 
 _CAPTIONS = {
     "budget_curve": "What a request earns at each budget, by {reference}: the nearer to the clairvoyant's line, and the higher "
@@ -25,7 +26,9 @@ _CAPTIONS = {
 }
 
 
-def learned_sections(stages: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> list[Section]:
+def learned_sections(
+    stages: Path, config: Mapping[str, Any], summary: Mapping[str, Any], figures: Path
+) -> list[Section]:
     """One section each for Q, C and g."""
     simulated, policy = config["world"] is not None, config["day"]["policy"]
     return [
@@ -34,7 +37,11 @@ def learned_sections(stages: Path, config: Mapping[str, Any], summary: Mapping[s
             f"Learned values against {reference(simulated)}, on a sample of states. r_s over all pairs mostly ranks states; the "
             "order of actions within a state is what an allocation lives on. Return% gives the log's own amounts of joint "
             "actions to whom a learner would give them.",
-            [*pictures(stages / "offline", simulated), *pictures(stages / "judged" / policy, simulated)],
+            [
+                *pictures(stages / "offline", simulated),
+                _mean_choice(stages / "offline/action_mix.csv", config, figures / "mean_choice.png"),
+                *pictures(stages / "judged" / policy, simulated),
+            ],
             {"The learners": _learners(summary)},
         ),
         Section(
@@ -64,6 +71,23 @@ def pictures(folder: Path, simulated: bool) -> list[Figure]:
         Figure(path, _CAPTIONS.get(path.stem, path.stem.replace("_", " ")).format(reference=reference(simulated)))
         for path in sorted(folder.glob("*.png"))
     ]
+
+
+def _mean_choice(table: Path, config: Mapping[str, Any], path: Path) -> Figure:
+    policy, simulated = config["day"]["policy"], config["world"] is not None
+    label = "reference" if not simulated else "truth"
+    choices = (
+        choices_of(config["world"]["cascade"]["actions"]) if simulated else _numbered(config["logs"]["spec"]["sizes"])
+    )
+    return Figure(
+        draw_mean_choice(pd.read_csv(table, dtype={"value": str}), choices, {"truth": label, policy: policy}, path),
+        f"Who gets what at one price and the reference budget: where the lines part, {policy} sets something else for these "
+        f"requests than {reference(simulated)} would.",
+    )
+
+
+def _numbered(sizes: Mapping[str, int]) -> dict[str, Choices]:
+    return {name: Choices(f"choice of {name}", [str(k) for k in range(size)]) for name, size in sizes.items()}
 
 
 def _learners(summary: Mapping[str, Any]) -> pd.DataFrame:

@@ -24,7 +24,8 @@ def write_run_page(stages: Path, summary: dict[str, Any], into: Path) -> list[st
     ``into`` holds the run's config.yaml. Returns the files that are worth opening, as paths in ``into``.
     """
     config = yaml.safe_load((into / "config.yaml").read_text(encoding="utf-8"))
-    learned, figures = learned_sections(stages, config, summary), into / "figures"
+    figures = into / "figures"
+    learned = learned_sections(stages, config, summary, figures)
     if config["world"] is not None:
         name, days = config["world"]["name"], Days.read(stages / "day", config, summary)
         lead, facts = question(days), _day_facts(days)

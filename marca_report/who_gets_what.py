@@ -1,7 +1,8 @@
 """Who gets the computation: action mix and computation by user value, placement and hour.
 
-Input is the breakdown table of the closed loop: ``strategy, dimension, value, requests, revenue, core_ms`` and one
-column ``<sub-action>=<choice>`` per choice (requests that got it), one row per strategy and value of a dimension.
+Input of the days' figures is the breakdown table of the closed loop: ``strategy, dimension, value, requests, revenue,
+core_ms`` and one column ``<sub-action>=<choice>`` per choice (requests that got it), one row per strategy and value of a
+dimension. That of the offline comparison is its ``action_mix.csv``.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from marca_common.figures import new_figure, save_figure
+from marca_common.figures import COLORS, new_figure, save_figure
 from marca_report.looks import Look
 
 _TITLES = {"user_value": "user value, tenths of the tiers", "placement": "placement", "hour": "hour of day"}
@@ -28,6 +30,28 @@ class Choices:
 
     what: str
     names: list[str]
+
+
+def choices_of(actions: Mapping[str, Mapping[str, Any]]) -> dict[str, Choices]:
+    """What each sub-action of the world sets, and its choices in words."""
+    return {
+        name: Choices(_what(one), [_level(level, one["levels"]) for level in one["levels"]])
+        for name, one in actions.items()
+    }
+
+
+def _what(action: Mapping[str, Any]) -> str:
+    of = " + ".join(action.get("channels") or [])
+    return f"{action['kind']}{' of ' * bool(of)}{of}" if of else f"{action['agent']}: {action['kind']}"
+
+
+def _level(level: Any, levels: list[Any]) -> str:
+    """A list of names as what it adds to those that all levels share."""
+    if not isinstance(level, list):
+        return str(level)
+    shared = set(levels[0]).intersection(*levels)
+    added = [name for name in level if name not in shared]
+    return "+ " + " + ".join(added) if added else " + ".join(level)
 
 
 def draw_computation(breakdown: pd.DataFrame, path: Path, looks: Mapping[str, Look]) -> Path:
@@ -73,12 +97,48 @@ def draw_action_mix(breakdown: pd.DataFrame, choices: Mapping[str, Choices], str
     return save_figure(figure, path)
 
 
+def draw_mean_choice(mix: pd.DataFrame, choices: Mapping[str, Choices], models: Mapping[str, str], path: Path) -> Path:
+    """Mean choice of every sub-action along the log's first state column, one line per model (model → label).
+
+    Under one price at the reference budget where the comparison knows costs, else under the log's own quotas.
+    """
+    column = next((name for name in mix["by"].unique() if name != "all"), "all")
+    part = mix[
+        (mix["by"] == column) & (mix["allocation"] == ("price" if "price" in set(mix["allocation"]) else "quota"))
+    ]
+    part = part.assign(weighted=part["choice"] * part["requests"])
+    columns = min(3, len(choices))
+    figure, axes = new_figure(-(-len(choices) // columns), columns, width=10.2, height=5.8, squeeze=False, sharex=True)
+    for axis, (name, choice) in zip(axes.flat, choices.items()):
+        for color, (model, label) in zip(("0.1", *COLORS), models.items()):
+            one = part[(part["model"] == model) & (part["sub_action"] == name)]
+            sums = in_tenths(one.groupby("value")[["weighted", "requests"]].sum(), 10)
+            axis.plot(range(len(sums)), sums["weighted"] / sums["requests"], "o-", ms=3.5, color=color, label=label)
+            _ticks(axis, sums)
+        axis.set_title(f"{name}, {choice.what}")
+        axis.tick_params(labelbottom=True)
+        axis.set_yticks(range(len(choice.names)), choice.names)
+        axis.set_ylim(-0.15, len(choice.names) - 0.85)
+    for axis in [*axes.flat][len(choices) :]:
+        axis.set_visible(False)
+    figure.supxlabel(
+        column.replace("_", " ") + ", tenths of its values in order" * (part["value"].nunique() > 10), fontsize=10
+    )
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(models))
+    return save_figure(figure, path)
+
+
 def grouped(breakdown: pd.DataFrame, strategy: str, dimension: str) -> pd.DataFrame:
     """Sums per value of a dimension in natural order; one of many values is cut into tenths, lowest first."""
     rows = breakdown[(breakdown["strategy"] == strategy) & (breakdown["dimension"] == dimension)]
-    table = rows.drop(columns=["strategy", "dimension"]).groupby("value").sum()
+    return in_tenths(rows.drop(columns=["strategy", "dimension"]).groupby("value").sum(), _MOST[dimension])
+
+
+def in_tenths(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Rows in the natural order of their index; more than ``most`` are summed up into ten groups, 1 to 10."""
     table = table.loc[sorted(table.index, key=_natural)]
-    if len(table) <= _MOST[dimension]:
+    if len(table) <= most:
         return table
     tenth = pd.Series(np.arange(len(table)) * 10 // len(table) + 1, index=table.index)
     return table.groupby(tenth).sum()
