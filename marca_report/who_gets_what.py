@@ -146,7 +146,11 @@ def in_tenths(table: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def _ticks(axis: Axes, table: pd.DataFrame) -> None:
     step = max(1, len(table) // 8) if len(table) > 10 else 1
-    axis.set_xticks(range(0, len(table), step), [str(label) for label in table.index[::step]])
+    labels = [str(label) for label in table.index[::step]]
+    axis.set_xticks(range(0, len(table), step), labels)
+    if len("".join(labels)) > 20:
+        for label in axis.get_xticklabels():
+            label.set(rotation=35, ha="right", rotation_mode="anchor")
 
 
 def _natural(text: object) -> tuple[int, str]:
