@@ -36,8 +36,7 @@ def write_page(path: Path, title: str, lead: str, facts: dict[str, Any], section
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
-    environment.filters["picture"] = _picture
-    environment.filters["table"] = _table
+    environment.filters |= {"picture": _picture, "least_width": _least_width, "table": _table}
     write_text(
         path,
         environment.get_template("html_page.html.j2").render(title=title, lead=lead, facts=facts, sections=sections),
@@ -47,6 +46,12 @@ def write_page(path: Path, title: str, lead: str, facts: dict[str, Any], section
 
 def _picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _least_width(path: Path) -> int:
+    """Pixels below which the writing in a PNG cannot be read: a narrower screen scrolls the figure in its own box."""
+    width = int.from_bytes(path.read_bytes()[16:20], "big")
+    return round(0.58 * width)
 
 
 def _table(frame: pd.DataFrame) -> str:

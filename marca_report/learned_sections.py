@@ -14,8 +14,8 @@ from marca_report.who_gets_what import Choices, choices_of, draw_mean_choice
 _CAPTIONS = {
     "budget_curve": "What a request earns at each budget, by {reference}: the nearer to the clairvoyant's line, and the higher "
     "above the best static mixture, the better.",
-    "return_pct": "Each learner spends the log's own amounts of every action; 100 % is what the same amounts earn when "
-    "{reference} decide.",
+    "return_pct": "Every learner hands out the log's own amounts of each action; 100 % is what they earn where {reference} "
+    "hands them out.",
     "return_vs_spearman": "If points rise to the right, learners that rank better also earn more.",
     "calibration": "Each point is a group of requests: on the line, predicted money is earned money.",
     "capture": "Left, what a budget earns; right, the share of the best possible gain over a static mixture that the "
@@ -23,6 +23,12 @@ _CAPTIONS = {
     "cost_curves": "Curves: what longer queues cost, with bootstrap bands. Right: each point a load test; on the line, the "
     "fitted cost is the measured one.",
     "training": "Left, the error on held-out minutes while learning; right, how it grows with the minutes looked ahead.",
+}
+
+
+_REFERENCE = {
+    True: "the truth, which the simulated world knows",
+    False: "a reference, the estimates of an ensemble that was fitted on the same log",
 }
 
 
@@ -34,7 +40,7 @@ def learned_sections(
     return [
         Section(
             "What was learned: the worth of joint actions, Q(s, a)",
-            f"Learned values against {reference(simulated)}, on a sample of states. r_s over all pairs mostly ranks states; the "
+            f"Learned values against {_REFERENCE[simulated]}, on a sample of states. r_s over all pairs mostly ranks states; the "
             "order of actions within a state is what an allocation lives on. Return% gives the log's own amounts of joint "
             "actions to whom a learner would give them.",
             [
@@ -61,8 +67,8 @@ def learned_sections(
 
 
 def reference(simulated: bool) -> str:
-    """What learned values are compared with."""
-    return "the world's true values" if simulated else "the estimates of an ensemble that was fitted on the same log"
+    """What learned values are compared with, in a word."""
+    return "the truth" if simulated else "the reference"
 
 
 def pictures(folder: Path, simulated: bool) -> list[Figure]:
@@ -75,19 +81,20 @@ def pictures(folder: Path, simulated: bool) -> list[Figure]:
 
 def _mean_choice(table: Path, config: Mapping[str, Any], path: Path) -> Figure:
     policy, simulated = config["day"]["policy"], config["world"] is not None
-    label = "reference" if not simulated else "truth"
     choices = (
         choices_of(config["world"]["cascade"]["actions"]) if simulated else _numbered(config["logs"]["spec"]["sizes"])
     )
     return Figure(
-        draw_mean_choice(pd.read_csv(table, dtype={"value": str}), choices, {"truth": label, policy: policy}, path),
+        draw_mean_choice(
+            pd.read_csv(table, dtype={"value": str}), choices, {"truth": reference(simulated), policy: policy}, path
+        ),
         f"Who gets what at one price and the reference budget: where the lines part, {policy} sets something else for these "
         f"requests than {reference(simulated)} would.",
     )
 
 
 def _numbered(sizes: Mapping[str, int]) -> dict[str, Choices]:
-    return {name: Choices(f"choice of {name}", [str(k) for k in range(size)]) for name, size in sizes.items()}
+    return {name: Choices("number of the choice", [str(k) for k in range(size)]) for name, size in sizes.items()}
 
 
 def _learners(summary: Mapping[str, Any]) -> pd.DataFrame:
