@@ -97,19 +97,19 @@ def question(days: Days) -> str:
         "blind": "lets feedback set a price, but treats all requests alike",
         "oracle": "knows the truth and the future, and bounds what can be had",
     }
-    rivals = "; ".join(f"{days.label(role)} {text}" for role, text in roles.items() if days.rival(role))
-    seeds = days.minutes["seed"].nunique()
+    rivals = "; ".join(f"“{days.label(role)}” {text}" for role, text in roles.items() if days.rival(role))
+    length, seeds = _length(days.config["day"]["days"]), len(days.config["day"]["seeds"])
     return (
         "How much more can a recommender earn with the same CPUs, if it learns from its logs which requests deserve more "
-        f"computation? Every strategy served the same {_length(days)}{f' under each of {seeds} seeds' * (seeds > 1)}: the same "
-        f"requests, the same luck, the same CPU budget. The yardstick, {days.label('baseline')}, gives everybody one blend of "
+        f"computation? Every strategy served the same {length}{f' under each of {seeds} seeds' * (seeds > 1)}: the same "
+        f"requests, the same luck, the same CPU budget. The yardstick, “{days.label('baseline')}”, gives everybody one blend of "
         f"actions that fits the peak{'; ' * bool(rivals)}{rivals}."
     )
 
 
 def result_section(days: Days, figures: Path) -> Section:
     """The result in one picture, and one table of all strategies."""
-    tables = {"All strategies": result_table(days)}
+    tables = {"All strategies; μ and ν are means over minutes, services and data centres": result_table(days)}
     if days.attribution is not None and len(days.attribution) > 1:
         path = draw_waterfall(days.attribution, figures / "waterfall.png")
         caption = (
@@ -158,11 +158,8 @@ def _numbers(days: Days, one: Mapping[str, Any], columns: Mapping[str, str]) -> 
 def story_section(days: Days, figures: Path) -> Section:
     """How the result came about: revenue, CPU, price and who gets what."""
     looks, services = days.shown(), list(days.config["world"]["cost"]["services"])
-    few = (
-        ""
-        if len(looks) == len(days.numbers)
-        else " For legibility only the rivals and the best learned strategies are drawn."
-    )
+    few = "" if len(looks) == len(days.numbers) else " Drawn: the rivals and the best learned strategies."
+    first = few + " The first day is shown." * (days.config["day"]["days"] > 1)
     drawn = [
         Figure(
             draw_revenue(days.minutes, figures / "revenue.png", looks, str(days.rival("baseline"))),
@@ -172,12 +169,12 @@ def story_section(days: Days, figures: Path) -> Section:
         Figure(
             draw_cpu(days.minutes, services, figures / "cpu.png", looks),
             "A good strategy keeps CPU just below the dashed budget: far below is money left, above it is a risk of "
-            f"timeouts.{few}",
+            f"timeouts.{first}",
         ),
         Figure(
             draw_lambda(days.minutes, services, figures / "lambda.png", looks),
             "λ, the price of computation, rises where traffic presses on the budget and falls to nothing where computation "
-            f"is free.{few}",
+            f"is free.{first}",
         ),
         Figure(
             draw_computation(days.breakdown, figures / "computation.png", looks),
@@ -197,7 +194,7 @@ def story_section(days: Days, figures: Path) -> Section:
         "Every request gets the joint action with the largest Q − λC: what it is worth, less its computation at the price λ. "
         "There is one price per service and data centre."
     )
-    return Section("How it came about", text, drawn, {"All numbers, per simulated run": full_table(days)})
+    return Section("How it came about", text, drawn, {"All numbers, by their names in summary.json": full_table(days)})
 
 
 def full_table(days: Days) -> pd.DataFrame:
@@ -206,6 +203,5 @@ def full_table(days: Days) -> pd.DataFrame:
     return table.apply(pd.to_numeric, errors="coerce").dropna(axis=1, how="all").rename_axis("strategy").reset_index()
 
 
-def _length(days: Days) -> str:
-    minutes = days.minutes.groupby(["strategy", "seed", "group"])["minute"].nunique().max()
-    return f"{minutes / 1440:.3g} days" if minutes > 1440 else "day" if minutes == 1440 else f"{minutes / 60:.3g} hours"
+def _length(days: float) -> str:
+    return f"{days:.3g} days" if days > 1 else "day" if days == 1 else f"{24 * days:.3g} hours"
