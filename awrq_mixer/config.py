@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners import BOOSTED, find_learner
 from marca_common.config import Config
+from marca_common.requests import RequestSpec
 
 
 class SplitConfig(Config):
@@ -68,6 +69,36 @@ class TrainConfig(LearnerConfig):
         if self.learner != BOOSTED:
             find_learner(self.learner).check(self)
         return self
+
+
+class ProfileConfig(Config):
+    """Estimate what each joint action is worth on average over all requests of a log."""
+
+    requests: str = Field(default="runs/world/logs/requests.parquet", description="request log, CSV or Parquet")
+    spec: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
+    surrogate: str | None = Field(
+        default=None, description="logged column that tells actions apart with less noise than revenue; null: none"
+    )
+    test: float = Field(default=0.1, ge=0, lt=1, description="share of the rows, the latest, that is not read")
+    threads: int = Field(default=1, ge=1, description="torch threads")
+
+
+class AnchorConfig(Config):
+    """Anchor a trained learner to a global profile, and shrink its personalisation to what held-out revenue bears out."""
+
+    checkpoint: str = Field(default="runs/awrq_mixer/best.pt", description="checkpoint of a trained learner")
+    requests: str = Field(
+        default="runs/world/logs/requests.parquet", description="the learner's log; its training and validation shares"
+    )
+    profile: str = Field(default="runs/profile/profile.csv", description="table of awrq_mixer.profile")
+    directions: int = Field(default=12, ge=1, description="principal directions of departures that get a slope each")
+    confidence: float = Field(
+        default=2.0, ge=0, description="standard errors that a slope is lowered by before it becomes a share"
+    )
+    reference_rows: int = Field(default=4000, ge=50, description="training rows that means over states are taken over")
+    validation_rows: int = Field(default=100000, ge=20, description="most validation rows that slopes are fitted on")
+    seed: int = Field(default=0, ge=0, description="seed of the sample of reference rows")
+    threads: int = Field(default=1, ge=1, description="torch threads")
 
 
 class PredictConfig(Config):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,7 +298,7 @@ def _map_from_dict(values: Mapping[str, Any], place: str) -> ServiceMap:
 
 
 def _require_whole(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
-    """A UserError where a number is not finite, or where an element, a switch or a channel of ``actions`` has no cost."""
+    """A UserError where a number is not finite, or where a setting, a channel or a curve of ``actions`` is missing."""
     curves = [(f"queues.{e}.{key}", curve) for e, by in one.queues.items() for key, curve in by.items()]
     numbers: list[tuple[str, Any]] = [("base", one.base), ("idle_percent", one.idle_percent)]
     numbers += [(f"switches.{name}.{key}", cost) for name, by in one.switches.items() for key, cost in by.items()]
@@ -325,20 +325,26 @@ def _require_parts(one: ServiceMap, actions: ActionsConfig, place: str) -> None:
     for name, (x, y) in (("load", one.load), ("degradation", one.degradation)):
         if np.ndim(x) != 1 or np.shape(x) != np.shape(y) or not len(x) or (np.diff(x) <= 0).any():
             raise UserError(f"{place}.{name}: expected rising levels and as many values, got {x} and {y}")
-    unpriced = [name for name in actions.switches if name not in one.switches]
-    if unpriced:
-        raise UserError(f"{place}.switches: no costs of {unpriced[0]!r}; found {list(one.switches)}")
-    by = [ALL] if actions.channel_switch is None else actions.switches[actions.channel_switch].values
-    lost = [key for key in by if actions.channels and not {key, ALL} & set(one.channels)]
-    if lost:
-        raise UserError(f"{place}.channels: no costs under {lost[0]!r}; found {list(one.channels)}")
+    _require_keys(one.switches, actions.switches, f"{place}.switches", "costs")
+    for name, setting in actions.switches.items():
+        _require_keys(one.switches[name], setting.values, f"{place}.switches.{name}", "cost")
+    opened = [c for value in actions.channels.values for c in channel_names(value)] if actions.channels else []
+    for key in _settings(actions, actions.channel_switch):
+        found = ALL if key not in one.channels and ALL in one.channels else key
+        _require_keys(one.channels.get(found, {}), opened, f"{place}.channels.{found}", "cost")
     for name, element in actions.elements.items():
-        settings = [ALL] if element.switch is None else actions.switches[element.switch].values
-        missing = [key for key in settings if key not in one.queues.get(name, {})]
-        if missing:
-            raise UserError(
-                f"{place}.queues.{name}: no curve of {missing[0]!r}; found {list(one.queues.get(name, {}))}"
-            )
+        settings = _settings(actions, element.switch)
+        _require_keys(one.queues.get(name, {}), settings, f"{place}.queues.{name}", "curve")
+
+
+def _settings(actions: ActionsConfig, switch: str | None) -> list[str]:
+    return [ALL] if switch is None else actions.switches[switch].values
+
+
+def _require_keys(found: Mapping[str, Any], wanted: Iterable[str], place: str, what: str) -> None:
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        raise UserError(f"{place}: no {what} of {missing[0]!r}; found {list(found)}")
 
 
 def _curve_from_dict(values: Mapping[str, Any], place: str) -> Curve:

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from awrq_mixer.anchoring.anchor import Anchor
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import BOOSTED, LEARNERS, find_learner
 from awrq_mixer.learners.base import Learner
@@ -46,13 +47,18 @@ class Scorer(Protocol):
 
 
 class Predictor:
-    """Q(s, a) for states of a DataFrame; travels as one checkpoint with its encoder and training config."""
+    """Q(s, a) for states of a DataFrame; travels as one checkpoint with its encoder, training config and anchor, if any."""
 
     def __init__(
-        self, scorer: Scorer, config: TrainConfig, encoder: StateEncoder, device: torch.device | None = None
+        self,
+        scorer: Scorer,
+        config: TrainConfig,
+        encoder: StateEncoder,
+        device: torch.device | None = None,
+        anchor: Anchor | None = None,
     ) -> None:
         self.scorer, self.config, self.spec, self.encoder = scorer, config, config.spec, encoder
-        self.device = device or torch.device("cpu")
+        self.device, self.anchor = device or torch.device("cpu"), anchor
 
     @torch.no_grad()
     def values(self, states: pd.DataFrame, chunk: int = 64) -> np.ndarray:
@@ -68,13 +74,14 @@ class Predictor:
         out = np.empty((len(states), self.spec.n_joint), dtype=np.float32)
         for start in range(0, len(states), chunk):
             rows = slice(start, start + chunk)
-            out[rows] = self.scorer.values(codes[rows], numbers[rows]).cpu().numpy()
+            learned = self.scorer.values(codes[rows], numbers[rows]).cpu().numpy()
+            out[rows] = learned if self.anchor is None else self.anchor.apply(learned)
         return out
 
     @torch.no_grad()
     def at(self, states: pd.DataFrame, rows: np.ndarray, joint: np.ndarray, chunk: int = 64) -> np.ndarray:
         """Expected revenue of chosen pairs: row ``rows`` of ``states`` under joint action ``joint``, both (V,) → (V,)."""
-        if isinstance(self.scorer, BoostedScorer):
+        if isinstance(self.scorer, BoostedScorer) and self.anchor is None:
             return self.scorer.pairs(*self.encoder.transform(states.iloc[rows]), joint)
         out = np.empty(len(rows), dtype=np.float32)
         order = np.argsort(rows, kind="stable")
@@ -86,6 +93,8 @@ class Predictor:
     def save(self, path: str | Path) -> None:
         """Write the checkpoint, atomically."""
         payload = {"learner": self.config.learner, "config": to_dict(self.config), "encoder": self.encoder.to_dict()}
+        if self.anchor is not None:
+            payload["anchor"] = self.anchor.to_payload()
         save_checkpoint(path, KIND, list(self.spec.state), payload | self.scorer.to_payload())
 
     @classmethod
@@ -96,21 +105,24 @@ class Predictor:
             config = _config(payload)
             encoder = StateEncoder.from_dict(payload["encoder"], config.spec.state)
             space = Space.of(config.spec, encoder)
+            held = payload.get("anchor")
+            anchor = None if held is None else Anchor.from_payload(held, config.spec.n_joint)
             if config.learner == BOOSTED:
                 features = len(config.spec.state) + len(space.sizes)
-                return cls(BoostedScorer.from_payload(payload, config, features), config, encoder)
+                scorer = BoostedScorer.from_payload(payload, config, features)
+                return cls(scorer, config, encoder, anchor=anchor)
             kind = find_learner(config.learner)
             if config.learner in LEARNERS:  # somebody else's may need real tensors
                 require_fit(lambda: kind(space, config), payload["weights"], any_size=kind.any_size)
             learner = kind(space, config)
             load_weights(learner, payload["weights"], any_size=learner.any_size)
-            return cls(learner.to(place).eval(), config, encoder, place)
+            return cls(learner.to(place).eval(), config, encoder, place, anchor)
 
 
 def _config(payload: dict[str, Any]) -> TrainConfig:
     """The training config of a checkpoint whose parts are those of its learner."""
     parts = {"weights"} if payload.get("learner") != BOOSTED else {"scale", "models"}
-    require_keys(payload, {"learner", "config", "encoder", *parts})
+    require_keys(payload, {"learner", "config", "encoder", *parts}, optional={"anchor"})
     try:
         config = TrainConfig.model_validate(payload["config"])
     except ValidationError as error:

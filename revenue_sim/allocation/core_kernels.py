@@ -35,7 +35,7 @@ def extended(
     size = 0
     found_parent, found_action = -1, -1
     new_cost, new_loss = np.empty(states * actions), np.empty(states * actions)
-    parent, action = np.empty(states * actions, np.int32), np.empty(states * actions, np.int16)
+    parent, action = np.empty(states * actions, np.int32), np.empty(states * actions, np.int32)
     for i in range(states):
         for j in range(actions):
             c, l = cost[i] + step_cost[j], loss[i] + step_loss[j]

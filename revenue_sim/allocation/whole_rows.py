@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from revenue_sim.checks import check_counts
 
 BLOCK = 4096  # rows whose losses are computed at a time
 STATES = (1_000, 20_000, 400_000)  # partial choices kept at a time, search by search; the rest only bounds
-STORED = 60_000_000  # partial choices kept in all, 6 bytes each
+STORED = 60_000_000  # partial choices kept in all, 8 bytes each: parent and action, int32
 ROUNDING = 8 * np.finfo(np.float64).eps  # of the sum of all |Q| and λ|C|: what float64 may be off by, generously
 TRIES = 20  # how often a choice that only rounding lets over the budget is searched for again with less room
 
@@ -120,10 +121,11 @@ class Core:
 
     def search(self, room: float, best: float, deadline: float) -> tuple[list[int] | None, float, float]:
         """As ``_pass``, with few partial choices first: a good choice found early leaves less to search."""
-        picked = None
+        picked, floor = None, -math.inf
         for states in STATES:
-            better, best, floor = self._pass(room, best, deadline, states)
+            better, best, reached = self._pass(room, best, deadline, states)
             picked = picked if better is None else better
+            floor = max(floor, reached)  # each pass proves its own: one that time cuts short takes nothing back
             if floor >= best or best <= self.value_rounding or time.monotonic() > deadline:
                 break
         return picked, best, floor
@@ -221,12 +223,12 @@ def _losses(
     return lost, base
 
 
-def _worth(values: np.ndarray, costs: np.ndarray, price: float) -> list[tuple[slice, np.ndarray]]:
-    parts = [slice(begin, begin + BLOCK) for begin in range(0, len(values), BLOCK)]
-    return [
-        (part, values[part].astype(np.float64) - price * (costs[part] if len(costs) > 1 else costs).astype(np.float64))
-        for part in parts
-    ]
+def _worth(values: np.ndarray, costs: np.ndarray, price: float) -> Iterator[tuple[slice, np.ndarray]]:
+    """Q − λC in float64, one block of rows at a time: a copy of the whole table may not fit in memory."""
+    for begin in range(0, len(values), BLOCK):
+        part = slice(begin, begin + BLOCK)
+        own = costs[part] if len(costs) > 1 else costs
+        yield part, values[part].astype(np.float64) - price * own.astype(np.float64)
 
 
 def _candidates(
@@ -264,6 +266,5 @@ def _dominated(row: np.ndarray, cost: np.ndarray, loss: np.ndarray, price: float
 
 def _scales(values: np.ndarray, costs: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """Σ count·max|Q| and Σ count·max|C|."""
-    value = np.abs(values).max(axis=1).astype(np.float64)
-    cost = np.abs(costs).max(axis=1).astype(np.float64)
+    value, cost = (np.maximum(t.max(axis=1), -t.min(axis=1)).astype(np.float64) for t in (values, costs))
     return float(counts @ value), float(counts @ (cost if len(cost) > 1 else np.broadcast_to(cost, len(counts))))

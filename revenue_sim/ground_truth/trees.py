@@ -159,7 +159,10 @@ _ARRAYS = ("roots", "feature", "threshold", "left", "right")
 def _check_nodes(
     features: int, roots: np.ndarray, feature: np.ndarray, threshold: np.ndarray, left: np.ndarray, right: np.ndarray
 ) -> None:
-    """A UserError unless every node is a leaf or leads to two later ones: the compiled loops follow them unchecked."""
+    """A UserError unless the nodes are whole trees: the compiled loops follow them unchecked.
+
+    Each node is a leaf or leads to two later ones, and is once a root or a child: a root that got lost leaves a tree out.
+    """
     nodes, inner = np.arange(len(feature)), feature >= 0
     kinds = [part.dtype for part in (roots, feature, threshold, left, right)]
     good = (
@@ -167,8 +170,9 @@ def _check_nodes(
         and feature.shape == threshold.shape == left.shape == right.shape == (len(nodes),)
         and roots.ndim == 1
         and len(roots) > 0
-        and bool(((roots >= 0) & (roots < len(nodes))).all() and ((feature >= -1) & (feature < features)).all())
-        and all(bool(((side > nodes) & (side < len(nodes)))[inner].all()) for side in (left, right))
+        and bool(((feature >= -1) & (feature < features)).all())
+        and bool(((left > nodes) & (right > nodes))[inner].all())
+        and np.array_equal(np.sort(np.concatenate([roots, left[inner], right[inner]])), nodes)
     )
     if not good:
         raise UserError("trees: nodes, children and columns do not fit each other: train again")

@@ -6,7 +6,7 @@ spread that is too small. Three things are added here.
 1. Skewness: the quantiles of Hall (1992, "On the removal of skewness by transformation"), where they reach further than the normal ones.
 2. The unseen: what happens ``ln(2/δ)/2`` times in M requests on average stays unseen with probability √(δ/2), one in six at δ = .05.
    Payments of that rate, as large as the largest term seen, would add ``ln(2/δ)/2·max/M``. The interval reaches that much further.
-   The half was chosen on development worlds: without it intervals are a sixth wider, with 0 they cover .87 where weights are uneven.
+   The half was chosen on development worlds.
 3. The missed: large payments that the log saw, and by chance not with the actions of the policy (``missed_payments``).
 """
 

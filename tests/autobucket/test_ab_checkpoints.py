@@ -137,12 +137,29 @@ def test_cost_maps_without_a_whole_part_are_refused(key: str, odd: Any, maps: di
     assert refused(CostMaps.load, tmp_path / "maps.json")
 
 
-def test_a_map_without_a_curve_that_its_actions_need_is_refused(maps: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "key", "expected"),
+    [
+        ("queues.retrieved", "heavy", "no curve of 'heavy'; found ['light']"),
+        ("switches.model", "heavy", "no cost of 'heavy'; found ['light']"),
+        ("switches.model", "light", "no cost of 'light'; found ['heavy']"),
+        ("switches", "model", "no costs of 'model'; found []"),
+        ("channels.heavy", "2", "no cost of '2'; found ['1', '3', '4']"),
+        ("channels", "heavy", "no cost of '1'; found []"),
+    ],
+)
+def test_a_map_without_a_part_that_its_actions_need_is_refused(
+    part: str, key: str, expected: str, maps: dict[str, Any], tmp_path: Path
+) -> None:
     broken = copy.deepcopy(maps)
-    del broken["maps"]["south"]["ranking"]["queues"]["retrieved"]["heavy"]
+    node = broken["maps"]["south"]["ranking"]
+    for name in part.split("."):
+        node = node[name]
+    del node[key]
     (tmp_path / "maps.json").write_text(json.dumps(broken))
-    with pytest.raises(UserError, match=r"south\.ranking\.queues\.retrieved: no curve of 'heavy'; found \['light'\]"):
-        CostMaps.load(tmp_path / "maps.json")
+    place = f"{part}.heavy" if part == "channels" else part
+    found = refusal(lambda: CostMaps.load(tmp_path / "maps.json"))
+    assert found == f"{tmp_path / 'maps.json'}: south.ranking.{place}: {expected}"
 
 
 def test_a_cost_that_is_not_finite_is_not_written(maps: dict[str, Any], tmp_path: Path) -> None:

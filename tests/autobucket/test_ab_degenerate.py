@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from autobucket.config import PredictConfig
@@ -20,22 +18,9 @@ from autobucket.train import TrainResult, train
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from tests.autobucket.conftest import ACTIONS, make_loadtest, make_log
+from tests.reference.table_edits import Edit, with_cell, with_columns
 
 STATE = {name: "category" for name in ("user_value", "placement", "segment", "idc")} | {"price": "numeric"}
-Edit = Callable[[pd.DataFrame], pd.DataFrame]
-
-
-def _with(**columns: Any) -> Edit:
-    return lambda frame: frame.assign(**columns)
-
-
-def _at(column: str, value: float) -> Edit:
-    def edit(frame: pd.DataFrame) -> pd.DataFrame:
-        frame = frame.astype({column: float})
-        frame.loc[5, column] = value
-        return frame
-
-    return edit
 
 
 def _fit(edit: Edit, folder: Path, loss: str = "share", **optimiser: Any) -> TrainResult:
@@ -67,13 +52,13 @@ def _scores(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (_with(retrieved=0, preranked=0, clicks=0), "column 'retrieved' is 0 in all training rows"),
-        (_with(preranked=14.62), "column 'preranked' is 14.62 in all training rows"),
-        (_with(price=14.62), "state column 'price' is 14.62 in all training rows"),
-        (_with(a1=0, a2=0), "column 'a1' is 0 in all training rows: its other choices are guessed"),
-        (_with(user_value="x", placement="x", segment="x", idc="x"), None),
+        (with_columns(retrieved=0, preranked=0, clicks=0), "column 'retrieved' is 0 in all training rows"),
+        (with_columns(preranked=14.62), "column 'preranked' is 14.62 in all training rows"),
+        (with_columns(price=14.62), "state column 'price' is 14.62 in all training rows"),
+        (with_columns(a1=0, a2=0), "column 'a1' is 0 in all training rows: its other choices are guessed"),
+        (with_columns(user_value="x", placement="x", segment="x", idc="x"), None),
         (lambda f: f.head(12), None),
-        (_at("clicks", 1e300), None),
+        (with_cell("clicks", 1e300), None),
     ],
 )
 def test_odd_logs_give_numbers_and_a_warning(loss: str, edit: Edit, expected: str | None, tmp_path: Path) -> None:
@@ -86,10 +71,14 @@ def test_odd_logs_give_numbers_and_a_warning(loss: str, edit: Edit, expected: st
 @pytest.mark.parametrize(
     ("edit", "loss", "expected"),
     [
-        (_at("retrieved", 1e300), "share", r"log\.parquet: column 'retrieved': got 1e\+300; expected numbers below"),
-        (_at("retrieved", 1e20), "mse", r"column 'retrieved': got 1e\+20, a million times as far"),
-        (_at("price", 1e300), "mse", r"log\.parquet: state column 'price': got 1e\+300"),
-        (_at("retrieved", -1), "poisson", "got the label -1; loss poisson expects non-negative results"),
+        (
+            with_cell("retrieved", 1e300),
+            "share",
+            r"log\.parquet: column 'retrieved': got 1e\+300; expected numbers below",
+        ),
+        (with_cell("retrieved", 1e20), "mse", r"column 'retrieved': got 1e\+20, a million times as far"),
+        (with_cell("price", 1e300), "mse", r"log\.parquet: state column 'price': got 1e\+300"),
+        (with_cell("retrieved", -1), "poisson", "got the label -1; loss poisson expects non-negative results"),
         (lambda f: f.head(1), "mse", "too few for training and validation"),
     ],
 )
@@ -102,7 +91,7 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(
 
 
 def test_a_constant_result_is_predicted_within_a_unit_of_it(tmp_path: Path) -> None:
-    _fit(_with(preranked=14.62), tmp_path, "mse")  # its float32 spread is rounding, so that the scale is 1
+    _fit(with_columns(preranked=14.62), tmp_path, "mse")  # its float32 spread is rounding, so that the scale is 1
     assert np.abs(_scores(tmp_path)[0]["preranked"] - 14.62).max() < 1
 
 
@@ -110,7 +99,7 @@ def test_a_constant_result_is_predicted_within_a_unit_of_it(tmp_path: Path) -> N
 @pytest.mark.parametrize("loss", ["share", "mse", "poisson"])
 def test_results_scale_with_their_unit(loss: str, scale: float, tmp_path: Path) -> None:
     _fit(lambda f: f, tmp_path / "plain", loss)
-    _fit(_with(retrieved=lambda f: f["retrieved"] * scale), tmp_path / "scaled", loss)
+    _fit(with_columns(retrieved=lambda f: f["retrieved"] * scale), tmp_path / "scaled", loss)
     plain, scaled = (_scores(tmp_path / name)[0]["retrieved"] for name in ("plain", "scaled"))
     np.testing.assert_allclose(scaled / scale, plain, rtol=1e-3)
 
@@ -145,7 +134,7 @@ def _costs(edit: Edit, folder: Path) -> tuple[FitCostsResult, list[str]]:
 
 
 def test_a_queue_measured_at_one_length_costs_nothing_more_and_is_named(tmp_path: Path) -> None:
-    result, warnings = _costs(_with(retrieved=40.0), tmp_path)
+    result, warnings = _costs(with_columns(retrieved=40.0), tmp_path)
     curve = result.maps.maps["north"]["retrieval"].queues["retrieved"]["light"]
     assert curve(np.array([0.0, 40.0, 400.0])).tolist() == [0.0, 0.0, 0.0]
     assert any(
@@ -154,7 +143,7 @@ def test_a_queue_measured_at_one_length_costs_nothing_more_and_is_named(tmp_path
 
 
 def test_one_rate_shows_no_dependence_on_load(tmp_path: Path) -> None:
-    loaded = _with(
+    loaded = with_columns(
         qps=lambda f: np.where(f["qps"] > 0, 1000.0, 0.0), cpu_percent=lambda f: np.where(f["qps"] > 0, 30.0, 1.5)
     )
     result, _ = _costs(loaded, tmp_path)
@@ -166,13 +155,19 @@ def test_one_rate_shows_no_dependence_on_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (_with(cpu_percent=0.0), r"north\.retrieval: 0 rows use more than 0\.5 % CPU above idle"),
-        (_with(qps=0.0), "column 'qps': got only 0"),
-        (_with(degradation=1.0), "no usable row with degradation 0"),
-        (_with(degradation=lambda f: np.where(f["degradation"] > 0, 1e300, 0)), r"column 'degradation': got 1e\+300"),
-        (_at("retrieved", 1e300), r"column 'retrieved': got 1e\+300"),
-        (_with(qps=lambda f: f["qps"] * 1e-300), r"cost per request by Eq\. 26: got .*e\+"),
-        (_with(qps=lambda f: f["qps"] * 1e300), r"cost per request by Eq\. 26: the largest value is .* too small"),
+        (with_columns(cpu_percent=0.0), r"north\.retrieval: 0 rows use more than 0\.5 % CPU above idle"),
+        (with_columns(qps=0.0), "column 'qps': got only 0"),
+        (with_columns(degradation=1.0), "no usable row with degradation 0"),
+        (
+            with_columns(degradation=lambda f: np.where(f["degradation"] > 0, 1e300, 0)),
+            r"column 'degradation': got 1e\+300",
+        ),
+        (with_cell("retrieved", 1e300), r"column 'retrieved': got 1e\+300"),
+        (with_columns(qps=lambda f: f["qps"] * 1e-300), r"cost per request by Eq\. 26: got .*e\+"),
+        (
+            with_columns(qps=lambda f: f["qps"] * 1e300),
+            r"cost per request by Eq\. 26: the largest value is .* too small",
+        ),
         (lambda f: f.head(5), "4 rows use more than"),
     ],
 )

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autobucket.bench.bench_config import AccountingConfig, TargetConfig
+from autobucket.bench.bench_config import AccountingConfig, LiveConfig, TargetConfig
+from autobucket.bench.live.live_loop import LiveLoop
+from autobucket.bench.live.queue_controllers import FixedQueueController
 from autobucket.bench.measuring.load import Budget, LoadWindow, drive
+from autobucket.bench.measuring.run_async import run_async
 from autobucket.bench.target.http_target import HttpTarget, JsonClient
 from autobucket.bench.target.interface import Reply
 from marca_common.errors import UserError
-from tests.autobucket.bench_fakes import MISBEHAVING
+from tests.autobucket.bench_fakes import MISBEHAVING, virtual_time
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -219,3 +222,28 @@ def test_a_clock_that_stands_still_or_falls_is_refused(readings: tuple[float, fl
     else:
         with pytest.raises(UserError, match=message):
             asyncio.run(load())
+
+
+@pytest.mark.parametrize(
+    ("readings", "message"),
+    [
+        ((5.0, 5.0), "0 CPU seconds while [0-9]+ requests were answered"),
+        ((5.0, 6.0, 6.0, 6.0), None),  # judged from the start on: an interval without a step of the clock is nothing
+        ((5.0, 5.1, 4.0), "the CPU clock of service 'ranking' fell by 1 s while under load"),
+    ],
+)
+def test_the_live_loop_refuses_a_clock_that_stands_still_or_falls(
+    readings: tuple[float, ...], message: str | None
+) -> None:
+    config = LiveConfig(seconds=1.5, interval_s=0.5, peak_qps=40)
+
+    async def run() -> int:
+        loop = LiveLoop(config, Quick(*readings), FixedQueueController(config), {"queue_a": 1}, cores=1)
+        return len(await loop.run())
+
+    with virtual_time():
+        if message is None:
+            assert run_async(run) == 3
+        else:
+            with pytest.raises(UserError, match=message):
+                run_async(run)

@@ -33,7 +33,7 @@ _RNG = np.random.default_rng(5)
 _CLASS = _RNG.integers(0, 3, (3, 8))
 _EFFECTS = [_RNG.normal(0, 0.6, (3, size)) for size in SIZES]
 _LEVEL = _RNG.normal(0, 0.5, 8)
-SPEC = {
+SPEC: dict[str, Any] = {
     "state": {"place": "category", "segment": "category"},
     "agents": {"first": ["b1", "b2"], "second": ["b3"]},
     "sizes": {"b1": 2, "b2": 3, "b3": 4},
@@ -58,6 +58,22 @@ def make_small_world(folder: Path, rows: int = 6000, seed: int = 0, shuffled: bo
     path = folder / "log.parquet"
     frame.to_parquet(path, index=False)
     return SmallWorld(path, frame, SPEC)
+
+
+def tiny_config(log: Path, learner: str) -> dict[str, Any]:
+    """Config values of a training of a second, on a small log with a numeric ``price`` and a surrogate ``clicks``."""
+    return {
+        "learner": learner,
+        "requests": str(log),
+        "spec": SPEC | {"state": {**SPEC["state"], "price": "numeric"}},
+        "network": {"embedding": 2, "hidden": 4, "heads": 2},
+        "mixer": {"embed": 2, "hyper_layers": [3]},
+        "batch_size": 64,
+        "epochs": 1,
+        "eval_every": 3,
+        "boost": {"trees": 2, "min_rows": 5},
+        "plus": {"classes": 3, "rank": 2, "surrogate": "clicks" if learner == "awrq_plus" else None},
+    }
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import train
 from marca_common.config import to_dict
 from marca_common.errors import UserError
+from tests.awrq_mixer.conftest import tiny_config
 from tests.reference.broken_checkpoints import (
     broken_envelopes,
     broken_files,
@@ -46,21 +47,7 @@ def configs(draw_world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     world = draw_world(folder, rows=400)
     frame = world.frame.assign(price=np.linspace(1, 9, 400), clicks=world.frame["money"] + 1)
     frame.to_parquet(folder / "log.parquet", index=False)
-    values = {
-        "requests": str(folder / "log.parquet"),
-        "spec": world.spec | {"state": {**world.spec["state"], "price": "numeric"}},
-        "network": {"embedding": 2, "hidden": 4, "heads": 2},
-        "mixer": {"embed": 2, "hyper_layers": [3]},
-        "batch_size": 64,
-        "epochs": 1,
-        "eval_every": 3,
-        "boost": {"trees": 2, "min_rows": 5},
-    }
-    plus = {"classes": 3, "rank": 2, "surrogate": "clicks"}
-    return {
-        name: TrainConfig.model_validate(values | {"learner": name} | ({"plus": plus} if name == "awrq_plus" else {}))
-        for name in LEARNERS
-    }
+    return {name: TrainConfig.model_validate(tiny_config(folder / "log.parquet", name)) for name in LEARNERS}
 
 
 @pytest.fixture(scope="module")

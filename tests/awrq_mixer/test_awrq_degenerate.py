@@ -19,22 +19,10 @@ from awrq_mixer.train import TrainResult, train
 from awrq_mixer.training.validation import shape_gain
 from marca_common.errors import UserError
 from marca_common.files import read_json
+from tests.awrq_mixer.conftest import tiny_config
+from tests.reference.table_edits import Edit, with_cell, with_columns
 
 EVERY = [*LEARNERS, BOOSTED]
-Edit = Callable[[pd.DataFrame], pd.DataFrame]
-
-
-def _with(**columns: Any) -> Edit:
-    return lambda frame: frame.assign(**columns)
-
-
-def _at(column: str, row: int, value: float) -> Edit:
-    def edit(frame: pd.DataFrame) -> pd.DataFrame:
-        frame = frame.copy()
-        frame.loc[row, column] = value
-        return frame
-
-    return edit
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +35,7 @@ def fit(draw_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def run(edit: Edit, folder: Path, learner: str = "awrq_mixer", **settings: Any) -> TrainResult:
         folder.mkdir(exist_ok=True)
         edit(base).to_parquet(folder / "log.parquet", index=False)
-        plus = {"classes": 3, "rank": 2, "surrogate": "clicks" if learner == "awrq_plus" else None}
-        values: dict[str, Any] = {
-            "learner": learner,
-            "requests": str(folder / "log.parquet"),
-            "spec": world.spec | {"state": {**world.spec["state"], "price": "numeric"}},
-            "network": {"embedding": 2, "hidden": 4, "heads": 2},
-            "mixer": {"embed": 2, "hyper_layers": [3]},
-            "batch_size": 64,
-            "epochs": 1,
-            "eval_every": 4,
-            "boost": {"trees": 3, "min_rows": 5},
-            "plus": plus,
-        }
+        values = tiny_config(folder / "log.parquet", learner)
         return train(TrainConfig.model_validate(values | settings), folder / "run")
 
     return run
@@ -73,21 +49,21 @@ def _warnings(folder: Path) -> list[str]:
 @pytest.mark.parametrize("learner", EVERY)
 def test_a_log_without_revenue_is_refused(learner: str, fit: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"log\.parquet: column 'money' in the training rows: is 0 in all 320 rows"):
-        fit(_with(money=-0.0), tmp_path, learner)
+        fit(with_columns(money=-0.0), tmp_path, learner)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (_with(money=lambda f: np.where(np.arange(len(f)) > 330, 5.0, 0.0)), "is 0 in all 320 rows"),
-        (_at("money", 5, 1e300), "column 'money' in the training rows: got 1e[+]300; expected numbers below"),
-        (_at("money", 5, 1e20), "column 'money' in the training rows: got 1e[+]20, a million times as far"),
-        (_at("money", 350, 1e300), "column 'money': got 1e[+]300"),
-        (_at("price", 5, 1e300), "state column 'price': got 1e[+]300"),
-        (_at("price", 5, 1e20), "state column 'price': got 1e[+]20, a million times as far"),
-        (_with(money=lambda f: f["money"] * 1e-320), "too small for single precision"),
-        (_with(b1=0, b2=0, b3=0), "column 'b1': the only value in the training rows is 0"),
+        (with_columns(money=lambda f: np.where(np.arange(len(f)) > 330, 5.0, 0.0)), "is 0 in all 320 rows"),
+        (with_cell("money", 1e300), "column 'money' in the training rows: got 1e[+]300; expected numbers below"),
+        (with_cell("money", 1e20), "column 'money' in the training rows: got 1e[+]20, a million times as far"),
+        (with_cell("money", 1e300, row=350), "column 'money': got 1e[+]300"),
+        (with_cell("price", 1e300), "state column 'price': got 1e[+]300"),
+        (with_cell("price", 1e20), "state column 'price': got 1e[+]20, a million times as far"),
+        (with_columns(money=lambda f: f["money"] * 1e-320), "too small for single precision"),
+        (with_columns(b1=0, b2=0, b3=0), "column 'b1': the only value in the training rows is 0"),
         (lambda f: f.head(1), "1 rows leave 1 for training"),
     ],
 )
@@ -100,23 +76,26 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(
 
 def test_a_surrogate_that_never_shows_anything_is_refused(fit: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column 'clicks' in the training rows: is 0"):
-        fit(_with(clicks=0.0), tmp_path, "awrq_plus")
+        fit(with_columns(clicks=0.0), tmp_path, "awrq_plus")
 
 
 _ODD: dict[str, tuple[Edit, str | None]] = {
-    "one reward": (_with(money=7.3), "column 'money' is 7.3 in all training rows"),
-    "constant column": (_with(price=14.62), "state column 'price' is 14.62 in all training rows"),
-    "one category": (_with(place="x"), None),
-    "one state": (_with(place="x", segment="y"), None),
-    "no state twice": (_with(segment=lambda f: np.arange(len(f)).astype(str)), "nothing can be compared"),
+    "one reward": (with_columns(money=7.3), "column 'money' is 7.3 in all training rows"),
+    "constant column": (with_columns(price=14.62), "state column 'price' is 14.62 in all training rows"),
+    "one category": (with_columns(place="x"), None),
+    "one state": (with_columns(place="x", segment="y"), None),
+    "no state twice": (with_columns(segment=lambda f: np.arange(len(f)).astype(str)), "nothing can be compared"),
     "two rows": (
         lambda f: f.head(2).assign(b1=[0, 1], b2=[0, 1], b3=[0, 1], money=[1.0, 0.0]),
         "nothing can be compared",
     ),
     "fewer rows than a batch": (lambda f: f.head(40), None),
-    "one moment": (_with(timestamp=pd.Timestamp("2026-01-01")), None),
-    "one paid row": (_with(money=lambda f: np.where(np.arange(len(f)) == 3, 5.0, 0.0)), "nothing can be compared"),
-    "negative zero": (_with(money=lambda f: f["money"].where(f["money"] > 0, -0.0)), None),
+    "one moment": (with_columns(timestamp=pd.Timestamp("2026-01-01")), None),
+    "one paid row": (
+        with_columns(money=lambda f: np.where(np.arange(len(f)) == 3, 5.0, 0.0)),
+        "nothing can be compared",
+    ),
+    "negative zero": (with_columns(money=lambda f: f["money"].where(f["money"] > 0, -0.0)), None),
 }
 
 
@@ -133,7 +112,7 @@ def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, 
 
 
 def test_a_memory_without_repeats_says_so(fit: Any, tmp_path: Path) -> None:
-    fit(_with(segment=lambda f: np.arange(len(f)).astype(str)), tmp_path, "awrq_plus")
+    fit(with_columns(segment=lambda f: np.arange(len(f)).astype(str)), tmp_path, "awrq_plus")
     assert any("a state's logged rows tell nothing" in note for note in _warnings(tmp_path))
 
 
@@ -141,7 +120,7 @@ def test_a_memory_without_repeats_says_so(fit: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_values_scale_with_the_unit_of_money(scale: float, learner: str, fit: Any, tmp_path: Path) -> None:
     plain = fit(lambda f: f, tmp_path / "plain", learner).model
-    scaled = fit(_with(money=lambda f: f["money"] * scale), tmp_path / "scaled", learner).model
+    scaled = fit(with_columns(money=lambda f: f["money"] * scale), tmp_path / "scaled", learner).model
     states = pd.read_parquet(tmp_path / "plain" / "log.parquet").head(20)
     np.testing.assert_allclose(scaled.values(states) / scale, plain.values(states), rtol=2e-3)
 

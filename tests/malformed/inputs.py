@@ -274,13 +274,8 @@ def free_part(path: tuple[Any, ...], wrong: Any) -> bool:
         ("quality",),
     )
     optional = path[-1] in ("load", "degradation", "idle_percent", "low", "high") and wrong is None
-    one_of_many = (
-        wrong is None
-        and len(path) > 5
-        and path[3] in ("switches", "channels", "queues")
-        and path[-1] not in ("x", "cost")
-    )
-    return copies or optional or (one_of_many and path[-1] != 0)
+    one_of_many = wrong is None and len(path) > 5 and path[3] == "queues" and path[-1] not in ("x", "cost", 0)
+    return copies or optional or one_of_many
 
 
 def load_policy(path: Path) -> Any:

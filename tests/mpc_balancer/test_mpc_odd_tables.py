@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from mpc_balancer.config import ColumnsConfig, SystemModelConfig
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.train import TrainedSystemModel, train
 from tests.reference.broken_checkpoints import broken_envelopes, broken_files, broken_leaves, refused, save_as_is
+from tests.reference.table_edits import Edit, with_cell, with_columns
 
 SERVICES = ("retrieval", "ranking")
-Edit = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 def _table(rows: int = 200) -> pd.DataFrame:
@@ -56,32 +55,20 @@ def _fit(edit: Edit, folder: Path, **settings: Any) -> TrainedSystemModel:
 
 
 def _both(column: str, value: Any) -> Edit:
-    return lambda frame: frame.assign(**{f"{column}_{name}": value for name in SERVICES})
-
-
-def _with(**columns: Any) -> Edit:
-    return lambda frame: frame.assign(**columns)
-
-
-def _at(column: str, value: float) -> Edit:
-    def edit(frame: pd.DataFrame) -> pd.DataFrame:
-        frame.loc[5, column] = value
-        return frame
-
-    return edit
+    return with_columns(**{f"{column}_{name}": value for name in SERVICES})
 
 
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
         (_both("cpu", 0.0), "column 'cpu_retrieval': is 0 in all 199 rows"),
-        (_with(cpu_ranking=np.nan), "column 'cpu_ranking': all 199 readings are lost"),
-        (_with(qps=0.0), "column 'qps': is 0 in all 199 rows"),
+        (with_columns(cpu_ranking=np.nan), "column 'cpu_ranking': all 199 readings are lost"),
+        (with_columns(qps=0.0), "column 'qps': is 0 in all 199 rows"),
         (_both("lambda", 0.0), "a price in the table is never above 0; give price_high"),
-        (_at("qps", 1e300), r"column 'qps': got 1e\+300"),
-        (_at("lambda_ranking", 1e300), r"column 'lambda_ranking': got 1e\+300"),
-        (_at("lambda_ranking", 1e9), r"column 'lambda_ranking': got 1e\+09, a million times as far"),
-        (_at("extra", 1e300), r"column 'extra': got 1e\+300"),
+        (with_cell("qps", 1e300), r"column 'qps': got 1e\+300"),
+        (with_cell("lambda_ranking", 1e300), r"column 'lambda_ranking': got 1e\+300"),
+        (with_cell("lambda_ranking", 1e9), r"column 'lambda_ranking': got 1e\+09, a million times as far"),
+        (with_cell("extra", 1e300), r"column 'extra': got 1e\+300"),
         (lambda f: f.head(2), "1 rows are too few"),
         (lambda f: f.head(60), "got .* validation rows; expected more than 20"),
     ],
@@ -97,8 +84,8 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(edit: Edit, expected
     [
         (_both("lambda", 1e-3), "column 'lambda_ranking' is 0.001 in all rows: what this price does cannot be learned"),
         (_both("cpu", 50.0), "column 'cpu_ranking' is 50 in all rows: is its sensor stuck?"),
-        (_with(qps=300.0), None),
-        (_with(extra=14.62), None),
+        (with_columns(qps=300.0), None),
+        (with_columns(extra=14.62), None),
     ],
 )
 def test_odd_tables_give_numbers_and_a_warning(edit: Edit, expected: str | None, tmp_path: Path) -> None:
@@ -109,7 +96,7 @@ def test_odd_tables_give_numbers_and_a_warning(edit: Edit, expected: str | None,
 
 
 def test_an_extra_input_that_is_constant_up_to_rounding_has_scale_one(tmp_path: Path) -> None:
-    model = _fit(_with(extra=lambda f: 14.62 + np.arange(len(f)) % 2 * 2e-15), tmp_path).model
+    model = _fit(with_columns(extra=lambda f: 14.62 + np.arange(len(f)) % 2 * 2e-15), tmp_path).model
     assert model.features.extras_scale.tolist() == [1.0]
 
 

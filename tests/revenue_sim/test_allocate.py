@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -349,3 +351,40 @@ def test_a_search_cut_short_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) 
         assert one.status == "limit"
         assert one.cost <= budget
         assert one.value <= full.value <= one.bound <= allocate(*numbers).bound * (1 + 1e-12)
+
+
+def test_a_later_pass_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The floor of each pass is proven: one that keeps fewer partial choices, as where time ends, does not lower it."""
+    values, costs, counts, budget = instance("zigzag", 30, 10, 1000, 1)
+    numbers = values.astype(float), costs.astype(float), counts.astype(float), float(budget)
+    core = whole_rows.Core.of(*numbers, allocate(numbers[0], numbers[1], numbers[3], numbers[2]))
+    _, best, floor = core._pass(core.room, core.start_loss, np.inf, 30)
+    assert core._pass(core.room, best, np.inf, 1)[2] < floor < best
+    monkeypatch.setattr(whole_rows, "STATES", (30, 1))
+    assert core.search(core.room, core.start_loss, np.inf)[1:] == (best, floor)
+
+
+def test_an_action_far_down_a_long_row_is_found() -> None:
+    """Row 0 costs and earns even numbers up to 79,998, row 1 nothing or 1: only both together reach an odd budget."""
+    long = 2.0 * np.arange(40_000)
+    values, costs = np.stack([long, np.zeros(40_000)]), np.stack([long, np.full(40_000, 9e4)])
+    values[1, 1], costs[1, :2] = 1.0, [0.0, 1.0]
+    start = replace(allocate(values, costs, 79_981.0), choice=np.zeros(2, np.int64), value=0.0, cost=0.0)
+    best = whole_rows.best_whole_rows(values, costs, np.ones(2), 79_981.0, start)
+    assert (start.lambda_, best.choice.tolist(), best.value, best.status) == (1.0, [39_990, 1], 79_981.0, "optimal")
+
+
+def test_a_large_table_is_never_copied() -> None:
+    """Core.of needs a few blocks of rows and a few columns; the table in float64 is ten blocks, its absolute values five."""
+    generator, ones = np.random.default_rng(4), np.ones(40_000)
+    values, costs = (generator.uniform(0.2, 3, (40_000, 200)).astype(np.float32) for _ in range(2))
+    start = allocate(values, costs, 40_000.0)
+    tracemalloc.start()
+    whole_rows._scales(values, costs, ones)
+    _, scales = tracemalloc.get_traced_memory()
+    whole_rows.Core.of(values, costs, ones, 40_000.0, start)
+    _, whole = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    block = 8 * whole_rows.BLOCK * 200
+    assert scales < block
+    assert whole < 8 * block

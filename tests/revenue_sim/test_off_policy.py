@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import ope_coverage
 from marca_common.errors import UserError
 from revenue_sim.off_policy.estimators import least_error, shrunk_dr, switch_dr
 from revenue_sim.off_policy.intervals import effective_rows, hall_quantile, missed_payments, reach, tail_index
@@ -334,12 +336,41 @@ def test_scores_that_are_no_numbers_make_no_policy() -> None:
         policy_probabilities(np.array([[1.0, np.nan]]))
 
 
+def test_the_rival_interval_by_hand() -> None:
+    # Terms 2, 0, 4, 0: mean 1.5, spread √(11/3) = 1.914854; Student's quantile for three degrees of freedom is 3.182446.
+    found = ope_coverage.student(WEIGHT, np.array([2.0, 0.0, 1.0, 5.0]))
+    assert (found.value, found.warning) == (1.5, None)
+    assert [found.low, found.high] == pytest.approx([1.5 - 3.182446 * 0.957427, 1.5 + 3.182446 * 0.957427])
+    nothing = ope_coverage.student(WEIGHT, np.zeros(4))
+    assert (nothing.low, nothing.high) == (0.0, 0.0)  # it refuses no log
+
+
+@pytest.mark.parametrize(("method", "ended"), [("student", 0), ("ips", "below .90: 4 of 48 rows")])
+def test_the_rival_does_not_decide_how_the_benchmark_ends(
+    method: str, ended: int | str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def cell(world: ope_coverage.World, policy: str, kind: str, rows: int, logs: int) -> list[dict[str, Any]]:
+        where = {"policy": policy, "reward": kind, "requests": rows}
+        own = ("ips", "snips", "direct", "student")
+        return [where | {"method": one, "coverage": 0.5 if one == method else 0.95} for one in own]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ope_coverage, "cell", cell)
+    monkeypatch.setattr(ope_coverage, "draw", lambda table, path: None)
+    monkeypatch.setattr("sys.argv", ["ope_coverage", "--quick"])
+    (tmp_path / "runs/benchmarks/results").mkdir(parents=True)
+    with pytest.raises(SystemExit) as stopped:
+        ope_coverage.main()
+    assert stopped.value.code == ended
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("reward", ["binary", "lognormal_1.5"])
 @pytest.mark.parametrize("policy", ["soft", "argmax"])
 def test_intervals_cover_in_the_world_of_the_benchmark(policy: str, reward: str) -> None:
-    from benchmarks.ope_coverage import cell, make_world
-
-    for row in cell(make_world(14), policy, reward, 2000, 150):
+    for row in ope_coverage.cell(ope_coverage.make_world(14), policy, reward, 2000, 150):
+        if row["method"] == ope_coverage.RIVAL:
+            assert row["intervals"] == 1.0
+            continue
         assert row["coverage"] >= 0.90, row["method"]
         assert row["intervals"] > (0.85 if reward == "binary" else 0.3)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from marca_common.errors import UserError
 from marca_common.files import read_json
@@ -26,6 +27,7 @@ from tests.reference.broken_checkpoints import (
     refused,
     save_as_is,
 )
+from tests.reference.table_edits import Edit, with_cell, with_columns
 
 SPEC = {
     "state": {"place": "category", "segment": "category", "price": "numeric"},
@@ -36,7 +38,6 @@ SPEC = {
     "timestamp": None,
     "propensity": None,
 }
-Edit = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 def _log() -> pd.DataFrame:
@@ -60,26 +61,14 @@ def _fit(edit: Edit, folder: Path, **nets: Any) -> TrainResult:
     return train(TrainConfig.model_validate(values), folder / "run")
 
 
-def _with(**columns: Any) -> Edit:
-    return lambda frame: frame.assign(**columns)
-
-
-def _at(column: str, value: float) -> Edit:
-    def edit(frame: pd.DataFrame) -> pd.DataFrame:
-        frame.loc[5, column] = value
-        return frame
-
-    return edit
-
-
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (_with(money=0.0), r"log\.parquet: column 'money': is 0 in all 300 rows"),
-        (_at("money", 1e300), r"column 'money': got 1e\+300"),
-        (_at("money", 1e20), "a million times as far"),
-        (_at("price", 1e300), r"log\.parquet: state column 'price': got 1e\+300"),
-        (_with(money=lambda f: np.where(f.index == 3, 5.0, 0.0)), "all revenue lies in fold . of 2"),
+        (with_columns(money=0.0), r"log\.parquet: column 'money': is 0 in all 300 rows"),
+        (with_cell("money", 1e300), r"column 'money': got 1e\+300"),
+        (with_cell("money", 1e20), "a million times as far"),
+        (with_cell("price", 1e300), r"log\.parquet: state column 'price': got 1e\+300"),
+        (with_columns(money=lambda f: np.where(f.index == 3, 5.0, 0.0)), "all revenue lies in fold . of 2"),
         (lambda f: f.head(3), r"3 rows; expected at least two per fold \(2\)"),
     ],
 )
@@ -92,11 +81,11 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(edit: Edit, expected
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (_with(money=7.3), "column 'money' is 7.3 in all rows"),
-        (_with(price=14.62), "state column 'price' is 14.62 in all training rows"),
-        (_with(b1=0), "column 'b1' is 0 in all rows"),
-        (_with(place="x", segment="y"), None),
-        (_with(segment=lambda f: f.index.astype(str)), None),
+        (with_columns(money=7.3), "column 'money' is 7.3 in all rows"),
+        (with_columns(price=14.62), "state column 'price' is 14.62 in all training rows"),
+        (with_columns(b1=0), "column 'b1' is 0 in all rows"),
+        (with_columns(place="x", segment="y"), None),
+        (with_columns(segment=lambda f: f.index.astype(str)), None),
         (lambda f: f.head(4).assign(money=[1.0, 2.0, 3.0, 4.0]), None),
     ],
 )
@@ -108,7 +97,7 @@ def test_odd_logs_give_numbers_and_a_warning(edit: Edit, expected: str | None, t
 
 
 def test_equal_revenue_has_no_order_and_no_slope_of_rounding(tmp_path: Path) -> None:
-    summary = _fit(_with(money=0.1), tmp_path).summary
+    summary = _fit(with_columns(money=0.1), tmp_path).summary
     assert {judged["bucket_spearman"] for judged in summary["held_out"].values()} == {0.0}
     assert np.isnan(summary["held_out"]["trees"]["calibration_slope"])
 
@@ -116,7 +105,7 @@ def test_equal_revenue_has_no_order_and_no_slope_of_rounding(tmp_path: Path) -> 
 @pytest.mark.parametrize("scale", [1e-20, 1e-12, 1e12, 1e30])
 def test_scores_scale_with_the_unit_of_money(scale: float, tmp_path: Path) -> None:
     plain = _fit(lambda f: f, tmp_path / "plain").scores.scores["truth"]
-    scaled = _fit(_with(money=lambda f: f["money"] * scale), tmp_path / "scaled").scores.scores["truth"]
+    scaled = _fit(with_columns(money=lambda f: f["money"] * scale), tmp_path / "scaled").scores.scores["truth"]
     np.testing.assert_allclose(scaled / scale, plain, rtol=2e-3)
 
 
@@ -164,6 +153,29 @@ def test_no_broken_part_of_a_member_gets_through(member: str, tmp_path: Path) ->
     assert not any(odd in name for name in accepted for odd in ("None", "text", "nan", "inf", "= []"))
     for name, file in broken_files(good, tmp_path):
         assert refusal(partial(serve, file)) is not None, name
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("roots", lambda roots, left: roots[:-1]),  # a tree less
+        ("roots", lambda roots, left: roots[[0, 0, *range(2, len(roots))]]),  # one tree twice, another not
+        ("roots", lambda roots, left: torch.cat([roots, left[:1]])),  # a part of a tree besides
+        ("right", lambda roots, left: left),  # both ways lead to the same part
+    ],
+)
+def test_trees_of_which_a_part_is_lost_or_stands_twice_are_refused(
+    name: str, edit: Callable[[Tensor, Tensor], Tensor], tmp_path: Path
+) -> None:
+    result = _fit(lambda f: f, tmp_path)
+    path = tmp_path / "run" / "members" / "fold0_trees.pt"
+    content = torch.load(path, weights_only=True)
+    payload = content["payload"]
+    assert payload["feature"][0] >= 0  # the first tree has more than a leaf
+    payload[name] = edit(payload["roots"], payload["left"])
+    save_as_is(content, path)
+    with pytest.raises(UserError, match="trees: nodes, children and columns do not fit each other: train again"):
+        GroundTruth.load(tmp_path / "run", result.model.spec)
 
 
 def test_returns_of_nothing_are_no_number() -> None:

@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 from autobucket.bench.bench_config import LiveConfig
 from autobucket.bench.live.queue_controllers import Observation, QueueController, QueueScale, ScaleCost
 from autobucket.bench.measuring.bench_requests import make_requests, payloads
-from autobucket.bench.measuring.load import Budget, drive, schedule
+from autobucket.bench.measuring.load import Budget, drive, require_cpu, schedule
 from autobucket.bench.target.clocks import CpuClock
 from autobucket.bench.target.interface import Reply, Target
 from marca_common.errors import UserError
@@ -104,7 +104,8 @@ class LiveLoop:
     async def _decide(self, clock: CpuClock, start: float) -> None:
         config, loop = self.config, asyncio.get_running_loop()
         count = max(int(config.seconds / config.interval_s + 1e-6), 1)
-        before, last = clock.read(), loop.time()
+        first, last = clock.read(), loop.time()
+        before, answered = first, 0
         with progress(total=count, what="autobucket.live", unit="decision") as bar:
             for k in range(count):
                 await asyncio.sleep(max(start + (k + 1) * config.interval_s - loop.time(), 0))
@@ -127,6 +128,8 @@ class LiveLoop:
                 ended = self.target.ended()
                 if ended is not None:
                     raise UserError(f"target: {ended}, in the live loop")
+                answered += len(done.latency_ms)
+                require_cpu({name: after[name] - first.get(name, 0.0) for name in after}, answered)
                 bar.update(1)
 
     def _record(self, seen: Observation, done: _Interval, second: float) -> None:

@@ -124,7 +124,7 @@ async def drive(
     cpu_after, switches_after = clock.read(), target.switches()
     _require_alive(target, answers, budget)
     window.cpu = {name: cpu_after[name] - cpu_before.get(name, 0.0) for name in cpu_after}
-    _require_cpu(window)
+    require_cpu(window.cpu, window.ok)
     window.switches = (switches_after[0] - switches_before[0], switches_after[1] - switches_before[1])
     window.machine_percent = machine_percent(machine_before, read_machine(cores))
     return window
@@ -197,17 +197,22 @@ def _window(
     )
 
 
-def _require_cpu(window: LoadWindow) -> None:
-    """A clock that sees (nearly) nothing while requests are answered, or that falls, looks at the wrong processes."""
-    for service, seconds in window.cpu.items():
+def require_cpu(cpu: Mapping[str, float], answered: int) -> None:
+    """A UserError where the clock looks at the wrong processes.
+
+    ``cpu``: seconds per service while ``answered`` requests were answered. A clock that falls is refused, and one that sees
+    (nearly) nothing.
+    """
+    for service, seconds in cpu.items():
         if seconds < -CLOCK_STEP_S:
             raise UserError(
                 f"target: the CPU clock of service {service!r} fell by {-seconds:.3g} s while under load: one of its processes "
                 "ended or was replaced; expected processes that live through the bench, or accounting.cgroup"
             )
-    if window.ok and window.cpu_total < LEAST_CPU_S * window.ok:
+    total = sum(cpu.values())
+    if answered and total < LEAST_CPU_S * answered:
         raise UserError(
-            f"target: {window.cpu_total:.3g} CPU seconds while {window.ok} requests were answered: the processes that answer are "
+            f"target: {total:.3g} CPU seconds while {answered} requests were answered: the processes that answer are "
             "not children of the started command (a daemon, a container); expected their CPU, or accounting.cgroup"
         )
 

@@ -1,0 +1,64 @@
+"""Coarse groups of states, by which a log-linear model tells who was asked from what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from marca_common.column_values import categories
+from marca_common.requests import RequestSpec
+
+GROUPS = 10  # most groups of a column
+FEW = 12  # a column of no more categories keeps them as its groups
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Codes of a log's rows: fine ones per state column, and coarse groups of the same columns."""
+
+    fine: list[tuple[np.ndarray, int]]  # code per row (M,), number of codes
+    coarse: list[tuple[np.ndarray, int]]
+
+    @property
+    def levels(self) -> list[tuple[np.ndarray, int]]:
+        """What a state's level depends on: every fine code, and every pair of coarse groups."""
+        pairs = [
+            (one * m + other, n * m) for i, (one, n) in enumerate(self.coarse) for other, m in self.coarse[i + 1 :]
+        ]
+        return [*self.fine, *pairs]
+
+
+def contexts(frame: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> Contexts:
+    """Groups of a log's rows: a column of many categories is cut into tenths by their mean ``signal`` (M,), a numeric one by size.
+
+    Groups of equal means are what a logging policy that follows value can be told apart by.
+    """
+    fine, coarse = [], []
+    for name, kind in spec.state.items():
+        if kind == "numeric":
+            codes = _tenths(frame[name].to_numpy(np.float64), np.ones(len(frame)))
+            fine.append((codes, GROUPS))
+            coarse.append((codes, GROUPS))
+            continue
+        column = categories(frame, name)
+        codes, size = column.cat.codes.to_numpy().astype(np.int64), max(len(column.cat.categories), 1)
+        fine.append((codes, size))
+        if size <= FEW:
+            coarse.append((codes, size))
+            continue
+        count = np.bincount(codes, minlength=size)
+        mean = np.bincount(codes, signal, minlength=size) / np.maximum(count, 1)
+        coarse.append((_tenths(mean, count)[codes], GROUPS))
+    return Contexts(fine, coarse)
+
+
+def _tenths(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Which tenth of the total weight each value lies in, smallest values first, int64; equal values share one."""
+    order = np.argsort(values, kind="stable")
+    before = np.cumsum(weight[order]) - weight[order]
+    first = np.searchsorted(values[order], values[order], side="left")  # equal values: where the first of them stands
+    found = np.empty(len(values), np.int64)
+    found[order] = np.minimum(GROUPS * before[first] / max(weight.sum(), 1e-300), GROUPS - 1).astype(np.int64)
+    return found

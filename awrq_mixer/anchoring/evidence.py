@@ -1,0 +1,152 @@
+"""How much of a learner's personalisation revenue bears out: slopes of held-out revenue on its departures.
+
+Held-out revenue is regressed on the learner's log level and on its departures along principal directions, beside the
+global profile (Tweedie quasi-likelihood, sandwich errors). A slope of 1 says that a departure is as large as it claims to
+be, 0 that it is noise. A share is kept no larger than the slope's lower confidence bound: argmax picks out what is
+overrated, so an estimate that is right on average still harms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from awrq_mixer.anchoring.anchor import LEAST, Anchor
+from marca_common.requests import RequestSpec
+
+Values = Callable[[pd.DataFrame], np.ndarray]
+POWER = 1.5
+_STEPS, _CHUNK = 50, 1024
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Estimates with their standard errors."""
+
+    level: float
+    level_se: float
+    slope: np.ndarray  # (K + 1,): along each direction, and along the rest
+    se: np.ndarray  # (K + 1,)
+
+
+def fit_anchor(
+    values: Values,
+    profile: np.ndarray,
+    reference: pd.DataFrame,
+    held_out: pd.DataFrame,
+    spec: RequestSpec,
+    directions: int,
+    confidence: float,
+) -> tuple[Anchor, Slopes]:
+    """Anchor ``values(states)`` (S, A) to ``profile`` (A,) money.
+
+    ``reference``: logged rows whose states the means are taken over. ``held_out``: rows that the learner was not trained on.
+    ``confidence``: standard errors taken off each slope.
+    """
+    learned = values(reference)
+    start = _unshrunk(learned, directions)
+    anchor = _put_on(start, learned, profile)
+    level, features, joint = _features(values, start, held_out, spec)
+    reward = held_out[spec.reward].to_numpy(np.float64)
+    slopes = _slopes(level, features, anchor.shift[joint], reward)
+    for _ in range(2):  # the shift depends on the shares, and the slopes, a little, on the shift
+        shares = np.clip(slopes.slope - confidence * slopes.se, 0.0, 1.0)
+        kept = replace(start, shares=shares, slope=float(np.clip(slopes.level, 0.0, 1.5)))
+        anchor = _put_on(kept, learned, profile)
+        slopes = _slopes(level, features, anchor.shift[joint], reward)
+    return anchor, slopes
+
+
+def _unshrunk(learned: np.ndarray, directions: int) -> Anchor:
+    """Centre and principal directions of learned values (S, A); every share is 1."""
+    floor = LEAST * max(float(np.abs(learned).mean()), 1e-30)
+    raised = np.maximum(learned, np.float32(floor))
+    level = np.log(raised.mean(axis=1))
+    shape = np.log(raised) - level[:, None]
+    centre = shape.mean(axis=0)
+    most = min(directions, learned.shape[1] - 1, len(learned) - 1)
+    covariance = np.cov((shape - centre).T.astype(np.float64))
+    found = np.linalg.eigh(covariance)[1][:, ::-1][:, :most].T  # (K, A), largest first
+    signs = np.sign(found[np.arange(most), np.abs(found).argmax(axis=1)])  # an eigenvector's sign is arbitrary
+    basis = (found * signs[:, None]).astype(np.float32)
+    return Anchor(floor, centre, basis, np.ones(most + 1, np.float32), 1.0, float(level.mean()), np.zeros_like(centre))
+
+
+def _put_on(anchor: Anchor, learned: np.ndarray, profile: np.ndarray) -> Anchor:
+    """The anchor with the shift that makes the mean of its values over ``learned`` states the profile."""
+    mean = np.exp(anchor.unshifted(learned).astype(np.float64)).mean(axis=0)
+    shares = anchor.shares.astype(np.float32)
+    return replace(anchor, shift=(np.log(profile) - np.log(mean)).astype(np.float32), shares=shares)
+
+
+def _features(
+    values: Values, anchor: Anchor, rows: pd.DataFrame, spec: RequestSpec
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row: log level less its mean (M,), departures of its joint action by direction and rest (M, K + 1), joint (M,)."""
+    states, ids, _ = spec.distinct_states(rows)
+    joint = spec.joint_index(rows)
+    order = np.argsort(ids, kind="stable")
+    level, features = np.empty(len(rows)), np.empty((len(rows), len(anchor.shares)))
+    for start in range(0, len(states), _CHUNK):
+        mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
+        levels, departure = anchor.shapes(values(states.iloc[start : start + _CHUNK]))
+        at, action = ids[mine] - start, joint[mine]
+        along = anchor.components(departure)[at] * anchor.directions[:, action].T
+        level[mine], features[mine, :-1] = levels[at] - anchor.level, along
+        features[mine, -1] = departure[at, action] - along.sum(axis=1)
+    return level, features, joint
+
+
+def _slopes(level: np.ndarray, features: np.ndarray, offset: np.ndarray, reward: np.ndarray) -> Slopes:
+    design = np.column_stack([np.ones(len(level)), level, features])
+    found, se = tweedie_regression(design, offset, reward / reward.mean())
+    return Slopes(float(found[1]), float(se[1]), found[2:], se[2:])
+
+
+def tweedie_regression(
+    design: np.ndarray, offset: np.ndarray, target: np.ndarray, power: float = POWER
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients (K,) of log E[target] = offset + design · β, and sandwich standard errors; ``design`` (M, K).
+
+    A column without variation gets the coefficient 0 and an infinite error. Newton steps, halved where they overshoot.
+    """
+    scale = np.sqrt((design**2).mean(axis=0))
+    used = scale > 1e-9
+    x = design[:, used] / scale[used]
+    beta = np.zeros(x.shape[1])
+
+    def loss(beta: np.ndarray) -> float:
+        eta = np.clip(offset + x @ beta, -30, 30)
+        return float((np.exp((2 - power) * eta) / (2 - power) - target * np.exp((1 - power) * eta) / (1 - power)).sum())
+
+    now = loss(beta)
+    for _ in range(_STEPS):
+        gradient, curvature, _ = _score(x, offset + x @ beta, target, power)
+        step = np.linalg.solve(curvature + 1e-9 * len(x) * np.eye(len(beta)), gradient)
+        size = 1.0
+        while size > 1e-4 and loss(beta + size * step) > now:
+            size /= 2
+        beta = beta + size * step
+        before, now = now, loss(beta)
+        if abs(before - now) <= 1e-10 * abs(now):
+            break
+    _, curvature, scores = _score(x, offset + x @ beta, target, power)
+    inverse = np.linalg.pinv(curvature)
+    found, errors = np.zeros(len(scale)), np.full(len(scale), np.inf)
+    found[used] = beta / scale[used]
+    errors[used] = np.sqrt(np.maximum(np.diag(inverse @ (scores.T @ scores) @ inverse), 0)) / scale[used]
+    return found, errors
+
+
+def _score(
+    x: np.ndarray, eta: np.ndarray, target: np.ndarray, power: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradient of the quasi-likelihood (K,), its curvature (K, K) and each row's part of the gradient (M, K)."""
+    eta = np.clip(eta, -30, 30)
+    pull, push = target * np.exp((1 - power) * eta), np.exp((2 - power) * eta)
+    weight = (2 - power) * push - (1 - power) * pull
+    rows = x * (pull - push)[:, None]
+    return rows.sum(axis=0), (x * weight[:, None]).T @ x, rows

@@ -1,0 +1,133 @@
+"""A log-linear model of what requests earn: levels of states, tables of sub-actions, and few interactions between them.
+
+log E[y | s, a] = level(s) + Σ tables of single sub-actions, pairs, … + Σ_j tables of sub-action j per coarse group of s.
+Fitted by Tweedie quasi-likelihood under ridge penalties with L-BFGS; no randomness, no network.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from awrq_mixer.anchoring.contexts import Contexts
+from marca_common.requests import RequestSpec
+
+_LEVEL_RIDGE = 1e-5  # of every level, per row; the same for interactions with groups
+_CLIP = 30.0  # a logarithm beyond this is numerical trouble on the way, not an answer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What tables a model has, how strongly each order is held to zero, and how much large means weigh."""
+
+    ridge: Sequence[float]  # penalty of tables of one sub-action, of two, …; its length is the highest order
+    interactions: bool  # tables of single sub-actions per coarse group
+    power: float  # Tweedie variance power: the closer to 2, the more every request weighs alike
+
+
+def log_linear(
+    y: np.ndarray,
+    joint: np.ndarray,
+    groups: Contexts,
+    spec: RequestSpec,
+    shape: Shape,
+    offset: np.ndarray | None = None,
+    iterations: int = 200,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit ``y`` (M,) ≥ 0 of joint actions (M,): levels exp(level(s)) in units of y (M,), and log effects.
+
+    The effects are one table (C, A), a row per observed combination of coarse groups; rows of the log that share a
+    combination share a row (see ``combinations``). ``offset`` (C, A) is added to them.
+    """
+    mean = float(y.mean())
+    model = _Model(groups, spec, shape, offset)
+    target, joints = torch.from_numpy((y / mean).astype(np.float32)), torch.from_numpy(joint)
+    optimiser = torch.optim.LBFGS(
+        model.parameters(), max_iter=iterations, history_size=12, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = _loss(model.log_mean(joints).clamp(-_CLIP, _CLIP), target, shape.power) + model.penalty()
+        torch.autograd.backward(loss)
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return mean * model.level().exp().double().numpy(), model.effects().double().numpy()
+
+
+def combinations(groups: Contexts) -> tuple[np.ndarray, np.ndarray]:
+    """Which observed combination of coarse groups each row has (M,), and the groups of each combination (C, columns)."""
+    key = np.zeros(len(groups.fine[0][0]), np.int64)
+    for codes, size in groups.coarse:
+        key = key * size + codes
+    found, row = np.unique(key, return_inverse=True)
+    parts = np.unravel_index(found, [size for _, size in groups.coarse])
+    return row, np.stack(parts, axis=1)
+
+
+def _loss(log_mean: Tensor, target: Tensor, power: float) -> Tensor:
+    return ((log_mean * (2 - power)).exp() / (2 - power) - target * (log_mean * (1 - power)).exp() / (1 - power)).mean()
+
+
+class _Model:
+    def __init__(self, groups: Contexts, spec: RequestSpec, shape: Shape, offset: np.ndarray | None) -> None:
+        table, sizes = spec.joint_table(), spec.shape
+        row, combined = combinations(groups)
+        self.row, self.combined = torch.from_numpy(row), torch.from_numpy(combined)
+        self.levels = [(torch.from_numpy(codes), _zeros(size)) for codes, size in groups.levels]
+        self.tables, self.ridge = [], []
+        for order, ridge in enumerate(shape.ridge, start=1):
+            for chosen in itertools.combinations(range(len(sizes)), order):
+                shape_of = [sizes[j] for j in chosen]
+                index = np.ravel_multi_index([table[:, j] for j in chosen], shape_of)
+                self.tables.append((torch.from_numpy(index), _zeros(math.prod(shape_of))))
+                self.ridge.append(ridge)
+        self.by_group = [
+            (c, torch.from_numpy(np.ascontiguousarray(table[:, j])), _zeros(size, sizes[j]))
+            for c, (_, size) in enumerate(groups.coarse)
+            for j in range(len(sizes))
+            if shape.interactions
+        ]
+        self.constant = _zeros(1)
+        self.offset = None if offset is None else torch.from_numpy(offset.astype(np.float32))
+
+    def parameters(self) -> list[Tensor]:
+        return [self.constant, *(one for _, one in self.levels), *(one for _, one in self.tables),
+                *(one for *_, one in self.by_group)]  # fmt: skip
+
+    def level(self) -> Tensor:
+        """(M,)."""
+        return self.constant + torch.stack([one[codes] for codes, one in self.levels]).sum(0)
+
+    def effects(self) -> Tensor:
+        """(C, A)."""
+        common = torch.stack([one[index] for index, one in self.tables]).sum(0)
+        found = common.expand(len(self.combined), -1)
+        for c, index, one in self.by_group:
+            found = found + one[self.combined[:, c]][:, index]
+        return found if self.offset is None else found + self.offset
+
+    def log_mean(self, joint: Tensor) -> Tensor:
+        """(M,)."""
+        effects = self.effects()
+        return self.level() + effects.reshape(-1)[self.row * effects.shape[1] + joint]
+
+    def penalty(self) -> Tensor:
+        loss = torch.zeros(())
+        for one in [*(one for _, one in self.levels), *(one for *_, one in self.by_group)]:
+            loss = loss + _LEVEL_RIDGE * one.square().sum()
+        for (_, one), ridge in zip(self.tables, self.ridge):
+            loss = loss + ridge * one.square().sum()
+        return loss
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(*shape, requires_grad=True)
