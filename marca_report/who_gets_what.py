@@ -20,7 +20,11 @@ from matplotlib.axes import Axes
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_report.looks import Look
 
-_TITLES = {"user_value": "user value, tenths of the tiers, lowest first", "placement": "placement", "hour": "hour of day"}
+_TITLES = {
+    "user_value": "user value, tenths of the tiers, lowest first",
+    "placement": "placement",
+    "hour": "hour of day",
+}
 _MOST = {"user_value": 10, "placement": 24, "hour": 24}  # values drawn one by one; more are cut into tenths
 
 
