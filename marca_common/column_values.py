@@ -52,7 +52,10 @@ def category(value: Any) -> str:
 
 
 def as_categories(values: pd.Series) -> pd.Series:
-    """Values as a categorical column of text, the categories sorted; BadValue for a missing or impossible one."""
+    """Values as a categorical column of text; BadValue for a missing or impossible one.
+
+    Categories are sorted, but a column that is categorical text already stays as it is.
+    """
     try:
         column = values.astype("category")
     except TypeError:  # lists and other values that can't be told apart quickly
@@ -143,7 +146,10 @@ def shown(values: pd.Series, row: int) -> str:
     value = values.iloc[row]
     if not isinstance(value, (list, dict, np.ndarray)) and (pd.isna(value) or value == ""):
         return "an empty value"
-    text = repr(value.item() if isinstance(value, np.generic) else value)
+    try:
+        text = repr(value.item() if isinstance(value, np.generic) else value)
+    except ValueError:  # Python's limit for whole numbers
+        return "a number of more digits than can be shown"
     return text if len(text) <= 120 else f"{text[:119]}…"
 
 
@@ -171,7 +177,7 @@ def _is_category(value: Any) -> bool:
         return False
     try:
         return bool(text := category(value)) and not _FORBIDDEN.search(text)
-    except UnicodeDecodeError:
+    except ValueError:  # bytes that are not UTF-8, or a number that Python won't write out
         return False
 
 
@@ -184,7 +190,10 @@ def _number(value: Any) -> Any:
     if isinstance(value, str):
         text = value.strip()
         return _BOOLEANS.get(text.lower(), text) if not re.search("[_xX]", text) else "none"
-    return float(value) if isinstance(value, (Decimal, numbers.Real)) else "none"
+    try:
+        return float(value) if isinstance(value, (Decimal, numbers.Real)) else "none"
+    except OverflowError:
+        return np.inf
 
 
 def _time_text(value: Any) -> Any:

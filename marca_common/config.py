@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from marca_common.errors import UserError
 from marca_common.files import shipped
@@ -29,6 +29,17 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     RENAMED: ClassVar[dict[str, str]] = {}  # old key of this class → the key that took its place
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads yes, on and true as one value, which would pass for the number 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = _leaf_types(annotation)
+        numeric = kinds & {int, float} and not kinds & {bool, str, Any} and not inner_models(annotation)
+        if numeric and _holds_boolean(value):
+            raise ValueError("expected a number")
+        return value
 
 
 def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: Iterable[str] = ()) -> ConfigT:
@@ -52,7 +63,6 @@ def load_config(cls: type[ConfigT], path: str | Path | None = None, overrides: I
 def parse_config(cls: type[ConfigT], values: Any, place: str) -> ConfigT:
     """Plain values, such as those in a checkpoint, as ``cls``; what is wrong with them is a UserError that begins with ``place``."""
     try:
-        refuse_booleans(cls, values, place)
         return cls.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{place}: {first_problem(cls, error)}") from None
@@ -184,29 +194,6 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         del node[last]
     else:
         node[last] = value
-
-
-def refuse_booleans(cls: type[BaseModel], values: Any, place: str, parents: str = "") -> None:
-    """YAML reads yes, on and true as one value, which would pass for the number 1."""
-    for name, value in values.items() if isinstance(values, dict) else ():
-        field = cls.model_fields.get(name)
-        if field is None:
-            continue
-        key, kinds = f"{parents}{name}", _leaf_types(field.annotation)
-        mapped = typing.get_origin(field.annotation) is dict
-        parts: list[tuple[Any, Any]] = list(
-            value.items() if mapped and isinstance(value, dict) else enumerate(value) if isinstance(value, list) else []
-        )
-        for inner in inner_models(field.annotation)[:1]:
-            for part, one in parts or [("", value)]:
-                refuse_booleans(inner, one, place, f"{key}.{part}." if parts else f"{key}.")
-        if (
-            kinds & {int, float}
-            and not kinds & {bool, str, Any}
-            and not inner_models(field.annotation)
-            and _holds_boolean(value)
-        ):
-            raise UserError(f"{place}: {key}: got {value!r:.120}; expected a number")
 
 
 def _holds_boolean(value: Any) -> bool:

@@ -30,10 +30,10 @@ def start_server(program: str) -> None:
 
 def _keep_socket_paths_short() -> None:
     """The server listens on a socket in the temporary folder, and the path of a socket has at most 108 characters."""
-    if len(tempfile.gettempdir()) > 60:
-        folder = tempfile.mkdtemp(prefix="marca-", dir="/tmp")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        multiprocessing.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined]
+    config = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if len(config.get("tempdir") or tempfile.gettempdir()) > 60:
+        config["tempdir"] = tempfile.mkdtemp(prefix="marca-", dir="/tmp")
+        atexit.register(shutil.rmtree, config["tempdir"], ignore_errors=True)
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:

@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypeVar
 
 from tqdm.auto import tqdm
 
+from marca_common.errors import UserError
 from marca_common.files import write_text
 
 T = TypeVar("T")
@@ -68,7 +69,10 @@ def _take_line(lines: Any, lock: Any) -> None:
 
 
 class MetricsLog:
-    """``metrics.csv`` of a run: one row per report, flushed at once; a resumed run drops rows after its step."""
+    """``metrics.csv`` of a run: one row per report, flushed at once; a resumed run drops rows after its step.
+
+    UserError where a row that a resumed run finds begins with no number.
+    """
 
     def __init__(self, path: str | Path, columns: list[str], resume_step: int | None = None) -> None:
         self.path = Path(path)
@@ -88,7 +92,15 @@ class MetricsLog:
         lines = self.path.read_text(encoding="utf-8").splitlines()
         if not lines or lines[0] != ",".join(self.columns):
             return []
-        return [line for line in lines[1:] if line and float(line.split(",")[0]) <= step]
+        return [line for number, line in enumerate(lines[1:], start=2) if line and self._step(number, line) <= step]
+
+    def _step(self, number: int, line: str) -> float:
+        first = line.split(",")[0]
+        try:
+            return float(first)
+        except ValueError:
+            expected = f"expected a number ({self.columns[0]})"
+            raise UserError(f"{self.path}: line {number}: got {first!r:.120}; {expected}") from None
 
 
 def _short(value: Any) -> Any:

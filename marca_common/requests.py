@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from marca_common.column_values import Zone
 from marca_common.config import Config
+from marca_common.table_files import Separator
 from marca_common.tables import Column, read_table
 
 
@@ -38,7 +39,7 @@ class RequestSpec(Config):
     )
     columns: dict[str, str] = Field(default={}, description="names in the file → names here, where they differ")
     header: list[str] | None = Field(default=None, description="column names of a file without a header row")
-    separator: str = Field(default=",", description="field separator of CSV files")
+    separator: Separator = Field(default=",", description="field separator of CSV files")
     timezone: Zone = Field(default="UTC", description="IANA zone of times without an offset")
 
     @model_validator(mode="after")

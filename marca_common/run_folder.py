@@ -59,8 +59,8 @@ class RunFolder:
         try:
             if kind is None:
                 self._move_up()
-            elif self.path != self.out and not self._can_go_on(self.path):
-                shutil.rmtree(self.path, ignore_errors=True)
+            else:
+                self._drop()
         finally:
             self._release()
 
@@ -100,11 +100,18 @@ class RunFolder:
             write_text(config, config.read_text(encoding="utf-8").replace(str(self.path), str(self.out)))
         (self.out / "summary.json").unlink(missing_ok=True)
         _merge(self.path, self.out)
-        for other in self.out.glob(f"{_UNFINISHED}*"):
+        for other in self.out.glob(_UNFINISHED + 8 * "[0-9a-f]"):
             shutil.rmtree(other, ignore_errors=True)
         self.path = self.out
 
+    def _drop(self) -> None:
+        """Remove the run's sub-folder, unless a later run can go on from it."""
+        if self.path != self.out and not self._can_go_on(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
+
     def _refusal(self, text: str) -> UserError:
+        if self._lock >= 0 and not (self.path / "summary.json").exists():  # a complete run waits for its move
+            self._drop()
         self._release()
         return UserError(f"{self.out}: {text}")
 

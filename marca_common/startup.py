@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -29,10 +33,24 @@ def keep_compiled_code_somewhere() -> None:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if "NUMBA_CACHE_DIR" in os.environ or _writable(Path(__file__).parent) or _writable(Path(cache)):
         return
-    os.environ["NUMBA_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"marca-numba-{os.getuid()}")
+    with suppress(OSError):  # no place at all: numba says so
+        os.environ["NUMBA_CACHE_DIR"] = _own_folder(f"marca-numba-{os.getuid()}")
+
+
+def _own_folder(name: str) -> str:
+    """A folder in the temporary one that nobody else can write: what numba keeps are pickles, which run when read."""
+    folder = os.path.join(tempfile.gettempdir(), name)
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    found = os.lstat(folder)
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        return folder
+    folder = tempfile.mkdtemp(prefix=f"{name}-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _writable(folder: Path) -> bool:
     """Can the folder be written, or be made?"""
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    there = next(one for one in (folder, *folder.parents) if os.path.exists(one))  # Path.exists may raise
     return os.access(there, os.W_OK | os.X_OK)

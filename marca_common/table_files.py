@@ -10,11 +10,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import AfterValidator
 
 from marca_common.errors import UserError
 
@@ -27,6 +28,15 @@ _KINDS = {
     b"\xff\xfe": "UTF-16 text",
     b"\xfe\xff": "UTF-16 text",
 }
+
+
+def _separator(text: str) -> str:
+    if len(text) != 1 or not text.isascii() or text in '"\n\r\0':
+        raise ValueError("expected one ASCII character, neither a quotation mark nor a line break")
+    return text
+
+
+Separator = Annotated[str, AfterValidator(_separator)]
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,14 @@ def parts(path: Path) -> list[Path]:
 
 
 def raw_frames(
-    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str], layout: TextLayout
+    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str] | None, layout: TextLayout
 ) -> Iterator[pd.DataFrame]:
-    """The wanted columns of one file, renamed, ``rows`` rows at a time (None: at once); nothing where it is empty."""
+    """The wanted columns (None: all) of one file, renamed, ``rows`` rows at a time (None: at once); nothing if empty."""
     parquet = path.name.lower().endswith(_PARQUET)
     try:
-        size, start = path.stat().st_size, path.open("rb").read(4)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(4)
         held = next((text for magic, text in _KINDS.items() if start.startswith(magic)), "text")
         expected = "Parquet" if parquet else "gzip" if path.name.lower().endswith(".gz") else "text"
         if size and held != expected:
@@ -84,31 +96,26 @@ def raw_frames(
         raise
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        csv.Error,
-    ) as error:  # the parser's own are ValueErrors
+    except (pa.ArrowException, OSError, ValueError, EOFError, zlib.error, csv.Error) as error:  # pandas': ValueErrors
         what = "Parquet file" if parquet else "table"
         detail = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path}: not a readable {what} (truncated?): {detail}") from None
 
 
-def _parquet_frames(path: Path, rows: int | None, rename: dict[str, str], wanted: set[str]) -> Iterator[pd.DataFrame]:
+def _parquet_frames(
+    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str] | None
+) -> Iterator[pd.DataFrame]:
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
     _require_distinct(path, names, rename, wanted)
-    chosen = [name for name in names if rename.get(name, name) in wanted] or names[:1]
+    chosen = _chosen(names, rename, wanted)
     batches = [file.read(columns=chosen)] if rows is None else file.iter_batches(batch_size=rows, columns=chosen)
     for batch in batches:
         yield _named(batch.to_pandas(), rename, names)
 
 
 def _text_frames(
-    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str], layout: TextLayout
+    path: Path, rows: int | None, rename: dict[str, str], wanted: set[str] | None, layout: TextLayout
 ) -> Iterator[pd.DataFrame]:
     names = _names(path, layout, rename, wanted)
     _require_no_more_fields(path, layout, names)
@@ -119,7 +126,7 @@ def _text_frames(
         header=None if layout.header else 0,
         names=names,
         index_col=False,
-        usecols=[name for name in names if rename.get(name, name) in wanted] or names[:1],
+        usecols=_chosen(names, rename, wanted),
         dtype=dict.fromkeys(text, str),
         keep_default_na=False,
         na_values={name: _EMPTY for name in names if name not in text},
@@ -132,6 +139,11 @@ def _text_frames(
         yield _named(frame.reset_index(drop=True), rename, names)
 
 
+def _chosen(names: list[str], rename: dict[str, str], wanted: set[str] | None) -> list[str]:
+    """Names in the file of the wanted columns; the first column where none is there, so that rows can be counted."""
+    return [name for name in names if wanted is None or rename.get(name, name) in wanted] or names[:1]
+
+
 def _named(frame: pd.DataFrame, rename: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
     """Under the schema's names; ``attrs`` keeps all names of the file, for messages."""
     frame = frame.rename(columns=rename)
@@ -139,7 +151,7 @@ def _named(frame: pd.DataFrame, rename: dict[str, str], names: Sequence[str]) ->
     return frame
 
 
-def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[str]) -> list[str]:
+def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[str] | None) -> list[str]:
     """Column names of a text file; a UserError where they or the first row don't fit the layout."""
     with _opened(path) as file:
         rows = list(itertools.islice(csv.reader(file, delimiter=layout.separator), 2))
@@ -147,7 +159,7 @@ def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[s
         return list(layout.header or [])
     names = list(layout.header) if layout.header else rows[0]
     other = next((mark for mark in ";\t|," if mark != layout.separator and mark in "".join(rows[0])), None)
-    if len(rows[0]) == 1 and len(wanted) > 1 and other:
+    if len(rows[0]) == 1 and len(wanted or ()) > 1 and other:
         raise UserError(
             f"{path}: its first line holds {other!r} where {layout.separator!r} is expected; set separator: {other!r}"
         )
@@ -177,12 +189,12 @@ def _require_no_more_fields(path: Path, layout: TextLayout, names: Sequence[str]
                 )
 
 
-def _require_distinct(path: Path, names: Sequence[str], rename: dict[str, str], wanted: set[str]) -> None:
+def _require_distinct(path: Path, names: Sequence[str], rename: dict[str, str], wanted: set[str] | None) -> None:
     """Two columns that end up with one wanted name would be one silently."""
     taken: dict[str, str] = {}
     for name in names:
         new = rename.get(name, name)
-        if new in wanted and new in taken:
+        if new in taken and (wanted is None or new in wanted):
             also = f"; both are called {new!r} here" if taken[new] != name else ""
             raise UserError(f"{path}: columns {taken[new]!r} and {name!r}{also}; expected one column {new!r}")
         taken[new] = name

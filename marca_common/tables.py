@@ -51,6 +51,18 @@ def read_table(path: str | Path, schema: Schema, **reading: Any) -> pd.DataFrame
     return chunks[0] if len(chunks) == 1 else _joined(chunks, schema)
 
 
+def read_all_columns(path: str | Path) -> pd.DataFrame:
+    """Every column of a table on disk as it stands there, unchecked; ``path`` as in ``read_table``.
+
+    A UserError where it can't be read, two columns have one name, or no row is there.
+    """
+    path, layout = shipped(path), TextLayout(",", header=None, as_text=set())
+    frames = [frame for part in parts(path) for frame in raw_frames(part, None, {}, None, layout)]
+    if not any(map(len, frames)):
+        raise UserError(f"{path}: the file has no rows")
+    return pd.concat(frames, ignore_index=True)
+
+
 def read_chunks(
     path: str | Path,
     schema: Schema,

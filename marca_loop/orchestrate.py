@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import pandas as pd
 
 import autobucket.fit_costs
 import autobucket.train
+import awrq_mixer.anchor
 import awrq_mixer.evaluate
+import awrq_mixer.profile
 import awrq_mixer.train
 import mpc_balancer.train
 import revenue_sim.run
@@ -29,7 +31,9 @@ from marca_common.files import file_hash, read_json, write_json
 from marca_common.memory import PeakMemory
 from marca_common.run_folder import RunFolder
 from marca_common.stages import Stage, Stages
-from marca_loop.day import commission, simulate, summarise
+from marca_common.tables import write_table
+from marca_loop.day import Period, commission, prepare_policies, simulate
+from marca_loop.measures import Rivals, attribution, compare, measure
 from marca_loop.scene import Parts
 from marca_loop.scoring import export_policy, peak_budgets, score_sample
 from marca_loop.settings import Orchestration
@@ -107,11 +111,24 @@ def _learn(run: Run) -> None:
     results = replaced(config.results, {"data.requests": run.requests, "data.spec": spec})
     maps = replaced(config.costs, {"loadtest": run.loadtest})
     ensemble = replaced(config.ground_truth, {"requests": [run.requests], "spec": spec})
+    profile = replaced(config.profile, {"requests": run.requests, "spec": spec})
     run.stages.run(
         *(_stage(f"values/{name}", awrq_mixer.train.train, one, "logs") for name, one in learners.items()),
+        _stage("profile", awrq_mixer.profile.profile, profile, "logs"),
         _stage("costs/results", autobucket.train.train, results, "logs"),
         _stage("costs/maps", autobucket.fit_costs.fit_costs, maps, "logs"),
         _stage("ground_truth", revenue_sim.train.train, ensemble, "logs"),
+    )
+    known = {"requests": run.requests, "profile": str(run.stages.folder("profile") / "profile.csv")}
+    anchors = {
+        name: replaced(config.anchor, known | {"checkpoint": str(run.parts.learned(name))})
+        for name in config.day.learners
+    }
+    run.stages.run(
+        *(
+            _stage(f"anchored/{name}", awrq_mixer.anchor.anchor, one, f"values/{name}", "profile")
+            for name, one in anchors.items()
+        )
     )
 
 
@@ -126,7 +143,9 @@ def _compare(run: Run) -> None:
     after = (*learned, "costs/results", "costs/maps", "ground_truth")
     run.stages.run(Stage("scores", work, [config.seed, config.sample_states], after))
     known = {"requests": run.requests} | ({"truth": str(parts.scores("truth"))} if parts.world is not None else {})
-    judged = {name: replaced(config.judge, known | {"checkpoint": str(parts.values(name))}) for name in config.learners}
+    judged = {
+        name: replaced(config.judge, known | {"checkpoint": str(parts.learned(name))}) for name in config.learners
+    }
     settings = {
         "requests": run.requests,
         "spec": parts.spec,
@@ -143,15 +162,30 @@ def _compare(run: Run) -> None:
 
 
 def _simulate(run: Run) -> None:
-    """Commissioning and a system model under every learner that decides, then the days of all strategies."""
-    day = run.config.day
-    dithered = {"seed": day.commission_seed, "days": day.commission_days, "start": day.start_day}
-    for name in day.learners:
-        learned, stage = (f"values/{name}", "costs/results", "costs/maps"), f"commission/{name}"
-        run.stages.run(Stage(stage, partial(commission, day, run.parts, name), dithered, learned))
-        run.stages.run(_balancer(run, name, str(run.stages.folder(stage) / "system.parquet"), stage))
-    models = [f"balancer/{name}" for name in day.learners]
-    run.stages.run(Stage("day", partial(simulate, day, run.parts), to_dict(day), (*models, "scores")))
+    """Policies for every state that may arrive; a system model under every decider; then the days of all strategies."""
+    day, parts, learners = run.config.day, run.parts, run.config.day.learners
+    commissioning = Period(day.commission_seed, day.start_day - day.commission_days, day.commission_days)
+    periods = {one: Period(one, day.start_day, day.days) for one in day.seeds} | {day.commission_seed: commissioning}
+    keys = [one.key for one in day.deciders]
+    after = (*(f"anchored/{name}" for name in learners), "costs/results", "costs/maps", "scores", "profile")
+    for seed, period in periods.items():
+        deciders = day.steered if period is commissioning else day.deciders
+        work = partial(prepare_policies, period, deciders, learners, parts, run.config.workers)
+        run.stages.run(Stage(f"policies/{seed}", work, [asdict(period), keys], after))
+    tables = {one.key: partial(commission, commissioning, one, parts) for one in day.steered}
+    before = f"policies/{day.commission_seed}"
+    run.stages.run(
+        *(Stage(f"commission/{key}", work, asdict(commissioning), (before,)) for key, work in tables.items())
+    )
+    run.stages.run(
+        *(
+            _balancer(run, key, str(run.stages.folder(f"commission/{key}") / "system.parquet"), f"commission/{key}")
+            for key in tables
+        )
+    )
+    assert run.config.world is not None
+    after = (*(f"balancer/{key}" for key in tables), *(f"policies/{seed}" for seed in day.seeds))
+    run.stages.run(Stage("day", partial(simulate, day, parts, run.config.world.groups), to_dict(day), after))
 
 
 def _deliver(run: Run) -> None:
@@ -162,7 +196,7 @@ def _deliver(run: Run) -> None:
     export = partial(export_policy, run.requests, most, run.parts)
     run.stages.run(
         _balancer(run, name, config.logs.system, "logs"),
-        Stage("policy", export, most, (f"values/{name}", "costs/results", "costs/maps")),
+        Stage("policy", export, most, (f"anchored/{name}", "costs/results", "costs/maps")),
     )
 
 
@@ -190,7 +224,14 @@ def _summary(config: Orchestration, out: Path) -> dict[str, Any]:
     }
     if config.world is not None:
         minutes, budget = pd.read_parquet(out / "day/minutes.parquet"), config.world.plant.budget_percent
-        summary["strategies"] = summarise(minutes, config.world.services, budget, config.day.baseline)
+        measured = measure(minutes, config.world.services, budget)
+        rivals = Rivals(config.day.baseline, config.day.hourly, config.day.blind, config.day.oracle)
+        summary["strategies"] = compare(measured, rivals)
+        summary["failed"] = read_json(out / "day/failed.json")
+        write_table(measured, out / "day/measures.csv")
+        steps = attribution(measured, config.day.baseline, config.day.attribution)
+        if len(steps):
+            write_table(steps, out / "day/attribution.csv")
     return summary
 
 

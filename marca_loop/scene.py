@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from autobucket.costs.cost_model import CostModel
+from awrq_mixer.anchoring.global_profile import read_profile
 from awrq_mixer.serving.policy import HullPolicy
 from awrq_mixer.serving.predictor import Predictor
 from cascade_world.data_centre.world_plant import WorldPlant
@@ -23,9 +24,13 @@ from marca_common.errors import UserError
 from marca_common.protocols import Policy, Predicting
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
+from marca_loop.blind_policy import BlindPolicy
+from marca_loop.deciders import PROFILE, TRUTH, Decider, Sources
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
+
+BLIND_SPREAD = 0.2  # sd of the log of a request's factor on the price where one profile decides for all
 
 
 @dataclass(frozen=True)
@@ -38,30 +43,57 @@ class Parts:
     system: Path  # minute table of the logs
     spec: RequestSpec
 
+    def learned(self, learner: str) -> Path:
+        """Checkpoint of awrq_mixer.train, as learned."""
+        return self.root / "values" / learner / "best.pt"
+
     def values(self, learner: str | None) -> Path:
-        """Checkpoint of awrq_mixer.train."""
-        return self.root / "values" / (learner or self.learner) / "best.pt"
+        """Checkpoint of awrq_mixer.anchor: what decides."""
+        return self.root / "anchored" / (learner or self.learner) / "anchored.pt"
 
-    def system_model(self, learner: str | None) -> Path:
-        """Checkpoint of mpc_balancer.train, learned while this learner's policy decided."""
-        return self.root / "balancer" / (learner or self.learner) / "system_model.pt"
+    def profile(self) -> np.ndarray:
+        """The global profile, money per request (A,)."""
+        return read_profile(self.root / "profile/profile.csv", self.spec)
 
-    def scores(self, name: str | None) -> Path:
+    def system_model(self, decider: str) -> Path:
+        """Checkpoint of mpc_balancer.train, learned while this decider decided."""
+        return self.root / "balancer" / decider / "system_model.pt"
+
+    def policies(self, seed: int) -> Path:
+        """Folder of the policies that were prepared for a traffic run."""
+        return self.root / "policies" / str(seed)
+
+    def scores(self, name: str) -> Path:
         """Score file of a learner, of ``truth`` or of ``predicted_costs`` on the sample of logged states."""
-        return self.root / "scores" / f"{name or self.learner}.parquet"
+        return self.root / "scores" / f"{name}.parquet"
+
+    @property
+    def cost_files(self) -> tuple[Path, Path]:
+        """What the learned C(s, a) is read from."""
+        return self.root / "costs/results/estimator.pt", self.root / "costs/maps/cost_maps.json"
 
     def cost_model(self) -> CostModel:
         """The learned C(s, a)."""
-        return CostModel.load(self.root / "costs/results/estimator.pt", self.root / "costs/maps/cost_maps.json")
+        return CostModel.load(*self.cost_files)
+
+    def sources(self, learners: list[str]) -> Sources:
+        """Files that deciders are made from."""
+        assert self.world is not None
+        return Sources({name: self.values(name) for name in learners}, self.cost_files, self.world)
 
 
 @dataclass(frozen=True)
 class Profile:
     """What a data centre's log says on average, states aside."""
 
-    peak_qps: float  # largest 15-minute mean of requests per second
-    values: np.ndarray  # (A,) mean predicted Q, money per request
-    costs: np.ndarray  # (A, services) mean predicted C, core-ms per request
+    qps: pd.Series  # requests per second of every logged minute, by its start
+    values: np.ndarray  # (A,) mean Q, money per request
+    costs: np.ndarray  # (A, services) mean C, core-ms per request
+
+    @property
+    def peak_qps(self) -> float:
+        """Largest 15-minute mean."""
+        return float(self.qps.rolling(15).mean().max())
 
 
 @dataclass
@@ -72,40 +104,69 @@ class Scene:
     world: World
     traffic: Traffic
     catalogue: Catalogue
-    _policies: dict[tuple[Path, str], Any] = field(default_factory=dict)
+    _policies: dict[tuple[str, str], Any] = field(default_factory=dict)
 
-    def policy(self, learner: str | None = None, how: str = "hull") -> Any:
-        """argmax Q − λC with a learner's Q, prepared for every state that may arrive: a HullPolicy, or what ``how``,
-        a ``module:function``, makes of (states, values_fn, costs_fn)."""
-        path = self.parts.values(learner)
-        if (path, how) not in self._policies:
-            make = find(how, {"hull": HullPolicy.build}, "policy")
-            values, costs = Predictor.load(path), self.parts.cost_model()
-            made = self._policies[path, how] = make(self.catalogue.states, values.values, costs.costs)
-            if not callable(getattr(made, "decide", None)):
-                raise UserError(
-                    f"policy: {how!r} made a {type(made).__name__}; expected an object with decide(states, lambda_)"
-                )
-        return self._policies[path, how]
+    def policy(self, decider: Decider | str | None = None, how: str = "hull") -> Any:
+        """argmax Q − λC of a decider (or of a learner, named), for every state that may arrive.
 
-    def system_model(self, learner: str | None = None) -> SystemModel:
-        """g under a learner's policy."""
-        return SystemModel.load(self.parts.system_model(learner))
+        ``how``: hull = the prepared exact argmax; a ``module:function`` makes one of (states, values_fn, costs_fn).
+        """
+        decider = decider if isinstance(decider, Decider) else Decider(decider or self.parts.learner)
+        known = (decider.key, how)
+        if known not in self._policies:
+            self._policies[known] = self._made(decider, how)
+        return self._policies[known]
+
+    def _made(self, decider: Decider, how: str) -> Any:
+        if decider.blind:
+            costs = np.stack([self.profile(group).costs for group in self.world.groups])
+            group_of = self.world.groups.index
+            groups = [group_of(name) for name in self.catalogue.states["idc"].astype(str)]
+            return BlindPolicy(self.parts.profile(), costs, BLIND_SPREAD, groups)
+        if how == "hull":
+            return HullPolicy.load(self.parts.policies(self.traffic.seed) / f"{decider.key}.npz")
+        make = find(how, {}, "policy")
+        values, costs_fn = Predictor.load(self.parts.values(decider.values)).values, self.parts.cost_model().costs
+        made = make(self.catalogue.states, values, costs_fn)
+        if not callable(getattr(made, "decide", None)):
+            raise UserError(
+                f"policy: {how!r} made a {type(made).__name__}; expected an object with decide(states, lambda_)"
+            )
+        return made
+
+    def system_model(self, decider: Decider | str | None = None) -> SystemModel:
+        """g under a decider's policy (or a learner's, named)."""
+        key = decider.key if isinstance(decider, Decider) else decider or self.parts.learner
+        return SystemModel.load(self.parts.system_model(key))
 
     @cached_property
     def calendar(self) -> Calendar:
         """The planned events."""
         return Calendar.from_frame(self.traffic.calendar)
 
-    def profile(self, group: str, learner: str | None = None) -> Profile:
-        """Means over the sampled states of the log that belong to a data centre, by a learner's Q and the learned C."""
-        values = read_scores(self.parts.scores(learner), self.parts.spec)
-        by_service = read_scores(self.parts.scores("predicted_costs"), self.parts.spec).scores
-        rows = (values.states["idc"].astype(str) == group).to_numpy()
-        costs = np.stack([by_service[name][rows] for name in self.world.services], axis=-1)  # (S, A, services)
-        system = pd.read_parquet(self.parts.system, columns=["idc", "qps"])
-        qps = system.loc[system["idc"].astype(str) == group, "qps"]
-        return Profile(float(qps.rolling(15).mean().max()), values.scores["q"][rows].mean(axis=0), costs.mean(axis=0))
+    def profile(self, group: str, values: str | None = None) -> Profile:
+        """The global profile (``values``: null, or ``truth`` for the true means), and means of C over the sampled states of
+        the log that belong to a data centre: the learned C, with ``truth`` the true one."""
+        true = values == TRUTH
+        by_service = read_scores(self.parts.scores("costs" if true else "predicted_costs"), self.parts.spec)
+        rows = (by_service.states["idc"].astype(str) == group).to_numpy()
+        costs = np.stack([by_service.scores[name][rows].mean(axis=0) for name in self.world.services], axis=-1)
+        if true:
+            mean = read_scores(self.parts.scores(TRUTH), self.parts.spec).scores["value"][rows].mean(axis=0)
+        elif values in (None, PROFILE):
+            mean = self.parts.profile()
+        else:
+            raise UserError(f"values: got {values!r}; a static mixture is chosen by {PROFILE!r} or by {TRUTH!r}")
+        system = pd.read_parquet(self.parts.system, columns=["idc", "timestamp", "qps"])
+        mine = system[system["idc"].astype(str) == group]
+        return Profile(pd.Series(mine["qps"].to_numpy(), pd.DatetimeIndex(mine["timestamp"])), mean, costs)
+
+    def allowed(self, group: str, qps: float | np.ndarray) -> np.ndarray:
+        """Core-ms per request and service (…, services) that C_m allows at ``qps`` requests per second."""
+        world = self.world
+        usable = (world.budget_percent() - world.config.plant.idle_percent) / 100
+        core_ms = usable * world.cores[world.groups.index(group)] * 1000
+        return np.asarray(core_ms / np.maximum(np.asarray(qps, float), 1e-9)[..., None])
 
     def plant(self, group: str, policy: Policy) -> WorldPlant:
         """A fresh data centre under ``policy``; the luck of its requests depends on the traffic's seed only."""
@@ -124,7 +185,7 @@ def make_scene(parts: Parts, seed: int, start_day: float, days: float) -> Scene:
     return Scene(parts, world, traffic, world.catalogue(traffic))
 
 
-def price_scale(policy: HullPolicy, ids: np.ndarray, services: int) -> PriceScale:
+def price_scale(policy: Any, ids: np.ndarray, services: int) -> PriceScale:
     """λ's box for a policy: per service up to where a higher price, the other services being free, saves nothing more."""
 
     def spent(service: int, price: float) -> float:

@@ -37,7 +37,7 @@ def score_sample(
         ensemble = GroundTruth.load(parts.root / "ground_truth", spec, tree_weight)
         files["truth"] = {"value": ensemble.values(states)}
     for name in learners:
-        files[name] = {"q": Predictor.load(parts.values(name)).values(states)}
+        files[name] = {"q": Predictor.load(parts.learned(name)).values(states)}
     for name, scores in files.items():
         write_scores(ScoreMatrix(states, scores), folder / f"{name}.parquet")
 

@@ -15,6 +15,7 @@ import revenue_sim.train
 from cascade_world.config import WorldConfig
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
+from marca_loop.deciders import PROFILE, TRUTH, Decider
 from marca_loop.strategies import AnyStrategy
 
 
@@ -49,21 +50,46 @@ class DayConfig(Config):
     start_day: float = Field(default=28, ge=0, description="day of the simulation on which it begins, after the logs")
     strategies: dict[str, AnyStrategy] = Field(min_length=1, description="name → strategy, in the order of the report")
     baseline: str = Field(default="static", description="strategy that uplifts are stated against")
+    hourly: str | None = Field(
+        default=None, description="strategy of one mixture per hour, a second baseline; null: none"
+    )
+    blind: str | None = Field(
+        default=None, description="strategy that prices one profile, a third baseline; null: none"
+    )
+    oracle: str | None = Field(default=None, description="strategy that bounds what can be had; null: none")
+    attribution: dict[str, str] = Field(
+        default={}, description="step → strategy that it reaches: from the baseline to the bound, one reason at a time"
+    )
     commission_seed: int = Field(default=50, ge=0, description="seed of the commissioning days; not an evaluation seed")
     commission_days: float = Field(default=3.0, gt=0, description="days under a dithered λ, from which g is learned")
     workers: int = Field(default=2, ge=1, description="processes that simulate seeds side by side")
 
     @property
+    def deciders(self) -> list[Decider]:
+        """Whose Q and C some strategy decides by, each once."""
+        found = (one.decider(self.policy) for one in self.strategies.values())
+        return list(dict.fromkeys(one for one in found if one is not None))
+
+    @property
+    def steered(self) -> list[Decider]:
+        """Deciders that some controller steers, each once: a system model is learned under every one."""
+        found = (one.decider(self.policy) for one in self.strategies.values() if one.steered)
+        return list(dict.fromkeys(one for one in found if one is not None))
+
+    @property
     def learners(self) -> list[str]:
         """Learners whose Q some strategy uses, the policy's first."""
-        return list(dict.fromkeys([self.policy, *(one.values or self.policy for one in self.strategies.values())]))
+        named = [self.policy, *(one.values for one in self.deciders)]
+        return [name for name in dict.fromkeys(named) if name not in (PROFILE, TRUTH)]
 
     @model_validator(mode="after")
     def _consistent(self) -> DayConfig:
         if self.commission_seed in self.seeds:
             raise ValueError("commission_seed is among the evaluation seeds; expected another one")
-        if self.baseline not in self.strategies:
-            raise ValueError(f"baseline: got {self.baseline!r}; expected one of {list(self.strategies)}")
+        named = {"baseline": self.baseline, "hourly": self.hourly, "blind": self.blind, "oracle": self.oracle}
+        for key, name in {**named, **{f"attribution.{step}": one for step, one in self.attribution.items()}}.items():
+            if name is not None and name not in self.strategies:
+                raise ValueError(f"{key}: got {name!r}; expected one of {list(self.strategies)}")
         return self
 
 
@@ -74,6 +100,12 @@ class Orchestration(Config):
     world: WorldConfig | None = Field(default=None, description="cascade_world.generate; null: own logs are given")
     logs: OwnLogs | None = Field(default=None, description="own logs; null: those of the world")
     learners: dict[str, awrq_mixer.config.TrainConfig] = Field(min_length=1, description="awrq_mixer.train, each")
+    profile: awrq_mixer.config.ProfileConfig = Field(
+        default=awrq_mixer.config.ProfileConfig(), description="awrq_mixer.profile, which anchors every learner"
+    )
+    anchor: awrq_mixer.config.AnchorConfig = Field(
+        default=awrq_mixer.config.AnchorConfig(), description="awrq_mixer.anchor, of every learner"
+    )
     judge: awrq_mixer.config.EvaluateConfig = Field(description="awrq_mixer.evaluate, of every learner")
     results: autobucket.config.TrainConfig = Field(description="autobucket.train")
     costs: autobucket.costs.cost_config.FitCostsConfig = Field(description="autobucket.fit_costs")
@@ -84,10 +116,25 @@ class Orchestration(Config):
     workers: int = Field(default=2, ge=1, description="processes that learn or judge side by side, one thread each")
     sample_states: int = Field(default=2000, ge=10, description="states of the log's last part, scored for comparison")
 
+    @property
+    def spec(self) -> RequestSpec:
+        """Columns of the request log."""
+        if self.world is not None:
+            return self.world.request_spec
+        assert self.logs is not None
+        return self.logs.spec
+
     @model_validator(mode="after")
     def _parts_fit(self) -> Orchestration:
         if (self.world is None) == (self.logs is None):
             raise ValueError("give either world or logs: the open world's logs or your own")
+        for name in (PROFILE, TRUTH):
+            if name in self.learners:
+                raise ValueError(f"learners: {name!r} is the name of no learner's values; call yours something else")
+        for decider in self.day.deciders:
+            for name in decider.free:
+                if name not in self.spec.sub_actions:
+                    raise ValueError(f"day: free: got {name!r}; expected some of {list(self.spec.sub_actions)}")
         for name in self.day.learners:
             if name not in self.learners:
                 raise ValueError(f"day: uses the learner {name!r}; expected one of {list(self.learners)}")

@@ -15,6 +15,8 @@ from marca_common.plain_numbers import attribute, plain_numbers
 from marca_common.protocols import Measurement
 from marca_measures.static_mixture import StaticMixture, static_mixture
 
+_A_MONDAY = 4 * 24  # hours from the epoch, a Thursday, to its first Monday
+
 
 class DowngradeRule:
     """A level down after a minute over budget, one up after ``patience`` minutes well under it. It sets no price."""
@@ -50,6 +52,24 @@ class DowngradeRule:
         return self.lambda_
 
 
+class Timetable:
+    """A downgrade rule that also knows what time the coming minute is."""
+
+    def __init__(self, rule: DowngradeRule, first_minute: np.datetime64) -> None:
+        self.rule, self.coming = rule, first_minute.astype("datetime64[m]")
+        self.lambda_ = rule.lambda_
+
+    def step(self, measurement: Measurement) -> np.ndarray:
+        """Choose the next minute's level; the clock goes on whatever is measured."""
+        self.coming = self.coming + np.timedelta64(1, "m")
+        return self.rule.step(measurement)
+
+    @property
+    def hour_of_week(self) -> int:
+        """Hours since Monday began, of the coming minute."""
+        return int((self.coming.astype("datetime64[h]").astype(np.int64) - _A_MONDAY) % 168)
+
+
 class StaticPolicy:
     """Draws every request's joint action from the mixture of the rule's level in force; states are not looked at."""
 
@@ -60,6 +80,21 @@ class StaticPolicy:
     def decide(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
         """Joint action per state, int64 (M,); prices change nothing."""
         return self.mixtures[self.rule.in_force].draw(self.generator.random(len(states)))
+
+
+class HourlyPolicy:
+    """Draws from the mixture of the hour of the week and of the rule's level in force; states are not looked at."""
+
+    def __init__(
+        self, mixtures: Sequence[Sequence[StaticMixture]], clock: Timetable, generator: np.random.Generator
+    ) -> None:
+        """``mixtures``: per hour since Monday began (168), per downgrade level."""
+        self.mixtures, self.clock, self.generator = mixtures, clock, generator
+
+    def decide(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:
+        """Joint action per state, int64 (M,); prices change nothing."""
+        mixture = self.mixtures[self.clock.hour_of_week][self.clock.rule.in_force]
+        return mixture.draw(self.generator.random(len(states)))
 
 
 def downgrade_mixtures(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from marca_common.column_values import Zone
 from marca_common.config import Config
 from marca_common.prices import PRICE_UNIT
+from marca_common.table_files import Separator
 
 
 class ColumnsConfig(Config):
@@ -38,7 +39,7 @@ class ColumnsConfig(Config):
         "error", description="a missing minute: refuse the table or learn around it"
     )
     header: list[str] | None = Field(None, description="columns of a file without a header row; null = it has one")
-    separator: str = Field(",", description="separator of a CSV file")
+    separator: Separator = Field(",", description="separator of a CSV file")
     timezone: Zone = Field("UTC", description="IANA zone of times without an offset")
 
 
@@ -183,9 +184,13 @@ class ControllerConfig(Config):
 
     name: str = Field("mpc", description="which controller: a name in controllers, or module:Class")
     budget: list[float] | float = Field(65.0, description="C_m, percent of declared cores, for all services or each")
-    offset: float = Field(0.0, description="added to the target, percent of the budget (negative = more careful)")
+    offset: float = Field(
+        0.0, gt=-100, description="added to the target, percent of the budget (negative = more careful)"
+    )
     price_low: float = Field(0.0, ge=0, description="lower end of λ's box, money per core-ms")
-    price_high: list[float] | None = Field(None, description="upper end per price; null = the model's box")
+    price_high: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="upper end per price; null = the model's box"
+    )
     price_unit: str = Field(
         PRICE_UNIT, description="unit of λ here; the system model's and the policy's must be the same"
     )

@@ -44,6 +44,7 @@ def test_a_full_disk_is_one_line(small_world: Path, tmp_path: Path, program: str
     assert "Traceback" not in done.stderr
     assert [line[:6] for line in done.stderr.splitlines() if "rror" in line] == ["error:"]
     assert not (tmp_path / "run/summary.json").exists()
+    assert most_bytes > 100 or not (tmp_path / "run").exists()  # refused on entry: not even the folder
 
 
 @pytest.mark.slow

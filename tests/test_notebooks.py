@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
@@ -9,8 +11,14 @@ import pytest
 
 from notebooks.regenerate import executed
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+REPOSITORY = Path(__file__).parents[1]
+NOTEBOOKS = REPOSITORY / "notebooks"
 PATHS = pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+
+
+def listing() -> set[Path]:
+    """What lies in the folder that notebooks run in."""
+    return {path for path in NOTEBOOKS.rglob("*") if "__pycache__" not in path.parts}
 
 
 def kinds(notebook: nbformat.NotebookNode) -> list[list[str]]:
@@ -29,7 +37,24 @@ def test_a_notebook_is_committed_with_outputs_and_a_figure(path: Path) -> None:
     assert "/tmp" not in text
 
 
+@PATHS
+def test_a_notebook_stays_small_and_says_before_it_shows(path: Path) -> None:
+    cells = nbformat.read(path, as_version=4).cells
+    assert path.stat().st_size < 400_000
+    assert len(cells) <= 14
+    before = [first.cell_type for first, second in pairwise(cells) if second.cell_type == "code"]
+    assert before == ["markdown"] * len(before)
+    assert cells[0].source.startswith("# ")
+
+
+def test_the_readme_lists_every_notebook() -> None:
+    linked = re.findall(r"\(notebooks/(\w+)\.ipynb\)", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    assert linked == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
 @pytest.mark.slow
 @PATHS
-def test_a_notebook_runs_and_shows_what_is_committed(path: Path) -> None:
+def test_a_notebook_runs_shows_what_is_committed_and_leaves_nothing_behind(path: Path) -> None:
+    before = listing()
     assert kinds(executed(path)) == kinds(nbformat.read(path, as_version=4))
+    assert listing() == before

@@ -51,7 +51,7 @@ class Anchor:
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Anchored values in money, float32 (S, A)."""
-        return np.exp(self.unshifted(values) + self.shift).astype(np.float32)
+        return np.asarray(np.exp(self.unshifted(values) + self.shift), np.float32)
 
     def to_payload(self) -> dict[str, Any]:
         """Tensors and numbers for a checkpoint."""

@@ -68,7 +68,7 @@ class WorldPlant:
             raise ValueError(f"exogenous: got {exogenous}; expected finite arrivals of at least 0")
         in_force = self._actuate(np.asarray(lambda_, dtype=float))
         counts = self._thinned(exogenous, minute)
-        states = arriving_states(self.luck.states[minute], self._pool(minute), int(counts.sum()))
+        states = arriving_states(self.luck.states[minute], self.pool(minute), int(counts.sum()))
         joint = self._decided(states, in_force)
         totals, used, mean_level, mean_load = self._serve(minute, counts, states, joint)
         self._record(minute, exogenous, counts, in_force, totals, used, mean_level, mean_load)
@@ -93,6 +93,18 @@ class WorldPlant:
             self.records, columns=["minute", "qps", "requests", *TOTALS, "degradation", *per_service]
         ).astype({"minute": int})
         return table
+
+    def allowed_cost(self, requests: np.ndarray) -> np.ndarray:
+        """Expected core-ms per request and service (T, services) that put each minute's CPU on the budget.
+
+        ``requests`` (T,) real ones per minute. That minute's common cost factor and the slope of cost by load are known here.
+        """
+        world = self.world
+        usable = (world.budget_percent() - world.config.plant.idle_percent) / 100.0
+        core_ms = usable * world.cores[self.index] * 60_000.0  # (services,)
+        slope = 1.0 + world.config.cost.load_slope * (world.budget_percent() / 100.0 - 0.5)
+        factor = self.luck.cost_factor[: len(requests)] * slope
+        return np.asarray(core_ms / (np.maximum(requests, 1.0)[:, None] * factor))
 
     def _serve(
         self, minute: int, counts: np.ndarray, states: np.ndarray, joint: np.ndarray
@@ -136,7 +148,8 @@ class WorldPlant:
             np.floor(exogenous / self.world.config.plant.weight + self.luck.thinning[minute]).astype(np.int64)
         )
 
-    def _pool(self, minute: int) -> np.ndarray:
+    def pool(self, minute: int) -> np.ndarray:
+        """State ids that the requests of a minute come from, evenly, int64 (states_per_hour,)."""
         start = self.traffic.start_day * MINUTES_PER_DAY
         return np.asarray(self.catalogue.ids[self.index, int((start + minute) // 60 - start // 60)])
 

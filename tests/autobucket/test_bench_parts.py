@@ -15,17 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autobucket.bench.bench_config import BenchTrafficConfig, BucketsConfig, TestbenchConfig
+from autobucket.bench.findings.analysis import bucket_table
 from autobucket.bench.findings.result_predictor import ResultPredictor
 from autobucket.bench.measuring.bench_requests import make_requests, payloads
 from autobucket.bench.measuring.buckets import (
+    RequestBucket,
     choose_buckets,
     make_buckets,
     quantile_edges,
     replay_sample,
     target_aware_edges,
 )
-from autobucket.bench.measuring.load import schedule
-from autobucket.bench.measuring.records import standard_error_pct
+from autobucket.bench.measuring.campaign import Measured
+from autobucket.bench.measuring.load import LoadWindow, schedule
+from autobucket.bench.measuring.records import Cell, Record, standard_error_pct
 from autobucket.bench.target.clocks import (
     CgroupClock,
     MachineReading,
@@ -181,6 +184,38 @@ def test_traffic_is_reproducible_and_a_user_keeps_its_value(tmp_path: Path) -> N
         make_requests(BenchTrafficConfig(table=tmp_path / "absent.csv"), 3)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"value,n\nlow,1,9\n", "row 1 has more fields than the 2 columns: value, n"),
+        (b"value,n,n\nlow,1,2\n", "columns 'n' and 'n'; expected one column 'n'"),
+        ("value,n\nl\u00f6w,1\n".encode("latin-1"), "not UTF-8 text"),
+        (b"value;n\nlow;1\n", r"column 'value' \(request value\) is missing; found value;n"),
+        (b"PAR1", "holds Parquet; expected text by its name"),
+        (b"value,n\n", "the file has no rows"),
+        (b"", "the file has no rows"),
+    ],
+)
+def test_a_broken_table_of_requests_is_one_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(UserError, match=f"t.csv: {message}"):
+        make_requests(BenchTrafficConfig(table=tmp_path / "t.csv"), 3)
+
+
+def test_a_table_of_requests_keeps_all_its_columns_in_every_packing(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user": [7, 8], "value": ["low", "high"], "new": [True, False], "share": [0.5, np.nan]})
+    (tmp_path / "parts").mkdir()
+    frame.to_csv(tmp_path / "t.CSV.GZ", index=False, compression="gzip")
+    frame.to_parquet(tmp_path / "t.PQ")
+    for k in range(2):
+        frame.iloc[[k]].to_csv(tmp_path / f"parts/part-{k}.csv", index=False)
+    expected = [{"user": 7, "value": "low", "new": True, "share": 0.5}, {"user": 8, "value": "high", "new": False}]
+    for name in ("t.CSV.GZ", "t.PQ", "parts"):
+        found = payloads(make_requests(BenchTrafficConfig(table=tmp_path / name), 3, count=50))
+        assert all(one in expected for one in found)
+        assert all(one in found for one in expected)
+
+
 def fake_process(pid: Any, children: Any = ()) -> Any:
     return SimpleNamespace(pid=pid, children=lambda: list(children))
 
@@ -249,6 +284,31 @@ def test_standard_error() -> None:
     assert standard_error_pct([1.0]) == float("inf")
     assert standard_error_pct([9.0, 11.0]) == pytest.approx(10.0)  # sd 1.414 / sqrt 2 = 1 of 10
     assert standard_error_pct([5.0, 5.0, 5.0]) == 0
+
+
+def cell_window(cpu_s: float, ok: int = 100) -> LoadWindow:
+    return LoadWindow(10, 10, ok, ok, 0, 0, 10, {"ranking": cpu_s}, 10, (0, 0), [0.0], [5.0])
+
+
+@pytest.mark.parametrize(
+    ("cpu_s", "cv", "machine"),
+    [
+        ((3.0, 5.0), 100 * np.sqrt(2) / 3, (100 / 20 + 100 / 40) / 2 - 1),  # 20 and 40 core-ms; the machine says 100
+        ((0.5, 0.2), np.nan, np.nan),  # less CPU than without requests: no share of it means anything
+        ((1.0, 1.0), np.nan, np.nan),  # as much
+        ((0.5, 3.0), 100 * np.sqrt(2) * 12.5 / 7.5, 100 / 20 - 1),  # -5 and 20 core-ms
+    ],
+)
+def test_spread_of_a_cell_is_unknown_where_its_cost_is_lost_in_idle_cpu(
+    cpu_s: tuple[float, float], cv: float, machine: float
+) -> None:
+    records = [Record(k, "idle", cell_window(1.0)) for k in range(2)]
+    records += [Record(k, "cell", cell_window(cpu_s[k]), Cell("b00", 10)) for k in range(2)]
+    buckets = [RequestBucket("b00", {}, "low", {}, {}, np.arange(3))]
+    table = bucket_table(TestbenchConfig(), Measured(buckets, 1, records, pd.DataFrame()), 10)
+    assert table["cv_pct"][0] == pytest.approx(cv, nan_ok=True)
+    assert table["machine_vs_process_pct"][0] == pytest.approx(100 * machine, nan_ok=True)
+    assert not table["valid"][0]
 
 
 def test_predictor_learns_products_of_fields() -> None:

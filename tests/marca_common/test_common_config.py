@@ -120,6 +120,14 @@ def test_replaced_changes_one_key_and_validates_again() -> None:
         replaced(Outer(), {"optimiser.step": 3})
     with pytest.raises(ValueError, match="greater than 0"):
         replaced(Outer(), {"optimiser.learning_rate": 0})
+    with pytest.raises(ValueError, match="expected a number"):
+        replaced(Outer(), {"optimiser.steps": True})
+
+
+def test_a_boolean_is_no_number_in_whichever_kind_of_a_union() -> None:
+    with pytest.raises(ValueError, match="expected a number"):
+        Outer.model_validate({"choice": {"steps": True}})
+    assert Job.model_validate({"best": True, "name": "a"}).best == 1  # may be text: not a number alone
 
 
 @pytest.mark.parametrize("place", ["own", "base"])

@@ -105,6 +105,14 @@ def test_metrics_of_a_resumed_run_continue_after_its_step(tmp_path: Path) -> Non
         log.write(step=4, los=1)
 
 
+def test_metrics_that_another_program_wrote_into_are_one_line(tmp_path: Path) -> None:
+    place = tmp_path / "metrics.csv"
+    place.write_text("step,loss\n1,0.5\n\nend,0.1\n")
+    with pytest.raises(UserError, match=r"metrics.csv: line 4: got 'end'; expected a number \(step\)"):
+        MetricsLog(place, ["step", "loss"], resume_step=2)
+    assert place.read_text() == "step,loss\n1,0.5\n\nend,0.1\n"
+
+
 def test_json_takes_numpy_and_turns_nan_into_null(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": np.float32(1.5), "b": np.array([1, 2]), "c": float("nan"), 3: (np.int64(4),)})
     assert read_json(tmp_path / "x.json") == {"a": 1.5, "b": [1, 2], "c": None, "3": [4]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
+import warnings
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -16,12 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 
-from marca_common.column_values import category
+from marca_common.column_values import as_categories, category
+from marca_common.config import Config, parse_config, to_dict
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.files import file_hash
 from marca_common.requests import RequestSpec
 from marca_common.tables import Column, checked_frame, read_chunks, read_table
+from mpc_balancer.config import ColumnsConfig
 
 SCHEMA = [Column("when", "time"), Column("place", "category"), Column("n", "int", 0), Column("x", nullable=True)]
 TEXT = "when,place,n,x\n2026-01-05 10:00:00,north,1,0.5\n2026-01-05 10:01:00,NA,2,\n"
@@ -189,6 +193,9 @@ def test_a_broken_file_is_one_line(tmp_path: Path, kind: str) -> None:
         ("n", [1 + 2j, 0], "row 1, column 'n'"),
         ("n", pd.array([1, None], dtype="Int64"), "row 2, column 'n': got an empty value; expected a whole number"),
         ("n", [{}, 1], "row 1, column 'n'"),
+        ("n", [1, 10**400], "row 2, column 'n': got 1000+…; expected a whole number"),
+        ("x", [1, -(10**400)], "row 2, column 'x': got -1000+…; expected a finite number"),
+        ("place", [10**5000, "a"], "row 1, column 'place': got a number of more digits than can be shown"),
     ],
 )
 def test_a_frame_in_memory_is_checked_as_a_file_is(tmp_path: Path, column: str, values: Any, message: str) -> None:
@@ -196,6 +203,31 @@ def test_a_frame_in_memory_is_checked_as_a_file_is(tmp_path: Path, column: str, 
     frame[column] = values
     with pytest.raises(UserError, match=f"memory: {message}"):
         checked_frame(frame, SCHEMA, "memory")
+
+
+@pytest.mark.parametrize("config", [RequestSpec, ColumnsConfig])
+@pytest.mark.parametrize("separator", ["", "||", '"', "\n", "\r", "\0", "§"])
+def test_a_separator_is_one_character_or_the_config_is_refused(config: type[Config], separator: str) -> None:
+    with pytest.raises(UserError) as raised:
+        parse_config(config, {"separator": separator}, "c.yaml")
+    expected = "expected one ASCII character, neither a quotation mark nor a line break"
+    assert str(raised.value) == f"c.yaml: separator: got {separator!r}; {expected}"
+    for one in "\t;|\x01 ":
+        assert to_dict(parse_config(config, {"separator": one}, "c.yaml"))["separator"] == one
+
+
+def test_a_table_that_was_read_is_closed(tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_table(write(tmp_path / "t.csv", TEXT), SCHEMA)
+        gc.collect()
+    assert not [one for one in caught if issubclass(one.category, ResourceWarning)]
+
+
+def test_a_categorical_of_text_keeps_the_order_of_its_categories_and_other_values_are_sorted() -> None:
+    unchanged = pd.Series(pd.Categorical(["b", "a"], pd.Index(["b", "a"], dtype="str")))
+    assert as_categories(unchanged).cat.categories.tolist() == ["b", "a"]
+    assert as_categories(pd.Series([2, 10])).cat.categories.tolist() == ["10", "2"]
 
 
 def test_whole_numbers_beyond_doubles_stay_exact(tmp_path: Path) -> None:

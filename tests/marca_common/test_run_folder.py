@@ -154,6 +154,48 @@ def test_a_file_system_without_locks_is_not_another_process(tmp_path: Path, monk
         pass
 
 
+def full(*_: Any) -> None:
+    raise UserError("No space left on device")
+
+
+@pytest.mark.parametrize("write", ["write_text", "write_json"])
+def test_a_disk_that_is_full_from_the_start_leaves_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    one_run(tmp_path / "old", 1)
+    with pytest.raises(Killed):
+        one_run(tmp_path / "old", 3, Killed(), "state.pt")
+    before = contents(tmp_path)
+    monkeypatch.setattr(f"marca_common.run_folder.{write}", full)
+    for out, seed in (("new/place", 2), ("old", 2), ("old", 3)):
+        with pytest.raises(UserError, match="No space"), RunFolder(tmp_path / out, Settings(seed=seed), "state.pt"):
+            pass
+    assert contents(tmp_path) == before
+    assert len(list(tmp_path.rglob("unfinished-*"))) == 1  # the one that can be gone on with
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "old"]
+
+
+def test_a_complete_run_whose_move_is_refused_is_kept_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marca_common.run_folder._merge", full)
+    for _ in range(2):  # the second is refused on entry
+        with pytest.raises(UserError):
+            one_run(tmp_path, 1)
+    monkeypatch.undo()
+    with RunFolder(tmp_path, Settings(seed=1), "state.pt") as run:
+        assert run.path == tmp_path
+        assert read_json(tmp_path / "summary.json") == {"seed": 1}
+
+
+def test_folders_of_the_user_that_look_unfinished_stay(tmp_path: Path) -> None:
+    for name in ("unfinished-business", "unfinished-0123456789", "unfinished-0123ABCD", "unfinished-01234567"):
+        (tmp_path / name).mkdir()
+    one_run(tmp_path, 1)
+    kept = sorted(path.name for path in tmp_path.glob("unfinished-*"))
+    assert kept == ["unfinished-0123456789", "unfinished-0123ABCD", "unfinished-business"]
+
+
 def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="out: cannot write the run folder: "), RunFolder(tmp_path / "out", Settings()):

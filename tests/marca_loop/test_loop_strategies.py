@@ -49,6 +49,7 @@ def test_learners_in_use_are_listed_once() -> None:
         ({"kind": "json:JSONDecoder"}, "expected a class derived from Strategy"),
         ({"kind": "static", "patient": 3}, "patient: unknown key; did you mean 'patience'"),
         ({"kind": "static", "patience": 0}, "patience: got 0"),
+        ({"controller": {"pi": {"kp": True}}}, "controller.pi.kp: got True; expected a number"),
         ({"controller": {"name": "mcp"}}, "controller.name: got 'mcp'.*did you mean 'mpc'"),
         ({"controller": {}, "policy": "hul"}, "policy: got 'hul'.*did you mean 'hull'"),
         ({"controller": {"name": "mylab.no:Such"}}, "expected module:name that can be imported"),

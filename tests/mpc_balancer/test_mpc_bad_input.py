@@ -212,6 +212,21 @@ def test_bad_controllers() -> None:
         load_config(ControllerConfig, None, ["budget=120"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("offset=-100", "offset: got -100; .*greater than -100"),
+        ("offset=-150", "offset: got -150; .*greater than -100"),
+        ("price_high=[1,0]", "price_high.1: got 0; .*greater than 0"),
+        ("price_high=[-1]", "price_high.0: got -1; .*greater than 0"),
+    ],
+)
+def test_a_target_or_a_box_of_nothing_is_refused_when_the_config_is_read(setting: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        load_config(ControllerConfig, None, [setting])
+    assert load_config(ControllerConfig, None, ["offset=-99.9", "price_high=[1e-9]"]).offset == -99.9
+
+
 class Silent:
     """No ``step``."""
 

@@ -72,11 +72,11 @@ def _row(
         "cost_median_ms": float(np.median(costs)),
         "cost_low_ms": low,
         "cost_high_ms": high,
-        "cv_pct": float(100 * costs.std(ddof=1) / costs.mean()) if len(costs) > 1 else float("nan"),
+        "cv_pct": _spread_pct(costs),
         "se_pct": standard_error_pct(costs.tolist()),
         **{f"cost_{name}_ms": float(by_service[name].mean()) for name in by_service},
         "machine_cost_ms": float(np.mean(machine)) if machine else float("nan"),
-        "machine_vs_process_pct": float(100 * np.median(np.array(machine) / costs - 1)) if machine else float("nan"),
+        "machine_vs_process_pct": _beyond_pct(np.array(machine), costs),
         "machine_percent": float(np.mean([window.machine_percent for window in windows])),
         "p50_ms": float(np.quantile(latency, 0.5)),
         "p99_ms": float(np.quantile(latency, 0.99)),
@@ -263,6 +263,17 @@ def _fields(config: TestbenchConfig, scouted: pd.DataFrame) -> list[str]:
     """Fields that say what is done and for whom: those with few values."""
     drop = {*config.buckets.lengths, "service_ms"}
     return [name for name in scouted if name not in drop and scouted[name].nunique() <= 50]
+
+
+def _spread_pct(costs: np.ndarray) -> float:
+    """Coefficient of variation between rounds, percent; NaN below two rounds or where idle CPU hides the cost."""
+    return float(100 * costs.std(ddof=1) / costs.mean()) if len(costs) > 1 and costs.mean() > 0 else float("nan")
+
+
+def _beyond_pct(machine: np.ndarray, costs: np.ndarray) -> float:
+    """Median of how far ``machine`` lies above ``costs`` that are positive, percent; NaN where none is."""
+    beyond = [one / cost - 1 for one, cost in zip(machine, costs) if cost > 0]
+    return float(100 * np.median(beyond)) if beyond else float("nan")
 
 
 def _interval(costs: np.ndarray) -> tuple[float, float]:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from autobucket.bench.bench_config import BenchTrafficConfig
 from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
+from marca_common.tables import read_all_columns
 
 
 def make_requests(config: BenchTrafficConfig, seed: int, *names: str, count: int | None = None) -> pd.DataFrame:
@@ -48,18 +47,11 @@ def _shares(config: BenchTrafficConfig) -> np.ndarray:
 
 def _read(path: Path, value: str) -> pd.DataFrame:
     """Any columns are fields; only the request value's column is required."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        table = pq.read_table(path).to_pandas() if path.suffix == ".parquet" else pd.read_csv(path)
-    except (ValueError, OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable table: {error}") from None
+    table = read_all_columns(path)
     if value not in table:
         raise UserError(
             f"{path}: column {value!r} (request value) is missing; found {', '.join(map(str, table.columns))}"
         )
-    if len(table) == 0:
-        raise UserError(f"{path}: the file has no rows")
     return table
 
 
