@@ -26,23 +26,20 @@ def draw_revenue(minutes: pd.DataFrame, path: Path, looks: Looks, baseline: str)
     first = rate[rate.index < rate.index.min() + 24]
     unit, name = (1e6, "million money") if rate.max().max() > 1e6 else (1.0, "money")
     scale, axis_name = (24, "days") if len(rate) > len(first) else (1, "hour of day")
-    figure, (top, bottom) = new_figure(2, 1, height=5.2)
+    figure, (top, bottom) = new_figure(2, 1, height=5.6)
     for strategy, look in looks.items():
         smooth = first[strategy].rolling(15, center=True, min_periods=1).mean() / unit
         top.plot(first.index, smooth, color=look.color, label=look.label, lw=1.4)
-        if strategy != baseline and baseline in rate:
+        if strategy != baseline:
             uplift = 100 * (rate[strategy].cumsum() / rate[baseline].cumsum() - 1)
             bottom.plot(rate.index[30:] / scale, uplift.iloc[30:], color=look.color, lw=1.4)
     top.set(title="Revenue over the first day (15-minute mean)", ylabel=f"{name} per minute", xlabel="hour of day")
     bottom.axhline(0, color="0.3", lw=0.8)
-    bottom.set(
-        title=f"Earned since the start, against the {looks[baseline].label if baseline in looks else baseline}",
-        xlabel=axis_name,
-    )
+    bottom.set(title=f"Earned since the start, against the {looks[baseline].label}", xlabel=axis_name)
     bottom.set_ylabel("uplift in %")
     _hours(top)
     _hours(bottom)
-    top.legend(loc="upper left")
+    figure.legend(*top.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return save_figure(figure, path)
 
 

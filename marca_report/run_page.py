@@ -29,8 +29,7 @@ def write_run_page(stages: Path, summary: dict[str, Any], into: Path) -> list[st
     if config["world"] is not None:
         name, days = config["world"]["name"], Days.read(stages / "day", config, summary)
         lead, facts = question(days), _day_facts(days)
-        story = [story_section(days, figures)] if days.numbers else []  # else every strategy failed
-        sections = [result_section(days, figures), *story, *learned]
+        sections = [result_section(days, figures), story_section(days, figures), *learned]
     else:
         name, lead, facts = Path(config["logs"]["requests"]).stem, _OWN_QUESTION, {}
         sections = [*_opened(learned), *learned]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import marca_report.waterfall
 from marca_common.tables import write_table
-from marca_report.day_sections import Days, result_table
+from marca_report.day_sections import Days, result_section, result_table
 from marca_report.run_page import write_run_page
 from marca_report.waterfall import draw_waterfall
 
@@ -217,18 +217,14 @@ def test_a_run_without_attribution_compares_with_bars(tmp_path: Path) -> None:
     assert "figures/waterfall.png" not in files
 
 
-@pytest.mark.parametrize("failed", [["static"], ["static", "marca_mpc"]])
-def test_a_page_is_written_also_where_the_baseline_or_all_failed(tmp_path: Path, failed: list[str]) -> None:
-    names = ["static", "marca_mpc"]
-    served = [name for name in names if name not in failed]
-    make_run(tmp_path, config(names), names)
-    minutes = pd.read_parquet(tmp_path / "day/minutes.parquet")
-    write_table(minutes[minutes["strategy"].isin(served)], tmp_path / "day/minutes.parquet")
-    found = numbers(served)
-    for one in found.values():
-        one["uplift_pct"] = None
-    write_run_page(tmp_path, summary(found, failed=dict.fromkeys(failed, "raised")), tmp_path)
-    assert "static, failed: raised" in words(tmp_path / "report.html")
+def test_the_baseline_goes_by_its_label_in_the_waterfall(drawn: Any, tmp_path: Path) -> None:
+    settings = config(list(STRATEGIES), **ROLES)
+    settings["day"]["strategies"]["static"]["label"] = "static mixture"
+    table = attribution().replace({"step": {"static mixture": "static"}})
+    nothing = pd.DataFrame()
+    days = Days(settings, numbers(list(STRATEGIES)), {}, nothing, nothing, table)
+    result_section(days, tmp_path)
+    assert drawn[0].axes[0].get_xlabel() == "revenue over the static mixture, %"
 
 
 def test_a_run_on_own_logs_never_speaks_of_truth_or_commissioning(tmp_path: Path) -> None:
