@@ -13,13 +13,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from marca_common.files import write_text
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A PNG, and the sentence under it that says what to see in it."""
+
+    path: Path
+    caption: str = ""
+
+
 @dataclass
 class Section:
-    """A heading, a sentence that says what to see, tables and figures."""
+    """A heading, a text, figures, and tables by title."""
 
     title: str
     text: str
-    figures: list[Path] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
@@ -28,8 +36,7 @@ def write_page(path: Path, title: str, lead: str, facts: dict[str, Any], section
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True, trim_blocks=True
     )
-    environment.filters["picture"] = _picture
-    environment.filters["table"] = _table
+    environment.filters |= {"picture": _picture, "least_width": _least_width, "table": _table}
     write_text(
         path,
         environment.get_template("html_page.html.j2").render(title=title, lead=lead, facts=facts, sections=sections),
@@ -39,6 +46,12 @@ def write_page(path: Path, title: str, lead: str, facts: dict[str, Any], section
 
 def _picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _least_width(path: Path) -> int:
+    """Pixels below which the writing in a PNG cannot be read: a narrower screen scrolls the figure in its own box."""
+    width = int.from_bytes(path.read_bytes()[16:20], "big")
+    return round(0.58 * width)
 
 
 def _table(frame: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from marca_common.config import content_hash
 from marca_common.errors import UserError
 from marca_common.files import read_json, remove_partial_files, write_json
+from marca_common.memory import PeakMemory
 from marca_common.processes import process_pool, start_server
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,18 @@ class Stages:
     keeps its folder, so that it can go on by itself; one whose key changed starts from an empty folder, and what it had
     done before comes back if it fails. ``program`` is
     the module that worker processes find imported; it is imported while the first stage runs.
+
+    ``seconds`` of each stage and ``peak_mb`` are those of the runs that did the work, also where stages are reused.
+    ``memory`` is the watch of this run; without it no memory is known.
     """
 
-    def __init__(self, root: str | Path, workers: int = 1, program: str | None = None) -> None:
-        self.root, self.workers, self.program = Path(root), workers, program
+    def __init__(
+        self, root: str | Path, workers: int = 1, program: str | None = None, memory: PeakMemory | None = None
+    ) -> None:
+        self.root, self.workers, self.program, self.memory = Path(root), workers, program, memory
         self.keys: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
+        self.peak_mb = 0.0
 
     def run(self, *stages: Stage) -> None:
         """Do the stages that are not done yet; several are done side by side, so none may come after another."""
@@ -82,11 +89,16 @@ class Stages:
         if known.get("key") != self.keys[stage.name] or not known.get("done"):
             return False
         self.seconds[stage.name] = known["seconds"]
+        self.peak_mb = max(self.peak_mb, known.get("peak_mb", 0.0))
         log.info("%-24s reused", stage.name)
         return True
 
     def _finished(self, stage: Stage, seconds: float) -> None:
         self.seconds[stage.name] = seconds
+        if self.memory is not None:  # of all stages that ran beside it, so measured here and not by the worker
+            self.peak_mb = max(self.peak_mb, self.memory.mb)
+            folder = self.root / stage.name
+            write_json(folder / ".stage.json", _marker(folder) | {"peak_mb": self.memory.mb})
         log.info("%-24s %.1f s", stage.name, seconds)
 
 

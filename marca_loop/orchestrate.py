@@ -69,7 +69,7 @@ def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
     started, out = time.perf_counter(), Path(out)
     set_threads(1)  # workers use the other cores; two threads on a busy core are far slower than one
     with RunFolder(out, config) as folder, PeakMemory() as memory:
-        run = _read(config, Stages(out, config.workers, program="marca_loop.orchestrate"))
+        run = _read(config, Stages(out, config.workers, "marca_loop.orchestrate", memory))
         _learn(run)
         _compare(run)
         if run.parts.world is not None:
@@ -80,7 +80,7 @@ def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
             "seed": config.seed,
             "wall_s": time.perf_counter() - started,
             "stage_s": run.stages.seconds,
-            "peak_rss_mb": memory.mb,
+            "peak_rss_mb": max(memory.mb, run.stages.peak_mb),
         }
         summary["artifacts"] = write_run_page(out, summary, folder.path)
         folder.write_summary(summary)

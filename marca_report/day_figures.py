@@ -20,34 +20,33 @@ Looks = Mapping[str, Look]  # by strategy, in the order of legends and bars
 
 
 def draw_revenue(minutes: pd.DataFrame, path: Path, looks: Looks, baseline: str) -> Path:
-    """Revenue rate over the day, and what each strategy has earned more than the baseline so far."""
+    """Revenue rate over the first day, and what each strategy has earned more than the baseline so far."""
     minutes = with_hour(minutes)
     rate = minutes.groupby(["strategy", "hour"])["revenue"].sum().unstack(0) / minutes["seed"].nunique()
+    first = rate[rate.index < rate.index.min() + 24]
     unit, name = (1e6, "million money") if rate.max().max() > 1e6 else (1.0, "money")
-    figure, (top, bottom) = new_figure(2, 1, height=5.2, sharex=True)
-    hours = rate.index.to_numpy()
-    for strategy in looks:
-        smooth = rate[strategy].rolling(15, center=True, min_periods=1).mean() / unit
-        top.plot(hours, smooth, color=looks[strategy].color, label=looks[strategy].label, lw=1.4)
+    scale, axis_name = (24, "days") if len(rate) > len(first) else (1, "hour of day")
+    figure, (top, bottom) = new_figure(2, 1, height=5.6)
+    for strategy, look in looks.items():
+        smooth = first[strategy].rolling(15, center=True, min_periods=1).mean() / unit
+        top.plot(first.index, smooth, color=look.color, label=look.label, lw=1.4)
         if strategy != baseline:
             uplift = 100 * (rate[strategy].cumsum() / rate[baseline].cumsum() - 1)
-            bottom.plot(hours[30:], uplift.iloc[30:], color=looks[strategy].color, lw=1.4)
-    top.set(title="Revenue over the day (15-minute mean)", ylabel=f"{name} per minute")
+            bottom.plot(rate.index[30:] / scale, uplift.iloc[30:], color=look.color, lw=1.4)
+    top.set(title="Revenue over the first day (15-minute mean)", ylabel=f"{name} per minute", xlabel="hour of day")
     bottom.axhline(0, color="0.3", lw=0.8)
-    bottom.set(
-        title=f"Earned since the start, against the {looks[baseline].label}",
-        ylabel="uplift in %",
-        xlabel="hour of day",
-    )
+    bottom.set(title=f"Earned since the start, against the {looks[baseline].label}", xlabel=axis_name)
+    bottom.set_ylabel("uplift in %")
+    _hours(top)
     _hours(bottom)
-    top.legend(loc="upper left")
+    figure.legend(*top.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return save_figure(figure, path)
 
 
 def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: Looks) -> Path:
-    """CPU of every service and data centre against its budget."""
+    """CPU of every service and data centre against its budget, on the first day."""
     groups = sorted(minutes["group"].unique())
-    day = _one_seed(minutes)
+    day = _one_day(minutes)
     figure, axes = new_figure(
         len(services), len(groups), width=8.4, height=2.6 * len(services) + 0.4, sharex=True, sharey=True, squeeze=False
     )
@@ -57,19 +56,13 @@ def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: 
             part = day[day["group"] == group]
             for strategy in looks:
                 one = part[part["strategy"] == strategy]
-                axis.plot(
-                    one["hour"],
-                    one[f"cpu_{service}"],
-                    color=looks[strategy].color,
-                    lw=0.7,
-                    alpha=0.9,
-                    label=looks[strategy].label,
-                )
+                smooth = one[f"cpu_{service}"].rolling(5, center=True, min_periods=1).mean()
+                axis.plot(one["hour"], smooth, color=looks[strategy].color, lw=0.9, label=looks[strategy].label)
             axis.axhline(part[f"budget_{service}"].iloc[0], color="0.2", lw=1.0, ls="--", label="budget")
             axis.set_title(f"{group} · {service}")
             _hours(axis)
             if column == 0:
-                axis.set_ylabel("CPU in %")
+                axis.set_ylabel("CPU in %, 5-minute mean")
             if row == len(services) - 1:
                 axis.set_xlabel("hour of day")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -78,13 +71,13 @@ def draw_cpu(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: 
 
 
 def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: Looks) -> Path:
-    """The price of computation, of the strategies that set one, and the traffic it answers to."""
+    """The price of computation, of the strategies that set one, and the traffic it answers to, on the first day."""
     strategies = [
         name
         for name in looks
         if (minutes.loc[minutes["strategy"] == name, [f"lambda_{one}" for one in services]] > 0).any(axis=None)
     ]
-    day = _one_seed(minutes)
+    day = _one_day(minutes)
     groups = sorted(day["group"].unique())
     figure, axes = new_figure(
         len(services) + 1,
@@ -121,30 +114,18 @@ def draw_lambda(minutes: pd.DataFrame, services: Sequence[str], path: Path, look
     return save_figure(figure, path)
 
 
-def draw_result(minutes: pd.DataFrame, services: Sequence[str], path: Path, looks: Looks, baseline: str) -> Path:
-    """The whole result in one picture: what each strategy earns, and how the busiest CPU sits at its budget."""
-    shown = [strategy for strategy in looks if strategy != baseline]
-    figure, (left, right) = new_figure(1, 2, width=10.4, height=3.0 + 0.2 * len(shown), width_ratios=[1, 1.7])
-    earned = minutes.groupby(["strategy", "seed"])["revenue"].sum().unstack(0)
-    uplift = 100 * (earned.div(earned[baseline], axis=0) - 1)
-    bars = left.barh(range(len(shown)), uplift[shown].mean(), color=[looks[one].color for one in shown], height=0.55)
-    left.bar_label(bars, fmt="%+.1f %%", padding=3)
-    left.set_yticks(range(len(shown)), [looks[one].label.replace(", ", ",\n") for one in shown])
-    left.set(title=f"Revenue against the {looks[baseline].label}", xlabel="uplift in %", ylim=(len(shown) - 0.4, -0.6))
-    left.margins(x=0.32)
-    day = _one_seed(minutes)
-    busiest = max(services, key=lambda name: (day[f"cpu_{name}"] / day[f"budget_{name}"]).mean())
-    group = sorted(day["group"].unique())[0]
-    part = day[day["group"] == group]
-    for strategy in looks:
-        one = part[part["strategy"] == strategy]
-        smooth = one[f"cpu_{busiest}"].rolling(5, center=True, min_periods=1).mean()
-        right.plot(one["hour"], smooth, color=looks[strategy].color, lw=1.0, label=looks[strategy].label)
-    right.axhline(part[f"budget_{busiest}"].iloc[0], color="0.2", lw=1.0, ls="--", label="budget")
-    right.set(title=f"CPU of {busiest} in {group} over a day (5-minute mean)", xlabel="hour of day", ylabel="CPU in %")
-    _hours(right)
-    handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+def draw_uplifts(numbers: Mapping[str, Mapping[str, float]], path: Path, looks: Looks, baseline: str) -> Path:
+    """What each strategy earns more than the baseline, one bar each."""
+    shown = [name for name in looks if name in numbers and name != baseline]
+    figure, axis = new_figure(height=1.4 + 0.4 * len(shown))
+    uplifts = [numbers[name]["uplift_pct"] for name in shown]
+    bars = axis.barh(
+        [looks[name].label for name in shown], uplifts, color=[looks[one].color for one in shown], height=0.55
+    )
+    axis.bar_label(bars, fmt="%+.1f %%", padding=3)
+    axis.set(xlabel=f"revenue over the {looks[baseline].label}, %")
+    axis.invert_yaxis()
+    axis.margins(x=0.2)
     return save_figure(figure, path)
 
 
@@ -154,8 +135,10 @@ def with_hour(minutes: pd.DataFrame) -> pd.DataFrame:
     return minutes.assign(hour=(minutes["timestamp"] - first.normalize()).dt.total_seconds() / 3600)
 
 
-def _one_seed(minutes: pd.DataFrame) -> pd.DataFrame:
-    return with_hour(minutes[minutes["seed"] == minutes["seed"].min()])
+def _one_day(minutes: pd.DataFrame) -> pd.DataFrame:
+    """The first seed's first 24 hours."""
+    one = with_hour(minutes[minutes["seed"] == minutes["seed"].min()])
+    return one[one["hour"] < one["hour"].min() + 24]
 
 
 def _hours(axis: Axes) -> None:

@@ -184,7 +184,7 @@ def _figure(metrics: pd.DataFrame, errors: pd.DataFrame, path: Path) -> None:
     for name, rows in part.groupby("service", sort=False):
         right.plot(rows["step"], rows["rmse"], marker="o", ms=3, label=str(name))
     right.set(
-        title="Error by look-ahead (true traffic)", xlabel="minutes ahead", ylabel="RMSE (CPU points)", ylim=(0, None)
+        title="Error by look-ahead (actual traffic)", xlabel="minutes ahead", ylabel="RMSE (CPU points)", ylim=(0, None)
     )
     right.legend()
     save_figure(figure, path)

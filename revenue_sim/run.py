@@ -68,7 +68,7 @@ def run(config: RunConfig, out: str | Path) -> RunResult:
         write_table(mix, folder.path / "action_mix.csv")
         if curves is not None:
             write_table(curves.table, folder.path / "curve.csv")
-        figures.write_all(folder.path, table, curves, mix, inputs.spec)
+        figures.write_all(folder.path, table, curves)
         folder.write_summary(summary)
         return RunResult(folder.out, summary, table, curves, mix)
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from marca_common.requests import RequestSpec
 
-MOST_VALUES = 24  # categories shown of a state column; the rest, by falling requests, is summed up as 'other'
+MOST_VALUES = 100  # categories kept of a state column; the rest, by falling requests, is summed up as 'other'
 
 
 def action_mix(

@@ -8,15 +8,12 @@ import numpy as np
 import pandas as pd
 
 from marca_common.figures import COLORS, new_figure, save_figure
-from marca_common.requests import RequestSpec
 from revenue_sim.judging.budget_curves import Curves
 
 
-def write_all(
-    folder: Path, table: pd.DataFrame, curves: Curves | None, mix: pd.DataFrame, spec: RequestSpec
-) -> list[Path]:
+def write_all(folder: Path, table: pd.DataFrame, curves: Curves | None) -> list[Path]:
     """Write every figure of a run; returns their paths."""
-    paths = [return_figure(table, folder / "return_pct.png"), mix_figure(mix, spec, folder / "action_mix.png")]
+    paths = [return_figure(table, folder / "return_pct.png")]
     if table["model"].nunique() > 1:
         paths.append(agreement_figure(table, folder / "return_vs_spearman.png"))
     if curves is not None:
@@ -36,7 +33,7 @@ def return_figure(table: pd.DataFrame, path: Path) -> Path:
     axis.axvline(100.0, color="0.5", linewidth=1)
     axis.set_yticks(at, means["model"])
     axis.set_ylim(-0.6, len(means) - 0.4)
-    axis.set_xlabel("Return%: true revenue, percent of the truth's own allocation")
+    axis.set_xlabel("Return%: revenue in percent of the reference's own allocation")
     axis.set_title("Offline return of each model's allocation,\n95 % intervals over states and seeds")
     axis.legend(loc="best")
     return save_figure(figure, path)
@@ -52,8 +49,8 @@ def curve_figure(curves: Curves, path: Path) -> Path:
         axis.plot(part["budget"], part["value"], color=color, linestyle=line, label=str(name))
     axis.axvline(curves.reference, color="0.6", linewidth=1, linestyle=":", label="reference budget")
     axis.set_xlabel("budget, core-ms per request (all services)")
-    axis.set_ylabel("true revenue per request")
-    axis.set_title("Budget-revenue curve, in true values at true costs")
+    axis.set_ylabel("revenue per request, by reference values")
+    axis.set_title("What a budget earns")
     axis.legend(loc="lower right")
     return save_figure(figure, path)
 
@@ -73,31 +70,4 @@ def agreement_figure(table: pd.DataFrame, path: Path) -> Path:
         axis.margins(0.18)
     axes[0].set_ylabel("Return% (greedy quotas)")
     figure.suptitle("Return% and rank correlation, one point per model", fontsize=11)
-    return save_figure(figure, path)
-
-
-def mix_figure(mix: pd.DataFrame, spec: RequestSpec, path: Path) -> Path:
-    """Mean choice of every sub-action for each value of the first state column, truth's allocation and the models'."""
-    allocation = "price" if "price" in set(mix["allocation"]) else "quota"
-    column = next(name for name, kind in [*spec.state.items(), ("all", "category")] if kind == "category")
-    part = mix[(mix["allocation"] == allocation) & (mix["by"] == column)]
-    groups = part.assign(mean=part["choice"] * part["share"]).groupby(["model", "sub_action", "value"], sort=False)
-    table = groups["mean"].sum().reset_index()
-    models, sub_actions = list(table["model"].unique()), list(spec.sub_actions)
-    figure, axes = new_figure(1, len(sub_actions), width=2.0 * len(sub_actions) + 1.2, height=3.4, squeeze=False)
-    for axis, name in zip(axes[0], sub_actions):
-        for color, model in zip(["black", *COLORS * 4], models):
-            one = table[(table["model"] == model) & (table["sub_action"] == name)]
-            axis.plot(one["value"], one["mean"], marker="o", markersize=3.5, color=color, label=model)
-        axis.set_title(name)
-        axis.set_xlabel(column)
-        values = list(table["value"].unique())
-        shown = np.unique(np.linspace(0, len(values) - 1, min(len(values), 6)).astype(int))
-        axis.set_xticks(shown, [values[at] for at in shown], rotation=60)
-        axis.set_ylim(0, spec.sizes[name] - 1 + 0.08)
-    axes[0][0].set_ylabel("mean choice (0 = least)")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
-    how = "one price, reference budget" if allocation == "price" else "log's quotas"
-    figure.suptitle(f"Who gets what: mean choice of each sub-action by {column} ({how})", fontsize=11)
     return save_figure(figure, path)

@@ -232,6 +232,20 @@ def test_what_the_user_can_mend_comes_through_from_a_worker(tmp_path: Path) -> N
         stages.run(Stage("a", refuse, 1), stage("b", tmp_path / "done", 1))
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_reused_stages_keep_the_time_and_memory_of_the_run_that_did_them(tmp_path: Path, workers: int) -> None:
+    def run(megabytes: float) -> Stages:
+        memory = PeakMemory()
+        memory.mb = megabytes
+        stages = Stages(tmp_path / "run", workers, memory=memory)
+        stages.run(stage("one", tmp_path / "done", 1), stage("two", tmp_path / "done", 2))
+        return stages
+
+    first, again = run(900.0), run(30.0)
+    assert (first.peak_mb, again.peak_mb) == (900.0, 900.0)
+    assert again.seconds == first.seconds
+
+
 def test_peak_memory_sees_what_was_freed_again() -> None:
     with PeakMemory(interval=0.01) as memory:
         before = memory.mb

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,10 @@ def test_it_leaves_a_report_a_summary_and_its_figures(finished: Any) -> None:
         assert 0 <= numbers["nu"] < 1
     assert summary["strategies"]["static"]["uplift_pct"] == 0
     assert all((finished / name).stat().st_size > 1000 for name in summary["artifacts"])
-    assert (finished / "report.html").read_text(encoding="utf-8").count("data:image/png") >= 8
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert len(captions) == page.count("data:image/png") >= 8
+    assert all(caption.endswith(".") for caption in captions)
 
 
 @pytest.mark.slow
@@ -86,7 +90,9 @@ def test_finished_stages_are_reused_and_only_what_depends_on_a_change_runs_again
     again = run(finished, "world.truth.cache=null")
     assert again.returncode == 0
     assert again.stderr.count("reused") == len(before["stage_s"])
-    assert read_json(finished / "summary.json")["strategies"] == before["strategies"]
+    reused = read_json(finished / "summary.json")
+    assert [reused[key] for key in ("strategies", "stage_s")] == [before[key] for key in ("strategies", "stage_s")]
+    assert reused["peak_rss_mb"] == pytest.approx(before["peak_rss_mb"], rel=0.1)
     shorter = run(finished, "world.truth.cache=null", "day.strategies.static.patience=3")
     assert shorter.returncode == 0
     assert shorter.stderr.count("reused") == len(before["stage_s"]) - 1

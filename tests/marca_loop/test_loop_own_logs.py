@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,4 +32,5 @@ def test_own_logs_give_values_costs_a_policy_and_a_system_model(small_world: Pat
     assert (out / "balancer/awrq_mixer/system_model.pt").is_file()
     assert (out / "costs/maps/cost_maps.json").is_file()
     assert "strategies" not in read_json(out / "summary.json")
-    assert (out / "report.html").is_file()
+    words = re.sub(r"<[^>]*>", " ", (out / "report.html").read_text(encoding="utf-8"))  # pictures left out
+    assert not re.search(r"\btru(e|th)|world|commission", words, flags=re.IGNORECASE)

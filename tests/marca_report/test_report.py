@@ -5,14 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from marca_common.html_page import Section, write_page
-from marca_report.day_figures import draw_cpu, draw_lambda, draw_result, draw_revenue
+from marca_common.html_page import Figure, Section, write_page
+from marca_report.day_figures import draw_cpu, draw_lambda, draw_revenue, draw_uplifts
 from marca_report.looks import BASELINE_COLOR, strategy_looks
-from marca_report.who_gets_what import draw_action_mix, draw_computation, grouped
+from marca_report.who_gets_what import Choices, draw_action_mix, draw_computation, grouped
 
 SERVICES = ["retrieval", "ranking"]
 START = pd.Timestamp("2026-02-02 06:00")
-SIZES = {"a1": 4, "a2": 5}
+CHOICES = {"a1": Choices("channels", list("abcd")), "a2": Choices("queue", list("12345"))}
 STRATEGIES = {"static": {}, "marca_feedback": {"label": "feedback"}, "marca_mpc": {"color": "#0072B2"}}
 LOOKS = strategy_looks(STRATEGIES, "static")
 
@@ -76,26 +76,33 @@ def test_values_stand_in_natural_order_and_long_dimensions_in_tenths(breakdown: 
 
 def test_the_page_holds_every_figure_and_needs_no_other_file(minutes: Any, breakdown: Any, tmp_path: Path) -> None:
     figures = [
-        draw_result(minutes, SERVICES, tmp_path / "result.png", LOOKS, "static"),
+        draw_uplifts(
+            {"static": {"uplift_pct": 0}, "marca_mpc": {"uplift_pct": 3}}, tmp_path / "u.png", LOOKS, "static"
+        ),
         draw_revenue(minutes, tmp_path / "revenue.png", LOOKS, "static"),
         draw_cpu(minutes, SERVICES, tmp_path / "cpu.png", LOOKS),
         draw_lambda(minutes, SERVICES, tmp_path / "lambda.png", LOOKS),
         draw_computation(breakdown, tmp_path / "computation.png", LOOKS),
-        draw_action_mix(breakdown, SIZES, "marca_mpc", "MPC", tmp_path / "mix.png"),
+        draw_action_mix(breakdown, CHOICES, "marca_mpc", tmp_path / "mix.png"),
     ]
     table = pd.DataFrame({"learner": ["<b>"], "r_s": [0.5]})
     page = write_page(
-        tmp_path / "r.html", "T", "lead", {"uplift": "+3 %"}, [Section("S", "text", figures, {"scores": table})]
+        tmp_path / "r.html",
+        "T",
+        "lead",
+        {"uplift": "+3 %"},
+        [Section("S", "text", [Figure(one, f"see {one.stem}") for one in figures], {"scores": table})],
     )
     html = page.read_text()
     assert html.count("data:image/png;base64,") == len(figures)
+    assert all(f"<figcaption>see {one.stem}</figcaption>" in html for one in figures)
     assert "&lt;b&gt;" in html
     assert 'src="http' not in html
 
 
 def test_a_missing_figure_is_not_papered_over(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        write_page(tmp_path / "r.html", "T", "", {}, [Section("S", "", [tmp_path / "none.png"])])
+        write_page(tmp_path / "r.html", "T", "", {}, [Section("S", "", [Figure(tmp_path / "none.png")])])
     assert not (tmp_path / "r.html").exists()
 
 

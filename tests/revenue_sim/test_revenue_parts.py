@@ -57,9 +57,9 @@ def test_action_mix_by_hand() -> None:
 
 def test_a_long_tail_of_values_is_summed_up() -> None:
     spec = RequestSpec(state={"u": "category"}, agents={"g": ["a1"]}, sizes={"a1": 2})
-    states = pd.DataFrame({"u": [f"s{i:03d}" for i in range(100)]})
-    rows = np.arange(100)
+    states = pd.DataFrame({"u": [f"s{i:03d}" for i in range(150)]})
+    rows = np.arange(150)
     mix = action_mix(spec, states, rows, rows % 2, rows + 1, "m", "quota")
     part = mix[mix["by"] == "u"]
     assert part["value"].nunique() == MOST_VALUES
-    assert part["requests"].sum() == 5050
+    assert part["requests"].sum() == 11325

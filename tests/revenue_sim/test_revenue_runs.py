@@ -99,7 +99,7 @@ def test_run_judges_models(files: Any, tmp_path: Path) -> None:
     assert summary["requests"] == 6000
     for name in ("returns.csv", "curve.csv", "action_mix.csv", "config.yaml", "versions.json"):
         assert (tmp_path / "run" / name).stat().st_size > 0
-    for name in ("return_pct.png", "budget_curve.png", "return_vs_spearman.png", "action_mix.png"):
+    for name in ("return_pct.png", "budget_curve.png", "return_vs_spearman.png"):
         assert (tmp_path / "run" / name).read_bytes()[:4] == b"\x89PNG"
     curve = pd.read_csv(tmp_path / "run/curve.csv").pivot(index="budget", columns="strategy", values="value")
     assert (curve["clairvoyant"] >= curve[["static", "same", "noisy"]].max(axis=1) - 1e-6).all()

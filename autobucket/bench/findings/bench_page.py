@@ -11,7 +11,7 @@ import pandas as pd
 from autobucket.bench.bench_config import TestbenchConfig
 from autobucket.bench.measuring.campaign import Measured
 from marca_common.cost_maps import CostMaps
-from marca_common.html_page import Section, write_page
+from marca_common.html_page import Figure, Section, write_page
 
 _FACTS = {
     "cost_median_ms": "core-ms, median request",
@@ -59,7 +59,7 @@ def write_report(
             f"A cell is a bucket at a rate and degradation level; the traffic has {summary['buckets_found']} buckets.",
             tables={"": quality},
         ),
-        *(Section(title, "", [file]) for title, file in figures.items()),
+        *(Section(title, "", [Figure(file)]) for title, file in figures.items()),
         Section("Buckets", _BUCKETS, tables={"": _bucket_rows(table)}),
         _cost_maps(details["fit"], path.parent / "costs" / "cost_maps.json"),
         _replay(details["replay"]),
