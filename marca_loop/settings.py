@@ -135,7 +135,7 @@ class Orchestration(Config):
             for name in decider.free:
                 if name not in self.spec.sub_actions:
                     raise ValueError(f"day: free: got {name!r}; expected some of {list(self.spec.sub_actions)}")
-        for name in self.day.learners:
+        for name in [*self.day.learners, *([self.day.policy] if self.logs else [])]:
             if name not in self.learners:
                 raise ValueError(f"day: uses the learner {name!r}; expected one of {list(self.learners)}")
         return self
