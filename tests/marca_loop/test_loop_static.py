@@ -98,7 +98,7 @@ def test_hours_of_the_week_by_the_calendar(time: str, hour: int) -> None:
 def test_the_timetable_tells_the_hour_of_the_coming_minute() -> None:
     clock = Timetable(DowngradeRule(np.array([60.0]), 2, 2, 0.8), np.datetime64("2026-01-11T23:58", "s"))
     hours = [clock.hour_of_week]
-    for reading in (measured(10), None, measured(70)):  # a lost reading stops no clock
+    for reading in (measured(10), measured(np.nan), measured(70)):  # a lost reading stops no clock
         assert clock.step(reading) is clock.lambda_
         hours.append(clock.hour_of_week)
     assert hours == [167, 167, 0, 0]
