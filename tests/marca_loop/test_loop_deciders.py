@@ -148,6 +148,12 @@ def test_own_logs_have_no_truth_that_could_decide() -> None:
         load_config(Orchestration, "configs/smoke.yaml", own)
 
 
+def test_own_logs_need_not_know_the_sub_actions_of_strategies_that_never_serve() -> None:
+    spec = "logs.spec={agents: {all: [depth]}, sizes: {depth: 3}}"
+    own = ["world=null", "logs={requests: a.csv, loadtest: b.csv, system: c.csv}", spec]
+    assert load_config(Orchestration, "configs/smoke.yaml", own).spec.sub_actions == ("depth",)
+
+
 def test_keys_tell_deciders_apart() -> None:
     made = [Decider("a"), Decider("a", "true"), Decider("a", free=("a1",)), Decider("a", free=("a1", "a2"))]
     assert len({one.key for one in made}) == 4
