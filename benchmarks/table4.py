@@ -21,7 +21,7 @@ from marca_common.config import content_hash, load_config, to_dict
 from marca_common.run_folder import versions
 from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
-from marca_loop.measures import DRAWS
+from marca_loop.measures import DRAWS, uplift_at_equal_cpu
 from marca_loop.orchestrate import orchestrate
 from marca_loop.settings import Orchestration
 from marca_report.waterfall import draw_waterfall
@@ -117,13 +117,14 @@ def resampled(pairs: list[np.ndarray], seed: int = 0) -> np.ndarray:
 
 
 def table4(world: str, daily: Daily, measured: Daily, config: Orchestration) -> pd.DataFrame:
-    """One row per strategy; the interval is that of the uplift over ``blind``."""
+    """One row per strategy; ``ci_low`` and ``ci_high`` belong to the uplift over ``blind``."""
     day, rows = config.day, []
     everything = pd.concat(measured.values())
     for name in day.strategies:
         over = {rival: uplift(daily, name, rival) for rival in (day.baseline, day.hourly, day.blind)}
         mine = everything[everything["strategy"] == name]
         _, low, high = over[day.blind]
+        equal = [uplift_at_equal_cpu(one, name, day.blind) for one in measured.values()]
         rows.append(
             {
                 "world": world,
@@ -136,6 +137,11 @@ def table4(world: str, daily: Daily, measured: Daily, config: Orchestration) -> 
                 "mu": mine["mu"].mean(),
                 "nu": mine["nu"].mean(),
                 "oracle_share_pct": oracle_share(daily, name, day.blind, day.oracle),
+                "static_ci_low": over[day.baseline][1],
+                "static_ci_high": over[day.baseline][2],
+                "hourly_ci_low": over[day.hourly][1],
+                "hourly_ci_high": over[day.hourly][2],
+                "uplift_over_blind_equal_cpu_pct": np.mean([np.nan if one is None else one for one in equal]),
                 "paper_uplift_over_static_pct": PAPER.get(name, np.nan),
             }
         )
