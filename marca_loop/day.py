@@ -66,7 +66,8 @@ def simulate(config: DayConfig, parts: Parts, groups: tuple[str, ...], folder: P
     with its reason, and the others go on; without the baseline there is nothing to compare, which is a UserError.
     """
     pieces = [(seed, group, name) for seed, group, name in product(config.seeds, groups, config.strategies)]
-    work = partial(_piece, config, parts, folder / "pieces")
+    done = folder / "unfinished-pieces"  # a stage that fails keeps what is named so: a full disk costs no days
+    work = partial(_piece, config, parts, done)
     with process_pool(min(config.workers, len(pieces))) as pool:
         found = list(progress(pool.map(work, pieces), what="days", total=len(pieces), unit="run"))
     failed: dict[str, str] = {}
@@ -74,15 +75,16 @@ def simulate(config: DayConfig, parts: Parts, groups: tuple[str, ...], folder: P
         if reason is not None:
             failed.setdefault(name, reason)
     if config.baseline in failed:
+        shutil.rmtree(done, ignore_errors=True)
         raise UserError(failed[config.baseline])
-    kept = [_path(folder / "pieces", piece) for piece in pieces if piece[2] not in failed]
+    kept = [_path(done, piece) for piece in pieces if piece[2] not in failed]
     write_json(folder / "failed.json", failed)
     breakdown = pd.concat([pd.read_csv(path.with_suffix(".csv"), dtype={"value": str}) for path in kept])
     keys = ["strategy", "dimension", "value"]
     write_table(breakdown.groupby(keys, sort=False).sum().reset_index(), folder / "who_gets_what.csv")
     minutes = pd.concat([pd.read_parquet(path) for path in kept], ignore_index=True)
     write_table(minutes, folder / "minutes.parquet")
-    shutil.rmtree(folder / "pieces")
+    shutil.rmtree(done)
 
 
 _drawn: dict[int, Scene] = {}  # by seed; of this worker process, which simulates one run's pieces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from cascade_world.world import World, load_truth
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.files import read_json
+from marca_common.stages import Stage, Stages
 from marca_loop.day import simulate
 from marca_loop.deciders import Decider, prepare
 from marca_loop.families import best_family
@@ -224,7 +226,7 @@ def test_without_its_baseline_a_day_is_one_line(finished: Path, tmp_path: Path) 
         UserError, match="strategy static, data centre north, seed 100: RuntimeError: out of ideas: none"
     ):
         simulate(config, parts(finished), GROUPS, tmp_path)
-    assert not (tmp_path / "minutes.parquet").exists()
+    assert not [*tmp_path.iterdir()]
 
 
 def what_happened(folder: Path) -> tuple[pd.DataFrame, bytes]:
@@ -236,17 +238,16 @@ def what_happened(folder: Path) -> tuple[pd.DataFrame, bytes]:
 def test_a_day_whose_worker_is_killed_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
     config = day(finished, 0.01, dies={"kind": f"{FAILING}:Dies", "once": str(tmp_path / "died")})
     config = config.model_copy(update={"workers": 1})
+    stage = Stage("killed", partial(simulate, config, parts(finished), GROUPS), "the same inputs")
     with pytest.raises(BrokenProcessPool):
-        simulate(config, parts(finished), GROUPS, tmp_path / "killed")
+        Stages(tmp_path).run(stage)
     done = sorted((tmp_path / "killed").rglob("*.parquet"))
     assert [path.stem for path in done] == ["priced_blind", "static"]  # of the first data centre
-    written = {path: path.stat().st_mtime_ns for path in done}
     marked = pd.read_parquet(done[0])
     marked["gmv"] += 1.0
     marked.to_parquet(done[0])
-    simulate(config, parts(finished), GROUPS, tmp_path / "killed")
+    Stages(tmp_path).run(stage)
     simulate(config, parts(finished), GROUPS, tmp_path / "whole")
-    assert len(written) == 2
     minutes, who = what_happened(tmp_path / "killed")
     expected, expected_who = what_happened(tmp_path / "whole")
     kept = (minutes["strategy"] == "priced_blind") & (minutes["group"] == "north")
