@@ -207,7 +207,9 @@ def test_chosen_pairs_have_the_values_of_the_whole_table(checkpoint: Path) -> No
 
 def test_saving_again_changes_nothing(checkpoint: Path, tmp_path: Path) -> None:
     Predictor.load(checkpoint).save(tmp_path / "again.pt")
-    first, again = (torch.load(one, weights_only=True)["payload"]["anchor"] for one in (checkpoint, tmp_path / "again.pt"))
+    first, again = (
+        torch.load(one, weights_only=True)["payload"]["anchor"] for one in (checkpoint, tmp_path / "again.pt")
+    )
     assert first.keys() == again.keys()
     assert all(np.array_equal(np.asarray(first[name]), np.asarray(again[name])) for name in first)
 

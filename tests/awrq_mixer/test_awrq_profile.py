@@ -170,8 +170,8 @@ def test_the_fit_is_that_of_a_dense_reference(shape: Shape) -> None:
     level, effects = log_linear(y, joint, Contexts([(place, 3)], [(place, 3)]), SPEC, shape)
     means, expected = _slow(y, place, joint, shape)
     assert np.allclose(np.log(level * np.exp(effects[place, joint])), np.log(means), atol=2e-3)
-    centred = [one - one.mean(axis=1, keepdims=True) for one in (effects, expected)]
-    assert np.allclose(*centred, atol=2e-3)
+    found, right = (one - one.mean(axis=1, keepdims=True) for one in (effects, expected))
+    assert np.allclose(found, right, atol=2e-3)
 
 
 # ---- the profile of a biased log
