@@ -65,11 +65,14 @@ def test_categories_of_equal_means_share_a_group() -> None:
 
 
 def test_few_categories_stay_as_they_are_and_levels_pair_them() -> None:
-    frame = pd.DataFrame({"x": ["b", "a", "b"], "y": ["u", "u", "v"]})
+    frame = pd.DataFrame({"x": ["b", "a", "b"], "y": ["u", "w", "v"]})
     spec = SPEC.model_copy(update={"state": {"x": "category", "y": "category"}})
     found = contexts(frame, spec, np.ones(3))
-    assert [(codes.tolist(), size) for codes, size in found.coarse] == [([1, 0, 1], 2), ([0, 0, 1], 2)]
-    assert [(codes.tolist(), size) for codes, size in found.levels[2:]] == [([2, 0, 3], 4)]
+    assert [(codes.tolist(), size) for codes, size in found.coarse] == [([1, 0, 1], 2), ([0, 2, 1], 3)]
+    assert [(codes.tolist(), size) for codes, size in found.levels[2:]] == [([3, 2, 4], 6)]
+    names = [f"c{i:02d}" for i in range(FEW)]
+    codes, size = _of_column(pd.Series(names), "category", np.ones(FEW)).coarse[0]
+    assert (codes.tolist(), size) == (list(range(FEW)), FEW)
 
 
 def test_categories_that_only_rows_not_read_have_change_nothing() -> None:
@@ -215,6 +218,23 @@ def test_revenue_corrects_a_surrogate_that_overrates_a_choice(biased: tuple[pd.D
     found, truth = (one.reshape(SIZES) for one in (estimate_profile(frame, SPEC, "guess"), truth))
     assert told[1].sum() / told[0].sum() > 1.4 * truth[1].sum() / truth[0].sum()
     assert found[1].sum() / found[0].sum() == pytest.approx(truth[1].sum() / truth[0].sum(), rel=0.05)
+
+
+def test_a_surrogate_tells_pairs_that_penalties_hide_from_revenue() -> None:
+    place, joint, _ = _every_cell(copies=20)
+    truth = np.exp(_log_effect(pair=True) + 2 * PAIR.ravel())
+    frame = pd.DataFrame(JOINT[joint], columns=["b1", "b2"]).assign(place=place.astype(str), money=truth[joint])
+    frame["guess"] = 7 * frame["money"] * np.exp(0.3 * frame["b1"])
+    error = {one: _pair_error(estimate_profile(frame, SPEC, one), truth) for one in ("guess", None)}
+    assert error["guess"] < 0.01
+    assert error[None] > 0.03
+
+
+def _pair_error(found: np.ndarray, truth: np.ndarray) -> float:
+    """Largest error of the interaction between the two sub-actions, in logarithms."""
+    table = np.log(found / truth).reshape(SIZES)
+    pair = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return float(np.abs(pair).max())
 
 
 @pytest.mark.parametrize("surrogate", [None, "guess"])
