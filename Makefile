@@ -31,8 +31,8 @@ bench: .venv/.ready       ## every benchmark in its short form (runs/benchmarks/
 	  case $$script in */_*) continue;; esac; \
 	  echo "== $$script --quick"; $(PY) -m benchmarks.$$(basename $$script .py) --quick || exit 1; done
 
-paper: .venv/.ready       ## the whole comparison on the base world: hours, resumable
-	$(PY) orchestrate.py --config configs/paper.yaml --out runs/paper
+paper: .venv/.ready       ## every table of the paper beside its figures (docs/results): hours, resumable
+	$(PY) -m benchmarks.paper
 
 clean:                    ## outputs and caches; keeps .venv
 	rm -rf runs site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
