@@ -1,7 +1,7 @@
 """How much of a learner's personalisation revenue bears out: slopes of held-out revenue on its departures.
 
 Held-out revenue is regressed on the learner's log level and on its departures along principal directions, beside the
-global profile (Tweedie quasi-likelihood, sandwich errors). A slope of 1 says that a departure is as large as it claims to
+global profile (Tweedie quasi-likelihood, jackknife errors). A slope of 1 says that a departure is as large as it claims to
 be, 0 that it is noise. A share is kept no larger than the slope's lower confidence bound: argmax picks out what is
 overrated, so an estimate that is right on average still harms.
 """
