@@ -14,7 +14,7 @@ from awrq_mixer.config import ProfileConfig
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
 from marca_common.run_folder import RunFolder
-from marca_common.spread import require_earned, require_usable
+from marca_common.spread import require_earned
 from marca_common.tables import Column
 
 
@@ -37,9 +37,7 @@ def profile(config: ProfileConfig, out: str | Path) -> ProfileResult:
         log = spec.read(config.requests, extra=[Column(surrogate, "float", 0)] if surrogate else [])
         log = log.iloc[: round(len(log) * (1 - config.test))]
         for column in (spec.reward, *([surrogate] if surrogate else [])):
-            place = f"{config.requests}: column {column!r}"
-            require_earned(log[column].to_numpy(), place)
-            require_usable(log[column].to_numpy(), place)
+            require_earned(log[column].to_numpy(), f"{config.requests}: column {column!r}")
         values = estimate_profile(log, spec, surrogate)
         write_profile(values, spec, run.path / "profile.csv")
         draw_profile(values, spec, run.path / "profile.png")

@@ -34,6 +34,10 @@ DOORS = {  # file: (public compiled loops, door that checks their arguments)
     "cascade_world/mechanism/cascade.py": ("class_sums serve_requests", "truth.py: the world's own tables; request_log.serve: joint actions"),
     "cascade_world/request_luck.py": ("mix64 normal uniform", "numbers only; the table of normals is its own"),
     "marca_common/fast_tanh.py": ("fast_tanh", "numbers only"),
+    "marca_loop/clairvoyant_prices.py": (
+        "balance",
+        "WorldPlant.pool: ids of its own catalogue; HullPolicy: candidates, checked when loaded",
+    ),
     "marca_measures/clairvoyant.py": ("", "clairvoyant: shapes"),
     "marca_measures/hull.py": ("", "chain, pareto, candidates: shapes"),
     "mpc_balancer/planning/objective.py": ("", "objective: shapes"),

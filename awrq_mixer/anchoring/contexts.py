@@ -42,7 +42,7 @@ def contexts(frame: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> Cont
             fine.append((codes, GROUPS))
             coarse.append((codes, GROUPS))
             continue
-        column = categories(frame, name)
+        column = categories(frame, name).cat.remove_unused_categories()  # a cut log keeps those of all its rows
         codes, size = column.cat.codes.to_numpy().astype(np.int64), max(len(column.cat.categories), 1)
         fine.append((codes, size))
         if size <= FEW:

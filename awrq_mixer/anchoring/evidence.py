@@ -1,7 +1,7 @@
 """How much of a learner's personalisation revenue bears out: slopes of held-out revenue on its departures.
 
 Held-out revenue is regressed on the learner's log level and on its departures along principal directions, beside the
-global profile (Tweedie quasi-likelihood, sandwich errors). A slope of 1 says that a departure is as large as it claims to
+global profile (Tweedie quasi-likelihood, jackknife errors). A slope of 1 says that a departure is as large as it claims to
 be, 0 that it is noise. A share is kept no larger than the slope's lower confidence bound: argmax picks out what is
 overrated, so an estimate that is right on average still harms.
 """
@@ -20,6 +20,8 @@ from marca_common.requests import RequestSpec
 Values = Callable[[pd.DataFrame], np.ndarray]
 POWER = 1.5
 _STEPS, _CHUNK = 50, 1024
+_ROUNDING = 1e-5  # departures are logarithms of single precision: smaller ones are none
+_PAID = 2  # rows with revenue per column: with fewer, a fit runs through each of them and its errors mean nothing
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def fit_anchor(
     reward = held_out[spec.reward].to_numpy(np.float64)
     slopes = _slopes(level, features, anchor.shift[joint], reward)
     for _ in range(2):  # the shift depends on the shares, and the slopes, a little, on the shift
-        shares = np.clip(slopes.slope - confidence * slopes.se, 0.0, 1.0)
+        error = np.where(np.isfinite(slopes.se), slopes.se, 0)  # where it is infinite the slope is 0
+        shares = np.clip(slopes.slope - confidence * error, 0.0, 1.0)
         kept = replace(start, shares=shares, slope=float(np.clip(slopes.level, 0.0, 1.5)))
         anchor = _put_on(kept, learned, profile)
         slopes = _slopes(level, features, anchor.shift[joint], reward)
@@ -68,8 +71,8 @@ def _unshrunk(learned: np.ndarray, directions: int) -> Anchor:
     shape = np.log(raised) - level[:, None]
     centre = shape.mean(axis=0)
     most = min(directions, learned.shape[1] - 1, len(learned) - 1)
-    covariance = np.cov((shape - centre).T.astype(np.float64))
-    found = np.linalg.eigh(covariance)[1][:, ::-1][:, :most].T  # (K, A), largest first
+    departure = (shape - centre).astype(np.float64)
+    found = np.linalg.eigh(departure.T @ departure)[1][:, ::-1][:, :most].T  # (K, A), largest first
     signs = np.sign(found[np.arange(most), np.abs(found).argmax(axis=1)])  # an eigenvector's sign is arbitrary
     basis = (found * signs[:, None]).astype(np.float32)
     return Anchor(floor, centre, basis, np.ones(most + 1, np.float32), 1.0, float(level.mean()), np.zeros_like(centre))
@@ -102,19 +105,25 @@ def _features(
 
 def _slopes(level: np.ndarray, features: np.ndarray, offset: np.ndarray, reward: np.ndarray) -> Slopes:
     design = np.column_stack([np.ones(len(level)), level, features])
-    found, se = tweedie_regression(design, offset, reward / reward.mean())
+    mean = reward.mean()  # taken off both sides, so that the unit of money is of no account
+    found, se = tweedie_regression(design, offset - np.log(mean), reward / mean)
     return Slopes(float(found[1]), float(se[1]), found[2:], se[2:])
 
 
 def tweedie_regression(
     design: np.ndarray, offset: np.ndarray, target: np.ndarray, power: float = POWER
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (K,) of log E[target] = offset + design · β, and sandwich standard errors; ``design`` (M, K).
+    """Coefficients (K,) of log E[target] = offset + design · β, and standard errors; ``design`` (M, K).
 
-    A column without variation gets the coefficient 0 and an infinite error. Newton steps, halved where they overshoot.
+    The errors are those of a sandwich with each row's pull on the fit taken out (jackknife). A column of zeros gets the
+    coefficient 0 and an infinite error; so do all, where fewer than two rows a column are above 0. Newton steps, halved
+    where they overshoot.
     """
     scale = np.sqrt((design**2).mean(axis=0))
-    used = scale > 1e-9
+    used = scale > _ROUNDING
+    found, errors = np.zeros(len(scale)), np.full(len(scale), np.inf)
+    if (target > 0).sum() < _PAID * used.sum():
+        return found, errors
     x = design[:, used] / scale[used]
     beta = np.zeros(x.shape[1])
 
@@ -124,29 +133,31 @@ def tweedie_regression(
 
     now = loss(beta)
     for _ in range(_STEPS):
-        gradient, curvature, _ = _score(x, offset + x @ beta, target, power)
-        step = np.linalg.solve(curvature + 1e-9 * len(x) * np.eye(len(beta)), gradient)
+        scores, curvature, _ = _scores(x, offset + x @ beta, target, power)
+        step = np.linalg.solve(curvature + 1e-9 * len(x) * np.eye(len(beta)), scores.sum(axis=0))
         size = 1.0
-        while size > 1e-4 and loss(beta + size * step) > now:
+        while size > 1e-4 and not loss(beta + size * step) < now:
             size /= 2
-        beta = beta + size * step
-        before, now = now, loss(beta)
-        if abs(before - now) <= 1e-10 * abs(now):
+        trial = loss(beta + size * step)
+        if not trial < now:
             break
-    _, curvature, scores = _score(x, offset + x @ beta, target, power)
-    inverse = np.linalg.pinv(curvature)
-    found, errors = np.zeros(len(scale)), np.full(len(scale), np.inf)
+        beta, gain, now = beta + size * step, now - trial, trial
+        if gain <= 1e-10 * abs(now):
+            break
+    scores, curvature, weight = _scores(x, offset + x @ beta, target, power)
+    inverse = np.linalg.pinv(curvature, hermitian=True)
+    leverage = weight * np.einsum("mk,mk->m", x @ inverse, x)  # how far a row draws the fit to itself
+    scores = scores / np.maximum(1 - leverage, 1e-9)[:, None]
     found[used] = beta / scale[used]
     errors[used] = np.sqrt(np.maximum(np.diag(inverse @ (scores.T @ scores) @ inverse), 0)) / scale[used]
     return found, errors
 
 
-def _score(
+def _scores(
     x: np.ndarray, eta: np.ndarray, target: np.ndarray, power: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradient of the quasi-likelihood (K,), its curvature (K, K) and each row's part of the gradient (M, K)."""
+    """Each row's part of the quasi-likelihood's gradient (M, K); its curvature (K, K) and each row's weight in it (M,)."""
     eta = np.clip(eta, -30, 30)
     pull, push = target * np.exp((1 - power) * eta), np.exp((2 - power) * eta)
     weight = (2 - power) * push - (1 - power) * pull
-    rows = x * (pull - push)[:, None]
-    return rows.sum(axis=0), (x * weight[:, None]).T @ x, rows
+    return x * (pull - push)[:, None], (x * weight[:, None]).T @ x, weight

@@ -65,12 +65,10 @@ def log_linear(
 
 def combinations(groups: Contexts) -> tuple[np.ndarray, np.ndarray]:
     """Which observed combination of coarse groups each row has (M,), and the groups of each combination (C, columns)."""
-    key = np.zeros(len(groups.fine[0][0]), np.int64)
-    for codes, size in groups.coarse:
-        key = key * size + codes
-    found, row = np.unique(key, return_inverse=True)
-    parts = np.unravel_index(found, [size for _, size in groups.coarse])
-    return row, np.stack(parts, axis=1)
+    row = first = np.zeros(len(groups.fine[0][0]), np.int64)
+    for codes, size in groups.coarse:  # one by one: all sizes multiplied may be more than fits
+        _, first, row = np.unique(row * size + codes, return_index=True, return_inverse=True)
+    return row, np.stack([codes[first] for codes, _ in groups.coarse], axis=1)
 
 
 def _loss(log_mean: Tensor, target: Tensor, power: float) -> Tensor:

@@ -20,8 +20,10 @@ import autobucket.live
 import autobucket.predict
 import autobucket.testbench
 import autobucket.train
+import awrq_mixer.anchor
 import awrq_mixer.evaluate
 import awrq_mixer.predict
+import awrq_mixer.profile
 import awrq_mixer.train
 import cascade_world.describe
 import cascade_world.generate
@@ -42,6 +44,8 @@ from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.measured_costs import read_loadtest
 from autobucket.results.estimator import Estimator
 from autobucket.results.estimator_config import TrainConfig as EstimatorTraining
+from awrq_mixer.anchoring.global_profile import read_profile
+from awrq_mixer.config import AnchorConfig, ProfileConfig
 from awrq_mixer.config import EvaluateConfig as LearnerErrors
 from awrq_mixer.config import PredictConfig as ScorePrediction
 from awrq_mixer.config import TrainConfig as LearnerTraining
@@ -123,6 +127,7 @@ def tables(folder: Path) -> list[Table]:
     quotas = _csv(pd.DataFrame({"action": keys[:3], "count": [3, 2, 1]}))
     (folder / "sound_states.csv").write_bytes(states)
     (folder / "sound_quotas.csv").write_bytes(quotas)
+    profile = _csv(pd.DataFrame(SPEC.joint_table(), columns=["a1", "a2"]).assign(value=np.arange(1, 7) / 8))
     allocation = _csv(pd.DataFrame({"state": ["home_v1", "feed_v1"], "action": ["0_1", "1_2"], "count": [2, 3]}))
     value = {"timestamp": "time", "value": "float 0"}
     keyed = {"state": "category", "action": "category"}
@@ -139,6 +144,7 @@ def tables(folder: Path) -> list[Table]:
               lambda path: str(read_demand(str(path), str(folder / "sound_quotas.csv"), SPEC, STATES))),
         Table("quotas", quotas, {"action": "category", "count": "int 0"},
               lambda path: str(read_demand(str(folder / "sound_states.csv"), str(path), SPEC, STATES))),
+        Table("profile", profile, {"a1": "int 0 1", "a2": "int 0 2", "value": "float 0"}, lambda path: str(read_profile(path, SPEC))),
         Table("allocation", allocation, {**keyed, "count": "int 0"}, lambda path: str(_judged(path))),
     ]  # fmt: skip
 
@@ -181,6 +187,7 @@ def programs(folder: Path) -> dict[str, Program]:
     truth, best, estimator = (
         folder / name for name in ("truth/truth.parquet", "learner/best.pt", "estimator/estimator.pt")
     )
+    profile = folder / "profile/profile.csv"
     model, maps, costs = (
         folder / "model/system_model.pt",
         folder / "costs/cost_maps.json",
@@ -192,6 +199,8 @@ def programs(folder: Path) -> dict[str, Program]:
         Program("awrq_mixer.train", awrq_mixer.train.train, LearnerTraining, "configs/awrq_mixer/smoke.yaml", (f"requests={log}",), (("requests", "requests"),)),
         Program("awrq_mixer.predict", awrq_mixer.predict.predict, ScorePrediction, "configs/awrq_mixer/predict.yaml", (f"checkpoint={best}", f"states={log}"), (("states", "requests"), ("checkpoint", "learner"))),
         Program("awrq_mixer.evaluate", awrq_mixer.evaluate.evaluate, LearnerErrors, "configs/awrq_mixer/evaluate.yaml", (f"checkpoint={best}", f"requests={log}", "buckets=4"), (("requests", "requests"), ("checkpoint", "learner"))),
+        Program("awrq_mixer.profile", awrq_mixer.profile.profile, ProfileConfig, "configs/awrq_mixer/profile.yaml", (f"requests={log}", "surrogate=null"), (("requests", "requests"),)),
+        Program("awrq_mixer.anchor", awrq_mixer.anchor.anchor, AnchorConfig, "configs/awrq_mixer/anchor.yaml", (f"checkpoint={best}", f"requests={log}", f"profile={profile}"), (("requests", "requests"), ("checkpoint", "learner"), ("profile", "profile"))),
         Program("autobucket.train", autobucket.train.train, EstimatorTraining, "configs/autobucket/smoke.yaml", (f"data.requests={log}",), (("data.requests", "requests"),)),
         Program("autobucket.fit_costs", autobucket.fit_costs.fit_costs, FitCostsConfig, "configs/autobucket/costs.yaml", (f"loadtest={SAMPLE}/loadtest.csv", "bootstrap=2"), (("loadtest", "loadtest"),)),
         Program("autobucket.predict", autobucket.predict.predict, CostPrediction, "configs/autobucket/predict.yaml", (f"checkpoint={estimator}", f"cost_maps={maps}", f"requests={log}"), (("requests", "requests"), ("checkpoint", "estimator"), ("cost_maps", "cost maps"))),
@@ -215,10 +224,10 @@ def programs(folder: Path) -> dict[str, Program]:
 
 
 def prepare(folder: Path) -> dict[str, Program]:
-    """Run what later programs read: learner, estimator, cost maps, truth, system model, an allocation."""
+    """Run what later programs read: learner, profile, estimator, cost maps, truth, system model, an allocation."""
     found = programs(folder)
     for name, out in {
-        "awrq_mixer.train": "learner", "autobucket.train": "estimator", "autobucket.fit_costs": "costs",
+        "awrq_mixer.train": "learner", "awrq_mixer.profile": "profile", "autobucket.train": "estimator", "autobucket.fit_costs": "costs",
         "autobucket.predict": "predicted", "revenue_sim.train": "truth", "mpc_balancer.train": "model",
     }.items():  # fmt: skip
         found[name].start(folder / out, untouched=False)

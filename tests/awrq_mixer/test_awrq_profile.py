@@ -1,0 +1,301 @@
+"""The global profile: groups of states, the log-linear model against a slow reference, and what a biased log hides."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from awrq_mixer.anchoring.contexts import FEW, GROUPS, Contexts, contexts
+from awrq_mixer.anchoring.global_profile import estimate_profile, read_profile, write_profile
+from awrq_mixer.anchoring.log_linear import Shape, combinations, log_linear
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+
+SIZES = (2, 3)
+SPEC = RequestSpec.model_validate(
+    {
+        "state": {"place": "category"},
+        "agents": {"all": ["b1", "b2"]},
+        "sizes": {"b1": 2, "b2": 3},
+        "results": [],
+        "reward": "money",
+        "timestamp": None,
+        "propensity": None,
+    }
+)
+JOINT = SPEC.joint_table()
+
+
+def _of_column(values: pd.Series, kind: str, signal: np.ndarray) -> Contexts:
+    spec = SPEC.model_copy(update={"state": {"x": kind}})
+    return contexts(pd.DataFrame({"x": values}), spec, signal)
+
+
+def test_numbers_are_cut_into_tenths_by_hand() -> None:
+    found = _of_column(pd.Series([5.0, 1.0, 1.0, 9.0, 2.0, 1.0, 3.0, 8.0, 7.0, 6.0]), "numeric", np.zeros(10))
+    # three ones share the first tenth; the 2 has three rows before it, and so on
+    assert found.coarse[0][0].tolist() == [5, 0, 0, 9, 3, 0, 4, 8, 7, 6]
+    assert found.fine == found.coarse
+    assert found.fine[0][1] == GROUPS
+
+
+def test_many_categories_are_cut_by_their_mean_signal_and_weighted_by_rows() -> None:
+    names = [f"c{i:02d}" for i in range(FEW + 1)]
+    rows = [8, *(FEW * [1])]  # the first category has 8 of 20 rows
+    column = pd.Series(np.repeat(names, rows))
+    mean = np.array([5.0, *np.linspace(0, 4, 6), *np.linspace(6, 10, 6)])  # six categories below it, six above
+    found = _of_column(column, "category", np.repeat(mean, rows))
+    assert found.fine[0][1] == FEW + 1
+    # before c00: 6 of 20 rows → tenth 3; after it 14 of 20 are past → tenths 7, 7, 8, 8, 9, 9
+    assert found.coarse[0][0].tolist() == 8 * [3] + [0, 0, 1, 1, 2, 2] + [7, 7, 8, 8, 9, 9]
+
+
+def test_categories_of_equal_means_share_a_group() -> None:
+    column = pd.Series([f"c{i:02d}" for i in range(FEW + 3)])
+    codes, size = _of_column(column, "category", np.ones(FEW + 3)).coarse[0]
+    assert size == GROUPS
+    assert set(codes) == {0}
+
+
+def test_few_categories_stay_as_they_are_and_levels_pair_them() -> None:
+    frame = pd.DataFrame({"x": ["b", "a", "b"], "y": ["u", "w", "v"]})
+    spec = SPEC.model_copy(update={"state": {"x": "category", "y": "category"}})
+    found = contexts(frame, spec, np.ones(3))
+    assert [(codes.tolist(), size) for codes, size in found.coarse] == [([1, 0, 1], 2), ([0, 2, 1], 3)]
+    assert [(codes.tolist(), size) for codes, size in found.levels[2:]] == [([3, 2, 4], 6)]
+    names = [f"c{i:02d}" for i in range(FEW)]
+    codes, size = _of_column(pd.Series(names), "category", np.ones(FEW)).coarse[0]
+    assert (codes.tolist(), size) == (list(range(FEW)), FEW)
+
+
+def test_categories_that_only_rows_not_read_have_change_nothing() -> None:
+    column = pd.Series([f"c{i:02d}" for i in range(FEW)] * 2 + [f"a{i}" for i in range(5)]).astype("category")
+    signal = np.arange(2.0 * FEW)
+    cut, alone = column.iloc[: 2 * FEW], column.iloc[: 2 * FEW].astype(str)
+    for one, other in zip(_of_column(cut, "category", signal).levels, _of_column(alone, "category", signal).levels):
+        assert one[0].tolist() == other[0].tolist()
+        assert one[1] == other[1]
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.integers(1, 25))
+def test_combinations_are_those_that_occur_in_order(seed: int, columns: int) -> None:
+    codes = np.random.default_rng(seed).integers(0, 10, (30, columns))  # 25 columns: 10^25 possible combinations
+    row, found = combinations(Contexts([(one, 10) for one in codes.T], [(one, 10) for one in codes.T]))
+    assert np.array_equal(found[row], codes)
+    assert list(map(tuple, found)) == sorted(set(map(tuple, codes)))
+
+
+# ---- the log-linear model
+
+LEVEL = np.array([0.0, 0.7, -0.4])
+MAIN = [np.array([-0.3, 0.3]), np.array([-0.5, 0.1, 0.4])]
+PAIR = np.array([[0.2, -0.2, 0.0], [-0.2, 0.2, 0.0]])
+
+
+def _every_cell(copies: int = 4) -> tuple[np.ndarray, np.ndarray, Contexts]:
+    """Places and joint actions of a log that holds every pair equally often, and its groups."""
+    place, joint = (np.tile(one.ravel(), copies) for one in np.indices((3, 6)))
+    return place, joint, Contexts([(place, 3)], [(place, 3)])
+
+
+def _log_effect(pair: bool) -> np.ndarray:
+    return np.asarray(MAIN[0][JOINT[:, 0]] + MAIN[1][JOINT[:, 1]] + (PAIR[JOINT[:, 0], JOINT[:, 1]] if pair else 0))
+
+
+@pytest.mark.parametrize("power", [1.5, 1.9])
+def test_effects_without_noise_are_found(power: float) -> None:
+    place, joint, groups = _every_cell()
+    effect = _log_effect(pair=True)
+    y = 40 * np.exp(LEVEL[place] + effect[joint])
+    level, found = log_linear(y, joint, groups, SPEC, Shape((1e-8, 1e-8), interactions=False, power=power))
+    assert np.allclose(level * np.exp(found[place, joint]), y, rtol=2e-3)
+    assert np.allclose(found - found.mean(axis=1, keepdims=True), effect - effect.mean(), atol=2e-3)
+
+
+def test_without_pairs_only_sums_of_main_effects_are_found() -> None:
+    place, joint, groups = _every_cell()
+    y = np.exp(LEVEL[place] + _log_effect(pair=True)[joint])
+    _, found = log_linear(y, joint, groups, SPEC, Shape((1e-8,), interactions=False, power=1.5))
+    table = found[0].reshape(SIZES)
+    assert np.allclose(table[1] - table[0], table[1, 0] - table[0, 0], atol=1e-4)
+
+
+def test_an_offset_is_added_and_need_not_be_learned() -> None:
+    place, joint, groups = _every_cell()
+    pair = np.tile(PAIR.ravel(), (3, 1))  # (C, A): by place and joint action
+    y = np.exp(LEVEL[place] + _log_effect(pair=True)[joint])
+    level, found = log_linear(y, joint, groups, SPEC, Shape((1e-8,), False, 1.5), offset=pair)
+    assert np.allclose(level * np.exp(found[place, joint]), y, rtol=2e-3)
+
+
+def _slow(y: np.ndarray, place: np.ndarray, joint: np.ndarray, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """The same penalised quasi-likelihood with a dense design in double precision: fitted means (M,), effects (3, A)."""
+    orders = [one for order in range(1, len(shape.ridge) + 1) for one in itertools.combinations(range(2), order)]
+    blocks, ridge = [np.ones((18, 1)), np.repeat(np.eye(3), 6, axis=0)], [0.0, *(3 * [1e-5])]
+    for chosen in orders:
+        index = np.ravel_multi_index([JOINT[:, j] for j in chosen], [SIZES[j] for j in chosen])
+        size = int(np.prod([SIZES[j] for j in chosen]))
+        blocks.append(np.tile(np.eye(size)[index], (3, 1)))
+        ridge += size * [shape.ridge[len(chosen) - 1]]
+    for j in range(2) if shape.interactions else ():
+        both = np.einsum("ck,as->caks", np.eye(3), np.eye(SIZES[j])[JOINT[:, j]])
+        blocks.append(both.reshape(18, 3 * SIZES[j]))
+        ridge += 3 * SIZES[j] * [1e-5]
+    cells, penalty, p, scaled = np.hstack(blocks), np.array(ridge), shape.power, y / y.mean()
+    design = cells[place * 6 + joint]
+
+    def loss(beta: np.ndarray) -> tuple[float, np.ndarray]:
+        eta = design @ beta
+        rows = np.exp((2 - p) * eta) / (2 - p) - scaled * np.exp((1 - p) * eta) / (1 - p)
+        pull = np.exp((2 - p) * eta) - scaled * np.exp((1 - p) * eta)
+        return float(rows.mean() + penalty @ beta**2), design.T @ pull / len(y) + 2 * penalty * beta
+
+    beta = minimize(loss, np.zeros(cells.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-9}).x
+    return y.mean() * np.exp(design @ beta), (cells[:, 4:] @ beta[4:]).reshape(3, 6)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape((1e-3, 3e-2), False, 1.5), Shape((1e-3, 1e-2), True, 1.5), Shape((1e-2, 1e-2), True, 1.9)],
+)
+def test_the_fit_is_that_of_a_dense_reference(shape: Shape) -> None:
+    rng = np.random.default_rng(4)
+    place, joint = rng.integers(0, 3, 400), rng.integers(0, 6, 400)
+    y = np.where(rng.random(400) < 0.4, rng.gamma(2, 3, 400), 0.0) * np.exp(LEVEL[place] + _log_effect(True)[joint])
+    level, effects = log_linear(y, joint, Contexts([(place, 3)], [(place, 3)]), SPEC, shape)
+    means, expected = _slow(y, place, joint, shape)
+    assert np.allclose(np.log(level * np.exp(effects[place, joint])), np.log(means), atol=2e-3)
+    found, right = (one - one.mean(axis=1, keepdims=True) for one in (effects, expected))
+    assert np.allclose(found, right, atol=2e-3)
+
+
+# ---- the profile of a biased log
+
+
+def _biased_log(rows: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Dear choices go to states of high level; a surrogate overrates ``b1``. The log, and true mean values (A,)."""
+    rng = np.random.default_rng(seed)
+    worth = np.linspace(-1.5, 1.5, 30)
+    place = rng.integers(0, 30, rows)
+    eager = 1 / (1 + np.exp(-1.5 * worth[place]))
+    b1, b2 = (rng.random(rows) < eager).astype(int), rng.binomial(2, eager)
+    shape = np.array([0.0, 0.15])[:, None] + np.array([0.0, 0.1, 0.2])  # (2, 3): dear choices are worth a little more
+    shape[1, 2] -= 0.1
+    mean = np.exp(worth[place] + shape[b1, b2])
+    frame = pd.DataFrame({"place": place.astype(str), "b1": b1, "b2": b2})
+    frame["money"] = np.where(rng.random(rows) < 0.5, mean * rng.gamma(4, 0.5, rows), 0.0)
+    frame["guess"] = 3 * mean * np.exp(0.4 * b1) * rng.gamma(20, 1 / 20, rows)
+    return frame, np.exp(worth).mean() * np.exp(shape).ravel()
+
+
+@pytest.fixture(scope="module")
+def biased() -> tuple[pd.DataFrame, np.ndarray]:
+    return _biased_log(60_000, seed=3)
+
+
+@pytest.mark.parametrize(("surrogate", "error"), [(None, 0.1), ("guess", 0.05)])
+def test_who_was_asked_is_told_from_what_was_done(
+    biased: tuple[pd.DataFrame, np.ndarray], surrogate: str | None, error: float
+) -> None:
+    frame, truth = biased
+    plain = frame.groupby(SPEC.joint_index(frame))["money"].mean().to_numpy()
+    assert np.abs(plain / truth - 1).max() > 0.8  # averages by action are far off
+    found = estimate_profile(frame, SPEC, surrogate)
+    assert np.abs(found / truth - 1).max() < error
+
+
+def test_revenue_corrects_a_surrogate_that_overrates_a_choice(biased: tuple[pd.DataFrame, np.ndarray]) -> None:
+    frame, truth = biased
+    told = estimate_profile(frame.assign(money=frame["guess"]), SPEC, None).reshape(SIZES)
+    found, truth = (one.reshape(SIZES) for one in (estimate_profile(frame, SPEC, "guess"), truth))
+    assert told[1].sum() / told[0].sum() > 1.4 * truth[1].sum() / truth[0].sum()
+    assert found[1].sum() / found[0].sum() == pytest.approx(truth[1].sum() / truth[0].sum(), rel=0.05)
+
+
+def test_a_surrogate_tells_pairs_that_penalties_hide_from_revenue() -> None:
+    place, joint, _ = _every_cell(copies=20)
+    truth = np.exp(_log_effect(pair=True) + 2 * PAIR.ravel())
+    frame = pd.DataFrame(JOINT[joint], columns=["b1", "b2"]).assign(place=place.astype(str), money=truth[joint])
+    frame["guess"] = 7 * frame["money"] * np.exp(0.3 * frame["b1"])
+    error = {one: _pair_error(estimate_profile(frame, SPEC, one), truth) for one in ("guess", None)}
+    assert error["guess"] < 0.01
+    assert error[None] > 0.03
+
+
+def _pair_error(found: np.ndarray, truth: np.ndarray) -> float:
+    """Largest error of the interaction between the two sub-actions, in logarithms."""
+    table = np.log(found / truth).reshape(SIZES)
+    pair = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    return float(np.abs(pair).max())
+
+
+@pytest.mark.parametrize("surrogate", [None, "guess"])
+def test_the_unit_of_money_is_of_no_account(surrogate: str | None) -> None:
+    frame, _ = _biased_log(3000, seed=1)
+    found = estimate_profile(frame, SPEC, surrogate)
+    dearer = estimate_profile(frame.assign(money=frame["money"] * 1000), SPEC, surrogate)
+    assert np.allclose(dearer, 1000 * found, rtol=1e-3)
+    if surrogate:
+        other = estimate_profile(frame.assign(guess=frame["guess"] / 1000), SPEC, surrogate)
+        assert np.allclose(other, found, rtol=1e-3)
+
+
+def test_a_log_of_one_state_gives_averages_by_action() -> None:
+    rng = np.random.default_rng(0)
+    joint = rng.integers(0, 6, 4000)
+    frame = pd.DataFrame(JOINT[joint], columns=["b1", "b2"]).assign(place="x", money=rng.gamma(3, 1, 4000) + joint)
+    plain = frame.groupby(joint)["money"].mean().to_numpy()
+    assert np.allclose(estimate_profile(frame, SPEC, None), plain, rtol=0.02)
+
+
+# ---- its file
+
+VALUES = np.array([1 / 3, 2e-9, 3e7, 4.0, 5.123456789012345, 6.0])
+
+
+def test_a_profile_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    write_profile(VALUES, SPEC, tmp_path / "profile.csv")
+    assert np.array_equal(read_profile(tmp_path / "profile.csv", SPEC), VALUES)
+    table = pd.read_csv(tmp_path / "profile.csv")
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "shuffled.csv", index=False)
+    assert np.array_equal(read_profile(tmp_path / "shuffled.csv", SPEC), VALUES)
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (lambda t: t.iloc[:-1], "5 rows; expected each of 6 joint actions once"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "7 rows; expected each of 6 joint actions once"),
+        (lambda t: pd.concat([t.iloc[:-1], t.iloc[:1]]), "6 rows; expected each of 6 joint actions once"),
+        (lambda t: t.assign(value=[0.0, *VALUES[1:]]), "column 'value': got 0; expected more than 0"),
+        (lambda t: t.assign(value=[*VALUES[:-1], -1.0]), "row 6, column 'value': got -1.0; expected a number of at"),
+        (lambda t: t.assign(value=[np.nan, *VALUES[1:]]), "row 1, column 'value': got an empty value; expected a num"),
+        (lambda t: t.assign(value=[np.inf, *VALUES[1:]]), "row 1, column 'value': got inf; expected a finite number"),
+        (lambda t: t.assign(b1=[7, *t["b1"][1:]]), "row 1, column 'b1': got 7; expected a whole number from 0 to 1"),
+        (lambda t: t.drop(columns="b2"), "column 'b2' is missing"),
+    ],
+)
+def test_a_bad_profile_is_one_line(edit: object, expected: str, tmp_path: Path) -> None:
+    write_profile(VALUES, SPEC, tmp_path / "profile.csv")
+    assert callable(edit)
+    edit(pd.read_csv(tmp_path / "profile.csv")).to_csv(tmp_path / "bad.csv", index=False)
+    with pytest.raises(UserError) as refused:
+        read_profile(tmp_path / "bad.csv", SPEC)
+    assert str(refused.value).startswith(f"{tmp_path / 'bad.csv'}: {expected}")
+
+
+def test_a_profile_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    write_profile(VALUES, SPEC, tmp_path / "profile.csv")
+    wider = SPEC.model_copy(update={"sizes": {"b1": 2, "b2": 4}})
+    with pytest.raises(UserError, match="6 rows; expected each of 8 joint actions once"):
+        read_profile(tmp_path / "profile.csv", RequestSpec.model_validate(wider.model_dump()))
+    with pytest.raises(UserError, match="no such"):
+        read_profile(tmp_path / "absent.csv", SPEC)
