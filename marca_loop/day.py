@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -65,7 +66,8 @@ def simulate(config: DayConfig, parts: Parts, groups: tuple[str, ...], folder: P
     with its reason, and the others go on; without the baseline there is nothing to compare, which is a UserError.
     """
     pieces = [(seed, group, name) for seed, group, name in product(config.seeds, groups, config.strategies)]
-    work = partial(_piece, config, parts, folder / "pieces")
+    done = folder / "unfinished-pieces"  # a stage that fails keeps what is named so: a full disk costs no days
+    work = partial(_piece, config, parts, done)
     with process_pool(min(config.workers, len(pieces))) as pool:
         found = list(progress(pool.map(work, pieces), what="days", total=len(pieces), unit="run"))
     failed: dict[str, str] = {}
@@ -73,17 +75,16 @@ def simulate(config: DayConfig, parts: Parts, groups: tuple[str, ...], folder: P
         if reason is not None:
             failed.setdefault(name, reason)
     if config.baseline in failed:
+        shutil.rmtree(done, ignore_errors=True)
         raise UserError(failed[config.baseline])
-    kept = [folder / "pieces" / _file(*piece) for piece in pieces if piece[2] not in failed]
+    kept = [_path(done, piece) for piece in pieces if piece[2] not in failed]
     write_json(folder / "failed.json", failed)
     breakdown = pd.concat([pd.read_csv(path.with_suffix(".csv"), dtype={"value": str}) for path in kept])
     keys = ["strategy", "dimension", "value"]
     write_table(breakdown.groupby(keys, sort=False).sum().reset_index(), folder / "who_gets_what.csv")
     minutes = pd.concat([pd.read_parquet(path) for path in kept], ignore_index=True)
     write_table(minutes, folder / "minutes.parquet")
-    for path in kept:
-        path.unlink()
-        path.with_suffix(".csv").unlink()
+    shutil.rmtree(done)
 
 
 _drawn: dict[int, Scene] = {}  # by seed; of this worker process, which simulates one run's pieces
@@ -93,15 +94,16 @@ def _scene(parts: Parts, period: Period) -> Scene:
     return make_scene(parts, period.seed, period.start_day, period.days)
 
 
-def _file(seed: int, group: str, name: str) -> str:
-    return f"{seed}-{group}-{name}.parquet"
+def _path(folder: Path, piece: tuple[int, str, str]) -> Path:
+    seed, group, name = piece
+    return folder / str(seed) / group / f"{name}.parquet"
 
 
 def _piece(config: DayConfig, parts: Parts, folder: Path, piece: tuple[int, str, str]) -> str | None:
     """Simulate one strategy on one data centre of one seed; why it failed, None where it did not."""
     set_threads(1)
     seed, group, name = piece
-    path = folder / _file(*piece)
+    path = _path(folder, piece)
     if path.exists():
         return None
     if seed not in _drawn:
@@ -114,8 +116,7 @@ def _piece(config: DayConfig, parts: Parts, folder: Path, piece: tuple[int, str,
         loop = closed_loop(plant, controller, scene.traffic.arrivals[scene.world.groups.index(group)])
     except Exception as error:  # somebody's strategy may fail in any way, and the others go on
         kind = "" if isinstance(error, (UserError, ValueError)) else f"{type(error).__name__}: "
-        return f"strategy {name}, data centre {group}, seed {seed}: {kind}{error}"
-    folder.mkdir(parents=True, exist_ok=True)
+        return " ".join(f"strategy {name}, data centre {group}, seed {seed}: {kind}{error}".split())  # one line
     write_table(plant.breakdown.table().assign(strategy=name), path.with_suffix(".csv"))
     write_table(_minutes(plant, loop).assign(strategy=name, seed=seed, group=group), path)
     return None

@@ -30,9 +30,9 @@ class Rivals:
 
 
 def measure(minutes: pd.DataFrame, services: tuple[str, ...], budget: float) -> pd.DataFrame:
-    """One row per ``strategy, seed, day``: sums of money and counts, core-ms, μ, ν, mean CPU, degraded minutes, price moves.
+    """One row per ``strategy, seed, day``: sums of money and counts, core-ms, μ, ν, mean CPU, degraded minutes.
 
-    ``priced_core_ms``: Σ λ · core-ms under the strategy's own prices in force, what its computation was worth to it.
+    ``minutes`` is the day stage's table. ``price`` and ``price_moves`` are means of λ and of |Δλ| from minute to minute.
     """
     cpu = minutes[[f"cpu_{name}" for name in services]].to_numpy()
     price = minutes[[f"lambda_{name}" for name in services]].to_numpy()

@@ -82,6 +82,8 @@ def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
             "stage_s": run.stages.seconds,
             "peak_rss_mb": max(memory.mb, run.stages.peak_mb),
         }
+        for reason in summary.get("failed", {}).values():
+            folder.warn(reason)
         summary["artifacts"] = write_run_page(out, summary, folder.path)
         folder.write_summary(summary)
     return OrchestrationResult(out, summary)

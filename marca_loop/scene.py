@@ -30,6 +30,7 @@ from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
 
+ScoreFn = Callable[[pd.DataFrame], np.ndarray]
 BLIND_SPREAD = 0.2  # sd of the log of a request's factor on the price where one profile decides for all
 
 
@@ -105,6 +106,7 @@ class Scene:
     traffic: Traffic
     catalogue: Catalogue
     _policies: dict[tuple[str, str], Any] = field(default_factory=dict)
+    _profiles: dict[tuple[str, str | None], Profile] = field(default_factory=dict)
 
     def policy(self, decider: Decider | str | None = None, how: str = "hull") -> Any:
         """argmax Q − λC of a decider (or of a learner, named), for every state that may arrive.
@@ -124,15 +126,25 @@ class Scene:
             groups = [group_of(name) for name in self.catalogue.states["idc"].astype(str)]
             return BlindPolicy(self.parts.profile(), costs, BLIND_SPREAD, groups)
         if how == "hull":
-            return HullPolicy.load(self.parts.policies(self.traffic.seed) / f"{decider.key}.npz")
-        make = find(how, {}, "policy")
-        values, costs_fn = Predictor.load(self.parts.values(decider.values)).values, self.parts.cost_model().costs
-        made = make(self.catalogue.states, values, costs_fn)
+            return self._prepared(self.parts.policies(self.traffic.seed) / f"{decider.key}.npz")
+        made = find(how, {}, "policy")(self.catalogue.states, *self._functions(decider))
         if not callable(getattr(made, "decide", None)):
             raise UserError(
                 f"policy: {how!r} made a {type(made).__name__}; expected an object with decide(states, lambda_)"
             )
         return made
+
+    def _prepared(self, path: Path) -> HullPolicy:
+        policy, mine = HullPolicy.load(path), self.catalogue.states
+        if not policy.states.astype(str).equals(mine.astype(str)):
+            raise UserError(f"{path}: prepared for other states than the {len(mine)} that may arrive in these days")
+        return policy
+
+    def _functions(self, decider: Decider) -> tuple[ScoreFn, ScoreFn]:
+        assert self.parts.world is not None
+        truth = load_truth(self.parts.world)
+        values = truth.values if decider.values == TRUTH else Predictor.load(self.parts.values(decider.values)).values
+        return values, truth.costs if decider.costs == "true" else self.parts.cost_model().costs
 
     def system_model(self, decider: Decider | str | None = None) -> SystemModel:
         """g under a decider's policy (or a learner's, named)."""
@@ -147,6 +159,12 @@ class Scene:
     def profile(self, group: str, values: str | None = None) -> Profile:
         """The global profile (``values``: null, or ``truth`` for the true means), and means of C over the sampled states of
         the log that belong to a data centre: the learned C, with ``truth`` the true one."""
+        known = (group, values)
+        if known not in self._profiles:
+            self._profiles[known] = self._averaged(*known)
+        return self._profiles[known]
+
+    def _averaged(self, group: str, values: str | None) -> Profile:
         true = values == TRUTH
         by_service = read_scores(self.parts.scores("costs" if true else "predicted_costs"), self.parts.spec)
         rows = (by_service.states["idc"].astype(str) == group).to_numpy()

@@ -131,11 +131,11 @@ class Orchestration(Config):
         for name in (PROFILE, TRUTH):
             if name in self.learners:
                 raise ValueError(f"learners: {name!r} is the name of no learner's values; call yours something else")
-        for decider in self.day.deciders:
+        for decider in self.day.deciders if self.world is not None else []:  # own logs have no days to simulate
             for name in decider.free:
                 if name not in self.spec.sub_actions:
                     raise ValueError(f"day: free: got {name!r}; expected some of {list(self.spec.sub_actions)}")
-        for name in self.day.learners:
+        for name in [*self.day.learners, *([self.day.policy] if self.logs else [])]:
             if name not in self.learners:
                 raise ValueError(f"day: uses the learner {name!r}; expected one of {list(self.learners)}")
         return self

@@ -7,7 +7,7 @@ rule when CPUs run over. Uplifts are stated against this strategy, so it is chos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -67,7 +67,12 @@ class Timetable:
     @property
     def hour_of_week(self) -> int:
         """Hours since Monday began, of the coming minute."""
-        return int((self.coming.astype("datetime64[h]").astype(np.int64) - _A_MONDAY) % 168)
+        return int(hours_of_week(self.coming))
+
+
+def hours_of_week(times: np.ndarray | np.datetime64) -> np.ndarray:
+    """Hours since Monday began, 0 to 167, of each time."""
+    return np.asarray((times.astype("datetime64[h]").astype(np.int64) - _A_MONDAY) % 168)
 
 
 class StaticPolicy:
@@ -86,9 +91,9 @@ class HourlyPolicy:
     """Draws from the mixture of the hour of the week and of the rule's level in force; states are not looked at."""
 
     def __init__(
-        self, mixtures: Sequence[Sequence[StaticMixture]], clock: Timetable, generator: np.random.Generator
+        self, mixtures: Mapping[int, Sequence[StaticMixture]], clock: Timetable, generator: np.random.Generator
     ) -> None:
-        """``mixtures``: per hour since Monday began (168), per downgrade level."""
+        """``mixtures``: per hour since Monday began, of those that are served, and per downgrade level."""
         self.mixtures, self.clock, self.generator = mixtures, clock, generator
 
     def decide(self, states: np.ndarray, lambda_: np.ndarray) -> np.ndarray:

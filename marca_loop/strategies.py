@@ -19,10 +19,17 @@ from marca_common.prices import price_of_service, require_price_unit
 from marca_common.protocols import Controller, Policy
 from marca_common.seeding import numpy_generator
 from marca_loop.clairvoyant_prices import Schedule, clairvoyant_prices
-from marca_loop.deciders import TRUTH, Decider
+from marca_loop.deciders import PROFILE, TRUTH, Decider
 from marca_loop.scene import Scene
 from marca_loop.shared_prices import SharedPrices
-from marca_loop.static_strategy import DowngradeRule, HourlyPolicy, StaticPolicy, Timetable, downgrade_mixtures
+from marca_loop.static_strategy import (
+    DowngradeRule,
+    HourlyPolicy,
+    StaticPolicy,
+    Timetable,
+    downgrade_mixtures,
+    hours_of_week,
+)
 from marca_measures.static_mixture import StaticMixture
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers import find_controller, make_controller
@@ -64,6 +71,12 @@ class StaticStrategy(Strategy):
     patience: int = Field(default=10, ge=1, description="calm minutes before a level is taken back")
     headroom: float = Field(default=0.85, gt=0, le=1, description="calm is CPU below this share of C_m")
 
+    @model_validator(mode="after")
+    def _values_are_means(self) -> StaticStrategy:
+        if self.values not in (None, PROFILE, TRUTH):
+            raise ValueError(f"values: got {self.values!r}; a static mixture is chosen by {PROFILE!r} or by {TRUTH!r}")
+        return self
+
     def decider(self, default: str) -> Decider | None:
         """None: it never asks what an action is worth in a state."""
         return None
@@ -96,12 +109,13 @@ class HourlyStrategy(StaticStrategy):
     def serve(self, scene: Scene, group: str) -> tuple[Policy, Controller]:
         """One mixture per hour of the week; hours of a weekday that was not logged take those of all days."""
         qps = scene.profile(group, self.values).qps
-        hour = qps.index.dayofweek * 24 + qps.index.hour
-        by_day = qps.groupby(qps.index.hour).quantile(self.quantile)
+        hour = hours_of_week(qps.index.to_numpy())
+        by_day = qps.groupby(hour % 24).quantile(self.quantile)
         by_week = qps.groupby(hour).quantile(self.quantile)
-        sized = [float(by_week.get(one, by_day.get(one % 24, qps.max()))) for one in range(168)]
         clock = Timetable(self.rule(scene), scene.traffic.timestamps[0])
-        mixtures = [self.mixtures(scene, group, one) for one in sized]
+        served = np.unique(hours_of_week(scene.traffic.timestamps)).tolist()
+        sized = {one: float(by_week.get(one, by_day.get(one % 24, qps.max()))) for one in served}
+        mixtures = {one: self.mixtures(scene, group, size) for one, size in sized.items()}
         return HourlyPolicy(mixtures, clock, numpy_generator(scene.traffic.seed, "static", group)), clock
 
 
@@ -122,6 +136,11 @@ class PricedStrategy(Strategy):
     def _parts_exist(self) -> PricedStrategy:
         find(self.policy, {"hull": None}, "policy")
         find_controller(self.controller)
+        own = self.policy != "hull"
+        if self.values == PROFILE and (self.free or self.costs == "true" or own):
+            raise ValueError(f"values: {PROFILE!r} knows no states; free, costs and policy cannot be given beside it")
+        if self.free and own:
+            raise ValueError("free: goes with policy: hull only")
         return self
 
     def decider(self, default: str) -> Decider:

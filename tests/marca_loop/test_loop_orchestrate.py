@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,8 @@ from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_loop.settings import Orchestration
-
-REPOSITORY = Path(__file__).parents[2]
-SMOKE = REPOSITORY / "configs/smoke.yaml"
-
-
-def command(out: Path, *overrides: str) -> list[str]:
-    sets = [part for override in overrides for part in ("--set", override)]
-    return [sys.executable, "orchestrate.py", "--config", str(SMOKE), "--out", str(out), *sets]
-
-
-def run(out: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(out, *overrides), cwd=REPOSITORY, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    done = run(out, "world.truth.cache=null")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+from tests.marca_loop.failing_strategies import __name__ as FAILING
+from tests.marca_loop.whole_run import REPOSITORY, SMOKE, command, run
 
 
 def test_a_policy_that_is_not_trained_is_refused() -> None:
@@ -57,11 +38,13 @@ def test_it_leaves_a_report_a_summary_and_its_figures(finished: Any) -> None:
     summary = read_json(finished / "summary.json")
     assert {"wall_s", "peak_rss_mb", "seed", "spearman", "return_pct", "strategies", "artifacts"} <= set(summary)
     assert set(summary["spearman"]) == set(summary["return_pct"]) == {"awrq_mixer", "dqn"}
-    assert set(summary["strategies"]) == {"static", "marca_feedback", "marca_mpc"}
+    assert list(summary["strategies"]) == list(load_config(Orchestration, SMOKE).day.strategies)
+    assert summary["failed"] == {}
     for numbers in summary["strategies"].values():
         assert {"revenue", "uplift_pct", "mu", "nu"} <= set(numbers)
         assert 0 < numbers["mu"] <= 1
         assert 0 <= numbers["nu"] < 1
+        assert None not in [numbers[f"uplift_over_{rival}_pct"] for rival in ("hourly", "blind")]
     assert summary["strategies"]["static"]["uplift_pct"] == 0
     assert all((finished / name).stat().st_size > 1000 for name in summary["artifacts"])
     page = (finished / "report.html").read_text(encoding="utf-8")
@@ -96,6 +79,28 @@ def test_finished_stages_are_reused_and_only_what_depends_on_a_change_runs_again
     shorter = run(finished, "world.truth.cache=null", "day.strategies.static.patience=3")
     assert shorter.returncode == 0
     assert shorter.stderr.count("reused") == len(before["stage_s"]) - 1
+
+
+@pytest.mark.slow
+def test_a_failed_strategy_stands_in_the_summary_and_a_failed_baseline_is_one_line(finished: Any) -> None:
+    before = read_json(finished / "summary.json")
+    sets = ["world.truth.cache=null", f"day.strategies.raises={{kind: '{FAILING}:Raises'}}"]
+    done = run(finished, *sets, "day.attribution.broken=raises", "day.oracle=raises")
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = read_json(finished / "summary.json")
+    reason = "strategy raises, data centre south, seed 100: RuntimeError: out of ideas: none is left"
+    assert summary["failed"] == {"raises": reason}
+    assert done.stderr.count(reason) == 1
+    assert list(summary["strategies"]) == list(before["strategies"])
+    assert {one["oracle_share_pct"] for one in summary["strategies"].values()} == {None}
+    assert "broken" not in (finished / "day/attribution.csv").read_text()
+    assert reason in (finished / "report.html").read_text(encoding="utf-8")
+    refused = run(finished, *sets, "day.baseline=raises")
+    assert refused.returncode == 2
+    assert refused.stderr.strip().splitlines()[-1].endswith(reason)
+    assert "Traceback" not in refused.stderr
+    assert read_json(finished / "summary.json") == summary  # what stood there still does
+    assert (finished / "day/minutes.parquet").exists()
 
 
 @pytest.mark.slow

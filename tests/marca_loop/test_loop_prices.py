@@ -43,6 +43,7 @@ class FakeScene:
     def __init__(self, **policy: Any) -> None:
         self.world = type("World", (), {"budget_percent": lambda self: 65.0, "services": SERVICES})()
         self.made, self.calendar = type("Policy", (), policy)(), None
+        self.parts = type("Parts", (), {"learner": "awrq_mixer"})()
 
     def policy(self, *given: Any) -> Any:
         return self.made
