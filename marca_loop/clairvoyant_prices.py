@@ -13,7 +13,7 @@ from awrq_mixer.serving.policy import HullPolicy
 from cascade_world.data_centre.world_plant import WorldPlant
 from marca_common.protocols import Measurement
 
-_HIGHEST, _ROUNDS, _HALVINGS = 1e6, 6, 26
+_HIGHEST, _ROUNDS, _HALVINGS = 1e6, 40, 26
 
 
 class Schedule:

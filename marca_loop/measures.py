@@ -65,7 +65,7 @@ def compare(measured: pd.DataFrame, rivals: Rivals) -> dict[str, dict[str, float
         mine = measured[measured["strategy"] == name]
         low, high = interval(measured, name, rivals.blind)
         found[str(name)] = {
-            "revenue": float(mine.groupby("seed")["revenue"].sum().mean()),
+            "revenue": float(mine["revenue"].mean()),
             "uplift_pct": uplift(measured, name, rivals.baseline),
             "uplift_over_hourly_pct": uplift(measured, name, rivals.hourly),
             "uplift_over_blind_pct": uplift(measured, name, rivals.blind),

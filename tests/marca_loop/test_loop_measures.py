@@ -86,7 +86,7 @@ def test_two_strategies_compared_by_hand() -> None:
     found = compare(measure(table(), SERVICES, BUDGET), Rivals("fixed", None, "fixed", "priced"))
     fixed, priced = found["fixed"], found["priced"]
     assert list(found) == ["fixed", "priced"]
-    assert (fixed["revenue"], priced["revenue"]) == (100, 140)
+    assert (fixed["revenue"], priced["revenue"]) == (50, 70)  # a day, of two
     assert (fixed["uplift_pct"], priced["uplift_pct"]) == pytest.approx((0, 40))
     assert priced["uplift_over_blind_pct"] == pytest.approx(40)
     assert priced["uplift_over_hourly_pct"] is None
