@@ -181,7 +181,8 @@ def by_week(world: str, measured: Daily) -> pd.DataFrame:
 def waterfall(daily: Daily, config: Orchestration) -> pd.DataFrame:
     """The steps from the baseline to the bound: means over seeds of gains in points of the baseline's revenue."""
     base, before, rows = config.day.baseline, config.day.baseline, []
-    for step, name in {config.day.baseline: base, **config.day.attribution}.items():
+    first = config.day.strategies[base].label or base
+    for step, name in {first: base, **config.day.attribution}.items():
         if any(name not in table for table in daily.values()):
             continue
         gains = [np.stack([t[base] + t[name] - t[before], t[base]]) for t in daily.values()]
