@@ -171,3 +171,14 @@ def test_between_day_and_night_the_hours_earn_more_than_one_mixture() -> None:
     assert day @ worth > 1.2 * day.sum() * one.mixtures[0].value
     spent = np.array([hourly.mixtures[hour][0].cost[0] for hour in range(24)])
     assert (day * spent <= 100 + 1e-6).all()
+
+
+def test_a_flash_sale_of_one_day_is_no_ordinary_peak() -> None:
+    minutes = pd.date_range("2026-01-05", periods=3 * 1440, freq="min")
+    qps = pd.Series(100.0, minutes)
+    for day, peak in enumerate((300.0, 310.0, 900.0)):  # an hour each, at noon
+        qps.iloc[day * 1440 + 720 : day * 1440 + 780] = peak
+    assert Profile(qps, np.ones(1), np.ones((1, 1))).peak_qps == pytest.approx(310)
+    assert Profile(qps.iloc[:10], np.ones(1), np.ones((1, 1))).peak_qps == pytest.approx(
+        100
+    )  # less than a day is logged
