@@ -64,6 +64,12 @@ class World:
         return np.stack([tables.p0, tables.clicks, tables.spend, sd, tables.impressions], axis=-1).astype(np.float32)
 
     @cached_property
+    def degraded_lengths(self) -> np.ndarray:
+        """Items retrieved and pre-ranked under every whole degradation level over those without, on average (levels + 1, 2)."""
+        lengths = (self.tables.retrieved, self.tables.preranked)
+        return np.array([[one[:, cut].mean() / one.mean() for one in lengths] for cut in self.space.degraded])
+
+    @cached_property
     def cores(self) -> np.ndarray:
         """Cores per data centre and service (idcs, services)."""
         machines = self.config.plant.machines
