@@ -13,6 +13,7 @@ from awrq_mixer.anchoring.evidence import fit_anchor
 from awrq_mixer.anchoring.global_profile import read_profile
 from awrq_mixer.anchoring.profile_figure import draw_slopes
 from awrq_mixer.config import AnchorConfig
+from awrq_mixer.learners import STACK
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training.training_log import read_by_time
 from marca_common.cli import run_cli
@@ -40,7 +41,7 @@ def anchor(config: AnchorConfig, out: str | Path) -> AnchorResult:
     """
     set_threads(config.threads)
     model = Predictor.load(config.checkpoint)
-    if model.anchor is not None:
+    if model.anchor is not None and model.config.learner != STACK:  # a stack is anchored from birth
         raise UserError(f"{config.checkpoint}: anchored already; expected a checkpoint of awrq_mixer.train")
     profile = read_profile(config.profile, model.spec)
     with RunFolder(out, config) as run:
@@ -50,12 +51,13 @@ def anchor(config: AnchorConfig, out: str | Path) -> AnchorResult:
                 f"{config.requests}: {len(held_out)} validation rows with {held_out[model.spec.reward].sum():g} of "
                 "revenue; expected at least 20 and more than 0 (see split.validation)"
             )
+        unanchored = Predictor(model.scorer, model.config, model.encoder, model.device)
         generator = numpy_generator(config.seed, "anchor")
         rows = generator.choice(len(train), min(config.reference_rows, len(train)), replace=False)
         reference = train.iloc[np.sort(rows)].reset_index(drop=True)
-        held_out = held_out.iloc[-config.validation_rows :].reset_index(drop=True)
+        held_out = held_out.iloc[-config.evidence_rows :].reset_index(drop=True)
         found, slopes = fit_anchor(
-            model.values, profile, reference, held_out, model.spec, config.directions, config.confidence
+            unanchored.values, profile, reference, held_out, model.spec, config.directions, config.confidence
         )
         anchored = Predictor(model.scorer, model.config, model.encoder, model.device, found)
         anchored.save(run.path / "anchored.pt")

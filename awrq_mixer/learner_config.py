@@ -82,7 +82,7 @@ class LossConfig(Config):
 
 
 class PlusConfig(Config):
-    """Our own learner, awrq_plus, and its ablations; a surrogate may also be given to regression and lightgbm."""
+    """Learners with a side column: latent_classes and its ablations; regression and lightgbm may be given one too."""
 
     members: int = Field(default=2, ge=1, description="models averaged in the log domain")
     classes: int = Field(default=64, ge=1, description="latent classes of states")

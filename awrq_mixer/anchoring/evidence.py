@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.anchor import LEAST, Anchor
+from awrq_mixer.anchoring.anchor import Anchor, least_value, log_shapes
 from marca_common.requests import RequestSpec
 
 Values = Callable[[pd.DataFrame], np.ndarray]
@@ -65,10 +65,8 @@ def fit_anchor(
 
 def _unshrunk(learned: np.ndarray, directions: int) -> Anchor:
     """Centre and principal directions of learned values (S, A); every share is 1."""
-    floor = LEAST * max(float(np.abs(learned).mean()), 1e-30)
-    raised = np.maximum(learned, np.float32(floor))
-    level = np.log(raised.mean(axis=1))
-    shape = np.log(raised) - level[:, None]
+    floor = least_value(learned)
+    level, shape = log_shapes(learned, floor)
     centre = shape.mean(axis=0)
     most = min(directions, learned.shape[1] - 1, len(learned) - 1)
     departure = (shape - centre).astype(np.float64)
@@ -128,8 +126,7 @@ def tweedie_regression(
     beta = np.zeros(x.shape[1])
 
     def loss(beta: np.ndarray) -> float:
-        eta = np.clip(offset + x @ beta, -30, 30)
-        return float((np.exp((2 - power) * eta) / (2 - power) - target * np.exp((1 - power) * eta) / (1 - power)).sum())
+        return float(tweedie_losses(offset + x @ beta, target, power).sum())
 
     now = loss(beta)
     for _ in range(_STEPS):
@@ -151,6 +148,12 @@ def tweedie_regression(
     found[used] = beta / scale[used]
     errors[used] = np.sqrt(np.maximum(np.diag(inverse @ (scores.T @ scores) @ inverse), 0)) / scale[used]
     return found, errors
+
+
+def tweedie_losses(eta: np.ndarray, target: np.ndarray, power: float = POWER) -> np.ndarray:
+    """Negative quasi-likelihood of each ``target`` (M,) with the log mean ``eta`` (M,)."""
+    eta = np.clip(eta, -30, 30)
+    return np.asarray(np.exp((2 - power) * eta) / (2 - power) - target * np.exp((1 - power) * eta) / (1 - power))
 
 
 def _scores(

@@ -72,7 +72,7 @@ def tiny_config(log: Path, learner: str) -> dict[str, Any]:
         "epochs": 1,
         "eval_every": 3,
         "boost": {"trees": 2, "min_rows": 5},
-        "plus": {"classes": 3, "rank": 2, "surrogate": "clicks" if learner == "awrq_plus" else None},
+        "plus": {"classes": 3, "rank": 2, "surrogate": "clicks" if learner == "latent_classes" else None},
     }
 
 

@@ -76,7 +76,7 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(
 
 def test_a_surrogate_that_never_shows_anything_is_refused(fit: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column 'clicks' in the training rows: is 0"):
-        fit(with_columns(clicks=0.0), tmp_path, "awrq_plus")
+        fit(with_columns(clicks=0.0), tmp_path, "latent_classes")
 
 
 _ODD: dict[str, tuple[Edit, str | None]] = {
@@ -99,7 +99,7 @@ _ODD: dict[str, tuple[Edit, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_plus", "regression", BOOSTED])
+@pytest.mark.parametrize("learner", ["awrq_mixer", "latent_classes", "regression", BOOSTED])
 @pytest.mark.parametrize("name", _ODD)
 def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, tmp_path: Path) -> None:
     edit, expected = _ODD[name]
@@ -112,7 +112,7 @@ def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, 
 
 
 def test_a_memory_without_repeats_says_so(fit: Any, tmp_path: Path) -> None:
-    fit(with_columns(segment=lambda f: np.arange(len(f)).astype(str)), tmp_path, "awrq_plus")
+    fit(with_columns(segment=lambda f: np.arange(len(f)).astype(str)), tmp_path, "latent_classes")
     assert any("a state's logged rows tell nothing" in note for note in _warnings(tmp_path))
 
 
