@@ -51,6 +51,9 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "awrq_plus_one_member": ("awrq_plus.yaml", ["plus.members=1"]),
     "awrq_plus_no_pairs": ("awrq_plus.yaml", ["plus.pairs=false"]),
     "told_classes": ("awrq_plus.yaml", []),
+    "latent_classes": ("latent_classes.yaml", []),
+    "latent_classes_no_history": ("latent_classes.yaml", ["plus.history=[]"]),
+    "latent_classes_one_class": ("latent_classes.yaml", ["plus.classes=1"]),
     "no_aw": ("demo.yaml", ["learner=awrq_no_aw"]),
     "no_smc": ("demo.yaml", ["learner=awrq_no_smc"]),
     "no_vgca": ("demo.yaml", ["learner=awrq_no_vgca"]),
@@ -85,6 +88,7 @@ PAPER: dict[str, tuple[float, float | None]] = {
 VARIANT_OF = {
     "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "awrq_plus",
     **{name: "awrq_plus" for name in LEARNERS if name.startswith("awrq_plus_")},
+    **{name: "latent_classes" for name in LEARNERS if name.startswith("latent_classes_")},
     **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
 TUNING = Path(__file__).parent / "results" / "tuning.csv"
