@@ -91,6 +91,11 @@ class Seen:
     def worth(self) -> Measured:
         return departures_worth(self.view)
 
+    def worth_alone(self) -> Measured:
+        """Departures' worth beside the learner's own mean profile: nothing but the learner and the rows is needed."""
+        log = self.view.profile + self.view.own
+        return departures_worth(replace(self.view, profile=log, own=np.zeros(len(log))))
+
     def worth_of_side_column(self) -> Measured:
         """Departures' worth for the first side column in revenue's place: far less noise, and another question."""
         return departures_worth(self._instead(self.held.side[0]))
@@ -192,6 +197,7 @@ MEASURES: dict[str, Callable[[Seen], Measured]] = {
     "fitted_likelihood": Seen.fitted_likelihood,
     "slope": Seen.slope,
     "departures_worth": Seen.worth,
+    "worth_alone": Seen.worth_alone,
     "worth_of_side_column": Seen.worth_of_side_column,
     "borne_out_uplift": Seen.uplift,
     "uplift_of_side_column": Seen.uplift_of_side_column,

@@ -57,7 +57,7 @@ class View:
     def of(
         cls,
         values: Values,
-        profile: np.ndarray,
+        profile: np.ndarray | None,
         rows: pd.DataFrame,
         spec: RequestSpec,
         *,
@@ -66,7 +66,7 @@ class View:
     ) -> View:
         """View ``values(states)`` (S, A) beside ``profile`` (A,) money, on rows that it was not trained on.
 
-        ``sample``: states that decisions are worked out for.
+        ``profile`` None: the learner's own mean stands for it. ``sample``: states that decisions are worked out for.
         """
         states, ids, counts = spec.distinct_states(rows)
         generator = numpy_generator(seed, "borne_out")
@@ -83,7 +83,9 @@ class View:
             mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
             levels, shapes = log_shapes(values(states.iloc[start : start + _CHUNK].reset_index(drop=True)), floor)
             row_level[mine], row_shape[mine] = levels[ids[mine] - start], shapes[ids[mine] - start, joint[mine]]
-        own = np.log(weight @ np.exp(level[:, None] - mean_level + shape)) - np.log(profile)
+        mean = weight @ np.exp(level[:, None] - mean_level + shape)
+        profile = mean if profile is None else profile
+        own = np.log(mean / profile)
         return cls(
             np.log(profile / profile.mean()), own - own.mean(), row_level - mean_level, row_shape - centre[joint], joint,
             reward / max(float(reward.mean()), 1e-300), learned, level - mean_level, shape - centre, weight,
