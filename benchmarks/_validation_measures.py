@@ -13,11 +13,12 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.evidence import tweedie_losses, tweedie_pulls
+from awrq_mixer.anchoring.evidence import Values, tweedie_losses, tweedie_pulls
 from awrq_mixer.judging.borne_out import BUDGETS, View, borne_out_uplift, departures_worth
 from awrq_mixer.judging.measured import Measured
 from awrq_mixer.training.validation import comparison_groups, measured_shape_gain
 from marca_common.requests import RequestSpec
+from marca_common.scores import state_index
 from marca_measures.frontier import Climbs
 
 CLIP = 20.0  # largest weight of the clipped estimate
@@ -55,6 +56,17 @@ class Seen:
     held: HeldOut
     q: np.ndarray  # (S, A) of the distinct states
     view: View
+
+    @classmethod
+    def of(cls, held: HeldOut, values: Values) -> Seen:
+        """Score every state once."""
+        states = held.of_states[0]
+        q, known = values(states), state_index(states)
+
+        def again(frame: pd.DataFrame) -> np.ndarray:
+            return np.asarray(q[known.get_indexer(state_index(frame))])
+
+        return cls(held, q, View.of(again, held.profile, held.rows, held.spec))
 
     def shape_gain(self) -> Measured:
         """What selects checkpoints."""
@@ -101,6 +113,10 @@ class Seen:
         return departures_worth(self._instead(self.held.side[0]))
 
     def uplift(self) -> Measured:
+        return self._uplift
+
+    @cached_property
+    def _uplift(self) -> Measured:
         return borne_out_uplift(self.view, self.held.cost)
 
     def uplift_of_side_column(self) -> Measured:

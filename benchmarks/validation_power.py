@@ -27,7 +27,6 @@ from scipy.stats import kendalltau, spearmanr
 
 from awrq_mixer.anchoring.global_profile import estimate_profile
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.judging.borne_out import View
 from awrq_mixer.judging.measured import Measured, choose
 from awrq_mixer.train import TrainResult
 from awrq_mixer.training.training_log import read_by_time
@@ -141,8 +140,7 @@ def one_learner(
     """Capture, and every measure."""
     states, counts, value, cost = judges
     curve = capture_curve(result.model.values(states), cost, value, counts, BUDGETS)
-    view = View.of(result.model.values, held.profile, held.rows, held.spec)
-    seen = Seen(held, result.model.values(held.of_states[0]), view)
+    seen = Seen.of(held, result.model.values)
     return float(np.mean([row["capture"] for row in curve])), {name: take(seen) for name, take in MEASURES.items()}
 
 
