@@ -148,7 +148,7 @@ class Seen:
         table, logged = held.spec.joint_table(), held.spec.joint_table()[held.joint]
         propensity = held.rows[held.spec.propensity or ""].to_numpy(np.float64)
         whole, parts = np.zeros(len(ids)), np.zeros(len(ids))
-        costs, fixed = np.broadcast_to(held.cost, self.q.shape), held.profile[None]
+        costs, fixed = np.tile(held.cost, (len(self.q), 1)), held.profile[None]
         mine, static = Climbs.of(self.q, costs, counts), Climbs.of(fixed, held.cost[None], np.ones(1))
         for share in BUDGETS:
             spend = held.cost.min() + share * (held.cost[held.profile.argmax()] - held.cost.min())

@@ -129,7 +129,7 @@ def borne_out_uplift(view: View, cost: np.ndarray, budgets: tuple[float, ...] = 
     """
     found, pulls = view.regression
     spends = cost.min() + np.array(budgets) * (cost[view.profile.argmax()] - cost.min())
-    everywhere = np.broadcast_to(cost, view.values.shape)
+    everywhere = np.tile(cost, (len(view.values), 1))
     mine = Climbs.of(view.values, everywhere, view.weight)
     static = Climbs.of(np.exp(view.profile)[None], cost[None], np.ones(1))
 
