@@ -219,7 +219,6 @@ def draw(learners: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
     axes.ravel()[0].legend(fontsize=6)
     figure.supxlabel("measure on validation rows, with its standard error")
     figure.supylabel(f"true capture ({world})")
-    figure.tight_layout()
     save_figure(figure, path)
 
 
