@@ -5,7 +5,9 @@ shape from the mean shape (Tweedie quasi-likelihood, as in ``evidence``):
 
     log E[revenue | s, a] = constant + log p(a) + b1 · level(s) + b2 · log p'(a)/p(a) + b3 · departure(s, a) − n(a)
 
-n(a) holds the mean over states to the profile; the learner is right where all three are 1.
+n(a) holds the mean over states to the profile; the learner is right where all three are 1. b2 says whose mean revenue sides
+with. A few thousand paid rows hardly know, and every learner would get a lucky or unlucky b2 of its own. So it is drawn to 1/2,
+which calls both means equally wrong, with the weight of a prior of sd 0.15.
 
 - ``departures_worth``: b3 · sd(departure). That is the relative gain of revenue if everybody is served a little more by the
   departures, per unit of that. It needs no costs, and does not depend on how large the learner thinks its departures are.
@@ -35,6 +37,7 @@ from marca_common.seeding import numpy_generator
 from marca_measures.frontier import Climbs, Frontier
 
 BUDGETS = (0.04, 0.08, 0.12, 0.2, 0.3)  # shares of the way from the cheapest action to the profile's best
+_EVEN, _EVEN_SD = 0.5, 0.15  # prior of b2
 _CHUNK, _ROUNDS = 512, 3
 
 
@@ -102,7 +105,12 @@ class View:
         for _ in range(_ROUNDS):  # n(a) depends, a little, on the coefficients
             spread = np.log(self.weight @ self.personal(found))
             found, pulls = tweedie_pulls(design, (self.profile - spread)[self.joint], self.reward)
-        return found, pulls if np.isinf(pulls).all() else np.where(np.isinf(pulls), 0.0, pulls)
+        if np.isinf(pulls).all():
+            return found, pulls
+        pulls = np.where(np.isinf(pulls), 0.0, pulls)
+        trust = _EVEN_SD**2 / (_EVEN_SD**2 + float((pulls[:, 2] ** 2).sum()))
+        found[2], pulls[:, 2] = _EVEN + trust * (found[2] - _EVEN), trust * pulls[:, 2]
+        return found, pulls
 
     def personal(self, found: np.ndarray) -> np.ndarray:
         """What level and departure multiply a mean value by, (S, A)."""
