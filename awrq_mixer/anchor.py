@@ -57,7 +57,13 @@ def anchor(config: AnchorConfig, out: str | Path) -> AnchorResult:
         reference = train.iloc[np.sort(rows)].reset_index(drop=True)
         held_out = held_out.iloc[-config.evidence_rows :].reset_index(drop=True)
         found, slopes = fit_anchor(
-            unanchored.values, profile, reference, held_out, model.spec, config.directions, config.confidence
+            unanchored.values,
+            profile,
+            reference,
+            [(unanchored.values, held_out)],
+            model.spec,
+            config.directions,
+            config.confidence,
         )
         anchored = Predictor(model.scorer, model.config, model.encoder, model.device, found)
         anchored.save(run.path / "anchored.pt")

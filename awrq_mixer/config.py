@@ -82,6 +82,9 @@ class StackConfig(Config):
     revenue_alone: list[str] = Field(
         default=[], description="members that are trained without a side column as well; with no side columns all are"
     )
+    cross_fit: bool = Field(
+        default=True, description="train members on halves of the rows, too, so that each half judges the other's"
+    )
     shrink: ShrinkConfig = Field(default=ShrinkConfig())
 
     @model_validator(mode="after")

@@ -7,13 +7,14 @@ told the stack stays with fewer members, at the end with the profile alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
 
 from awrq_mixer.anchoring.evidence import Values, tweedie_losses, tweedie_regression
+from awrq_mixer.anchoring.logged_mix import LoggedMix
 from awrq_mixer.serving.stack_scorer import Member
 from marca_common.requests import RequestSpec
 
@@ -22,35 +23,52 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What members say of held-out rows."""
+    """What members say of rows that they were not trained on."""
 
     level: np.ndarray  # mean of the members' log levels, around its mean (M,)
-    departures: np.ndarray  # of the row's joint action, a column per member (M, members)
+    departures: (
+        np.ndarray
+    )  # of the row's joint action, less what its group's mix foresees; a column per member (M, members)
+    foreseen: np.ndarray  # what the mix foresees (M, members)
     joint: np.ndarray  # (M,)
     reward: np.ndarray  # over its mean (M,)
 
     def fit(self, offset: np.ndarray, members: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weights of ``members`` and their standard errors, and each row's loss (M,); ``offset`` (M,)."""
-        design = np.column_stack([np.ones(len(self.level)), self.level, self.departures[:, members]])
+        columns = [np.ones(len(self.level)), self.level, self.foreseen[:, members], self.departures[:, members]]
+        design = np.column_stack(columns)
         found, errors = tweedie_regression(design, offset, self.reward)
-        return found[2:], errors[2:], tweedie_losses(offset + design @ found, self.reward)
+        first = 2 + len(members)
+        return found[first:], errors[first:], tweedie_losses(offset + design @ found, self.reward)
+
+    @classmethod
+    def joined(cls, parts: Sequence[HeldOut]) -> HeldOut:
+        """Rows of several parts, one after the other."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
 
 def held_out(
     members: Mapping[str, Member], values: Mapping[str, Values], rows: pd.DataFrame, spec: RequestSpec
 ) -> HeldOut:
-    """Levels and departures of members (name → its values of states) on held-out ``rows``."""
+    """Levels and departures of members (name → its values of states) on ``rows``; reward in money over its mean."""
     states, ids, _ = spec.distinct_states(rows)
     joint, reward = spec.joint_index(rows), rows[spec.reward].to_numpy(np.float64)
     order = np.argsort(ids, kind="stable")
-    level, departures = np.zeros(len(rows)), np.empty((len(rows), len(members)))
-    for start in range(0, len(states), _CHUNK):
+    chunks = [states.iloc[start : start + _CHUNK] for start in range(0, len(states), _CHUNK)]
+    level = np.zeros(len(rows))
+    for name, member in members.items():
+        level += np.concatenate([member.shapes(values[name](one))[0] for one in chunks])[ids] / len(members)
+    mix = LoggedMix.of(rows, spec, level)
+    departures, foreseen = np.empty((2, len(rows), len(members)))
+    for number, chunk in enumerate(chunks):  # scored again: all states times all actions would be gigabytes
+        start = number * _CHUNK
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
+        at, expected = ids[mine] - start, mix.joint(mine)
         for j, (name, member) in enumerate(members.items()):
-            levels, departure = member.shapes(values[name](states.iloc[start : start + _CHUNK]))
-            level[mine] += levels[ids[mine] - start] / len(members)
-            departures[mine, j] = departure[ids[mine] - start, joint[mine]]
-    return HeldOut(level - level.mean(), departures, joint, reward / reward.mean())
+            departure = member.shapes(values[name](chunk))[1][at]
+            foreseen[mine, j] = np.einsum("ma,ma->m", expected, departure)
+            departures[mine, j] = departure[np.arange(len(mine)), joint[mine]] - foreseen[mine, j]
+    return HeldOut(level - level.mean(), departures, foreseen, joint, reward / reward.mean())
 
 
 def best_profile(profiles: Mapping[str, np.ndarray], rows: HeldOut, confidence: float) -> str:

@@ -52,7 +52,7 @@ def _values(table: np.ndarray) -> Callable[[pd.DataFrame], np.ndarray]:
 
 def _fit(table: np.ndarray, rows: int = 30_000, seed: int = 2, confidence: float = 2.0) -> tuple[Anchor, Slopes]:
     profile = TRUTH.mean(axis=0)
-    return fit_anchor(_values(table), profile, _log(2000, 1), _log(rows, seed), SPEC, 3, confidence)
+    return fit_anchor(_values(table), profile, _log(2000, 1), [(_values(table), _log(rows, seed))], SPEC, 3, confidence)
 
 
 def test_a_learner_that_is_right_keeps_its_departures() -> None:
@@ -90,7 +90,7 @@ def test_noise_that_goes_along_with_dear_actions_is_not_kept() -> None:
     joint = np.where(rng.random(len(log)) < 0.8, np.where(lucky[state], 11, 0), SPEC.joint_index(log))
     log["b1"], log["b2"] = SPEC.joint_table()[joint].T
     log["money"] = np.where(rng.random(len(log)) < 0.3, profile[joint] * rng.gamma(2, 0.5, len(log)), 0.0)
-    anchor, slopes = fit_anchor(_values(noise), profile, log, log, SPEC, 3, 2.0)
+    anchor, slopes = fit_anchor(_values(noise), profile, log, [(_values(noise), log)], SPEC, 3, 2.0)
     assert (anchor.shares < 0.1).all()
     assert (np.abs(slopes.slope) < 4 * slopes.se).all()
 
@@ -138,12 +138,12 @@ def test_noise_is_seldom_kept_on_few_rows() -> None:
 
 def test_one_reference_state_or_one_action_is_no_trouble() -> None:
     log, profile = _log(400, 1), TRUTH.mean(axis=0)
-    anchor, _ = fit_anchor(_values(TRUTH), profile, log.head(1), log, SPEC, 3, 2.0)
+    anchor, _ = fit_anchor(_values(TRUTH), profile, log.head(1), [(_values(TRUTH), log)], SPEC, 3, 2.0)
     assert anchor.directions.shape == (0, 12)
     state = _values(TRUTH)(log.head(1))
     assert np.allclose(anchor.apply(state)[0], profile, rtol=1e-4)
     alone = RequestSpec.model_validate(SPEC.model_dump() | {"sizes": {"b1": 1, "b2": 1}})
-    anchor, _ = fit_anchor(_values(LEVEL), np.ones(1), log, log.assign(b1=0, b2=0), alone, 3, 2.0)
+    anchor, _ = fit_anchor(_values(LEVEL), np.ones(1), log, [(_values(LEVEL), log.assign(b1=0, b2=0))], alone, 3, 2.0)
     assert anchor.apply(LEVEL.astype(np.float32)).shape == (STATES, 1)
 
 

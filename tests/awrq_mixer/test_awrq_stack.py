@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def _rows(rng: np.random.Generator, rows: int = 20_000) -> tuple[HeldOut, np.nda
     mean = np.exp(level + departure) * profile[joint]
     reward = mean * rng.gamma(0.5, 2.0, rows)
     members = np.column_stack([departure, rng.normal(0, 0.4, rows), -departure, departure + rng.normal(0, 0.2, rows)])
-    return HeldOut(level, members, joint, reward / reward.mean()), profile
+    return HeldOut(level, members, 0 * members, joint, reward / reward.mean()), profile
 
 
 def test_members_are_weighed_by_what_held_out_revenue_bears_out() -> None:
@@ -52,7 +53,7 @@ def test_two_halves_of_a_departure_are_both_taken() -> None:
     rng = np.random.default_rng(1)
     rows, profile = _rows(rng)
     one = rng.normal(0, 0.3, len(rows.level))
-    halves = HeldOut(rows.level, np.column_stack([one, rows.departures[:, 0] - one]), rows.joint, rows.reward)
+    halves = replace(rows, departures=np.column_stack([one, rows.departures[:, 0] - one]))
     assert weigh(halves, profile, 2.0) == pytest.approx([1.0, 1.0], abs=0.15)
 
 
@@ -61,7 +62,7 @@ def test_the_first_profile_stays_unless_another_is_better_beyond_chance() -> Non
     close, wrong = profile * np.exp(0.005 * np.arange(ACTIONS)), profile[::-1].copy()
     assert best_profile({"close": close, "true": profile}, rows, 2.0) == "close"
     assert best_profile({"wrong": wrong, "true": profile}, rows, 2.0) == "true"
-    few = HeldOut(rows.level[:12], rows.departures[:12], rows.joint[:12], rows.reward[:12])
+    few = HeldOut(*(getattr(rows, one.name)[:12] for one in fields(rows)))
     assert best_profile({"wrong": wrong, "true": profile}, few, 2.0) == "wrong"
 
 
@@ -146,9 +147,9 @@ def test_a_stack_survives_its_checkpoint_and_a_finished_run_is_read_back(stacked
     values = model.values(states)
     assert np.array_equal(Predictor.load(tmp_path / "best.pt").values(states), values)
     (tmp_path / "summary.json").unlink()
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("members/*/last.pt")}
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("members/**/last.pt")}
     assert np.array_equal(train(config, tmp_path).model.values(states), values)
-    assert len(before) == 5
+    assert len(before) == 15  # five members, on all rows and on either half
     assert {p: p.stat().st_mtime_ns for p in before} == before  # no member was trained again
 
 
