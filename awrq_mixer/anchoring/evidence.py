@@ -117,21 +117,19 @@ def _features(
     states, ids, _ = spec.distinct_states(rows)
     joint, order = spec.joint_index(rows), np.argsort(ids, kind="stable")
     level, features, foreseen = np.empty(len(rows)), np.empty((len(rows), len(anchor.shares))), np.empty(len(rows))
-    chunks = [states.iloc[start : start + _CHUNK] for start in range(0, len(states), _CHUNK)]
-    level[:] = np.concatenate([anchor.shapes(values(one))[0] for one in chunks])[ids]
-    mix = LoggedMix.of(rows, spec, level)
-    for number, one in enumerate(chunks):  # scored again: all states times all actions would be gigabytes
-        start = number * _CHUNK
+    mix = LoggedMix.of(rows, spec, anchor.centre)
+    for start in range(0, len(states), _CHUNK):
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
         at, action, expected = ids[mine] - start, joint[mine], mix.joint(mine)
-        departure = anchor.shapes(values(one))[1]
+        levels, departure = anchor.shapes(values(states.iloc[start : start + _CHUNK]))
+        level[mine] = levels[at] - anchor.level
         components = anchor.components(departure)[at]
         along = components * anchor.directions[:, action].T
         foreseen_along = components * (expected @ anchor.directions.T)
         foreseen[mine] = np.einsum("ma,ma->m", expected, departure[at])
         features[mine, :-1] = along - foreseen_along
         features[mine, -1] = departure[at, action] - along.sum(axis=1) - (foreseen[mine] - foreseen_along.sum(axis=1))
-    return level - anchor.level, features, foreseen, joint, rows[spec.reward].to_numpy(np.float64)
+    return level, features, foreseen, joint, rows[spec.reward].to_numpy(np.float64)
 
 
 def _slopes(

@@ -11,37 +11,41 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 
 from awrq_mixer.anchoring.contexts import contexts
 from awrq_mixer.anchoring.log_linear import combinations
 from marca_common.requests import RequestSpec
 
-PRIOR = 20  # rows of the whole log's mix that are added to each group's
+PRIOR = 20  # rows of a group's mix that are as if its sub-actions had been taken independently
 
 
 @dataclass(frozen=True)
 class LoggedMix:
-    """Mixes of the groups that a log's rows fall into; sub-actions are independent of each other within a group."""
+    """Mixes of joint actions in the groups that a log's rows fall into."""
 
     group: np.ndarray  # of each row (M,)
-    by_sub_action: list[np.ndarray]  # (groups, size) each
+    counts: csr_array  # (groups, A) rows
+    by_sub_action: list[np.ndarray]  # (groups, size) shares, drawn to those of all rows where a group is small
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, spec: RequestSpec, level: np.ndarray) -> LoggedMix:
-        """Mixes in ``rows``; categories of a column with many are grouped by their mean ``level`` (M,)."""
-        group, combined = combinations(contexts(rows, spec, level))
-        joint = spec.joint_table()[spec.joint_index(rows)]
-        found = []
+    def of(cls, rows: pd.DataFrame, spec: RequestSpec, shape: np.ndarray) -> LoggedMix:
+        """Mixes in ``rows``; categories of a column with many are grouped by the mean ``shape`` (A,) of what they got."""
+        joint = spec.joint_index(rows)
+        group, combined = combinations(contexts(rows, spec, shape[joint]))
+        counts = csr_array((np.ones(len(rows)), (group, joint)), shape=(len(combined), spec.n_joint))
+        actions, shares = spec.joint_table()[joint], []
         for j, size in enumerate(spec.shape):
-            count = np.bincount(group * size + joint[:, j], minlength=len(combined) * size).reshape(-1, size)
+            count = np.bincount(group * size + actions[:, j], minlength=len(combined) * size).reshape(-1, size)
             total = count.sum(axis=0) / len(rows)
-            found.append((count + PRIOR * total) / (count.sum(axis=1, keepdims=True) + PRIOR))
-        return cls(group, found)
+            shares.append((count + PRIOR * total) / (count.sum(axis=1, keepdims=True) + PRIOR))
+        return cls(group, counts, shares)
 
     def joint(self, rows: np.ndarray) -> np.ndarray:
         """Mix of joint actions in the groups of ``rows`` (K,), (K, A)."""
         group = self.group[rows]
-        mix = np.ones((len(rows), 1))
+        mix = np.full((len(rows), 1), float(PRIOR))
         for one in self.by_sub_action:
             mix = (mix[:, :, None] * one[group][:, None, :]).reshape(len(rows), -1)
-        return mix
+        mix += self.counts[group].toarray()
+        return np.asarray(mix / mix.sum(axis=1, keepdims=True))

@@ -54,18 +54,16 @@ def held_out(
     states, ids, _ = spec.distinct_states(rows)
     joint, reward = spec.joint_index(rows), rows[spec.reward].to_numpy(np.float64)
     order = np.argsort(ids, kind="stable")
-    chunks = [states.iloc[start : start + _CHUNK] for start in range(0, len(states), _CHUNK)]
+    mix = LoggedMix.of(rows, spec, np.mean([member.centre for member in members.values()], axis=0))
     level = np.zeros(len(rows))
-    for name, member in members.items():
-        level += np.concatenate([member.shapes(values[name](one))[0] for one in chunks])[ids] / len(members)
-    mix = LoggedMix.of(rows, spec, level)
     departures, foreseen = np.empty((2, len(rows), len(members)))
-    for number, chunk in enumerate(chunks):  # scored again: all states times all actions would be gigabytes
-        start = number * _CHUNK
+    for start in range(0, len(states), _CHUNK):
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
         at, expected = ids[mine] - start, mix.joint(mine)
         for j, (name, member) in enumerate(members.items()):
-            departure = member.shapes(values[name](chunk))[1][at]
+            levels, departure = member.shapes(values[name](states.iloc[start : start + _CHUNK]))
+            level[mine] += levels[at] / len(members)
+            departure = departure[at]
             foreseen[mine, j] = np.einsum("ma,ma->m", expected, departure)
             departures[mine, j] = departure[np.arange(len(mine)), joint[mine]] - foreseen[mine, j]
     return HeldOut(level - level.mean(), departures, foreseen, joint, reward / reward.mean())
