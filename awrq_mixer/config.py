@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners import BOOSTED, find_learner
+from awrq_mixer.learners.state_memory import check_history
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
 
@@ -66,8 +67,10 @@ class TrainConfig(LearnerConfig):
 
     @model_validator(mode="after")
     def _learner_takes_it(self) -> TrainConfig:
-        if self.learner != BOOSTED:
+        if self.learner not in BOOSTED:
             find_learner(self.learner).check(self)
+        elif self.learner == "lightgbm_history":
+            check_history(self)
         return self
 
 

@@ -52,7 +52,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
             run.warn(
                 "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
             )
-        fit = boosted.fit if config.learner == BOOSTED else _fit
+        fit = boosted.fit if config.learner in BOOSTED else _fit
         model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
     return TrainResult(model, summary)

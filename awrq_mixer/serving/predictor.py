@@ -107,9 +107,8 @@ class Predictor:
             space = Space.of(config.spec, encoder)
             held = payload.get("anchor")
             anchor = None if held is None else Anchor.from_payload(held, config.spec.n_joint)
-            if config.learner == BOOSTED:
-                features = len(config.spec.state) + len(space.sizes)
-                scorer = BoostedScorer.from_payload(payload, config, features)
+            if config.learner in BOOSTED:
+                scorer = BoostedScorer.from_payload(payload, config, space)
                 return cls(scorer, config, encoder, anchor=anchor)
             kind = find_learner(config.learner)
             if config.learner in LEARNERS:  # somebody else's may need real tensors
@@ -121,7 +120,8 @@ class Predictor:
 
 def _config(payload: dict[str, Any]) -> TrainConfig:
     """The training config of a checkpoint whose parts are those of its learner."""
-    parts = {"weights"} if payload.get("learner") != BOOSTED else {"scale", "models"}
+    parts = {"weights"} if payload.get("learner") not in BOOSTED else {"scale", "models"}
+    parts |= {"history"} if payload.get("learner") == "lightgbm_history" else set()
     require_keys(payload, {"learner", "config", "encoder", *parts}, optional={"anchor"})
     try:
         config = TrainConfig.model_validate(payload["config"])
