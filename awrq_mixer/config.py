@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners import BOOSTED, STACK, find_learner
+from awrq_mixer.learners.state_memory import check_history
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
 
@@ -114,8 +115,10 @@ class TrainConfig(FitConfig):
             if not self.stack.members:
                 raise ValueError(f"stack.members: {STACK} needs at least one")
             self.member_configs()
-        elif self.learner != BOOSTED:
+        elif self.learner not in BOOSTED:
             find_learner(self.learner).check(self)
+        elif self.learner == "lightgbm_history":
+            check_history(self)
         return self
 
     def observed_columns(self) -> list[str]:
@@ -139,7 +142,7 @@ class TrainConfig(FitConfig):
     def _columns_of(self, name: str, member: FitConfig) -> list[str | None]:
         if member.learner == STACK:
             raise ValueError(f"stack.members.{name}: a stack cannot hold a stack")
-        uses = member.learner == BOOSTED or find_learner(member.learner).uses_surrogate
+        uses = member.learner in BOOSTED or find_learner(member.learner).uses_surrogate
         columns = list(self.stack.side_columns) if uses else []
         return [*columns, None] if name in self.stack.revenue_alone or not columns else [*columns]
 

@@ -55,7 +55,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         if config.learner == STACK:
             model, summary = stacked.fit(config, log, validation, run, _train_member)
         else:
-            fit = boosted.fit if config.learner == BOOSTED else _fit
+            fit = boosted.fit if config.learner in BOOSTED else _fit
             model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
     return TrainResult(model, summary)

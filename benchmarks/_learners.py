@@ -12,6 +12,7 @@ import pandas as pd
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.evaluate import evaluate_scores
 from awrq_mixer.train import TrainResult, train
+from benchmarks._references import REFERENCES
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
@@ -25,9 +26,18 @@ from revenue_sim.quotas import quota
 BUDGETS = [0.04, 0.08, 0.12, 0.2, 0.3]  # shares of the way from the cheapest to the clairvoyant's largest useful spend
 CONFIGS = Path("configs/awrq_mixer")
 
+# Learners with a target network. `demo.yaml` has τ = 1, no target network; the paper has τ = 100 (rows `<learner>_tau_100`).
+BOOTSTRAPPING = ["dqn", "ddqn", "drqn", "averaged_dqn", "rem", "awrq_mixer"]
+# What stands in every table: references that know nothing of a request, and the strongest rivals given what awrq_plus is given.
+ALWAYS = [*REFERENCES, "glm"]
+
 # Row name → (config file, overrides). What `benchmarks.tune_learners` chose is added to them.
 LEARNERS: dict[str, tuple[str, list[str]]] = {
+    "profile_true": ("demo.yaml", ["learner=glm"]),  # scored by benchmarks._references; the GLM gives levels
+    "profile_estimated": ("demo.yaml", ["learner=glm"]),
+    "glm": ("demo.yaml", ["learner=glm"]),
     "dqn": ("demo.yaml", ["learner=dqn"]),
+    "dqn_joint": ("demo.yaml", ["learner=dqn_joint"]),
     "dqn_reward_everywhere": ("demo.yaml", ["learner=dqn_reward_everywhere"]),
     "ddqn": ("demo.yaml", ["learner=ddqn"]),
     "drqn": ("demo.yaml", ["learner=drqn"]),
@@ -44,6 +54,9 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "lightgbm_mse": ("demo.yaml", ["learner=lightgbm", "loss.kind=mse"]),
     "regression_surrogate": ("demo.yaml", ["learner=regression", "plus.surrogate=predicted_value"]),
     "lightgbm_surrogate": ("demo.yaml", ["learner=lightgbm", "plus.surrogate=predicted_value"]),
+    "neural_process": ("neural_process.yaml", []),
+    "lightgbm_history": ("awrq_plus.yaml", ["learner=lightgbm_history"]),
+    "low_rank": ("low_rank.yaml", []),
     "awrq_plus": ("awrq_plus.yaml", []),
     "awrq_plus_no_surrogate": ("awrq_plus.yaml", ["plus.surrogate=null"]),
     "awrq_plus_no_history": ("awrq_plus.yaml", ["plus.history=[]"]),
@@ -56,19 +69,22 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "no_vgca": ("demo.yaml", ["learner=awrq_no_vgca"]),
     **{f"gamma_{g}": ("demo.yaml", [f"td.gamma={g}"]) for g in ("0.70", "0.80", "0.90", "0.99")},
     **{f"heads_{k}": ("demo.yaml", [f"network.heads={k}"]) for k in (1, 5, 20, 100, 200)},
+    **{f"{name}_tau_100": ("demo.yaml", [f"learner={name}", "td.target_update=100"]) for name in BOOTSTRAPPING},
     **{f"head_loss_{w}": ("demo.yaml", [f"td.head_loss_weight={w}"]) for w in ("0", "0.1")},
 }
 TABLES: dict[str, list[str]] = {
     "1": [
         "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "regression", "lightgbm",
-        "regression_surrogate", "lightgbm_surrogate", "awrq_plus", "told_classes", "dqn_reward_everywhere",
-        "drqn_sees_actions", "regression_mse", "lightgbm_mse", "awrq_plus_no_surrogate", "awrq_plus_no_history",
-        "awrq_plus_one_class", "awrq_plus_one_member", "awrq_plus_no_pairs",
+        "regression_surrogate", "lightgbm_surrogate", "neural_process", "lightgbm_history", "low_rank", "awrq_plus",
+        "told_classes", *ALWAYS, "dqn_joint", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse",
+        "lightgbm_mse", "awrq_plus_no_surrogate", "awrq_plus_no_history", "awrq_plus_one_class", "awrq_plus_one_member",
+        "awrq_plus_no_pairs",
     ],
-    "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca"],
-    "gamma": [name for name in LEARNERS if name.startswith("gamma_")],
-    "heads": [name for name in LEARNERS if name.startswith("heads_")],
-    "head_loss": ["qmix", "awrq_mixer", "head_loss_0.1", "head_loss_0"],
+    "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca", *ALWAYS],
+    "gamma": [*(name for name in LEARNERS if name.startswith("gamma_")), *ALWAYS],
+    "heads": [*(name for name in LEARNERS if name.startswith("heads_")), *ALWAYS],
+    "head_loss": ["qmix", "awrq_mixer", "head_loss_0.1", "head_loss_0", *ALWAYS],
+    "tau": [name for one in BOOTSTRAPPING for name in (one, f"{one}_tau_100")] + ALWAYS,
 }  # fmt: skip
 # The paper's Spearman r_s and Return% (Tables 1 and 2, §4), on its own private logs.
 PAPER: dict[str, tuple[float, float | None]] = {
@@ -84,6 +100,7 @@ PAPER: dict[str, tuple[float, float | None]] = {
 # Rows that are variants of a learner take over what was tuned for it; all others were tuned themselves.
 VARIANT_OF = {
     "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "awrq_plus",
+    **dict.fromkeys(REFERENCES, "glm"), **{f"{name}_tau_100": name for name in BOOTSTRAPPING},
     **{name: "awrq_plus" for name in LEARNERS if name.startswith("awrq_plus_")},
     **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
@@ -135,8 +152,9 @@ def run_job(job: Job) -> dict[str, Any]:
         requests, spec = _told_log(truth, folder, spec)
     config, result = train_job(job, requests, spec)
     states, counts, joint = sample_states(spec, config, job.seed)
-    scored = result.model.values(states)
     value, cost = truth.values(states), truth.costs(states)
+    scores_of = REFERENCES.get(job.learner)
+    scored = scores_of(result.model, states, value, counts) if scores_of else result.model.values(states)
     judged = evaluate_scores(scored, value, cost, counts, BUDGETS)
     curve = judged.pop("curve")
     judged |= {f"capture_{share}": row["capture"] for share, row in zip(BUDGETS, curve)}
