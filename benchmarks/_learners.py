@@ -55,15 +55,17 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "regression_surrogate": ("demo.yaml", ["learner=regression", "plus.surrogate=predicted_value"]),
     "lightgbm_surrogate": ("demo.yaml", ["learner=lightgbm", "plus.surrogate=predicted_value"]),
     "neural_process": ("neural_process.yaml", []),
-    "lightgbm_history": ("awrq_plus.yaml", ["learner=lightgbm_history"]),
+    "lightgbm_history": ("latent_classes.yaml", ["learner=lightgbm_history"]),
     "low_rank": ("low_rank.yaml", []),
+    "latent_classes": ("latent_classes.yaml", []),
+    "latent_no_surrogate": ("latent_classes.yaml", ["plus.surrogate=null"]),
+    "latent_no_history": ("latent_classes.yaml", ["plus.history=[]"]),
+    "latent_one_class": ("latent_classes.yaml", ["plus.classes=1"]),
+    "latent_one_member": ("latent_classes.yaml", ["plus.members=1"]),
+    "latent_no_pairs": ("latent_classes.yaml", ["plus.pairs=false"]),
+    "told_classes": ("latent_classes.yaml", []),
     "awrq_plus": ("awrq_plus.yaml", []),
-    "awrq_plus_no_surrogate": ("awrq_plus.yaml", ["plus.surrogate=null"]),
-    "awrq_plus_no_history": ("awrq_plus.yaml", ["plus.history=[]"]),
-    "awrq_plus_one_class": ("awrq_plus.yaml", ["plus.classes=1"]),
-    "awrq_plus_one_member": ("awrq_plus.yaml", ["plus.members=1"]),
-    "awrq_plus_no_pairs": ("awrq_plus.yaml", ["plus.pairs=false"]),
-    "told_classes": ("awrq_plus.yaml", []),
+    "awrq_plus_not_crossed": ("awrq_plus.yaml", ["stack.cross_fit=false"]),
     "no_aw": ("demo.yaml", ["learner=awrq_no_aw"]),
     "no_smc": ("demo.yaml", ["learner=awrq_no_smc"]),
     "no_vgca": ("demo.yaml", ["learner=awrq_no_vgca"]),
@@ -75,10 +77,10 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
 TABLES: dict[str, list[str]] = {
     "1": [
         "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "regression", "lightgbm",
-        "regression_surrogate", "lightgbm_surrogate", "neural_process", "lightgbm_history", "low_rank", "awrq_plus",
-        "told_classes", *ALWAYS, "dqn_joint", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse",
-        "lightgbm_mse", "awrq_plus_no_surrogate", "awrq_plus_no_history", "awrq_plus_one_class", "awrq_plus_one_member",
-        "awrq_plus_no_pairs",
+        "regression_surrogate", "lightgbm_surrogate", "neural_process", "lightgbm_history", "low_rank",
+        "latent_classes", "awrq_plus", "told_classes", *ALWAYS, "dqn_joint", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse",
+        "lightgbm_mse", "latent_no_surrogate", "latent_no_history", "latent_one_class", "latent_one_member",
+        "latent_no_pairs", "awrq_plus_not_crossed",
     ],
     "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca", *ALWAYS],
     "gamma": [*(name for name in LEARNERS if name.startswith("gamma_")), *ALWAYS],
@@ -99,9 +101,10 @@ PAPER: dict[str, tuple[float, float | None]] = {
 
 # Rows that are variants of a learner take over what was tuned for it; all others were tuned themselves.
 VARIANT_OF = {
-    "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "awrq_plus",
+    "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "latent_classes",
     **dict.fromkeys(REFERENCES, "glm"), **{f"{name}_tau_100": name for name in BOOTSTRAPPING},
-    **{name: "awrq_plus" for name in LEARNERS if name.startswith("awrq_plus_")},
+    **{name: "latent_classes" for name in LEARNERS if name.startswith("latent_") and name != "latent_classes"},
+    "awrq_plus_not_crossed": "awrq_plus",
     **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
 TUNING = Path(__file__).parent / "results" / "tuning.csv"

@@ -40,7 +40,8 @@ SETTINGS: dict[str, list[str]] = {
     ],
     "neural_process": [*RATES, "network.dropout=0.1 epochs=12", "network.hidden=128"],
     "low_rank": ["optimiser.lr=0.01", "", "plus.rank=8", "plus.rank=16", "network.dropout=0.2"],
-    "awrq_plus": ["optimiser.lr=0.01", "", "plus.classes=128", "plus.rank=5", "network.dropout=0.2"],
+    "awrq_plus": [""],  # its members are tuned
+    "latent_classes": ["optimiser.lr=0.01", "", "plus.classes=128", "plus.rank=5", "network.dropout=0.2"],
 }
 TUNED = [name for name in LEARNERS if name not in VARIANT_OF]
 COLUMNS = ["learner", "setting", "validation_shape_gain", "train_s", "chosen", "world", "seed", "rows", "torch"]
@@ -56,7 +57,7 @@ def main() -> None:
     add_keep(parser)
     arguments = parser.parse_args()
     world, rows = ("small", 20_000) if arguments.quick else ("base", 300_000)
-    names = ["dqn", "awrq_plus"] if arguments.quick else arguments.learners or TUNED
+    names = ["dqn", "latent_classes"] if arguments.quick else arguments.learners or TUNED
     folder = Path("runs/benchmarks/learners")
     jobs = [
         Job(name, f"configs/cascade_world/{world}.yaml", seed, rows, None, folder, tuple(setting.split()))
