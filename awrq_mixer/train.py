@@ -34,6 +34,7 @@ class TrainResult:
 
     model: Predictor
     summary: dict[str, Any]
+    warnings: list[str]
 
 
 def train(config: TrainConfig, out: str | Path) -> TrainResult:
@@ -58,7 +59,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
             fit = boosted.fit if config.learner in BOOSTED else _fit
             model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
-    return TrainResult(model, summary)
+    return TrainResult(model, summary, run.warnings)
 
 
 def _train_member(config: TrainConfig, out: Path) -> Predictor:

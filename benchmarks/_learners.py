@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.evaluate import evaluate_scores
+from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import TrainResult, train
 from benchmarks._references import REFERENCES
 from cascade_world.config import WorldConfig
@@ -154,32 +156,35 @@ def run_job(job: Job) -> dict[str, Any]:
     if told:
         requests, spec = _told_log(truth, folder, spec)
     config, result = train_job(job, requests, spec)
-    states, counts, joint = sample_states(spec, config, job.seed)
+    kept = ("samples_to_95_percent", "gradient_variance", "train_s", "samples", "validation_shape_gain")
+    training = {key: result.summary.get(key) for key in kept}
+    known = {"learner": job.learner, "world": Path(job.world).stem, "seed": job.seed, "rows": job.rows}
+    return known | judge(job, config, result.model, truth) | training
+
+
+def judge(job: Job, config: TrainConfig, model: Predictor, truth: Truth) -> dict[str, float]:
+    """Order, capture and Return% of a trained learner on a seeded sample of test states."""
+    states, counts, joint = sample_states(config.spec, config, job.seed)
     value, cost = truth.values(states), truth.costs(states)
     scores_of = REFERENCES.get(job.learner)
-    scored = scores_of(result.model, states, value, counts) if scores_of else result.model.values(states)
+    scored = scores_of(model, states, value, counts) if scores_of else model.values(states)
     judged = evaluate_scores(scored, value, cost, counts, BUDGETS)
     curve = judged.pop("curve")
     judged |= {f"capture_{share}": row["capture"] for share, row in zip(BUDGETS, curve)}
-    returns = _returns(scored, value, counts, joint)
-    kept = ("samples_to_95_percent", "gradient_variance", "train_s", "samples", "validation_shape_gain")
-    training = {key: result.summary.get(key) for key in kept}
-    return (
-        {"learner": job.learner, "world": Path(job.world).stem, "seed": job.seed, "rows": job.rows}
-        | judged
-        | returns
-        | training
-    )
+    return judged | _returns(scored, value, counts, joint)
 
 
-def train_job(job: Job, requests: Path, spec: RequestSpec) -> tuple[TrainConfig, TrainResult]:
-    """Train the job's learner on a log, under its tuned setting or the job's own; a finished run is reused."""
+def train_job(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] = ()) -> tuple[TrainConfig, TrainResult]:
+    """Train the job's learner on a log, under its tuned setting or the job's own; a finished run is reused.
+
+    ``more`` overrides come last.
+    """
     name, overrides = LEARNERS[job.learner]
     setting = tuned(job.learner) if job.setting is None else list(job.setting)
     extra = [f"requests={requests}", f"seed={job.seed}"] + ([f"epochs={job.epochs}"] if job.epochs else [])
-    config = load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra])
+    config = load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra, *more])
     config = config.model_copy(update={"spec": spec})
-    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash(setting)[:8]}"
+    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash([*setting, *more])[:8]}"
     return config, train(config, job.folder / "runs" / out)
 
 
