@@ -18,10 +18,10 @@ import pandas as pd
 from awrq_mixer.anchoring.evidence import Seen, fit_anchor
 from awrq_mixer.anchoring.global_profile import estimate_profile
 from awrq_mixer.anchoring.profile_figure import draw_slopes
-from awrq_mixer.anchoring.stacking import HeldOut, best_profile, held_out, judged, weigh
 from awrq_mixer.config import SplitConfig, TrainConfig
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer
+from awrq_mixer.training.stack_weights import HeldOut, best_profile, held_out, judged, weigh
 from awrq_mixer.training.training_log import Log
 from awrq_mixer.training.validation import ValidationSet
 from marca_common.errors import UserError

@@ -42,7 +42,12 @@ SPEC: dict[str, Any] = {
     "propensity": None,
 }
 
-_REMEMBER = ("latent_classes", "low_rank", "neural_process", "lightgbm_history")  # learn from a surrogate and a state's rows
+_REMEMBER = (
+    "latent_classes",
+    "low_rank",
+    "neural_process",
+    "lightgbm_history",
+)  # learn from a surrogate and a state's rows
 
 
 def make_small_world(folder: Path, rows: int = 6000, seed: int = 0, shuffled: bool = False) -> SmallWorld:

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from awrq_mixer.anchoring.stacking import HeldOut, best_profile, judged, weigh
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.serving import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer
 from awrq_mixer.train import train
+from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_measures.rank_correlation import spearman_within
