@@ -80,6 +80,9 @@ class StackConfig(Config):
     side_columns: list[str] = Field(
         default=[], description="observed columns that may be less noisy than revenue; one that misleads is dropped"
     )
+    history: list[str] | None = Field(
+        default=None, description="plus.history of every member: state columns whose equal values are one state's rows"
+    )
     revenue_alone: list[str] = Field(
         default=[], description="members that are trained without a side column as well; with no side columns all are"
     )
@@ -134,7 +137,7 @@ class TrainConfig(FitConfig):
         found = {}
         for name, member in self.stack.members.items():
             for column in self._columns_of(name, member):
-                plus = member.plus.model_copy(update={"surrogate": column})
+                plus = member.plus.model_copy(update={"surrogate": column, "history": self.stack.history})
                 values = {one: getattr(member, one) for one in FitConfig.model_fields} | rows | {"plus": plus}
                 found[f"{name}_{column}" if column else name] = TrainConfig(**values)
         return found

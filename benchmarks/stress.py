@@ -83,8 +83,7 @@ class Condition:
         found = [f"max_rows={self.rows}"] if self.rows else []
         if learner == "awrq_plus":
             found.append(f"stack.side_columns=[{self.side}]")
-            kinds = ("classes", "low_rank")
-            return found + [f"stack.members.{kind}.plus.history=null" for kind in kinds if self.session]
+            return found + (["stack.history=null"] if self.session else [])
         found += [f"plus.surrogate={self.side}"] if learner not in ("profile_estimated", "glm") else []
         return found + (["plus.history=null"] if self.session else [])
 
