@@ -17,7 +17,7 @@ import pandas as pd
 
 from awrq_mixer.anchoring.evidence import Seen, fit_anchor
 from awrq_mixer.anchoring.global_profile import estimate_profile
-from awrq_mixer.anchoring.profile_figure import draw_slopes
+from awrq_mixer.anchoring.profile_figure import write_slopes
 from awrq_mixer.config import SplitConfig, TrainConfig
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer
@@ -37,7 +37,7 @@ ON_REVENUE = "revenue"
 def fit(
     config: TrainConfig, log: Log, validation: ValidationSet | None, run: RunFolder, train_member: TrainMember
 ) -> tuple[Predictor, dict[str, Any]]:
-    """Train the members in ``members/``, weigh and anchor them, write the checkpoint, members.csv and slopes.png."""
+    """Train the members in ``members/``, weigh and anchor them, write the checkpoint, members.csv, slopes.csv and a figure."""
     started, stack, spec = time.perf_counter(), config.stack, log.spec
     configs = config.member_configs()
     _require_evidence(log.validation, config)
@@ -144,7 +144,7 @@ def _anchored(
     )
     found = Predictor(stack.scorer, stack.config, stack.encoder, stack.device, anchor)
     found.save(run.path / "best.pt")
-    draw_slopes(slopes, anchor, shrink.confidence, stack.config.learner, run.path / "slopes.png")
+    write_slopes(slopes, anchor, shrink.confidence, stack.config.learner, run.path)
     return found, int((anchor.shares > 0).sum())
 
 

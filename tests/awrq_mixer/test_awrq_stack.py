@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from awrq_mixer.config import TrainConfig
+from awrq_mixer.anchor import anchor
+from awrq_mixer.anchoring.global_profile import write_profile
+from awrq_mixer.config import AnchorConfig, TrainConfig
 from awrq_mixer.serving import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer
 from awrq_mixer.train import train
@@ -151,6 +153,19 @@ def test_a_stack_survives_its_checkpoint_and_a_finished_run_is_read_back(stacked
     assert np.array_equal(train(config, tmp_path).model.values(states), values)
     assert len(before) == 15  # five members, on all rows and on either half
     assert {p: p.stat().st_mtime_ns for p in before} == before  # no member was trained again
+
+
+def test_a_stack_comes_anchored_and_is_passed_on(stacked: Any, tmp_path: Path) -> None:
+    model = train(TrainConfig.model_validate(stacked), tmp_path / "run").model
+    profile = np.ones(model.spec.n_joint)
+    write_profile(profile, model.spec, tmp_path / "profile.csv")
+    config = AnchorConfig(
+        checkpoint=str(tmp_path / "run/best.pt"), requests=stacked["requests"], profile=str(tmp_path / "profile.csv")
+    )
+    passed = anchor(config, tmp_path / "anchored")
+    states = pd.DataFrame({"place": ["0", "2"], "segment": ["3", "7"]})
+    assert np.array_equal(Predictor.load(tmp_path / "anchored/anchored.pt").values(states), model.values(states))
+    assert passed.summary["directions_kept"] == (pd.read_csv(tmp_path / "run/slopes.csv")["share"] > 0).sum()
 
 
 def test_members_in_the_folder_that_saw_other_rows_are_trained_again(stacked: Any, tmp_path: Path) -> None:
