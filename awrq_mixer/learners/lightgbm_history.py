@@ -112,7 +112,8 @@ class History:
         choice_count, choice_sum, outside, outside_sum, choice_shrink = (
             np.concatenate(part, axis=-1) for part in zip(*tables)
         )
-        group = Group(columns, key, count, sums, shrink, choice_count, choice_sum, choice_shrink)
+        narrow = [table.astype(np.float32) for table in (choice_count, choice_sum)]  # most of what a checkpoint holds
+        group = Group(columns, key, count, sums, shrink, narrow[0], narrow[1], choice_shrink)
         return group, _shrunken(others, other_sums, outside, outside_sum, shrink, choice_shrink)
 
     def to_payload(self) -> list[dict[str, Any]]:
@@ -154,9 +155,15 @@ class History:
             raise UserError(f"history: sums of group {group.columns} do not fit each other: train again")
 
 
-_ARRAYS = dict.fromkeys(
-    ("key", "count", "sums", "shrink", "choice_count", "choice_sum", "choice_shrink"), np.dtype(np.float64)
-) | {"key": np.dtype(np.int64)}
+_ARRAYS = {
+    "key": np.int64,
+    "count": np.float64,
+    "sums": np.float64,
+    "shrink": np.float64,
+    "choice_count": np.float32,
+    "choice_sum": np.float32,
+    "choice_shrink": np.float64,
+}
 
 
 def groupings(history: Sequence[int]) -> list[list[int]]:

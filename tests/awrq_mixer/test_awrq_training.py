@@ -45,7 +45,7 @@ def test_learners_find_the_order_within_states(
     assert np.array_equal(again.values(states), result.model.values(states))
 
 
-@pytest.mark.parametrize("learner", ["latent_classes", "regression", "lightgbm", "low_rank", "lightgbm_history"])
+@pytest.mark.parametrize("learner", ["latent_classes", "regression", "lightgbm", "low_rank"])
 def test_a_denser_column_teaches_what_revenue_hides(
     small_world: Any, small_config: Any, tmp_path: Path, learner: Any
 ) -> None:
