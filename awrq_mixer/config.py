@@ -193,6 +193,14 @@ class EvaluateConfig(Config):
     truth: str | None = Field(
         default=None, description="wide Parquet of true `value` and `cost_<service>` per joint action; null: none"
     )
+    profile: str | None = Field(
+        default=None, description="table of awrq_mixer.profile: report what held-out revenue bears out; null: don't"
+    )
+    costs: str | None = Field(
+        default=None,
+        description="score file with `cost_<service>` columns, as autobucket predicts: their means price the joint actions "
+        "of `borne_out_uplift`; null: leave it out",
+    )
     budgets: list[Annotated[float, Field(ge=0)]] = Field(
         default=[0.04, 0.08, 0.12, 0.2, 0.3],
         min_length=1,
@@ -204,3 +212,9 @@ class EvaluateConfig(Config):
     max_states: int = Field(default=4000, ge=10, description="test states sampled for metrics over all joint actions")
     threads: int = Field(default=1, ge=1, description="torch threads")
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="where tensors live")
+
+    @model_validator(mode="after")
+    def _costs_need_a_profile(self) -> EvaluateConfig:
+        if self.costs and not self.profile:
+            raise ValueError("costs: needs profile as well; expected both, profile alone, or neither")
+        return self

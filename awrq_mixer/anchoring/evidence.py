@@ -146,16 +146,38 @@ def tweedie_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients (K,) of log E[target] = offset + design · β, and standard errors; ``design`` (M, K).
 
-    The errors are those of a sandwich with each row's pull on the fit taken out (jackknife). A column of zeros gets the
-    coefficient 0 and an infinite error; so do all, where fewer than two rows a column are above 0. Newton steps, halved
+    A column of zeros gets the coefficient 0 and an infinite error; so do all, where fewer than two rows a column are above 0.
+    """
+    found, pulls = tweedie_pulls(design, offset, target, power)
+    return found, np.sqrt((pulls**2).sum(axis=0))
+
+
+def tweedie_pulls(
+    design: np.ndarray, offset: np.ndarray, target: np.ndarray, power: float = POWER
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``tweedie_regression``: coefficients (K,), and how far each row pulled them, (M, K).
+
+    A pull is the coefficient less that of a fit without the row (jackknife, to first order). Their squares sum to the
+    squared standard error (a sandwich); so do those of differences between fits on the same rows. Newton steps, halved
     where they overshoot.
     """
     scale = np.sqrt((design**2).mean(axis=0))
     used = scale > _ROUNDING
-    found, errors = np.zeros(len(scale)), np.full(len(scale), np.inf)
+    found, pulls = np.zeros(len(scale)), np.full(design.shape, np.inf)
     if (target > 0).sum() < _PAID * used.sum():
-        return found, errors
+        return found, pulls
     x = design[:, used] / scale[used]
+    beta = _newton(x, offset, target, power)
+    scores, curvature, weight = _scores(x, offset + x @ beta, target, power)
+    inverse = np.linalg.pinv(curvature, hermitian=True)
+    leverage = weight * np.einsum("mk,mk->m", x @ inverse, x)  # how far a row draws the fit to itself
+    found[used] = beta / scale[used]
+    pulls[:, used] = scores / np.maximum(1 - leverage, 1e-9)[:, None] @ inverse / scale[used]
+    return found, pulls
+
+
+def _newton(x: np.ndarray, offset: np.ndarray, target: np.ndarray, power: float) -> np.ndarray:
+    """The coefficients of least loss, (K,)."""
     beta = np.zeros(x.shape[1])
 
     def loss(beta: np.ndarray) -> float:
@@ -174,13 +196,7 @@ def tweedie_regression(
         beta, gain, now = beta + size * step, now - trial, trial
         if gain <= 1e-10 * abs(now):
             break
-    scores, curvature, weight = _scores(x, offset + x @ beta, target, power)
-    inverse = np.linalg.pinv(curvature, hermitian=True)
-    leverage = weight * np.einsum("mk,mk->m", x @ inverse, x)  # how far a row draws the fit to itself
-    scores = scores / np.maximum(1 - leverage, 1e-9)[:, None]
-    found[used] = beta / scale[used]
-    errors[used] = np.sqrt(np.maximum(np.diag(inverse @ (scores.T @ scores) @ inverse), 0)) / scale[used]
-    return found, errors
+    return beta
 
 
 def tweedie_losses(eta: np.ndarray, target: np.ndarray, power: float = POWER) -> np.ndarray:
