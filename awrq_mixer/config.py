@@ -198,7 +198,7 @@ class EvaluateConfig(Config):
     )
     costs: str | None = Field(
         default=None,
-        description="score file with `cost_<service>` columns, as autobucket predicts: their means price the joint actions "
+        description="score file with a column per service, as autobucket predicts: their means price the joint actions "
         "of `borne_out_uplift`; null: leave it out",
     )
     budgets: list[Annotated[float, Field(ge=0)]] = Field(
