@@ -71,9 +71,9 @@ class RowNet(OwnInit):
         self.out = nn.Linear(config.hidden + 1, config.hidden)
 
     def reset(self, generator: torch.Generator) -> None:
-        """Small tables of sub-actions, and a slope of the signal that can be told from zero."""
+        """Tables of sub-actions and a slope of the signal large enough for hidden units to read both at once."""
         for table in [*self.tables, self.signal]:
-            nn.init.normal_(table, std=0.1, generator=generator)
+            nn.init.normal_(table, std=0.5, generator=generator)
 
     def forward(self, codes: Tensor, numbers: Tensor, actions: Tensor, signal: Tensor) -> Tensor:
         """Vectors of rows, (B, H)."""
