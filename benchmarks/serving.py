@@ -1,6 +1,6 @@
 """How fast decisions are made, per core: `python -m benchmarks.serving [--quick]`.
 
-`cached`: HullPolicy.decide over known states, one or two prices. `scored`: Q of all 1,000 joint actions of unseen states
+`cached`: HullPolicy.decide over known states, one or two prices, by id or (`rows`) by a DataFrame of their columns. `scored`: Q of all 1,000 joint actions of unseen states
 (`share_of_bound` against the tree's own matrix products, timed in the same run). `uncached`: scoring plus the scan. Times are
 process CPU seconds, so that other work on the machine counts less; weights are random, as speed does not depend on them.
 """
@@ -70,13 +70,16 @@ def cached(lambdas: int, states: int, seconds: float) -> list[dict[str, Any]]:
     c = np.stack([1 + joint[:, :4].sum(1) * 0.5, 0.5 + joint[:, 4] * 1.0], 1) + 0.05 * rng.random(
         (states, len(joint), 2)
     )
-    frame = pd.DataFrame({"state": np.arange(states).astype(str)})
+    digits = np.unravel_index(np.arange(states), tuple(VOCABULARY.values()))
+    frame = pd.DataFrame({name: part.astype(str) for name, part in zip(VOCABULARY, digits)})
     costs = c[:, :, :lambdas]
     policy = HullPolicy.build(frame, lambda f: q[f.index], lambda f: costs[f.index], quiet=True)
     price = np.full(lambdas, 0.05)
     many, few = rng.integers(0, states, 1_000_000), rng.integers(0, states, states // 2)
     rows = []
-    for path, ids in (("cached", few), ("cached_many_rows", many)):
+    asked = [("cached", few), ("cached_many_rows", many), ("cached_one_id", many[:1])]
+    asked += [("cached_one_row", frame.iloc[many[:1]]), ("cached_100_rows", frame.iloc[many[:100]])]
+    for path, ids in asked:
         per_s = rate(partial(policy.decide, ids, price), len(ids), seconds)
         rows.append({"path": path, "lambdas": lambdas, "per_s": per_s, "candidates": len(policy.joint) / states})
     return rows
