@@ -61,7 +61,9 @@ class TrainConfig(LearnerConfig):
     validation_rows: int = Field(default=20000, ge=1, description="most validation rows read by one validation")
     threads: int = Field(default=1, ge=1, description="torch threads")
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="where tensors live")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the matrix products")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32", description="precision of the matrix products; auto: bf16 where the processor multiplies it"
+    )
     compile: bool = Field(default=False, description="compile the update (pays on long runs)")
 
     @model_validator(mode="after")

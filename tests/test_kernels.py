@@ -27,7 +27,10 @@ DOORS = {  # file: (public compiled loops, door that checks their arguments)
         "mix spread",
         "result_network.py, joint_scoring.py: all arrays are made there, of one network's own sizes",
     ),
-    "awrq_mixer/networks/cell_kernels.py": ("grow", "agents.py: all arrays are made there, of one network's own sizes"),
+    "awrq_mixer/networks/cell_kernels.py": (
+        "grow step_back step_on",
+        "agents.py, training_cell.py: all arrays are made there, of one network's own sizes; RequestSpec.read: sub-actions",
+    ),
     "awrq_mixer/networks/mixing_kernels.py": ("mix_elu mix_relu", "mixers.py: all arrays are made there, of one network's own sizes"),
     "awrq_mixer/serving/decide_kernels.py": ("decide_rows look_up positions", "HullPolicy: ids, prices; PolicyCache.of: the cache"),
     "benchmarks/allocation.py": ("read_rows", "draws its arrays itself"),
