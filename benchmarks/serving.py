@@ -47,7 +47,7 @@ def main() -> None:
     set_threads(1)
     seconds, states = (0.5, 500) if arguments.quick else (3.0, 4000)
     rows = [row for lambdas in (1, 2) for row in cached(lambdas, states, seconds)]
-    for learner, hidden in (("awrq_mixer", 64), ("awrq_mixer", 256), ("awrq_plus", 64)):
+    for learner, hidden in (("awrq_mixer", 64), ("awrq_mixer", 256), ("latent_classes", 64)):
         rows += uncached(learner, hidden, seconds)
     rows += results(seconds)
     table = pd.DataFrame(rows).assign(torch=versions()["torch"], cpus=versions()["cpus"], seed=0)
@@ -94,7 +94,7 @@ def uncached(learner: str, hidden: int, seconds: float) -> list[dict[str, Any]]:
     spec = RequestSpec()
     encoder = StateEncoder({name: [str(i) for i in range(n)] for name, n in VOCABULARY.items()}, {}, {})
     space = Space.of(spec, encoder)
-    plus = {"surrogate": "predicted_value" if learner == "awrq_plus" else None, "classes": 128}
+    plus = {"surrogate": "predicted_value" if learner == "latent_classes" else None, "classes": 128}
     config = TrainConfig.model_validate({"learner": learner, "network": {"hidden": hidden, "heads": 20}, "plus": plus})
     model = LEARNERS[learner](space, config)
     initialise(model, "glorot_uniform", torch_generator(0, "serving"))
@@ -145,7 +145,7 @@ def results(seconds: float) -> list[dict[str, Any]]:
 
 
 def random_log(space: Space, rows: int = 200_000) -> Batch:
-    """Training rows that awrq_plus remembers: about three a state."""
+    """Training rows that latent_classes remembers: about three a state."""
     rng = numpy_generator(0, "serving_log")
     codes, actions = (
         torch.from_numpy(np.stack([rng.integers(low, n, rows) for n in sizes], 1))

@@ -46,7 +46,7 @@ def test_learners_find_the_order_within_states(
     assert np.array_equal(again.values(states), result.model.values(states))
 
 
-@pytest.mark.parametrize("learner", ["awrq_plus", "regression", "lightgbm"])
+@pytest.mark.parametrize("learner", ["latent_classes", "regression", "lightgbm", "low_rank"])
 def test_a_denser_column_teaches_what_revenue_hides(
     small_world: Any, small_config: Any, tmp_path: Path, learner: Any
 ) -> None:
@@ -105,7 +105,7 @@ def test_every_learner_trains_and_scores_finitely(small_config: Any, tmp_path: P
     assert result.summary["steps"] > 0
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_no_aw", "rem"])
+@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_no_aw", "rem", "averaged_dqn", "low_rank", "neural_process"])
 def test_a_killed_run_goes_on_to_the_same_weights(
     small_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: Any
 ) -> None:
