@@ -56,7 +56,9 @@ class FitConfig(LearnerConfig):
     eval_every: int = Field(default=200, ge=1, description="updates between validations and checkpoints")
     patience: int | None = Field(default=8, ge=1, description="validations without gain before stopping; null: never")
     validation_rows: int = Field(default=20000, ge=1, description="most validation rows read by one validation")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the matrix products")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32", description="precision of the matrix products; auto: bf16 where the processor multiplies it"
+    )
     compile: bool = Field(default=False, description="compile the update (pays on long runs)")
 
 

@@ -20,7 +20,7 @@ from awrq_mixer.training.training_log import Log, batches, load_log, logging_pro
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from marca_common.cli import run_cli
-from marca_common.compute import resolve_device, set_threads
+from marca_common.compute import multiplies_bf16, resolve_device, set_threads
 from marca_common.errors import UserError
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
@@ -81,12 +81,13 @@ def _fit(
     rows, started = state.batch_size, time.perf_counter()
     bar = progress(what=config.learner, total=state.total_steps * rows, initial=state.step * rows, unit="row")
     update = torch.compile(learner.loss) if config.compile else learner.loss
+    low = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
     try:
         for batch in batches(data, config.batch_size, config.seed, state.step, groups):
             if state.step >= state.total_steps or state.out_of_patience:
                 break
             learner.train()
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 loss, logged = update(batch)
             state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
