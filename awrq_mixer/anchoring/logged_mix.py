@@ -17,6 +17,7 @@ from awrq_mixer.anchoring.contexts import contexts
 from awrq_mixer.anchoring.log_linear import combinations
 from marca_common.requests import RequestSpec
 
+_CHUNK = 1024
 PRIOR = 20  # rows of a group's mix that are as if its sub-actions had been taken independently
 
 
@@ -43,9 +44,17 @@ class LoggedMix:
 
     def joint(self, rows: np.ndarray) -> np.ndarray:
         """Mix of joint actions in the groups of ``rows`` (K,), (K, A)."""
-        group = self.group[rows]
-        mix = np.full((len(rows), 1), float(PRIOR))
+        return self._of_groups(self.group[rows])
+
+    def expected(self, values: np.ndarray) -> np.ndarray:
+        """Mean of ``values`` (A,) over the mix of each row's group, (M,)."""
+        groups = np.arange(self.counts.shape[0])
+        means = [self._of_groups(groups[start : start + _CHUNK]) @ values for start in range(0, len(groups), _CHUNK)]
+        return np.asarray(np.concatenate(means)[self.group])
+
+    def _of_groups(self, groups: np.ndarray) -> np.ndarray:
+        mix = np.full((len(groups), 1), float(PRIOR))
         for one in self.by_sub_action:
-            mix = (mix[:, :, None] * one[group][:, None, :]).reshape(len(rows), -1)
-        mix += self.counts[group].toarray()
+            mix = (mix[:, :, None] * one[groups][:, None, :]).reshape(len(groups), -1)
+        mix += self.counts[groups].toarray()
         return np.asarray(mix / mix.sum(axis=1, keepdims=True))

@@ -46,14 +46,15 @@ def fit(
     profiles = {one or ON_REVENUE: estimate_profile(log.train, spec, one) for one in [*stack.side_columns, None]}
     reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
     members = [side.members(reference) for side in sides]
-    seen = HeldOut.joined([side.seen(one, spec) for side, one in zip(sides, members)])
-    profile = best_profile(profiles, seen, stack.shrink.confidence)
+    parts = [side.seen(one, spec) for side, one in zip(sides, members)]
+    seen = HeldOut.joined(parts)
+    profile = best_profile(profiles, parts[0], stack.shrink.confidence)  # the others' revenue taught the profiles
     weights = weigh(seen, profiles[profile], stack.shrink.confidence)
     if weights.any():
         kept = [name for name, weight in zip(configs, weights) if weight > 0]
         own = [np.log(np.maximum(models[one].values(reference).mean(axis=0), members[0][one].floor)) for one in kept]
         profiles = {f"{profile} and members": _shared(profiles[profile], own), profile: profiles[profile]}
-        profile = best_profile(profiles, seen, stack.shrink.confidence)
+        profile = best_profile(profiles, parts[0], stack.shrink.confidence)
     table = judged(seen, profiles[profile], weights, list(configs), stack.shrink.confidence)
     table.insert(1, "column", [one.plus.surrogate or ON_REVENUE for one in configs.values()])
     stacks = [

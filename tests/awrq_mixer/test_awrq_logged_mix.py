@@ -33,6 +33,15 @@ def test_a_mix_by_hand() -> None:
     assert mix[1, 3] > mix[0, 3]
 
 
+def test_an_expectation_is_the_mean_over_the_mix() -> None:
+    rng = np.random.default_rng(5)
+    rows = pd.DataFrame(
+        {"place": rng.choice(list("xyz"), 60), "b1": rng.integers(0, 2, 60), "b2": rng.integers(0, 2, 60)}
+    )
+    mix, values = LoggedMix.of(rows, SPEC, np.zeros(4)), rng.normal(size=4)
+    assert mix.expected(values) == pytest.approx(mix.joint(np.arange(60)) @ values)
+
+
 def test_with_many_rows_a_mix_is_what_the_group_got_even_where_sub_actions_go_together() -> None:
     rng = np.random.default_rng(0)
     both = rng.integers(0, 2, 20_000)
