@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners import BOOSTED, STACK, find_learner
+from awrq_mixer.learners.state_memory import check_history
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
 
@@ -55,7 +56,9 @@ class FitConfig(LearnerConfig):
     eval_every: int = Field(default=200, ge=1, description="updates between validations and checkpoints")
     patience: int | None = Field(default=8, ge=1, description="validations without gain before stopping; null: never")
     validation_rows: int = Field(default=20000, ge=1, description="most validation rows read by one validation")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the matrix products")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32", description="precision of the matrix products; auto: bf16 where the processor multiplies it"
+    )
     compile: bool = Field(default=False, description="compile the update (pays on long runs)")
 
 
@@ -79,8 +82,14 @@ class StackConfig(Config):
     side_columns: list[str] = Field(
         default=[], description="observed columns that may be less noisy than revenue; one that misleads is dropped"
     )
+    history: list[str] | None = Field(
+        default=None, description="plus.history of every member: state columns whose equal values are one state's rows"
+    )
     revenue_alone: list[str] = Field(
         default=[], description="members that are trained without a side column as well; with no side columns all are"
+    )
+    cross_fit: bool = Field(
+        default=True, description="train members on halves of the rows, too, so that each half judges the other's"
     )
     shrink: ShrinkConfig = Field(default=ShrinkConfig())
 
@@ -111,8 +120,10 @@ class TrainConfig(FitConfig):
             if not self.stack.members:
                 raise ValueError(f"stack.members: {STACK} needs at least one")
             self.member_configs()
-        elif self.learner != BOOSTED:
+        elif self.learner not in BOOSTED:
             find_learner(self.learner).check(self)
+        elif self.learner == "lightgbm_history":
+            check_history(self)
         return self
 
     def observed_columns(self) -> list[str]:
@@ -128,7 +139,7 @@ class TrainConfig(FitConfig):
         found = {}
         for name, member in self.stack.members.items():
             for column in self._columns_of(name, member):
-                plus = member.plus.model_copy(update={"surrogate": column})
+                plus = member.plus.model_copy(update={"surrogate": column, "history": self.stack.history})
                 values = {one: getattr(member, one) for one in FitConfig.model_fields} | rows | {"plus": plus}
                 found[f"{name}_{column}" if column else name] = TrainConfig(**values)
         return found
@@ -136,7 +147,7 @@ class TrainConfig(FitConfig):
     def _columns_of(self, name: str, member: FitConfig) -> list[str | None]:
         if member.learner == STACK:
             raise ValueError(f"stack.members.{name}: a stack cannot hold a stack")
-        uses = member.learner == BOOSTED or find_learner(member.learner).uses_surrogate
+        uses = member.learner in BOOSTED or find_learner(member.learner).uses_surrogate
         columns = list(self.stack.side_columns) if uses else []
         return [*columns, None] if name in self.stack.revenue_alone or not columns else [*columns]
 
@@ -189,7 +200,7 @@ class EvaluateConfig(Config):
     )
     costs: str | None = Field(
         default=None,
-        description="score file with `cost_<service>` columns, as autobucket predicts: their means price the joint actions "
+        description="score file with a column per service, as autobucket predicts: their means price the joint actions "
         "of `borne_out_uplift`; null: leave it out",
     )
     budgets: list[Annotated[float, Field(ge=0)]] = Field(

@@ -205,13 +205,10 @@ def read_truth(path: str, log: pd.DataFrame, spec: RequestSpec) -> TruthSample:
 
 
 def read_mean_costs(path: str, log: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
-    """Mean cost of each joint action over the requests of ``log``, all services together, (A,); a file as autobucket predicts."""
+    """Mean cost of each joint action over the requests of ``log``, all services together, (A,); a file with a score column per service."""
     matrix = read_scores(path, spec)
-    services = [one for name, one in matrix.scores.items() if name.startswith("cost_")]
-    if not services:
-        raise UserError(f"{path}: expected score columns cost_<service>; found {', '.join(pq.read_schema(path).names)}")
     rows, requests = _visited(path, matrix.states, log, spec)
-    return np.asarray(np.average(np.sum(services, axis=0)[rows], axis=0, weights=requests))
+    return np.asarray(np.average(np.sum(list(matrix.scores.values()), axis=0)[rows], axis=0, weights=requests))
 
 
 def _visited(path: str, states: pd.DataFrame, log: pd.DataFrame, spec: RequestSpec) -> tuple[np.ndarray, np.ndarray]:

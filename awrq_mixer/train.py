@@ -20,7 +20,7 @@ from awrq_mixer.training.training_log import Log, batches, load_log, logging_pro
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from marca_common.cli import run_cli
-from marca_common.compute import resolve_device, set_threads
+from marca_common.compute import multiplies_bf16, resolve_device, set_threads
 from marca_common.errors import UserError
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
@@ -34,6 +34,7 @@ class TrainResult:
 
     model: Predictor
     summary: dict[str, Any]
+    warnings: list[str]
 
 
 def train(config: TrainConfig, out: str | Path) -> TrainResult:
@@ -55,10 +56,10 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         if config.learner == STACK:
             model, summary = stacked.fit(config, log, validation, run, _train_member)
         else:
-            fit = boosted.fit if config.learner == BOOSTED else _fit
+            fit = boosted.fit if config.learner in BOOSTED else _fit
             model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
-    return TrainResult(model, summary)
+    return TrainResult(model, summary, run.warnings)
 
 
 def _train_member(config: TrainConfig, out: Path) -> Predictor:
@@ -80,12 +81,13 @@ def _fit(
     rows, started = state.batch_size, time.perf_counter()
     bar = progress(what=config.learner, total=state.total_steps * rows, initial=state.step * rows, unit="row")
     update = torch.compile(learner.loss) if config.compile else learner.loss
+    low = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
     try:
         for batch in batches(data, config.batch_size, config.seed, state.step, groups):
             if state.step >= state.total_steps or state.out_of_patience:
                 break
             learner.train()
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 loss, logged = update(batch)
             state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

@@ -44,7 +44,7 @@ from marca_measures.frontier import capture_curve
 
 LEARNERS = [  # simplest first
     "regression", "lightgbm", "qmix", "awrq_mixer", "regression_surrogate", "lightgbm_surrogate",
-    "latent_classes_one_class", "latent_classes_no_history", "latent_classes",
+    "latent_one_class", "latent_no_history", "latent_classes",
 ]  # fmt: skip
 SIDE = ["predicted_value", "clicks"]
 STATES = 4000  # states that costs and capture are averaged over
@@ -64,7 +64,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.worlds, arguments.seeds, arguments.rows = ["small"], [0, 1], 20_000
-        arguments.learners = ["regression", "qmix", "latent_classes_one_class"]
+        arguments.learners = ["regression", "qmix", "latent_one_class"]
     if any(not 0 <= seed < 100 for seed in arguments.seeds):
         parser.error("--seeds: worlds above 99 are for evaluation; nothing is chosen on them")
     folder = Path("runs/benchmarks/validation_power")

@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
 
+_COLUMNS = ("user_value", "placement", "segment", "idc")
+
 
 class StatesConfig(Config):
     """Who asks: the categorical state columns, their mix over time, and the hidden classes behind them."""
@@ -36,8 +38,31 @@ class StatesConfig(Config):
     action_noise: float = Field(default=0.0, ge=0, description="sd of log Q's own noise per (state, joint action)")
 
 
+class UsersConfig(Config):
+    """Hidden users with continuous tastes, who come back, in place of hidden classes: nothing discrete decides.
+
+    Of ``states`` only user_values, placements, segments, idcs, late_after, drift_per_week and action_noise count then.
+    """
+
+    count: int = Field(default=800, ge=2, description="hidden users")
+    tail: float = Field(default=0.8, ge=0, description="Zipf exponent of user frequencies")
+    late: float = Field(default=0.1, ge=0, lt=1, description="share of users that appear only late in the log")
+    dimension: int = Field(default=6, ge=1, description="numbers in the taste of a user and in that of a placement")
+    bend: float = Field(default=1.0, gt=0, description="slope of the tanh through which tastes act; near 0: linear")
+    wealth_sd: float = Field(default=0.55, ge=0, description="sd of log money scale between users")
+    value_noise: float = Field(
+        default=0.1, ge=0, description="sd of the noise of a user's user_value, share of all tiers, new every week"
+    )
+    segment_noise: float = Field(
+        default=0.5, ge=0, description="sd of the noise on a user's taste before its segment is found, new every week"
+    )
+
+
 class ClassesConfig(Config):
-    """Spread of the hidden classes' parameters; half of each variance is shared along placement, cluster and band."""
+    """Spread of the cascade's parameters between classes: hidden classes, or users × placements where there are users.
+
+    Half of each variance is shared along placement, cluster and band; with users all of it follows their tastes.
+    """
 
     click_rate: float = Field(default=0.03, gt=0, lt=1, description="median click probability of a candidate")
     click_rate_sd: float = Field(default=0.35, ge=0, description="sd of its logarithm between classes")
@@ -274,6 +299,7 @@ class WorldConfig(Config):
     seed: int = Field(default=0, ge=0, description="seed of the world itself (classes, mapping) and of its logs")
     workers: int = Field(default=2, ge=1, description="threads; changes nothing but the time")
     states: StatesConfig = StatesConfig()
+    users: UsersConfig | None = Field(default=None, description="users in place of hidden classes; null: classes")
     classes: ClassesConfig = ClassesConfig()
     cascade: CascadeConfig
     cost: CostConfig
@@ -315,6 +341,11 @@ class WorldConfig(Config):
         """Data centres in order."""
         return tuple(self.states.idcs)
 
+    @property
+    def state_columns(self) -> tuple[str, ...]:
+        """State columns in order; codes of states have one column each."""
+        return (*_COLUMNS, "user") if self.users else _COLUMNS
+
     @cached_property
     def request_spec(self) -> RequestSpec:
         """Columns of the request log of this world."""
@@ -322,4 +353,8 @@ class WorldConfig(Config):
         for name, action in self.cascade.actions.items():
             agents.setdefault(action.agent, []).append(name)
         names = [name for columns in agents.values() for name in columns]
-        return RequestSpec(agents=agents, sizes={name: len(self.cascade.actions[name].levels) for name in names})
+        return RequestSpec(
+            state=dict.fromkeys(self.state_columns, "category"),
+            agents=agents,
+            sizes={name: len(self.cascade.actions[name].levels) for name in names},
+        )

@@ -94,7 +94,11 @@ def _summary(world: World, states: np.ndarray, curves: dict[str, pd.DataFrame], 
     n_first = len(next(iter(world.spec.agents.values())))
     shipped = {group: curve[curve["factor"] == 1.0].iloc[0] for group, curve in curves.items()}
     weights = np.array([row["static"] for row in shipped.values()]) * list(world.config.states.idcs.values())
-    uplift = float(np.average([row["oracle_uplift_pct"] for row in shipped.values()], weights=weights))
+    uplift, shared = (
+        float(np.average([row[name] for row in shipped.values()], weights=weights))
+        for name in ("oracle_uplift_pct", "shared_uplift_pct")
+    )
+    log_q = np.log(values)
     sample = request_log(world, rows=min(world.config.logs.requests, 100_000))
     relative = world.tables.q_se / world.tables.q
     return {
@@ -103,17 +107,19 @@ def _summary(world: World, states: np.ndarray, curves: dict[str, pd.DataFrame], 
         "joint_actions": world.space.n_joint,
         "classes": world.population.n_classes,
         "oracle_uplift_pct": uplift,
+        "shared_uplift_pct": shared,
         "oracle_uplift_by_group": {group: float(row["oracle_uplift_pct"]) for group, row in shipped.items()},
         "budget_core_ms": {group: budget.tolist() for group, budget in world.budgets().items()},
         "lambda_at_budget": {
             group: [float(row[f"lambda_{name}"]) for name in world.services] for group, row in shipped.items()
         },
-        "variance_share": properties.variance_shares(np.log(values), world.spec.shape, n_first),
+        "variance_share": properties.variance_shares(log_q, world.spec.shape, n_first)
+        | properties.noise_shares(world, states, log_q),
         "queue_returns": properties.queue_returns(world),
         "cost_is_monotone": properties.cost_is_monotone(world),
         "cost_additivity_residual": properties.additivity_residual(world),
         "monotone_mixing_violations": properties.monotone_mixing_violations(world),
-        "log_q_spectrum": properties.spectrum(np.log(values[:1500])).tolist(),
+        "log_q_spectrum": properties.spectrum(log_q[:1500]).tolist(),
         "truth_se_median": float(np.median(relative)),
         "truth_se_p95": float(np.quantile(relative, 0.95)),
         "truth_draws": world.tables.draws,

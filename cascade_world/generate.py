@@ -57,8 +57,11 @@ def generate(config: WorldConfig, out: str | Path) -> Generated:
 
 
 def world_hash(config: WorldConfig) -> str:
-    """Hash of everything that shapes the world and its logs; where and how it is computed does not count."""
-    plain = to_dict(config)
+    """Hash of everything that shapes the world and its logs; where and how it is computed does not count.
+
+    Nor do parts that the world lacks: older hashes hold when a new kind of part is added.
+    """
+    plain = {name: part for name, part in to_dict(config).items() if part is not None}
     del plain["workers"], plain["truth"]["cache"]
     return content_hash(plain)
 

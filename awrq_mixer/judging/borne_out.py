@@ -13,7 +13,8 @@ which calls both means equally wrong, with the weight of a prior of sd 0.15.
   departures, per unit of that. It needs no costs, and does not depend on how large the learner thinks its departures are.
 - ``borne_out_uplift``: the value of argmax Q − λc over the best mixture of fixed actions, at several budgets, when actions earn what
   the regression says. That is what *capture* measures, with the regression in place of the truth. The policy is the learner's
-  own. So it pays for claims that revenue does not bear out: departures that are too large, a mean profile that is off.
+  own. So it pays for a mean profile that is off, and for departures that are too large, as long as they are so by less than
+  about twofold: beyond that the learner's level takes their place in the regression, and the measure is too high.
 
 Inverse propensities say little of such a policy: its joint action is one of a thousand. Here every row counts, because the
 regression has four coefficients. The price is an assumption: departures are borne out in proportion to their size. The errors

@@ -100,8 +100,8 @@ class Predictor:
 
 def _scorer(payload: dict[str, Any], config: TrainConfig, space: Space, device: torch.device) -> Scorer:
     """What scores, as a checkpoint holds it."""
-    if config.learner == BOOSTED:
-        return BoostedScorer.from_payload(payload, config, len(config.spec.state) + len(space.sizes))
+    if config.learner in BOOSTED:
+        return BoostedScorer.from_payload(payload, config, space)
     if config.learner == STACK:
         configs = config.member_configs()
         require_keys(payload["members"], set(configs), what="members")
@@ -121,7 +121,12 @@ def _scorer(payload: dict[str, Any], config: TrainConfig, space: Space, device: 
 
 def _parts(learner: str) -> set[str]:
     """What a checkpoint holds of a learner beside its config and encoder."""
-    return {BOOSTED: {"scale", "models"}, STACK: {"members", "profile"}}.get(learner, {"weights"})
+    others = {
+        "lightgbm": {"scale", "models"},
+        "lightgbm_history": {"scale", "models", "history"},
+        STACK: {"members", "profile"},
+    }
+    return others.get(learner, {"weights"})
 
 
 def _config(payload: dict[str, Any]) -> TrainConfig:

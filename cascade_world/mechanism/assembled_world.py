@@ -13,7 +13,9 @@ from cascade_world.mechanism.true_costs import build_costs
 from cascade_world.mechanism.truth import TruthTables, cached_truth
 from cascade_world.mechanism.world_actions import ActionSpace, compile_actions
 from cascade_world.population.catalogue import Catalogue, build_catalogue
-from cascade_world.population.states import COLUMNS, Population, build_population
+from cascade_world.population.hidden_classes import build_classes
+from cascade_world.population.hidden_users import build_users
+from cascade_world.population.states import Population
 from cascade_world.population.world_traffic import Traffic
 from marca_common.errors import UserError
 
@@ -24,9 +26,9 @@ class World:
     def __init__(self, config: WorldConfig, tables: TruthTables | None = None) -> None:
         self.config = config
         self.spec = config.request_spec
-        self.population: Population = build_population(config)
+        self.population: Population = build_users(config, config.users) if config.users else build_classes(config)
         self.space: ActionSpace = compile_actions(config.cascade, self.spec, int(np.ceil(config.plant.degradation_max)))
-        self.parameters = build_parameters(config)
+        self.parameters = build_parameters(config, self.population)
         self.costs = build_costs(config)
         self.prediction_bias = prediction_bias(config)
         self._tables = tables
@@ -62,6 +64,12 @@ class World:
         return np.stack([tables.p0, tables.clicks, tables.spend, sd, tables.impressions], axis=-1).astype(np.float32)
 
     @cached_property
+    def degraded_lengths(self) -> np.ndarray:
+        """Items retrieved and pre-ranked under every whole degradation level over those without, on average (levels + 1, 2)."""
+        lengths = (self.tables.retrieved, self.tables.preranked)
+        return np.array([[one[:, cut].mean() / one.mean() for one in lengths] for cut in self.space.degraded])
+
+    @cached_property
     def cores(self) -> np.ndarray:
         """Cores per data centre and service (idcs, services)."""
         machines = self.config.plant.machines
@@ -69,7 +77,7 @@ class World:
 
     def values(self, states: pd.DataFrame) -> np.ndarray:
         """True expected revenue of every joint action, money per request, float32 (S, A)."""
-        codes = self.population.codes(states[list(COLUMNS)])
+        codes = self.population.codes(states)
         classes, scale = self.population.latent(codes)
         found = self.tables.q[classes] * scale[:, None].astype(np.float32)
         factors = self.action_factors(codes)
@@ -95,7 +103,7 @@ class World:
 
     def expected_costs(self, states: pd.DataFrame) -> np.ndarray:
         """True expected cost of every joint action, core-ms per request and service, float32 (S, A, services)."""
-        codes = self.population.codes(states[list(COLUMNS)])
+        codes = self.population.codes(states)
         classes, _ = self.population.latent(codes)
         return np.asarray(self.cost_tables[codes[:, 3], classes])
 

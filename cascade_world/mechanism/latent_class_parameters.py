@@ -1,4 +1,4 @@
-"""Parameters of the latent classes: the part of the world that makes users differ in what computation brings."""
+"""Parameters of the classes: the part of the world that makes users differ in what computation brings."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import numpy as np
 
 from cascade_world.config import WorldConfig
 from cascade_world.mechanism.cascade import CascadeParameters
+from cascade_world.population.states import Population
 from cascade_world.request_luck import NORMALS
 from marca_common.seeding import numpy_generator
 
 
-def build_parameters(config: WorldConfig) -> CascadeParameters:
-    """Kernel parameters of every class; class index = (placement · clusters + cluster) · bands + band."""
+def build_parameters(config: WorldConfig, population: Population) -> CascadeParameters:
+    """Kernel parameters of every class of the population."""
     classes, cascade = config.classes, config.cascade
     channels = len(cascade.channels)
 
     def spread(name: str, columns: int = 1) -> np.ndarray:
-        return _class_normals(config, name, columns)
+        return population.spread(name, columns)
 
     click_sd, supply_sd = classes.click_rate_sd, classes.supply_sd
     return CascadeParameters(
@@ -24,7 +25,7 @@ def build_parameters(config: WorldConfig) -> CascadeParameters:
         dispersion=classes.dispersion * np.exp(classes.dispersion_sd * spread("dispersion")[:, 0]),
         log_bid=np.log(classes.bid) + classes.money_sd * spread("money")[:, 0],
         conversion=np.minimum(classes.conversion * np.exp(classes.conversion_sd * spread("conversion")[:, 0]), 1.0),
-        basket=np.full(_count(config), classes.basket),
+        basket=np.full(population.n_classes, classes.basket),
         affinity=classes.affinity_sd * spread("affinity", channels),
         supply=classes.supply * np.exp(supply_sd * spread("supply", channels)),
         supply_request_sd=classes.supply_request_sd,
@@ -48,18 +49,3 @@ def prediction_bias(config: WorldConfig) -> np.ndarray:
     cascade, placements = config.cascade, len(config.states.placements)
     rng = numpy_generator(config.seed, "prediction_bias")
     return cascade.prediction_bias * np.exp(cascade.prediction_bias_sd * rng.standard_normal(placements))
-
-
-def _count(config: WorldConfig) -> int:
-    return len(config.states.placements) * config.states.clusters * config.states.bands
-
-
-def _class_normals(config: WorldConfig, name: str, columns: int) -> np.ndarray:
-    """Standard normals (classes, columns): half of the variance by placement, cluster and band, half by the class."""
-    states, rng = config.states, numpy_generator(config.seed, "classes", name)
-    shape = (len(states.placements), states.clusters, states.bands)
-    shared = sum(
-        rng.standard_normal((*[n if axis == i else 1 for i, n in enumerate(shape)], columns)) for axis in range(3)
-    )
-    own = rng.standard_normal((*shape, columns))
-    return np.asarray((np.sqrt(0.5 / 3) * shared + np.sqrt(0.5) * own).reshape(-1, columns))

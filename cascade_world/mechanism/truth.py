@@ -47,7 +47,10 @@ def truth_key(config: WorldConfig) -> str:
     if config.cost.map is not None:
         cost["map"] = read_json(config.cost.map)
     shape = {name: parts["states"][name] for name in ("placements", "clusters", "bands", "idcs")}
-    return content_hash(1, config.seed, shape, parts["classes"], parts["cascade"], cost, parts["truth"]["draws"])
+    users = [parts["users"]] if config.users else []  # older keys of worlds of classes stay what they were
+    return content_hash(
+        1, config.seed, shape, parts["classes"], parts["cascade"], cost, parts["truth"]["draws"], *users
+    )
 
 
 def compute_truth(
@@ -71,7 +74,8 @@ def compute_truth(
     with ThreadPoolExecutor(config.workers) as pool:
         for _ in progress(pool.map(one_class, range(n_classes)), what="truth", total=n_classes, unit="class"):
             pass
-    return _tables(sums / draws, costs, draws, time.perf_counter() - started)
+    sums /= draws
+    return _tables(sums, costs, draws, time.perf_counter() - started)
 
 
 def cached_truth(

@@ -18,7 +18,7 @@ class Catalogue:
     """The distinct states that can arrive in a run, known before it; a state's id is its row."""
 
     states: pd.DataFrame  # state columns (S rows)
-    codes: np.ndarray  # int64 (S, 4)
+    codes: np.ndarray  # int64 (S, columns)
     classes: np.ndarray  # int64 (S,)
     scale: np.ndarray  # float64 (S,)
     ids: np.ndarray  # states of each group's hours, int64 (groups, hours, states_per_hour)

@@ -16,7 +16,7 @@ from marca_measures.static_mixture import static_mixture
 
 
 def sample_states(world: World, count: int, seed: int = 0, group: int | None = None) -> np.ndarray:
-    """Codes (count, 4) of states as an ordinary week's requests bring them."""
+    """Codes (count, columns) of states as an ordinary week's requests bring them."""
     luck = hash_columns(integer_seed(seed, "sample_states"), np.arange(count))
     hours = (np.arange(count) % 168).astype(float)
     idc = None if group is None else np.full(count, group)
@@ -45,16 +45,36 @@ def variance_shares(log_q: np.ndarray, shape: tuple[int, ...], n_first: int) -> 
     return shares
 
 
+def noise_shares(world: World, states: np.ndarray, log_q: np.ndarray) -> dict[str, float]:
+    """Shares of the within-state variance of log Q (S, A) that the two parts of ``states.action_noise`` hold."""
+    within = log_q - log_q.mean(axis=1, keepdims=True)
+    parts = world.population.action_noise(states, np.arange(log_q.shape[1]))
+    each = [0.5 * world.config.states.action_noise**2 * float(part.var(axis=1).mean()) for part in parts]
+    total = float((within**2).mean())
+    return {"segment_noise": each[0] / total, "state_noise": each[1] / total}
+
+
+def values_less_state_noise(world: World, states: np.ndarray) -> np.ndarray:
+    """True values (S, A) of all that more than one state shares: without the state's own part of ``states.action_noise``."""
+    sd, own = world.config.states.action_noise, world.population.action_noise(states, np.arange(world.space.n_joint))[1]
+    return np.asarray(world.values(world.population.frame(states)) / np.exp(sd * np.sqrt(0.5) * own - 0.25 * sd * sd))
+
+
 def uplift_by_budget(world: World, group: int, states: np.ndarray, factors: np.ndarray) -> pd.DataFrame:
-    """Static mixture and clairvoyant at multiples of the shipped budget; infeasible budgets are left out."""
+    """Static mixture and clairvoyant at multiples of the shipped budget; infeasible budgets are left out.
+
+    ``shared_uplift_pct`` is the uplift of a clairvoyant that does not know any state's own part of ``states.action_noise``.
+    """
     frame = world.population.frame(states)
     values, costs = world.values(frame), world.expected_costs(frame)
+    shared = values_less_state_noise(world, states) if world.config.states.action_noise > 0 else values
     mean_values, mean_costs = values.mean(axis=0, dtype=np.float64), costs.mean(axis=0, dtype=np.float64)
     shipped, rows = world.budgets()[world.groups[group]], []
     for factor in factors:
         try:
             fixed = static_mixture(mean_values, mean_costs, factor * shipped).value
             best = clairvoyant(values, costs, factor * shipped)
+            most_shared = clairvoyant(shared, costs, factor * shipped) if shared is not values else best
         except UserError:
             continue
         rows.append(
@@ -64,6 +84,7 @@ def uplift_by_budget(world: World, group: int, states: np.ndarray, factors: np.n
                 "static": fixed,
                 "clairvoyant": best.value,
                 "oracle_uplift_pct": 100 * (best.value / fixed - 1),
+                "shared_uplift_pct": 100 * (most_shared.value / fixed - 1),
             }
             | {f"lambda_{name}": float(best.lambda_[j]) for j, name in enumerate(world.services)}
         )

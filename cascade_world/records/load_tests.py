@@ -73,9 +73,7 @@ def degraded_lengths(world: World, retrieved: float, preranked: float, level: in
     """Lengths after ``level`` steps of degradation: queues and truncation shrink as their levels do, on average."""
     if level == 0:
         return retrieved, preranked
-    tables, cut = world.tables, world.space.degraded[level]
-    queue = float(tables.retrieved[:, cut].mean() / tables.retrieved.mean())
-    ranked = float(tables.preranked[:, cut].mean() / tables.preranked.mean())
+    queue, ranked = world.degraded_lengths[level].tolist()
     return retrieved * queue, preranked * ranked
 
 

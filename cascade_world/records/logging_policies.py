@@ -22,7 +22,7 @@ class LoggingPolicy:
         self.appetite = rng.normal(0.0, 0.15, len(world.config.states.placements))
 
     def rule(self, codes: np.ndarray) -> np.ndarray:
-        """Sub-actions of the rule, int64 (M, sub-actions), for states given as codes (M, 4)."""
+        """Sub-actions of the rule, int64 (M, sub-actions), for states given as codes (M, columns)."""
         tier = (codes[:, 0] + 0.5) / self.world.config.states.user_values
         want = np.clip(0.1 + 0.8 * tier + self.appetite[codes[:, 1]], 0.0, 0.999)
         return np.stack([(want * size).astype(np.int64) for size in self.shape], axis=1)
@@ -57,7 +57,7 @@ class Incumbent:
     _LEVELS = 48
 
     def __init__(self, world: World, states: np.ndarray, group: int) -> None:
-        """``states`` are the codes (S, 4) that ids index; ``group`` is the data centre whose costs count."""
+        """``states`` are the codes (S, columns) that ids index; ``group`` is the data centre whose costs count."""
         rng = np.random.default_rng(integer_seed(world.config.seed, "incumbent", group))
         q = world.tables.q
         profile = (q / q.mean(axis=1, keepdims=True)).mean(axis=0)

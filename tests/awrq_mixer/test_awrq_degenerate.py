@@ -22,7 +22,7 @@ from marca_common.files import read_json
 from tests.awrq_mixer.conftest import tiny_config
 from tests.reference.table_edits import Edit, with_cell, with_columns
 
-EVERY = [*LEARNERS, BOOSTED]
+EVERY = [*LEARNERS, *BOOSTED]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ _ODD: dict[str, tuple[Edit, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", "latent_classes", "regression", BOOSTED])
+@pytest.mark.parametrize("learner", ["awrq_mixer", "latent_classes", "regression", *BOOSTED])
 @pytest.mark.parametrize("name", _ODD)
 def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, tmp_path: Path) -> None:
     edit, expected = _ODD[name]
@@ -125,7 +125,7 @@ def test_values_scale_with_the_unit_of_money(scale: float, learner: str, fit: An
     np.testing.assert_allclose(scaled.values(states) / scale, plain.values(states), rtol=2e-3)
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", BOOSTED])
+@pytest.mark.parametrize("learner", ["awrq_mixer", *BOOSTED])
 def test_a_number_outside_the_trained_range_is_served_as_its_nearer_end_and_counted(
     learner: str, fit: Any, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from awrq_mixer.anchoring.stacking import HeldOut, best_profile, judged, weigh
-from awrq_mixer.config import TrainConfig
+from awrq_mixer.anchor import anchor
+from awrq_mixer.anchoring.global_profile import write_profile
+from awrq_mixer.config import AnchorConfig, TrainConfig
 from awrq_mixer.serving import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer
 from awrq_mixer.train import train
+from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_measures.rank_correlation import spearman_within
@@ -29,7 +32,7 @@ def _rows(rng: np.random.Generator, rows: int = 20_000) -> tuple[HeldOut, np.nda
     mean = np.exp(level + departure) * profile[joint]
     reward = mean * rng.gamma(0.5, 2.0, rows)
     members = np.column_stack([departure, rng.normal(0, 0.4, rows), -departure, departure + rng.normal(0, 0.2, rows)])
-    return HeldOut(level, members, joint, reward / reward.mean()), profile
+    return HeldOut(level, members, 0 * members, joint, reward / reward.mean()), profile
 
 
 def test_members_are_weighed_by_what_held_out_revenue_bears_out() -> None:
@@ -52,7 +55,7 @@ def test_two_halves_of_a_departure_are_both_taken() -> None:
     rng = np.random.default_rng(1)
     rows, profile = _rows(rng)
     one = rng.normal(0, 0.3, len(rows.level))
-    halves = HeldOut(rows.level, np.column_stack([one, rows.departures[:, 0] - one]), rows.joint, rows.reward)
+    halves = replace(rows, departures=np.column_stack([one, rows.departures[:, 0] - one]))
     assert weigh(halves, profile, 2.0) == pytest.approx([1.0, 1.0], abs=0.15)
 
 
@@ -61,7 +64,7 @@ def test_the_first_profile_stays_unless_another_is_better_beyond_chance() -> Non
     close, wrong = profile * np.exp(0.005 * np.arange(ACTIONS)), profile[::-1].copy()
     assert best_profile({"close": close, "true": profile}, rows, 2.0) == "close"
     assert best_profile({"wrong": wrong, "true": profile}, rows, 2.0) == "true"
-    few = HeldOut(rows.level[:12], rows.departures[:12], rows.joint[:12], rows.reward[:12])
+    few = HeldOut(*(getattr(rows, one.name)[:12] for one in fields(rows)))
     assert best_profile({"wrong": wrong, "true": profile}, few, 2.0) == "wrong"
 
 
@@ -146,10 +149,23 @@ def test_a_stack_survives_its_checkpoint_and_a_finished_run_is_read_back(stacked
     values = model.values(states)
     assert np.array_equal(Predictor.load(tmp_path / "best.pt").values(states), values)
     (tmp_path / "summary.json").unlink()
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("members/*/last.pt")}
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("members/**/last.pt")}
     assert np.array_equal(train(config, tmp_path).model.values(states), values)
-    assert len(before) == 5
+    assert len(before) == 15  # five members, on all rows and on either half
     assert {p: p.stat().st_mtime_ns for p in before} == before  # no member was trained again
+
+
+def test_a_stack_comes_anchored_and_is_passed_on(stacked: Any, tmp_path: Path) -> None:
+    model = train(TrainConfig.model_validate(stacked), tmp_path / "run").model
+    profile = np.ones(model.spec.n_joint)
+    write_profile(profile, model.spec, tmp_path / "profile.csv")
+    config = AnchorConfig(
+        checkpoint=str(tmp_path / "run/best.pt"), requests=stacked["requests"], profile=str(tmp_path / "profile.csv")
+    )
+    passed = anchor(config, tmp_path / "anchored")
+    states = pd.DataFrame({"place": ["0", "2"], "segment": ["3", "7"]})
+    assert np.array_equal(Predictor.load(tmp_path / "anchored/anchored.pt").values(states), model.values(states))
+    assert passed.summary["directions_kept"] == (pd.read_csv(tmp_path / "run/slopes.csv")["share"] > 0).sum()
 
 
 def test_members_in_the_folder_that_saw_other_rows_are_trained_again(stacked: Any, tmp_path: Path) -> None:

@@ -30,6 +30,16 @@ def make_config(truth_cache: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
+def users_config(make_config: Any) -> WorldConfig:
+    """The world of users, tiny: 40 of them in three placements, 512 joint actions."""
+    size = ["users.count=40", "users.late=0.25", "states.placements=[home, search, feed]", "states.segments=15"]
+    logs = ["logs.requests=6000", "logs.days=14", "logs.system_days=0.1", "logs.loadtest_rounds=1"]
+    plant = ["plant.weight=6000", "plant.states_per_hour=200", "truth.reference_states=40", "truth.draws=60"]
+    config: WorldConfig = make_config(*size, *logs, *plant, path="configs/cascade_world/manifold.yaml")
+    return config
+
+
+@pytest.fixture(scope="session")
 def world(make_config: Any) -> World:
     found = World(make_config())
     assert found.tables.draws == 100

@@ -23,7 +23,7 @@ def test_shipped_worlds_load(path: Any) -> None:
     config = load_config(WorldConfig, path)
     assert config.name == path.stem
     spec = config.request_spec
-    assert spec.n_joint == (400 if path.stem == "three_stage" else 1000)
+    assert spec.n_joint == {"three_stage": 400, "manifold": 512}.get(path.stem, 1000)
     assert len(spec.agents) == (3 if path.stem == "three_stage" else 2)
 
 
@@ -48,6 +48,8 @@ def test_shipped_worlds_load(path: Any) -> None:
         ("cost.services.ranking.preranked.ranker=[[0, 1.0], [50, 0.5]]", "costs of at least 0 that never fall"),
         ("cost.hardware={east: 1.0}", "unknown data centre 'east'"),
         ("traffic.peek_qps=5", "did you mean 'peak_qps'"),
+        ("users.count=1", "users.count: .*greater than or equal to 2"),
+        ("users.late=1", "users.late: .*less than 1"),
     ],
 )
 def test_bad_values_are_refused(override: Any, message: str) -> None:

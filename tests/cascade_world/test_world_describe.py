@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from cascade_world.config import WorldConfig
 from cascade_world.describe import describe
 from cascade_world.generate import world_hash
+from marca_common.config import load_config
 from marca_common.errors import UserError
+
+MIXED_SHARES = ("stage_interaction", "state_action", "segment_noise", "state_noise")
 
 
 def test_describe_a_small_world(make_config: Any, tmp_path: Path) -> None:
@@ -19,7 +23,8 @@ def test_describe_a_small_world(make_config: Any, tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["oracle_uplift_pct"] == pytest.approx(found.summary["oracle_uplift_pct"])
     assert summary["oracle_uplift_pct"] > 0
-    assert set(summary["variance_share"]) == {"a1", "a2", "a3", "a4", "a5", "stage_interaction", "state_action"}
+    assert set(summary["variance_share"]) == {"a1", "a2", "a3", "a4", "a5", *MIXED_SHARES}
+    assert summary["shared_uplift_pct"] == summary["oracle_uplift_pct"]
     assert sum(summary["variance_share"][f"a{j}"] for j in range(1, 6)) < 1
     assert 0 < summary["truth_se_median"] < 0.1
     assert summary["truth_seconds"] > 0
@@ -41,3 +46,7 @@ def test_world_hash_ignores_where_and_how_it_is_computed(make_config: Any) -> No
     config = make_config()
     assert world_hash(config) == world_hash(make_config("workers=7", "truth.cache=null"))
     assert world_hash(config) != world_hash(make_config("seed=1"))
+
+
+def test_the_frozen_world_keeps_the_hash_that_results_quote() -> None:
+    assert world_hash(load_config(WorldConfig, "configs/cascade_world/base.yaml")) == "bd02513e3083771f"

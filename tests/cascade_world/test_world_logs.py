@@ -120,7 +120,7 @@ def test_propensities_are_those_of_the_policy(world: Any) -> None:
 def test_late_segments_appear_late(make_config: Any) -> None:
     world = World(make_config("states.late_segments=0.3", "states.segments=30"))
     log = request_log(world, rows=4000)
-    late = {world.population.values["segment"][i] for i in np.flatnonzero(world.population.segment_birth)}
+    late = {world.population.values["segment"][i] for i in np.flatnonzero(world.population.birth)}
     half = log["timestamp"] < log["timestamp"].iloc[0] + pd.Timedelta(days=10)
     assert not late & set(log.loc[half, "segment"])
     assert late & set(log.loc[~half, "segment"])

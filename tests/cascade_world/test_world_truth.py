@@ -72,6 +72,22 @@ def test_action_noise_perturbs_every_state_its_own_way(make_config: Any) -> None
     assert noisy.chosen_factors(codes, joint) == pytest.approx(np.exp(ratio)[np.arange(40), joint], rel=1e-4)
 
 
+def test_parts_of_the_action_noise_are_measured_and_taken_apart(make_config: Any) -> None:
+    """Equal halves of sd² over the variance of log Q; without its own part a state's values are those of its segment."""
+    plain, noisy = World(make_config()), World(make_config("states.action_noise=0.2"))
+    codes = properties.sample_states(plain, 300)
+    frame = plain.population.frame(codes)
+    log_q = np.log(noisy.values(frame)).astype(np.float64)
+    found = properties.noise_shares(noisy, codes, log_q)
+    expected = 0.02 / float(log_q.var(axis=1).mean())
+    assert found == pytest.approx({"segment_noise": expected, "state_noise": expected}, rel=0.05)
+    assert set(properties.noise_shares(plain, codes, np.log(plain.values(frame))).values()) == {0.0}
+    shared = np.log(properties.values_less_state_noise(noisy, codes) / plain.values(frame))
+    first = {segment: shared[i] for i, segment in reversed(list(enumerate(codes[:, 2])))}
+    assert shared == pytest.approx(np.array([first[segment] for segment in codes[:, 2]]), abs=1e-4)
+    assert shared.std() == pytest.approx(np.sqrt(0.02), rel=0.05)
+
+
 def test_unknown_state_value_is_refused(world: Any) -> None:
     states = world.population.frame(properties.sample_states(world, 3)).astype(str)
     states.loc[1, "placement"] = "moon"
