@@ -94,7 +94,7 @@ def one_world(job: Job, learners: list[str]) -> tuple[pd.DataFrame, pd.DataFrame
     held, judges = None, None
     parts = []
     for name in learners:
-        setting = ("plus.members=1",) if name.startswith("latent_classes") else None  # one member: half the time
+        setting = ("plus.members=1",) if name.startswith("latent_") else None  # one member: half the time
         mine = replace(job, learner=name, setting=setting)
         path = job.folder / "measured" / f"{world_folder(job).name}_{name}_{job.epochs or 'own'}.pkl"
         if not path.exists():

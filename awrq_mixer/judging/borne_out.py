@@ -13,8 +13,10 @@ which calls both means equally wrong, with the weight of a prior of sd 0.15.
   departures, per unit of that. It needs no costs, and does not depend on how large the learner thinks its departures are.
 - ``borne_out_uplift``: the value of argmax Q − λc over the best mixture of fixed actions, at several budgets, when actions earn what
   the regression says. That is what *capture* measures, with the regression in place of the truth. The policy is the learner's
-  own. So it pays for a mean profile that is off, and for departures that are too large, as long as they are so by less than
-  about twofold: beyond that the learner's level takes their place in the regression, and the measure is too high.
+  own. So it pays for claims that revenue does not bear out: departures that are too large, a mean profile that is off.
+
+A state's level is here the mean of its log values. The log of its mean value would grow with departures that are too large,
+and take their place in the regression.
 
 Inverse propensities say little of such a policy: its joint action is one of a thousand. Here every row counts, because the
 regression has four coefficients. The price is an assumption: departures are borne out in proportion to their size. The errors
@@ -30,7 +32,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.anchor import least_value, log_shapes
+from awrq_mixer.anchoring.anchor import least_value
 from awrq_mixer.anchoring.evidence import Values, tweedie_pulls
 from awrq_mixer.judging.measured import Measured
 from marca_common.requests import RequestSpec
@@ -78,14 +80,14 @@ class View:
         weight = counts[taken] / counts[taken].sum()
         learned = values(states.iloc[taken].reset_index(drop=True))
         floor = least_value(learned)
-        level, shape = log_shapes(learned, floor)
+        level, shape = _level_and_shape(learned, floor)
         mean_level, centre = weight @ level, weight @ shape
         joint, reward = spec.joint_index(rows), rows[spec.reward].to_numpy(np.float64)
         row_level, row_shape = np.empty(len(rows)), np.empty(len(rows))
         order = np.argsort(ids, kind="stable")
         for start in range(0, len(states), _CHUNK):
             mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
-            levels, shapes = log_shapes(values(states.iloc[start : start + _CHUNK].reset_index(drop=True)), floor)
+            levels, shapes = _level_and_shape(values(states.iloc[start : start + _CHUNK].reset_index(drop=True)), floor)
             row_level[mine], row_shape[mine] = levels[ids[mine] - start], shapes[ids[mine] - start, joint[mine]]
         mean = weight @ np.exp(level[:, None] - mean_level + shape)
         profile = mean if profile is None else profile
@@ -121,6 +123,13 @@ class View:
         """A number that depends on the coefficients by ``gradient`` (4,)."""
         known = np.isfinite(pulls).all()
         return Measured(value, pulls @ gradient if known else np.full(len(pulls), np.inf))
+
+
+def _level_and_shape(values: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean log value of each state (S,), and its log values around it (S, A)."""
+    logs = np.log(np.maximum(values, np.float32(floor)))
+    level = logs.mean(axis=1)
+    return level, logs - level[:, None]
 
 
 def departures_worth(view: View) -> Measured:
