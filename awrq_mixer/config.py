@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from awrq_mixer.learner_config import LearnerConfig
-from awrq_mixer.learners import BOOSTED, find_learner
+from awrq_mixer.learners import BOOSTED, STACK, find_learner
+from awrq_mixer.learners.state_memory import check_history
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
 
@@ -45,30 +46,110 @@ class BoostConfig(Config):
     min_rows: int = Field(default=200, ge=1, description="fewest rows in a leaf")
 
 
-class TrainConfig(LearnerConfig):
-    """Train one learner on a request log."""
+class FitConfig(LearnerConfig):
+    """A learner and how its weights are found, whatever the rows."""
 
-    seed: int = Field(default=0, ge=0, description="seed of every random stream")
-    requests: str = Field(default="runs/world/logs/requests.parquet", description="request log, CSV or Parquet")
-    split: SplitConfig = Field(default=SplitConfig(), description="train / validation / test, by time")
     optimiser: OptimiserConfig = Field(default=OptimiserConfig())
     boost: BoostConfig = Field(default=BoostConfig())
-    max_rows: int | None = Field(default=None, ge=1, description="use only the latest rows; null: all")
     batch_size: int = Field(default=1024, ge=1, description="rows per update")
     epochs: float = Field(default=6, gt=0, description="passes over the training rows")
     eval_every: int = Field(default=200, ge=1, description="updates between validations and checkpoints")
     patience: int | None = Field(default=8, ge=1, description="validations without gain before stopping; null: never")
     validation_rows: int = Field(default=20000, ge=1, description="most validation rows read by one validation")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="fp32", description="precision of the matrix products; auto: bf16 where the processor multiplies it"
+    )
+    compile: bool = Field(default=False, description="compile the update (pays on long runs)")
+
+
+class ShrinkConfig(Config):
+    """How far a learner's personalisation is trusted."""
+
+    directions: int = Field(default=12, ge=1, description="principal directions of departures that get a slope each")
+    confidence: float = Field(
+        default=2.0, ge=0, description="standard errors that a slope is lowered by before it becomes a share"
+    )
+    reference_rows: int = Field(default=4000, ge=50, description="training rows that means over states are taken over")
+    evidence_rows: int = Field(default=100000, ge=20, description="most validation rows that slopes are fitted on")
+
+
+class StackConfig(Config):
+    """What awrq_plus is made of: members of any kind, weighed and shrunk by what held-out revenue bears out."""
+
+    members: dict[str, FitConfig] = Field(
+        default={}, description="name → learner; one that can use a side column is trained once for each of them"
+    )
+    side_columns: list[str] = Field(
+        default=[], description="observed columns that may be less noisy than revenue; one that misleads is dropped"
+    )
+    history: list[str] | None = Field(
+        default=None, description="plus.history of every member: state columns whose equal values are one state's rows"
+    )
+    revenue_alone: list[str] = Field(
+        default=[], description="members that are trained without a side column as well; with no side columns all are"
+    )
+    cross_fit: bool = Field(
+        default=True, description="train members on halves of the rows, too, so that each half judges the other's"
+    )
+    shrink: ShrinkConfig = Field(default=ShrinkConfig())
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> StackConfig:
+        for name in self.revenue_alone:
+            if name not in self.members:
+                raise ValueError(f"revenue_alone: got {name!r}; expected members, of {list(self.members)}")
+        if len(set(self.side_columns)) < len(self.side_columns):
+            raise ValueError(f"side_columns: {self.side_columns} names a column twice")
+        return self
+
+
+class TrainConfig(FitConfig):
+    """Train one learner on a request log."""
+
+    seed: int = Field(default=0, ge=0, description="seed of every random stream")
+    requests: str = Field(default="runs/world/logs/requests.parquet", description="request log, CSV or Parquet")
+    split: SplitConfig = Field(default=SplitConfig(), description="train / validation / test, by time")
+    stack: StackConfig = Field(default=StackConfig(), description="awrq_plus alone: its members")
+    max_rows: int | None = Field(default=None, ge=1, description="use only the latest rows; null: all")
     threads: int = Field(default=1, ge=1, description="torch threads")
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="where tensors live")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="precision of the matrix products")
-    compile: bool = Field(default=False, description="compile the update (pays on long runs)")
 
     @model_validator(mode="after")
     def _learner_takes_it(self) -> TrainConfig:
-        if self.learner != BOOSTED:
+        if self.learner == STACK:
+            if not self.stack.members:
+                raise ValueError(f"stack.members: {STACK} needs at least one")
+            self.member_configs()
+        elif self.learner not in BOOSTED:
             find_learner(self.learner).check(self)
+        elif self.learner == "lightgbm_history":
+            check_history(self)
         return self
+
+    def observed_columns(self) -> list[str]:
+        """Side columns that training reads."""
+        if self.learner == STACK:
+            return self.stack.side_columns
+        return [self.plus.surrogate] if self.plus.surrogate else []
+
+    def member_configs(self) -> dict[str, TrainConfig]:
+        """The training config of every member, by name; same rows, split and seed as this one."""
+        shared = ("spec", "seed", "requests", "split", "max_rows", "threads", "device")
+        rows = {name: getattr(self, name) for name in shared}
+        found = {}
+        for name, member in self.stack.members.items():
+            for column in self._columns_of(name, member):
+                plus = member.plus.model_copy(update={"surrogate": column, "history": self.stack.history})
+                values = {one: getattr(member, one) for one in FitConfig.model_fields} | rows | {"plus": plus}
+                found[f"{name}_{column}" if column else name] = TrainConfig(**values)
+        return found
+
+    def _columns_of(self, name: str, member: FitConfig) -> list[str | None]:
+        if member.learner == STACK:
+            raise ValueError(f"stack.members.{name}: a stack cannot hold a stack")
+        uses = member.learner in BOOSTED or find_learner(member.learner).uses_surrogate
+        columns = list(self.stack.side_columns) if uses else []
+        return [*columns, None] if name in self.stack.revenue_alone or not columns else [*columns]
 
 
 class ProfileConfig(Config):
@@ -83,7 +164,7 @@ class ProfileConfig(Config):
     threads: int = Field(default=1, ge=1, description="torch threads")
 
 
-class AnchorConfig(Config):
+class AnchorConfig(ShrinkConfig):
     """Anchor a trained learner to a global profile, and shrink its personalisation to what held-out revenue bears out."""
 
     checkpoint: str = Field(default="runs/awrq_mixer/best.pt", description="checkpoint of a trained learner")
@@ -91,12 +172,6 @@ class AnchorConfig(Config):
         default="runs/world/logs/requests.parquet", description="the learner's log; its training and validation shares"
     )
     profile: str = Field(default="runs/profile/profile.csv", description="table of awrq_mixer.profile")
-    directions: int = Field(default=12, ge=1, description="principal directions of departures that get a slope each")
-    confidence: float = Field(
-        default=2.0, ge=0, description="standard errors that a slope is lowered by before it becomes a share"
-    )
-    reference_rows: int = Field(default=4000, ge=50, description="training rows that means over states are taken over")
-    validation_rows: int = Field(default=100000, ge=20, description="most validation rows that slopes are fitted on")
     seed: int = Field(default=0, ge=0, description="seed of the sample of reference rows")
     threads: int = Field(default=1, ge=1, description="torch threads")
 
@@ -120,6 +195,14 @@ class EvaluateConfig(Config):
     truth: str | None = Field(
         default=None, description="wide Parquet of true `value` and `cost_<service>` per joint action; null: none"
     )
+    profile: str | None = Field(
+        default=None, description="table of awrq_mixer.profile: report what held-out revenue bears out; null: don't"
+    )
+    costs: str | None = Field(
+        default=None,
+        description="score file with a column per service, as autobucket predicts: their means price the joint actions "
+        "of `borne_out_uplift`; null: leave it out",
+    )
     budgets: list[Annotated[float, Field(ge=0)]] = Field(
         default=[0.04, 0.08, 0.12, 0.2, 0.3],
         min_length=1,
@@ -131,3 +214,9 @@ class EvaluateConfig(Config):
     max_states: int = Field(default=4000, ge=10, description="test states sampled for metrics over all joint actions")
     threads: int = Field(default=1, ge=1, description="torch threads")
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="where tensors live")
+
+    @model_validator(mode="after")
+    def _costs_need_a_profile(self) -> EvaluateConfig:
+        if self.costs and not self.profile:
+            raise ValueError("costs: needs profile as well; expected both, profile alone, or neither")
+        return self

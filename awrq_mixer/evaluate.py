@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from awrq_mixer.anchoring.global_profile import read_profile
 from awrq_mixer.capture_figure import capture_figure
 from awrq_mixer.config import EvaluateConfig
+from awrq_mixer.judging.borne_out import View, borne_out_uplift, departures_worth
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.serving.stagewise import stagewise_lost
 from awrq_mixer.training.training_log import logging_profile, read_by_time
@@ -66,6 +68,8 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
         }
         buckets = calibration(observed.predicted, observed.reward, config.buckets)
         calibration_figure({name: buckets}, run.path / "calibration.png", f"{name}: calibration")
+        if config.profile:
+            summary["borne_out"] = borne_out(model, train, test.reset_index(drop=True), config)
         curve = pd.DataFrame()
         if config.truth:
             truth = read_truth(config.truth, model.spec.read(config.requests), model.spec)
@@ -103,6 +107,25 @@ def evaluate_scores(
         "least_spend": float(min(row["spend"] for row in curve)),
         "curve": curve,
     }
+
+
+def borne_out(
+    model: Predictor, train: pd.DataFrame, test: pd.DataFrame, config: EvaluateConfig
+) -> dict[str, float | None]:
+    """What revenue of the ``test`` rows bears out of the learner's departures and decisions, with standard errors.
+
+    An error is None where too few rows paid.
+    """
+    assert config.profile
+    view = View.of(model.values, read_profile(config.profile, model.spec), test, model.spec, seed=config.seed)
+    measured = {"departures_worth": departures_worth(view)}
+    if config.costs:
+        cost = read_mean_costs(config.costs, pd.concat([train, test], ignore_index=True), model.spec)
+        measured["borne_out_uplift"] = borne_out_uplift(view, cost)
+    found: dict[str, float | None] = {}
+    for name, one in measured.items():
+        found |= {name: one.value, f"{name}_se": one.error if np.isfinite(one.error) else None}
+    return found
 
 
 @dataclass
@@ -175,15 +198,27 @@ def read_truth(path: str, log: pd.DataFrame, spec: RequestSpec) -> TruthSample:
     if "value" not in matrix.scores or not services:
         found = ", ".join(pq.read_schema(path).names)
         raise UserError(f"{path}: expected score columns value and cost_<service>; found {found}")
+    rows, requests = _visited(path, matrix.states, log, spec)
+    cost = np.stack([matrix.scores[name][rows] for name in services], axis=2)
+    states = matrix.states.iloc[rows].reset_index(drop=True)
+    return TruthSample(states, matrix.scores["value"][rows], cost, requests)
+
+
+def read_mean_costs(path: str, log: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
+    """Mean cost of each joint action over the requests of ``log``, all services together, (A,); a file with a score column per service."""
+    matrix = read_scores(path, spec)
+    rows, requests = _visited(path, matrix.states, log, spec)
+    return np.asarray(np.average(np.sum(list(matrix.scores.values()), axis=0)[rows], axis=0, weights=requests))
+
+
+def _visited(path: str, states: pd.DataFrame, log: pd.DataFrame, spec: RequestSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of ``states`` that the log visits, and its requests there."""
     visited, _, counts = spec.distinct_states(log)
-    place = state_index(visited).get_indexer(state_index(matrix.states))
+    place = state_index(visited).get_indexer(state_index(states))
     rows = np.flatnonzero(place >= 0)
     if not len(rows):
         raise UserError(f"{path}: holds none of the {len(visited)} states of the log")
-    cost = np.stack([matrix.scores[name][rows] for name in services], axis=2)
-    return TruthSample(
-        matrix.states.iloc[rows].reset_index(drop=True), matrix.scores["value"][rows], cost, counts[place[rows]]
-    )
+    return rows, counts[place[rows]]
 
 
 def lost_by_stage(q: np.ndarray, truth: TruthSample, profile: np.ndarray, spec: RequestSpec, budget: float) -> float:

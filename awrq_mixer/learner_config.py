@@ -82,15 +82,22 @@ class LossConfig(Config):
 
 
 class PlusConfig(Config):
-    """Our own learner, awrq_plus, and its ablations; a surrogate may also be given to regression and lightgbm."""
+    """latent_classes and its ablations; low_rank, neural_process and lightgbm_history share what they know of.
+
+    A surrogate may also be given to regression and lightgbm.
+    """
 
     members: int = Field(default=2, ge=1, description="models averaged in the log domain")
     classes: int = Field(default=64, ge=1, description="latent classes of states")
-    rank: int = Field(default=8, ge=1, description="rank of the classes' action surfaces around one profile")
+    rank: int = Field(
+        default=8,
+        ge=1,
+        description="rank of the classes' action surfaces around one profile; low_rank: length of a state's vector",
+    )
     pairs: bool = Field(default=True, description="tables for pairs of sub-actions beside those for single ones")
     history: list[str] | None = Field(
         default=None,
-        description="categorical state columns whose equal values share one class, so that their logged rows tell it; "
+        description="categorical state columns whose equal values make one state, which its logged rows tell of; "
         "null: all; []: rows tell nothing beyond their columns",
     )
     surrogate: str | None = Field(

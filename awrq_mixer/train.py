@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import BOOSTED, find_learner
+from awrq_mixer.learners import BOOSTED, STACK, find_learner
 from awrq_mixer.learners.base import Batch, Learner
 from awrq_mixer.networks.agents import initialise
 from awrq_mixer.serving.predictor import Predictor
-from awrq_mixer.training import boosted
+from awrq_mixer.training import boosted, stacked
 from awrq_mixer.training.training_log import Log, batches, load_log, logging_profile, make_batch, odd_data
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from marca_common.cli import run_cli
-from marca_common.compute import resolve_device, set_threads
+from marca_common.compute import multiplies_bf16, resolve_device, set_threads
 from marca_common.errors import UserError
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
@@ -34,6 +34,7 @@ class TrainResult:
 
     model: Predictor
     summary: dict[str, Any]
+    warnings: list[str]
 
 
 def train(config: TrainConfig, out: str | Path) -> TrainResult:
@@ -43,7 +44,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     read back. Raises UserError for bad input and for a loss that is not a number (the last good checkpoint stays).
     """
     set_threads(config.threads)
-    with RunFolder(out, config, resumes_from="last.pt") as run:
+    with RunFolder(out, config, resumes_from="members" if config.learner == STACK else "last.pt") as run:
         log = load_log(config)
         validation = make_validation_set(log, config.validation_rows, config.seed)
         for note in odd_data(log):
@@ -52,10 +53,17 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
             run.warn(
                 "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
             )
-        fit = boosted.fit if config.learner == BOOSTED else _fit
-        model, summary = fit(config, log, validation, run)
+        if config.learner == STACK:
+            model, summary = stacked.fit(config, log, validation, run, _train_member)
+        else:
+            fit = boosted.fit if config.learner in BOOSTED else _fit
+            model, summary = fit(config, log, validation, run)
         run.write_summary(summary)
-    return TrainResult(model, summary)
+    return TrainResult(model, summary, run.warnings)
+
+
+def _train_member(config: TrainConfig, out: Path) -> Predictor:
+    return train(config, out).model
 
 
 def _fit(
@@ -73,12 +81,13 @@ def _fit(
     rows, started = state.batch_size, time.perf_counter()
     bar = progress(what=config.learner, total=state.total_steps * rows, initial=state.step * rows, unit="row")
     update = torch.compile(learner.loss) if config.compile else learner.loss
+    low = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
     try:
         for batch in batches(data, config.batch_size, config.seed, state.step, groups):
             if state.step >= state.total_steps or state.out_of_patience:
                 break
             learner.train()
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 loss, logged = update(batch)
             state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

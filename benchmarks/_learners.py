@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pandas as pd
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.evaluate import evaluate_scores
+from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import TrainResult, train
+from benchmarks._references import REFERENCES
 from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import Truth, load_truth
@@ -25,9 +28,18 @@ from revenue_sim.quotas import quota
 BUDGETS = [0.04, 0.08, 0.12, 0.2, 0.3]  # shares of the way from the cheapest to the clairvoyant's largest useful spend
 CONFIGS = Path("configs/awrq_mixer")
 
+# Learners with a target network. `demo.yaml` has τ = 1, no target network; the paper has τ = 100 (rows `<learner>_tau_100`).
+BOOTSTRAPPING = ["dqn", "ddqn", "drqn", "averaged_dqn", "rem", "awrq_mixer"]
+# What stands in every table: references that know nothing of a request, and the strongest rivals given what awrq_plus is given.
+ALWAYS = [*REFERENCES, "glm"]
+
 # Row name → (config file, overrides). What `benchmarks.tune_learners` chose is added to them.
 LEARNERS: dict[str, tuple[str, list[str]]] = {
+    "profile_true": ("demo.yaml", ["learner=glm"]),  # scored by benchmarks._references; the GLM gives levels
+    "profile_estimated": ("demo.yaml", ["learner=glm"]),
+    "glm": ("demo.yaml", ["learner=glm"]),
     "dqn": ("demo.yaml", ["learner=dqn"]),
+    "dqn_joint": ("demo.yaml", ["learner=dqn_joint"]),
     "dqn_reward_everywhere": ("demo.yaml", ["learner=dqn_reward_everywhere"]),
     "ddqn": ("demo.yaml", ["learner=ddqn"]),
     "drqn": ("demo.yaml", ["learner=drqn"]),
@@ -44,31 +56,39 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "lightgbm_mse": ("demo.yaml", ["learner=lightgbm", "loss.kind=mse"]),
     "regression_surrogate": ("demo.yaml", ["learner=regression", "plus.surrogate=predicted_value"]),
     "lightgbm_surrogate": ("demo.yaml", ["learner=lightgbm", "plus.surrogate=predicted_value"]),
+    "neural_process": ("neural_process.yaml", []),
+    "lightgbm_history": ("latent_classes.yaml", ["learner=lightgbm_history"]),
+    "low_rank": ("low_rank.yaml", []),
+    "latent_classes": ("latent_classes.yaml", []),
+    "latent_no_surrogate": ("latent_classes.yaml", ["plus.surrogate=null"]),
+    "latent_no_history": ("latent_classes.yaml", ["plus.history=[]"]),
+    "latent_one_class": ("latent_classes.yaml", ["plus.classes=1"]),
+    "latent_one_member": ("latent_classes.yaml", ["plus.members=1"]),
+    "latent_no_pairs": ("latent_classes.yaml", ["plus.pairs=false"]),
+    "told_classes": ("latent_classes.yaml", []),
     "awrq_plus": ("awrq_plus.yaml", []),
-    "awrq_plus_no_surrogate": ("awrq_plus.yaml", ["plus.surrogate=null"]),
-    "awrq_plus_no_history": ("awrq_plus.yaml", ["plus.history=[]"]),
-    "awrq_plus_one_class": ("awrq_plus.yaml", ["plus.classes=1"]),
-    "awrq_plus_one_member": ("awrq_plus.yaml", ["plus.members=1"]),
-    "awrq_plus_no_pairs": ("awrq_plus.yaml", ["plus.pairs=false"]),
-    "told_classes": ("awrq_plus.yaml", []),
+    "awrq_plus_not_crossed": ("awrq_plus.yaml", ["stack.cross_fit=false"]),
     "no_aw": ("demo.yaml", ["learner=awrq_no_aw"]),
     "no_smc": ("demo.yaml", ["learner=awrq_no_smc"]),
     "no_vgca": ("demo.yaml", ["learner=awrq_no_vgca"]),
     **{f"gamma_{g}": ("demo.yaml", [f"td.gamma={g}"]) for g in ("0.70", "0.80", "0.90", "0.99")},
     **{f"heads_{k}": ("demo.yaml", [f"network.heads={k}"]) for k in (1, 5, 20, 100, 200)},
+    **{f"{name}_tau_100": ("demo.yaml", [f"learner={name}", "td.target_update=100"]) for name in BOOTSTRAPPING},
     **{f"head_loss_{w}": ("demo.yaml", [f"td.head_loss_weight={w}"]) for w in ("0", "0.1")},
 }
 TABLES: dict[str, list[str]] = {
     "1": [
         "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "regression", "lightgbm",
-        "regression_surrogate", "lightgbm_surrogate", "awrq_plus", "told_classes", "dqn_reward_everywhere",
-        "drqn_sees_actions", "regression_mse", "lightgbm_mse", "awrq_plus_no_surrogate", "awrq_plus_no_history",
-        "awrq_plus_one_class", "awrq_plus_one_member", "awrq_plus_no_pairs",
+        "regression_surrogate", "lightgbm_surrogate", "neural_process", "lightgbm_history", "low_rank",
+        "latent_classes", "awrq_plus", "told_classes", *ALWAYS, "dqn_joint", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse",
+        "lightgbm_mse", "latent_no_surrogate", "latent_no_history", "latent_one_class", "latent_one_member",
+        "latent_no_pairs", "awrq_plus_not_crossed",
     ],
-    "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca"],
-    "gamma": [name for name in LEARNERS if name.startswith("gamma_")],
-    "heads": [name for name in LEARNERS if name.startswith("heads_")],
-    "head_loss": ["qmix", "awrq_mixer", "head_loss_0.1", "head_loss_0"],
+    "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca", *ALWAYS],
+    "gamma": [*(name for name in LEARNERS if name.startswith("gamma_")), *ALWAYS],
+    "heads": [*(name for name in LEARNERS if name.startswith("heads_")), *ALWAYS],
+    "head_loss": ["qmix", "awrq_mixer", "head_loss_0.1", "head_loss_0", *ALWAYS],
+    "tau": [name for one in BOOTSTRAPPING for name in (one, f"{one}_tau_100")] + ALWAYS,
 }  # fmt: skip
 # The paper's Spearman r_s and Return% (Tables 1 and 2, §4), on its own private logs.
 PAPER: dict[str, tuple[float, float | None]] = {
@@ -83,8 +103,10 @@ PAPER: dict[str, tuple[float, float | None]] = {
 
 # Rows that are variants of a learner take over what was tuned for it; all others were tuned themselves.
 VARIANT_OF = {
-    "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "awrq_plus",
-    **{name: "awrq_plus" for name in LEARNERS if name.startswith("awrq_plus_")},
+    "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "latent_classes",
+    **dict.fromkeys(REFERENCES, "glm"), **{f"{name}_tau_100": name for name in BOOTSTRAPPING},
+    **{name: "latent_classes" for name in LEARNERS if name.startswith("latent_") and name != "latent_classes"},
+    "awrq_plus_not_crossed": "awrq_plus",
     **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
 TUNING = Path(__file__).parent / "results" / "tuning.csv"
@@ -134,31 +156,35 @@ def run_job(job: Job) -> dict[str, Any]:
     if told:
         requests, spec = _told_log(truth, folder, spec)
     config, result = train_job(job, requests, spec)
-    states, counts, joint = sample_states(spec, config, job.seed)
-    scored = result.model.values(states)
+    kept = ("samples_to_95_percent", "gradient_variance", "train_s", "samples", "validation_shape_gain")
+    training = {key: result.summary.get(key) for key in kept}
+    known = {"learner": job.learner, "world": Path(job.world).stem, "seed": job.seed, "rows": job.rows}
+    return known | judge(job, config, result.model, truth) | training
+
+
+def judge(job: Job, config: TrainConfig, model: Predictor, truth: Truth) -> dict[str, float]:
+    """Order, capture and Return% of a trained learner on a seeded sample of test states."""
+    states, counts, joint = sample_states(config.spec, config, job.seed)
     value, cost = truth.values(states), truth.costs(states)
+    scores_of = REFERENCES.get(job.learner)
+    scored = scores_of(model, states, value, counts) if scores_of else model.values(states)
     judged = evaluate_scores(scored, value, cost, counts, BUDGETS)
     curve = judged.pop("curve")
     judged |= {f"capture_{share}": row["capture"] for share, row in zip(BUDGETS, curve)}
-    returns = _returns(scored, value, counts, joint)
-    kept = ("samples_to_95_percent", "gradient_variance", "train_s", "samples", "validation_shape_gain")
-    training = {key: result.summary.get(key) for key in kept}
-    return (
-        {"learner": job.learner, "world": Path(job.world).stem, "seed": job.seed, "rows": job.rows}
-        | judged
-        | returns
-        | training
-    )
+    return judged | _returns(scored, value, counts, joint)
 
 
-def train_job(job: Job, requests: Path, spec: RequestSpec) -> tuple[TrainConfig, TrainResult]:
-    """Train the job's learner on a log, under its tuned setting or the job's own; a finished run is reused."""
+def train_job(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] = ()) -> tuple[TrainConfig, TrainResult]:
+    """Train the job's learner on a log, under its tuned setting or the job's own; a finished run is reused.
+
+    ``more`` overrides come last.
+    """
     name, overrides = LEARNERS[job.learner]
     setting = tuned(job.learner) if job.setting is None else list(job.setting)
     extra = [f"requests={requests}", f"seed={job.seed}"] + ([f"epochs={job.epochs}"] if job.epochs else [])
-    config = load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra])
+    config = load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra, *more])
     config = config.model_copy(update={"spec": spec})
-    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash(setting)[:8]}"
+    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash([*setting, *more])[:8]}"
     return config, train(config, job.folder / "runs" / out)
 
 

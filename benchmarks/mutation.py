@@ -42,7 +42,7 @@ ALLOCATE, SEVERAL = (
 )
 OFF_POLICY = [f"tests/revenue_sim/test_off_policy{part}.py" for part in ("_limits", "")]
 TESTS = {  # what is mutated, and the fast tests that are asked
-    BREAKS: [*AWRQ, "tests/awrq_mixer/test_awrq_plus.py"],
+    BREAKS: [*AWRQ, "tests/awrq_mixer/test_awrq_latent_classes.py"],
     "awrq_mixer/equations.py": AWRQ,
     "awrq_mixer/networks/mixers.py": AWRQ,
     "awrq_mixer/networks/mixing_kernels.py": AWRQ,

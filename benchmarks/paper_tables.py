@@ -1,4 +1,4 @@
-"""The paper's learner tables on the open world: `python -m benchmarks.paper_tables --table 1|2|gamma|heads|head_loss`.
+"""The paper's learner tables on the open world: `python -m benchmarks.paper_tables --table 1|2|gamma|heads|head_loss|tau`.
 
 Every learner × seed is one row of `learner_runs.csv`, written when it ends; a stopped command goes on from there.
 `--quick`: the small world and two seeds, minutes. Default (the *reduced* configuration): base world, 300,000 requests, seeds
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks._learners import PAPER, TABLES, Job, make_world, run_job
+from benchmarks._learners import BUDGETS, PAPER, TABLES, Job, make_world, run_job
 from benchmarks._results import KEPT, SCRATCH, add_keep
 from marca_common.compute import set_threads
 from marca_common.figures import new_figure, save_figure
@@ -32,6 +32,7 @@ COLUMNS = {
     "spearman": "spearman",
     "spearman_within": "spearman_within",
     "capture": "capture",
+    **{f"capture_{number}": f"capture_{share}" for number, share in enumerate(BUDGETS, start=1)},
     "return_pct": "return_pct_greedy",
     "return_pct_optimal": "return_pct_optimal",
     "regret": "regret",

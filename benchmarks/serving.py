@@ -1,8 +1,8 @@
 """How fast decisions are made, per core: `python -m benchmarks.serving [--quick]`.
 
-`cached`: HullPolicy.decide over known states, one or two prices. `scored`: Q of all 1,000 joint actions of unseen states
-(`share_of_bound` against the tree's own matrix products, timed in the same run). `uncached`: scoring plus the scan. Times are
-process CPU seconds, so that other work on the machine counts less; weights are random, as speed does not depend on them.
+`cached`: HullPolicy.decide over known states, one or two prices, by id or (`rows`) by a DataFrame of their columns. `scored`: Q of all 1,000 joint actions of unseen states
+(`share_of_bound` against the tree's own matrix products, timed in the same run). `uncached`: scoring plus the scan. `results`:
+predicted results of all joint actions, from which costs follow; `results_plain` without the work that they share. Times are process CPU seconds, so that other work on the machine counts less; weights are random, as speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from autobucket.results.estimator_config import ModelConfig
+from autobucket.results.joint_scoring import JointScorer
+from autobucket.results.result_network import ActionResultModel
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import LEARNERS
 from awrq_mixer.learners.base import Batch
@@ -44,8 +47,9 @@ def main() -> None:
     set_threads(1)
     seconds, states = (0.5, 500) if arguments.quick else (3.0, 4000)
     rows = [row for lambdas in (1, 2) for row in cached(lambdas, states, seconds)]
-    for learner, hidden in (("awrq_mixer", 64), ("awrq_mixer", 256), ("awrq_plus", 64)):
+    for learner, hidden in (("awrq_mixer", 64), ("awrq_mixer", 256), ("latent_classes", 64)):
         rows += uncached(learner, hidden, seconds)
+    rows += results(seconds)
     table = pd.DataFrame(rows).assign(torch=versions()["torch"], cpus=versions()["cpus"], seed=0)
     write_table(table, arguments.results / "serving.csv")
     print(table.to_string(index=False))
@@ -70,13 +74,16 @@ def cached(lambdas: int, states: int, seconds: float) -> list[dict[str, Any]]:
     c = np.stack([1 + joint[:, :4].sum(1) * 0.5, 0.5 + joint[:, 4] * 1.0], 1) + 0.05 * rng.random(
         (states, len(joint), 2)
     )
-    frame = pd.DataFrame({"state": np.arange(states).astype(str)})
+    digits = np.unravel_index(np.arange(states), tuple(VOCABULARY.values()))
+    frame = pd.DataFrame({name: part.astype(str) for name, part in zip(VOCABULARY, digits)})
     costs = c[:, :, :lambdas]
     policy = HullPolicy.build(frame, lambda f: q[f.index], lambda f: costs[f.index], quiet=True)
     price = np.full(lambdas, 0.05)
     many, few = rng.integers(0, states, 1_000_000), rng.integers(0, states, states // 2)
     rows = []
-    for path, ids in (("cached", few), ("cached_many_rows", many)):
+    asked = [("cached", few), ("cached_many_rows", many), ("cached_one_id", many[:1])]
+    asked += [("cached_one_row", frame.iloc[many[:1]]), ("cached_100_rows", frame.iloc[many[:100]])]
+    for path, ids in asked:
         per_s = rate(partial(policy.decide, ids, price), len(ids), seconds)
         rows.append({"path": path, "lambdas": lambdas, "per_s": per_s, "candidates": len(policy.joint) / states})
     return rows
@@ -87,7 +94,7 @@ def uncached(learner: str, hidden: int, seconds: float) -> list[dict[str, Any]]:
     spec = RequestSpec()
     encoder = StateEncoder({name: [str(i) for i in range(n)] for name, n in VOCABULARY.items()}, {}, {})
     space = Space.of(spec, encoder)
-    plus = {"surrogate": "predicted_value" if learner == "awrq_plus" else None, "classes": 128}
+    plus = {"surrogate": "predicted_value" if learner == "latent_classes" else None, "classes": 128}
     config = TrainConfig.model_validate({"learner": learner, "network": {"hidden": hidden, "heads": 20}, "plus": plus})
     model = LEARNERS[learner](space, config)
     initialise(model, "glorot_uniform", torch_generator(0, "serving"))
@@ -119,8 +126,26 @@ def uncached(learner: str, hidden: int, seconds: float) -> list[dict[str, Any]]:
     ]
 
 
+def results(seconds: float) -> list[dict[str, Any]]:
+    """States whose two results are predicted for all joint actions: with shared work, and by the plain network."""
+    spec, rng = RequestSpec(), numpy_generator(0, "serving_results")
+    actions = list(spec.sub_actions)
+    sizes = [n + 1 for n in VOCABULARY.values()]
+    model = ActionResultModel(
+        ModelConfig(), list(VOCABULARY), sizes, 0, actions, list(spec.sizes.values()), [actions] * 2
+    ).eval()
+    table = spec.joint_table()
+    codes = torch.from_numpy(np.stack([rng.integers(0, n, 64) for n in sizes], 1))
+    with torch.no_grad():
+        states = torch.split(model.embed_states(codes, torch.zeros(64, 0)), 4)
+        action, scorer = model.embed_actions(torch.from_numpy(table))[None], JointScorer(model, table)
+        plain = rate(lambda: [model(one[:, None], action) for one in states], 64, seconds)
+        shared = rate(lambda: [scorer(one, [0, 1]) for one in states], 64, seconds)
+    return [{"path": "results", "per_s": shared}, {"path": "results_plain", "per_s": plain}]
+
+
 def random_log(space: Space, rows: int = 200_000) -> Batch:
-    """Training rows that awrq_plus remembers: about three a state."""
+    """Training rows that latent_classes remembers: about three a state."""
     rng = numpy_generator(0, "serving_log")
     codes, actions = (
         torch.from_numpy(np.stack([rng.integers(low, n, rows) for n in sizes], 1))

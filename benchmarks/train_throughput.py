@@ -110,7 +110,7 @@ def make(name: str, arguments: argparse.Namespace, device: torch.device) -> tupl
         {
             "learner": name,
             "network": {"hidden": arguments.hidden, "heads": arguments.heads, "oov_rate": 0.0},
-            "plus": {"surrogate": "predicted_value" if name == "awrq_plus" else None},
+            "plus": {"surrogate": "predicted_value" if name == "latent_classes" else None},
         }
     )
     g = torch_generator(0, "throughput")

@@ -1,7 +1,8 @@
 """Every learner of the tables gets the same number of settings to choose from: `python -m benchmarks.tune_learners`.
 
-Development world (base, seed 0, 300,000 requests), one run a setting, chosen by the validation metric alone (`shape_gain`,
-revenue of the log; no truth). All runs and the choice stand in `tuning.csv`; `paper_tables` takes the settings chosen in the stored one.
+Development worlds (base, 300,000 requests, seeds 0 to `--seeds` − 1), a run for each setting and seed. The best mean of the validation
+metric is chosen (`shape_gain`, revenue of the log; no truth). All runs and the choice stand in `tuning.csv`; `paper_tables`
+takes the settings chosen in the stored one. A learner that was tuned on fewer seeds so far is continued, not begun again.
 Rows are written as they end, and a stopped command goes on. `--quick`: two learners, two settings, the small world, no file.
 """
 
@@ -29,8 +30,18 @@ TREES = ["boost.leaves=15", "boost.leaves=31", "", "boost.leaves=255", "boost.lr
 SETTINGS: dict[str, list[str]] = {
     **{name: RECURRENT for name in ("drqn", "vdn", "wqmix", "qmix", "awrq_mixer")},
     **{name: LONGER for name in ("regression", "regression_surrogate")},
-    **{name: TREES for name in ("lightgbm", "lightgbm_surrogate")},
-    "awrq_plus": ["optimiser.lr=0.01", "", "plus.classes=128", "plus.rank=5", "network.dropout=0.2"],
+    **{name: TREES for name in ("lightgbm", "lightgbm_surrogate", "lightgbm_history")},
+    "glm": [
+        "optimiser.lr=0.01",
+        "",
+        "optimiser.lr=0.03",
+        "optimiser.lr=0.01 optimiser.weight_decay=0.3",
+        "optimiser.lr=0.03 optimiser.weight_decay=0.3",
+    ],
+    "neural_process": [*RATES, "network.dropout=0.1 epochs=12", "network.hidden=128"],
+    "low_rank": ["optimiser.lr=0.01", "", "plus.rank=8", "plus.rank=16", "network.dropout=0.2"],
+    "awrq_plus": [""],  # its members are tuned
+    "latent_classes": ["optimiser.lr=0.01", "", "plus.classes=128", "plus.rank=5", "network.dropout=0.2"],
 }
 TUNED = [name for name in LEARNERS if name not in VARIANT_OF]
 COLUMNS = ["learner", "setting", "validation_shape_gain", "train_s", "chosen", "world", "seed", "rows", "torch"]
@@ -41,22 +52,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two learners, two settings, small world, nothing kept")
     parser.add_argument("--learners", nargs="*", help="only these; default: every learner that is tuned")
+    parser.add_argument("--seeds", type=int, default=5, help="development worlds, seeds 0, 1, …")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")
     add_keep(parser)
     arguments = parser.parse_args()
     world, rows = ("small", 20_000) if arguments.quick else ("base", 300_000)
-    names = ["dqn", "awrq_plus"] if arguments.quick else arguments.learners or TUNED
+    names = ["dqn", "latent_classes"] if arguments.quick else arguments.learners or TUNED
     folder = Path("runs/benchmarks/learners")
     jobs = [
-        Job(name, f"configs/cascade_world/{world}.yaml", 0, rows, None, folder, tuple(setting.split()))
+        Job(name, f"configs/cascade_world/{world}.yaml", seed, rows, None, folder, tuple(setting.split()))
+        for seed in range(1 if arguments.quick else arguments.seeds)
         for name in names
         for setting in SETTINGS.get(name, NETWORK)[: 2 if arguments.quick else None]
     ]
     known = pd.read_csv(TUNING, keep_default_na=False) if TUNING.exists() and not arguments.quick else pd.DataFrame()
-    done = set(zip(known["learner"], known["setting"])) if len(known) else set()
-    missing = [job for job in jobs if (job.learner, " ".join(job.setting or ())) not in done]
+    done = set(zip(known["learner"], known["setting"], known["seed"])) if len(known) else set()
+    missing = [job for job in jobs if (job.learner, " ".join(job.setting or ()), job.seed) not in done]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} runs are there already")
-    make_world(jobs[0])
+    for job in {job.seed: job for job in missing}.values():
+        make_world(job)
     records = known.to_dict("records")
     with ProcessPoolExecutor(arguments.workers, initializer=_one_thread) as pool:
         waiting = {pool.submit(try_setting, job): job for job in missing}
@@ -86,10 +100,18 @@ def try_setting(job: Job) -> dict[str, object]:
 
 
 def choose(records: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
-    """The table in the learners' order, the best validation metric of each marked."""
+    """The table in the learners' order, the best setting of each marked in all its rows.
+
+    Best is the highest mean of the validation metric over the seeds that every setting of the learner was run on. While
+    there is no such seed, nothing is marked.
+    """
     table = pd.DataFrame(records)
     table["chosen"] = 0
-    table.loc[table.groupby("learner")["validation_shape_gain"].idxmax(), "chosen"] = 1
+    for name, mine in table.groupby("learner"):
+        by_seed = mine.pivot_table("validation_shape_gain", "setting", "seed").dropna(axis=1)
+        if by_seed.shape[1]:
+            best = by_seed.mean(axis=1).idxmax()
+            table.loc[(table["learner"] == name) & (table["setting"] == best), "chosen"] = 1
     return table.sort_values("learner", key=lambda column: column.map(names.index), kind="stable", ignore_index=True)
 
 

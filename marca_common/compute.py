@@ -14,6 +14,14 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16 products; without them they are many times slower than single precision."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def set_threads(threads: int) -> None:
     """Number of threads torch uses inside one operation; a busy core makes more threads slower, not faster."""
     torch.set_num_threads(threads)

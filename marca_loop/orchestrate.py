@@ -144,7 +144,9 @@ def _compare(run: Run) -> None:
     )  # fmt: skip
     after = (*learned, "costs/results", "costs/maps", "ground_truth")
     run.stages.run(Stage("scores", work, [config.seed, config.sample_states], after))
-    known = {"requests": run.requests} | ({"truth": str(parts.scores("truth"))} if parts.world is not None else {})
+    profile = str(run.stages.folder("profile") / "profile.csv")
+    known = {"requests": run.requests, "profile": profile, "costs": str(parts.scores("predicted_costs"))}
+    known |= {"truth": str(parts.scores("truth"))} if parts.world is not None else {}
     judged = {
         name: replaced(config.judge, known | {"checkpoint": str(parts.learned(name))}) for name in config.learners
     }
@@ -159,7 +161,10 @@ def _compare(run: Run) -> None:
     }
     run.stages.run(
         _stage("offline", revenue_sim.run.run, replaced(config.offline, settings), "scores"),
-        *(_stage(f"judged/{name}", awrq_mixer.evaluate.evaluate, one, "scores") for name, one in judged.items()),
+        *(
+            _stage(f"judged/{name}", awrq_mixer.evaluate.evaluate, one, "scores", "profile")
+            for name, one in judged.items()
+        ),
     )
 
 

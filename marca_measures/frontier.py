@@ -24,22 +24,36 @@ class Frontier:
         return float(np.interp(spend, self.cost, self.value)), spend
 
 
-def frontier(q: np.ndarray, cost: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> Frontier:
-    """Sweep λ from ∞ to 0 for scores ``q`` with costs ``cost``, judged by ``truth``; all (S, A), ``weight`` (S,).
+@dataclass
+class Climbs:
+    """argmax Q − λC for every λ: each state climbs its own upper hull, and all climbs together go steepest first (Eq. 6)."""
 
-    Each state climbs its own upper hull; all climbs together, steepest first, are the solutions of Eq. 6 for all λ.
-    """
-    counts, joint = candidates(np.asarray(q, np.float64), np.asarray(cost, np.float64)[:, :, None])
-    state = np.repeat(np.arange(len(q)), counts)
-    share = (weight / weight.sum())[state]
-    q_at, c_at, v_at = (np.asarray(x, np.float64)[state, joint] for x in (q, cost, truth))
-    first = np.concatenate([[True], state[1:] != state[:-1]])
-    climb = np.flatnonzero(~first)
-    slope = (q_at[climb] - q_at[climb - 1]) / (c_at[climb] - c_at[climb - 1])
-    order = climb[np.argsort(-slope, kind="stable")]
-    steps_c, steps_v = share[order] * (c_at[order] - c_at[order - 1]), share[order] * (v_at[order] - v_at[order - 1])
-    start_c, start_v = (share * c_at)[first].sum(), (share * v_at)[first].sum()
-    return Frontier(start_c + np.insert(np.cumsum(steps_c), 0, 0.0), start_v + np.insert(np.cumsum(steps_v), 0, 0.0))
+    state: np.ndarray  # (E,) the actions on the hulls, one state after another, by rising cost
+    joint: np.ndarray  # (E,)
+    share: np.ndarray  # (E,) weight of the action's state; those of the states sum to 1
+    order: np.ndarray  # (N − 1,) places in E that are climbed to, as λ falls
+
+    @classmethod
+    def of(cls, q: np.ndarray, cost: np.ndarray, weight: np.ndarray) -> Climbs:
+        """The climbs of scores ``q`` with costs ``cost``, both (S, A); ``weight`` (S,)."""
+        counts, joint = candidates(np.asarray(q, np.float64), np.asarray(cost, np.float64)[:, :, None])
+        state = np.repeat(np.arange(len(q)), counts)
+        climb = np.flatnonzero(state[1:] == state[:-1]) + 1
+        q_at, c_at = (np.asarray(x, np.float64)[state, joint] for x in (q, cost))
+        slope = (q_at[climb] - q_at[climb - 1]) / (c_at[climb] - c_at[climb - 1])
+        return cls(state, joint, (weight / weight.sum())[state], climb[np.argsort(-slope, kind="stable")])
+
+    def total(self, per_pair: np.ndarray) -> np.ndarray:
+        """Mean over requests of ``per_pair`` (S, A) of the chosen actions, before the first climb and after each, (N,)."""
+        at = self.share * np.asarray(per_pair, np.float64)[self.state, self.joint]
+        first = np.r_[True, self.state[1:] != self.state[:-1]]
+        return np.asarray(at[first].sum() + np.insert(np.cumsum(at[self.order] - at[self.order - 1]), 0, 0.0))
+
+
+def frontier(q: np.ndarray, cost: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> Frontier:
+    """Sweep λ from ∞ to 0 for scores ``q`` with costs ``cost``, judged by ``truth``; all (S, A), ``weight`` (S,)."""
+    climbs = Climbs.of(q, cost, weight)
+    return Frontier(climbs.total(cost), climbs.total(truth))
 
 
 def static_frontier(cost: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> Frontier:

@@ -23,7 +23,14 @@ from revenue_sim.quotas import transport
 ROOT = Path(__file__).parents[1]
 DOORS = {  # file: (public compiled loops, door that checks their arguments)
     "autobucket/costs/cost_model.py": ("", "CostModel.from_results: shapes, data centres"),
-    "awrq_mixer/networks/cell_kernels.py": ("grow", "agents.py: all arrays are made there, of one network's own sizes"),
+    "autobucket/results/result_kernels.py": (
+        "mix spread",
+        "result_network.py, joint_scoring.py: all arrays are made there, of one network's own sizes",
+    ),
+    "awrq_mixer/networks/cell_kernels.py": (
+        "grow step_back step_on",
+        "agents.py, training_cell.py: all arrays are made there, of one network's own sizes; RequestSpec.read: sub-actions",
+    ),
     "awrq_mixer/networks/mixing_kernels.py": ("mix_elu mix_relu", "mixers.py: all arrays are made there, of one network's own sizes"),
     "awrq_mixer/serving/decide_kernels.py": ("decide_rows look_up positions", "HullPolicy: ids, prices; PolicyCache.of: the cache"),
     "benchmarks/allocation.py": ("read_rows", "draws its arrays itself"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from autobucket.results.estimator_config import TrainConfig
+from autobucket.results.joint_scoring import JointScorer
 from autobucket.results.result_network import ActionResultModel, initialise
 from autobucket.results.tasks import Task
 from marca_common.checkpoint import (
@@ -30,7 +31,7 @@ from marca_common.requests import RequestSpec
 
 KIND = "autobucket-estimator"
 _ROWS = 8192  # rows per forward pass of predict
-_PAIRS = 16384  # state-action pairs per forward pass of results
+_PAIRS = {"cuda": 16384, "cpu": 4096}  # state-action pairs per forward pass of results; a processor's cache is small
 
 
 def build_model(
@@ -140,21 +141,27 @@ class Estimator:
         """Predicted results of every joint action, float32 (S, A) per task; the state part is computed once a state."""
         wanted = self._wanted(names)
         codes, numbers = self._encode(states)
-        table = torch.from_numpy(self.spec.joint_table()).to(self.device)
-        joint = torch.arange(len(table), device=self.device)
+        joint = torch.arange(self.spec.n_joint, device=self.device)
         outputs = {t: np.empty((len(states), len(joint)), dtype=np.float32) for t in wanted}
-        chunk = max(1, _PAIRS // len(joint))
+        chunk = max(1, _PAIRS[self.device.type] // len(joint))
         for model, kept in self._passes:
             tasks = [t for t in kept if t in wanted]
             if not tasks:
                 continue
-            action = model.embed_actions(table)[None]  # (1, A, da)
+            score = self._scorer(model)
             for start in range(0, len(states), chunk):
                 rows = slice(start, start + chunk)
-                state = model.embed_states(codes[rows], numbers[rows])[:, None]  # (S, 1, ds)
-                for t, out in zip(tasks, model(state, action, tasks)):
+                for t, out in zip(tasks, score(model.embed_states(codes[rows], numbers[rows]), tasks)):
                     outputs[t][rows] = self.tasks[t].prediction(out, joint).cpu().numpy()
         return {self.tasks[t].name: values for t, values in outputs.items()}
+
+    def _scorer(self, model: ActionResultModel) -> Callable[[Tensor, list[int]], list[Tensor]]:
+        """What turns state parts (S, ds) into outputs (S, A) of some tasks."""
+        table = self.spec.joint_table()
+        if self.device.type == "cpu":
+            return JointScorer(model, table)
+        action = model.embed_actions(torch.from_numpy(table).to(self.device))[None]  # (1, A, da)
+        return lambda state, tasks: model(state[:, None], action, tasks)
 
     def _wanted(self, names: Sequence[str] | None) -> list[int]:
         unknown = [name for name in names or [] if name not in self.names]

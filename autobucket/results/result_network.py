@@ -2,7 +2,7 @@
 
 Every linear map of the input is applied to its state part and to its action part, and both are added. So the same code
 serves rows (M, ·) and all joint actions at once: states (S, 1, ·) are broadcast against actions (1, A, ·), and the
-state part is computed once.
+state part is computed once. ``joint_scoring`` does the same with less work, on the CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobucket.results.estimator_config import ModelConfig
+from autobucket.results.result_kernels import mix
 from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
@@ -57,24 +58,23 @@ class DeepCross(nn.Module):
         sizes = [width, *config.deep]
         self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout = SeededDropout(dropout)
-        self.width = (width if layers else 0) + (sizes[-1] if config.deep else 0)
+        self.cross_width = width if layers else 0
+        self.width = self.cross_width + (sizes[-1] if config.deep else 0)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         """Features (…, width) of broadcastable parts state (…, state_width) and action (…, action_width)."""
-        shape = np.broadcast_shapes(state.shape[:-1], action.shape[:-1])
-        x0 = torch.cat([state.expand(*shape, -1), action.expand(*shape, -1)], dim=-1)  # (…, d)
         outputs = []
         if len(self.cross):
-            outputs.append(self._crossed(x0, state, action))
+            outputs.append(self.crossed(state, action))
         if len(self.deep):
             first = cast(nn.Linear, self.deep[0])
-            hidden = F.relu_(self._split(first.weight, state, action) + first.bias)
-            for layer in self.deep[1:]:
-                hidden = F.relu_(layer(self.dropout(hidden)))
-            outputs.append(self.dropout(hidden))
+            outputs.append(self.dropout(self.hidden(self._split(first.weight, state, action) + first.bias)))
         return torch.cat(outputs, dim=-1)
 
-    def _crossed(self, x0: Tensor, state: Tensor, action: Tensor) -> Tensor:
+    def crossed(self, state: Tensor, action: Tensor) -> Tensor:
+        """Output of the cross layers (…, state_width + action_width); there must be one."""
+        shape = np.broadcast_shapes(state.shape[:-1], action.shape[:-1])
+        x0 = torch.cat([state.expand(*shape, -1), action.expand(*shape, -1)], dim=-1)  # (…, d)
         first, *others = [cast(_Cross, layer) for layer in self.cross]
         product = self._split(first.weight, state, action)  # the only product that the parts can share
         if self.kind == "v2":
@@ -85,6 +85,13 @@ class DeepCross(nn.Module):
         for layer in others:
             x = step(x0, x, layer.weight, layer.bias)
         return x
+
+    def hidden(self, first: Tensor) -> Tensor:
+        """Output of the hidden layers (…, units of the last) from the first one's, before its ReLU; ``first`` is overwritten."""
+        hidden = F.relu_(first)
+        for layer in self.deep[1:]:
+            hidden = F.relu_(layer(self.dropout(hidden)))
+        return hidden
 
     def _split(self, weight: Tensor, state: Tensor, action: Tensor) -> Tensor:
         return F.linear(state, weight[:, : self.state_width]) + F.linear(action, weight[:, self.state_width :])
@@ -152,11 +159,14 @@ class ActionResultModel(nn.Module):
 
     def forward(self, state: Tensor, action: Tensor, tasks: Sequence[int] | None = None) -> list[Tensor]:
         """One output (…) per task (or per index in ``tasks``) from broadcastable state and action parts."""
-        features = self.body(state, action)
-        experts = F.relu_(self.experts(features))
+        experts = F.relu_(self.experts(self.body(state, action)))
+        return self.outputs(experts, state, action, range(len(self.towers)) if tasks is None else tasks)
+
+    def outputs(self, experts: Tensor, state: Tensor, action: Tensor, tasks: Sequence[int]) -> list[Tensor]:
+        """Outputs (…) of ``tasks`` from the experts (…, E · U) and the parts that the gates see."""
         experts = experts.view(*experts.shape[:-1], self.n_experts, -1)  # (…, E, U)
         outputs = []
-        for t in range(len(self.towers)) if tasks is None else tasks:
+        for t in tasks:
             weights = torch.softmax(self._gate(t, state, action), dim=-1)  # (… or broadcastable, E)
             mixed = _mix(experts, weights)  # (…, U)
             outputs.append(self.towers[t](mixed).squeeze(-1))
@@ -194,6 +204,10 @@ def initialise(model: ActionResultModel, generator: torch.Generator) -> None:
 
 def _mix(experts: Tensor, weights: Tensor) -> Tensor:
     """Σ_e weights_e · experts_e: (…, E, U), (…, E) → (…, U); a loop of fused multiply-adds beats tiny matrix products."""
+    by_last = weights.shape[:-1] in (experts.shape[:-2], (1, *experts.shape[1:-2]))  # else weights of the state alone
+    if by_last and not (torch.is_grad_enabled() or experts.is_cuda):
+        flat = mix(experts.flatten(0, -3).contiguous().numpy(), weights.flatten(0, -2).contiguous().numpy())
+        return torch.from_numpy(flat).view(*experts.shape[:-2], -1)
     mixed = experts[..., 0, :] * weights[..., 0, None]
     for e in range(1, experts.shape[-2]):
         mixed = torch.addcmul(mixed, experts[..., e, :], weights[..., e, None])

@@ -20,6 +20,18 @@ from marca_common.errors import UserError
 LEAST = 1e-3  # a value at or below 0 has no logarithm: the least one, as a share of the mean value
 
 
+def log_shapes(values: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log level (S,), and shape over joint actions (S, A) around it, of values (S, A), none of them below ``floor``."""
+    raised = np.maximum(values, np.float32(floor))
+    level = np.asarray(np.log(raised.mean(axis=1)))
+    return level, np.asarray(np.log(raised) - level[:, None])
+
+
+def least_value(values: np.ndarray) -> float:
+    """The floor of learned values (S, A), money."""
+    return LEAST * max(float(np.abs(values).mean()), 1e-30)
+
+
 @dataclass(frozen=True)
 class Anchor:
     """What turns a learner's values into anchored ones."""
@@ -34,9 +46,8 @@ class Anchor:
 
     def shapes(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log level (S,) and departure from the mean shape (S, A) of learned values (S, A)."""
-        raised = np.maximum(values, np.float32(self.floor))
-        level = np.asarray(np.log(raised.mean(axis=1)))
-        return level, np.asarray(np.log(raised) - level[:, None] - self.centre)
+        level, shape = log_shapes(values, self.floor)
+        return level, shape - self.centre
 
     def components(self, departure: np.ndarray) -> np.ndarray:
         """Departures along the directions, (S, K)."""

@@ -11,6 +11,7 @@ from marca_common.column_values import categories
 from marca_common.requests import RequestSpec
 
 GROUPS = 10  # most groups of a column
+PRIOR = 20  # rows that stand for the mean of all in a category's mean: a rare one is not grouped by its own luck
 FEW = 12  # a column of no more categories keeps them as its groups
 
 
@@ -49,7 +50,7 @@ def contexts(frame: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> Cont
             coarse.append((codes, size))
             continue
         count = np.bincount(codes, minlength=size)
-        mean = np.bincount(codes, signal, minlength=size) / np.maximum(count, 1)
+        mean = (np.bincount(codes, signal, minlength=size) + PRIOR * signal.mean()) / (count + PRIOR)
         coarse.append((_tenths(mean, count)[codes], GROUPS))
     return Contexts(fine, coarse)
 

@@ -2,22 +2,26 @@
 
 Held-out revenue is regressed on the learner's log level and on its departures along principal directions, beside the
 global profile (Tweedie quasi-likelihood, jackknife errors). A slope of 1 says that a departure is as large as it claims to
-be, 0 that it is noise. A share is kept no larger than the slope's lower confidence bound: argmax picks out what is
+be, 0 that it is noise. Only the part of a departure counts that the logging policy did not foresee (``logged_mix``).
+Slopes of single directions are noisy, so each is drawn to the mean of all as far as they agree (random effects,
+DerSimonian and Laird 1986). A share is kept no larger than the result's lower confidence bound: argmax picks out what is
 overrated, so an estimate that is right on average still harms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.anchor import LEAST, Anchor
+from awrq_mixer.anchoring.anchor import Anchor, least_value, log_shapes
+from awrq_mixer.anchoring.logged_mix import LoggedMix
 from marca_common.requests import RequestSpec
 
 Values = Callable[[pd.DataFrame], np.ndarray]
+Seen = Sequence[tuple[Values, pd.DataFrame]]  # a learner's values of states, and rows that it was not trained on
 POWER = 1.5
 _STEPS, _CHUNK = 50, 1024
 _ROUNDING = 1e-5  # departures are logarithms of single precision: smaller ones are none
@@ -38,37 +42,57 @@ def fit_anchor(
     values: Values,
     profile: np.ndarray,
     reference: pd.DataFrame,
-    held_out: pd.DataFrame,
+    held_out: Seen,
     spec: RequestSpec,
     directions: int,
     confidence: float,
 ) -> tuple[Anchor, Slopes]:
     """Anchor ``values(states)`` (S, A) to ``profile`` (A,) money.
 
-    ``reference``: logged rows whose states the means are taken over. ``held_out``: rows that the learner was not trained on.
-    ``confidence``: standard errors taken off each slope.
+    ``reference``: logged rows whose states the means are taken over. ``held_out``: rows with what says their values, the
+    learner or copies of it that were not trained on them. ``confidence``: standard errors taken off each slope.
     """
     learned = values(reference)
     start = _unshrunk(learned, directions)
     anchor = _put_on(start, learned, profile)
-    level, features, joint = _features(values, start, held_out, spec)
-    reward = held_out[spec.reward].to_numpy(np.float64)
-    slopes = _slopes(level, features, anchor.shift[joint], reward)
+    parts = [_features(one, start, rows, spec) for one, rows in held_out]
+    level, features, foreseen, joint, reward = (np.concatenate(part) for part in zip(*parts))
+    slopes = _slopes(level, features, foreseen, anchor.shift[joint], reward)
     for _ in range(2):  # the shift depends on the shares, and the slopes, a little, on the shift
-        error = np.where(np.isfinite(slopes.se), slopes.se, 0)  # where it is infinite the slope is 0
-        shares = np.clip(slopes.slope - confidence * error, 0.0, 1.0)
-        kept = replace(start, shares=shares, slope=float(np.clip(slopes.level, 0.0, 1.5)))
+        kept = replace(start, shares=pooled_shares(slopes, confidence), slope=float(np.clip(slopes.level, 0.0, 1.5)))
         anchor = _put_on(kept, learned, profile)
-        slopes = _slopes(level, features, anchor.shift[joint], reward)
+        slopes = _slopes(level, features, foreseen, anchor.shift[joint], reward)
     return anchor, slopes
+
+
+def pooled_shares(slopes: Slopes, confidence: float) -> np.ndarray:
+    """Shares (K + 1,) from 0 to 1: slopes drawn to their mean, less ``confidence`` standard errors.
+
+    With τ² the variance of true slopes between directions (method of moments), a slope b ± s becomes the posterior mean
+    B·mean + (1 − B)·b, B = s²/(s² + τ²), with the variance (1 − B)·s² + B²·se(mean)². Directions without evidence keep 0.
+    """
+    told = np.isfinite(slopes.se)
+    shares = np.zeros(len(slopes.slope))
+    if not told.any():
+        return shares
+    b, variance = slopes.slope[told], slopes.se[told] ** 2
+    weight = 1 / variance
+    mean = (weight * b).sum() / weight.sum()
+    spread = (weight * (b - mean) ** 2).sum() - (len(b) - 1)
+    between = max(0.0, spread / max(weight.sum() - (weight**2).sum() / weight.sum(), 1e-300)) if len(b) > 1 else 0.0
+    weight = 1 / (variance + between)
+    mean = (weight * b).sum() / weight.sum()
+    drawn = variance / (variance + between)
+    posterior = drawn * mean + (1 - drawn) * b
+    error = np.sqrt((1 - drawn) * variance + drawn**2 / weight.sum())
+    shares[told] = np.clip(posterior - confidence * error, 0.0, 1.0)
+    return shares
 
 
 def _unshrunk(learned: np.ndarray, directions: int) -> Anchor:
     """Centre and principal directions of learned values (S, A); every share is 1."""
-    floor = LEAST * max(float(np.abs(learned).mean()), 1e-30)
-    raised = np.maximum(learned, np.float32(floor))
-    level = np.log(raised.mean(axis=1))
-    shape = np.log(raised) - level[:, None]
+    floor = least_value(learned)
+    level, shape = log_shapes(learned, floor)
     centre = shape.mean(axis=0)
     most = min(directions, learned.shape[1] - 1, len(learned) - 1)
     departure = (shape - centre).astype(np.float64)
@@ -87,27 +111,34 @@ def _put_on(anchor: Anchor, learned: np.ndarray, profile: np.ndarray) -> Anchor:
 
 def _features(
     values: Values, anchor: Anchor, rows: pd.DataFrame, spec: RequestSpec
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row: log level less its mean (M,), departures of its joint action by direction and rest (M, K + 1), joint (M,)."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row: log level less its mean (M,), departures by direction and rest that its group's mix does not foresee
+    (M, K + 1), the departure that it foresees (M,), joint action (M,), revenue (M,)."""
     states, ids, _ = spec.distinct_states(rows)
-    joint = spec.joint_index(rows)
-    order = np.argsort(ids, kind="stable")
-    level, features = np.empty(len(rows)), np.empty((len(rows), len(anchor.shares)))
+    joint, order = spec.joint_index(rows), np.argsort(ids, kind="stable")
+    level, features, foreseen = np.empty(len(rows)), np.empty((len(rows), len(anchor.shares))), np.empty(len(rows))
+    mix = LoggedMix.of(rows, spec, anchor.centre)
     for start in range(0, len(states), _CHUNK):
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
+        at, action, expected = ids[mine] - start, joint[mine], mix.joint(mine)
         levels, departure = anchor.shapes(values(states.iloc[start : start + _CHUNK]))
-        at, action = ids[mine] - start, joint[mine]
-        along = anchor.components(departure)[at] * anchor.directions[:, action].T
-        level[mine], features[mine, :-1] = levels[at] - anchor.level, along
-        features[mine, -1] = departure[at, action] - along.sum(axis=1)
-    return level, features, joint
+        level[mine] = levels[at] - anchor.level
+        components = anchor.components(departure)[at]
+        along = components * anchor.directions[:, action].T
+        foreseen_along = components * (expected @ anchor.directions.T)
+        foreseen[mine] = np.einsum("ma,ma->m", expected, departure[at])
+        features[mine, :-1] = along - foreseen_along
+        features[mine, -1] = departure[at, action] - along.sum(axis=1) - (foreseen[mine] - foreseen_along.sum(axis=1))
+    return level, features, foreseen, joint, rows[spec.reward].to_numpy(np.float64)
 
 
-def _slopes(level: np.ndarray, features: np.ndarray, offset: np.ndarray, reward: np.ndarray) -> Slopes:
-    design = np.column_stack([np.ones(len(level)), level, features])
+def _slopes(
+    level: np.ndarray, features: np.ndarray, foreseen: np.ndarray, offset: np.ndarray, reward: np.ndarray
+) -> Slopes:
+    design = np.column_stack([np.ones(len(level)), level, foreseen, features])
     mean = reward.mean()  # taken off both sides, so that the unit of money is of no account
     found, se = tweedie_regression(design, offset - np.log(mean), reward / mean)
-    return Slopes(float(found[1]), float(se[1]), found[2:], se[2:])
+    return Slopes(float(found[1]), float(se[1]), found[3:], se[3:])
 
 
 def tweedie_regression(
@@ -115,21 +146,42 @@ def tweedie_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients (K,) of log E[target] = offset + design · β, and standard errors; ``design`` (M, K).
 
-    The errors are those of a sandwich with each row's pull on the fit taken out (jackknife). A column of zeros gets the
-    coefficient 0 and an infinite error; so do all, where fewer than two rows a column are above 0. Newton steps, halved
+    A column of zeros gets the coefficient 0 and an infinite error; so do all, where fewer than two rows a column are above 0.
+    """
+    found, pulls = tweedie_pulls(design, offset, target, power)
+    return found, np.sqrt((pulls**2).sum(axis=0))
+
+
+def tweedie_pulls(
+    design: np.ndarray, offset: np.ndarray, target: np.ndarray, power: float = POWER
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``tweedie_regression``: coefficients (K,), and how far each row pulled them, (M, K).
+
+    A pull is the coefficient less that of a fit without the row (jackknife, to first order). Their squares sum to the
+    squared standard error (a sandwich); so do those of differences between fits on the same rows. Newton steps, halved
     where they overshoot.
     """
     scale = np.sqrt((design**2).mean(axis=0))
     used = scale > _ROUNDING
-    found, errors = np.zeros(len(scale)), np.full(len(scale), np.inf)
+    found, pulls = np.zeros(len(scale)), np.full(design.shape, np.inf)
     if (target > 0).sum() < _PAID * used.sum():
-        return found, errors
+        return found, pulls
     x = design[:, used] / scale[used]
+    beta = _newton(x, offset, target, power)
+    scores, curvature, weight = _scores(x, offset + x @ beta, target, power)
+    inverse = np.linalg.pinv(curvature, hermitian=True)
+    leverage = weight * np.einsum("mk,mk->m", x @ inverse, x)  # how far a row draws the fit to itself
+    found[used] = beta / scale[used]
+    pulls[:, used] = scores / np.maximum(1 - leverage, 1e-9)[:, None] @ inverse / scale[used]
+    return found, pulls
+
+
+def _newton(x: np.ndarray, offset: np.ndarray, target: np.ndarray, power: float) -> np.ndarray:
+    """The coefficients of least loss, (K,)."""
     beta = np.zeros(x.shape[1])
 
     def loss(beta: np.ndarray) -> float:
-        eta = np.clip(offset + x @ beta, -30, 30)
-        return float((np.exp((2 - power) * eta) / (2 - power) - target * np.exp((1 - power) * eta) / (1 - power)).sum())
+        return float(tweedie_losses(offset + x @ beta, target, power).sum())
 
     now = loss(beta)
     for _ in range(_STEPS):
@@ -144,13 +196,13 @@ def tweedie_regression(
         beta, gain, now = beta + size * step, now - trial, trial
         if gain <= 1e-10 * abs(now):
             break
-    scores, curvature, weight = _scores(x, offset + x @ beta, target, power)
-    inverse = np.linalg.pinv(curvature, hermitian=True)
-    leverage = weight * np.einsum("mk,mk->m", x @ inverse, x)  # how far a row draws the fit to itself
-    scores = scores / np.maximum(1 - leverage, 1e-9)[:, None]
-    found[used] = beta / scale[used]
-    errors[used] = np.sqrt(np.maximum(np.diag(inverse @ (scores.T @ scores) @ inverse), 0)) / scale[used]
-    return found, errors
+    return beta
+
+
+def tweedie_losses(eta: np.ndarray, target: np.ndarray, power: float = POWER) -> np.ndarray:
+    """Negative quasi-likelihood of each ``target`` (M,) with the log mean ``eta`` (M,)."""
+    eta = np.clip(eta, -30, 30)
+    return np.asarray(np.exp((2 - power) * eta) / (2 - power) - target * np.exp((1 - power) * eta) / (1 - power))
 
 
 def _scores(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from awrq_mixer.anchoring.anchor import Anchor
 from awrq_mixer.anchoring.evidence import Slopes
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.requests import RequestSpec
+from marca_common.tables import write_table
 
 
 def draw_profile(values: np.ndarray, spec: RequestSpec, path: Path) -> Path:
@@ -46,3 +48,12 @@ def draw_slopes(slopes: Slopes, anchor: Anchor, confidence: float, name: str, pa
     )
     axis.legend(loc="upper right")
     return save_figure(figure, path)
+
+
+def write_slopes(slopes: Slopes, anchor: Anchor, confidence: float, name: str, folder: Path) -> pd.DataFrame:
+    """Write slopes.csv (`direction, slope, se, share`) and slopes.png; the table."""
+    names = [*map(str, range(1, len(slopes.slope))), "rest"]
+    table = pd.DataFrame({"direction": names, "slope": slopes.slope, "se": slopes.se, "share": anchor.shares})
+    write_table(table.replace(np.inf, np.nan), folder / "slopes.csv")
+    draw_slopes(slopes, anchor, confidence, name, folder / "slopes.png")
+    return table

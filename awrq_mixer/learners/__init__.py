@@ -9,12 +9,16 @@ from awrq_mixer.learners.awrq_mixer import AWRQMixer
 from awrq_mixer.learners.awrq_no_aw import AWRQNoAW
 from awrq_mixer.learners.awrq_no_smc import AWRQNoSMC
 from awrq_mixer.learners.awrq_no_vgca import AWRQNoVGCA
-from awrq_mixer.learners.awrq_plus import AWRQPlus
 from awrq_mixer.learners.base import Learner
 from awrq_mixer.learners.ddqn import DoubleDQN
 from awrq_mixer.learners.dqn import DQN
+from awrq_mixer.learners.dqn_joint import DQNJoint
 from awrq_mixer.learners.dqn_reward_everywhere import DQNRewardEverywhere
 from awrq_mixer.learners.drqn import DRQN
+from awrq_mixer.learners.glm import GLM
+from awrq_mixer.learners.latent_classes import LatentClasses
+from awrq_mixer.learners.low_rank import LowRank
+from awrq_mixer.learners.neural_process import NeuralProcess
 from awrq_mixer.learners.qmix import QMIX
 from awrq_mixer.learners.regression import Regression
 from awrq_mixer.learners.rem import REM
@@ -26,6 +30,7 @@ from marca_common.errors import UserError
 LEARNERS: dict[str, type[Learner]] = {
     "dqn": DQN,
     "dqn_reward_everywhere": DQNRewardEverywhere,
+    "dqn_joint": DQNJoint,
     "ddqn": DoubleDQN,
     "drqn": DRQN,
     "averaged_dqn": AveragedDQN,
@@ -37,15 +42,20 @@ LEARNERS: dict[str, type[Learner]] = {
     "awrq_no_aw": AWRQNoAW,
     "awrq_no_smc": AWRQNoSMC,
     "awrq_no_vgca": AWRQNoVGCA,
+    "glm": GLM,
     "regression": Regression,
-    "awrq_plus": AWRQPlus,
+    "neural_process": NeuralProcess,
+    "low_rank": LowRank,
+    "latent_classes": LatentClasses,
 }
-BOOSTED = "lightgbm"  # trees, no network: grown by training.boosted, served by serving.boosted_scorer
+# Trees, no network: grown by training.boosted, served by serving.boosted_scorer.
+BOOSTED = ("lightgbm", "lightgbm_history")
+STACK = "awrq_plus"  # a stack of other learners: trained by training.stacked, served by serving.stack_scorer
 
 
 def find_learner(name: str) -> type[Learner]:
     """The class behind ``learner: name``: one of ours, or ``module:Class`` of somebody else's; else a UserError."""
-    known: dict[str, Any] = {**LEARNERS, BOOSTED: None}  # a name that messages list; trees have no class here
+    known: dict[str, Any] = {**LEARNERS, **dict.fromkeys((*BOOSTED, STACK))}  # for messages: these have no class here
     found: type[Learner] = find_class(name, known, Learner, "learner")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     if missing:

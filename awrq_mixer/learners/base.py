@@ -46,7 +46,7 @@ class Learner(nn.Module, ABC):
     bootstraps: ClassVar[bool] = False
     many_heads: ClassVar[bool] = False  # K value heads (``network.heads``), not one
     uses_surrogate: ClassVar[bool] = False  # can it learn from ``plus.surrogate``?
-    any_size: ClassVar[tuple[str, ...]] = ()  # buffers whose length the training rows decide
+    any_size: ClassVar[tuple[str, ...]] = ()  # whole-number buffers, and lengths, that the training rows decide
     metrics: ClassVar[tuple[str, ...]] = ("td_last", "tot", "eta_max")  # numbers of ``loss`` that metrics.csv keeps
     online: Any
     target: Any

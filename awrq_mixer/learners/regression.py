@@ -1,7 +1,7 @@
 """Direct regression, the obvious rival: revenue on embeddings of the state and of all sub-actions, no agents, no TD.
 
 Observes state and joint action; the action is the joint action; the reward is the target of its output. With
-``plus.surrogate`` a second output learns that column: the rival of awrq_plus that is given the same information.
+``plus.surrogate`` a second output learns that column. It sees no logged rows of a state, as ``neural_process`` does.
 """
 
 from __future__ import annotations
@@ -26,18 +26,23 @@ class Regression(Learner):
         return JointNet(self.space, self)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss against the reward."""
-        revenue, *surrogate = self.online(batch.codes, batch.numbers, batch.actions)
-        tot = self.fit_to(revenue, batch.reward).mean()
-        loss = tot
-        for raw in surrogate:  # one or none
-            apart = self.fit_to(raw, batch.surrogate / self.surrogate_scale)
-            loss = tot + (self.config.plus.surrogate_weight * apart).mean()
-        return loss, {"tot": tot.detach()}
+        """Mean loss against the reward, and against the surrogate where there is one."""
+        return loss_of(self, self.online(batch.codes, batch.numbers, batch.actions), batch)
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """First layer made once per state and once per joint action, then the rest per pair."""
         return self.online.table(codes, numbers, self.joint)
+
+
+def loss_of(learner: Learner, raw: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of the outputs (1 or 2, B): of revenue, plus weight × that of the surrogate."""
+    revenue, *surrogate = raw
+    tot = learner.fit_to(revenue, batch.reward).mean()
+    loss = tot
+    for second in surrogate:  # one or none
+        apart = learner.fit_to(second, batch.surrogate / learner.surrogate_scale)
+        loss = tot + (learner.config.plus.surrogate_weight * apart).mean()
+    return loss, {"tot": tot.detach()}
 
 
 class JointNet(OwnInit):
@@ -59,7 +64,10 @@ class JointNet(OwnInit):
 
     def forward(self, codes: Tensor, numbers: Tensor, actions: Tensor) -> Tensor:
         """Raw outputs of the logged joint actions, (1 or 2, B)."""
-        x = self.first(self.state(codes, numbers))
+        return self.outputs(self.first(self.state(codes, numbers)), actions)
+
+    def outputs(self, x: Tensor, actions: Tensor) -> Tensor:
+        """Raw outputs of rows whose states have the first layer ``x`` (B, H), (1 or 2, B)."""
         for t, table in enumerate(self.tables):
             x = x + table[actions[:, t]]
         raw: Tensor = self.rest(torch.relu(x))
@@ -67,7 +75,10 @@ class JointNet(OwnInit):
 
     def table(self, codes: Tensor, numbers: Tensor, joint: Tensor) -> Tensor:
         """Raw value of all joint actions, (S, A)."""
-        x = self.first(self.state(codes, numbers))  # (S, H)
+        return self.joint_outputs(self.first(self.state(codes, numbers)), joint)
+
+    def joint_outputs(self, x: Tensor, joint: Tensor) -> Tensor:
+        """Raw value of all joint actions of states with the first layer ``x`` (S, H), (S, A)."""
         actions = torch.stack([table[joint[:, t]] for t, table in enumerate(self.tables)]).sum(0)  # (A, H)
         raw: Tensor = self.rest(torch.relu(x[:, None] + actions))
         return raw[..., 0]

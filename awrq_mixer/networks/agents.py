@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from awrq_mixer.learner_config import NetworkConfig
 from awrq_mixer.networks.cell_kernels import grow
 from awrq_mixer.networks.space import Space
+from awrq_mixer.networks.training_cell import training_cell
 from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
@@ -127,6 +128,20 @@ class RecurrentAgent(OwnInit):
         if self.sees_own:
             for j in range(len(self.before)):
                 x = x + self.action_tables[j][earlier[:, j]]
+        if x.is_cuda or torch.compiler.is_compiling():
+            return self._plain_states(x, actions)
+        x = x.float()
+        nothing, only = x.new_zeros(1, 3 * self.hidden), torch.zeros_like(actions[:, 0])
+        h = training_cell(x, nothing, only, nothing, nothing[:, : self.hidden], self.candidate_bias)
+        states = [h]
+        for t in range(1, len(self.sizes)):
+            table, choice = (self._table(t), actions[:, t - 1]) if self.sees_own else (self.step_bias[t - 1 : t], only)
+            h = training_cell(x, table, choice, self.recurrent(h).float(), h, self.candidate_bias)
+            states.append(h)
+        return states
+
+    def _plain_states(self, x: Tensor, actions: Tensor) -> list[Tensor]:
+        """The same by torch's own operations, for other devices and torch's compiler."""
         h = self._first(x)
         states = [h]
         for t in range(1, len(self.sizes)):

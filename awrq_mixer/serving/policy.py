@@ -12,6 +12,7 @@ import pandas as pd
 from awrq_mixer.serving.decide_kernels import decide_rows, look_up, positions, scan
 from awrq_mixer.serving.policy_cache import PolicyCache, read_cache, write_cache
 from marca_common.arrays import require_range, require_shape, whole_numbers
+from marca_common.column_values import category, words
 from marca_common.errors import UserError
 from marca_common.memory import require_memory
 from marca_common.plain_numbers import plain_numbers
@@ -21,6 +22,8 @@ from marca_common.scores import state_index
 from marca_measures.hull import candidates
 
 ValuesFn = Callable[[pd.DataFrame], np.ndarray]
+_FEW = 1000  # states; of more, pandas reads the columns faster than a loop does
+_PLAIN = {bool, int, float, np.bool_, np.int64, np.float64}
 
 
 class HullPolicy:
@@ -55,7 +58,7 @@ class HullPolicy:
         self._prices = int(self.price_of.max()) + 1
         self._own_prices = bool((self.price_of == np.arange(len(self.price_of))).all())
         self._values, self._costs = values_fn, costs_fn
-        self._index: pd.MultiIndex | None = None
+        self._index: dict[tuple[str, ...], int] | None = None
 
     @classmethod
     def build(
@@ -143,6 +146,27 @@ class HullPolicy:
 
     def lookup(self, states: pd.DataFrame) -> np.ndarray:
         """Ids of states by their columns, −1 where not built, int64 (M,)."""
+        ids = self._known_at_once(states)
+        return self._looked_up(states) if ids is None else ids
+
+    def _known_at_once(self, states: pd.DataFrame) -> np.ndarray | None:
+        """Ids of a few states that are all in the cache as they are written; None: take the long way.
+
+        A pass of pandas over the columns costs a hundred times what the decision does.
+        """
+        if self._index is None or len(states) > _FEW or not states.columns.is_unique:
+            return None
+        try:
+            places = [states.columns.get_loc(name) for name in self.states.columns]
+            if len(states) == 1:
+                cells = states.iat
+                return np.array([self._index[tuple([_plain_word(cells[0, place]) for place in places])]])
+            columns = [map(_plain_word, states.iloc[:, place].tolist()) for place in places]
+            return np.array([self._index[state] for state in zip(*columns)], dtype=np.int64)
+        except (KeyError, ValueError):  # a column or state that is not known, or a value that is no plain one
+            return None
+
+    def _looked_up(self, states: pd.DataFrame) -> np.ndarray:
         columns = list(self.states.columns)
         missing = [name for name in columns if name not in states]
         if missing:
@@ -152,12 +176,15 @@ class HullPolicy:
             raise UserError(f"state column {twice[0]!r} stands twice; expected it once")
         if self._index is None:
             self._index = self._unique_index()
-        return np.asarray(self._index.get_indexer(state_index(states[columns])), dtype=np.int64)
+        found = [self._index.get(state, -1) for state in zip(*(words(states, name) for name in columns))]
+        return np.array(found, dtype=np.int64)
 
-    def _unique_index(self) -> pd.MultiIndex:
-        index = state_index(self.states)
-        if not index.is_unique:
-            raise UserError(f"policy: state {index[index.duplicated()][0]} stands in it twice; ask for it by its id")
+    def _unique_index(self) -> dict[tuple[str, ...], int]:
+        """Row of every state by its values as text."""
+        index: dict[tuple[str, ...], int] = {}
+        for row, state in enumerate(zip(*(words(self.states, name) for name in self.states.columns))):
+            if index.setdefault(state, row) != row:
+                raise UserError(f"policy: state {state} stands in it twice; ask for it by its id")
         return index
 
     def _best(self, ids: np.ndarray, price: np.ndarray) -> np.ndarray:
@@ -166,14 +193,15 @@ class HullPolicy:
 
     def _decide_frame(self, states: pd.DataFrame, price: np.ndarray) -> np.ndarray:
         ids = self.lookup(states)
+        place, unknown = decide_rows(ids, self.first, self.q, self.c, price)
+        if unknown < 0:
+            return np.asarray(self.joint[place])
+        self._functions()
         new = ids < 0
         chosen = self._best(np.where(new, 0, ids), price)
-        if new.any():
-            self._functions()
-            groups = pd.factorize(state_index(states.loc[new, list(self.states.columns)]))[0]
-            once = np.unique(groups, return_index=True)[1]
-            rows = states.loc[new].iloc[once]
-            chosen[new] = scan(*self._scored(rows), price)[groups]
+        groups = pd.factorize(state_index(states.loc[new, list(self.states.columns)]))[0]
+        once = np.unique(groups, return_index=True)[1]
+        chosen[new] = scan(*self._scored(states.loc[new].iloc[once]), price)[groups]
         return chosen
 
     def _expected_uncached(self, ids: np.ndarray, joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,9 +229,18 @@ class HullPolicy:
         """Price per service (D,)."""
         plain = type(lambda_) is np.ndarray and lambda_.dtype == np.float64 and lambda_.ndim == 1
         price = lambda_ if plain else plain_numbers(lambda_)
-        if price is None or price.shape != (self._prices,) or not (np.isfinite(price) & (price >= 0)).all():
+        if price is None or price.shape != (self._prices,) or not all(0 <= one < np.inf for one in price.tolist()):
             raise UserError(f"lambda_: got {str(lambda_)[:80]}; expected {self._prices} finite prices of at least 0")
         return np.asarray(price if self._own_prices else price[self.price_of])
+
+
+def _plain_word(value: Any) -> str:
+    """The category text of text or of a number; a ValueError for all that needs a closer look."""
+    if type(value) is str:
+        return value
+    if type(value) not in _PLAIN or value != value:
+        raise ValueError
+    return category(value)
 
 
 def _price_of(declared: Sequence[int] | np.ndarray | None, services: int) -> np.ndarray:

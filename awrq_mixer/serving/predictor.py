@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 from awrq_mixer.anchoring.anchor import Anchor
 from awrq_mixer.config import TrainConfig
-from awrq_mixer.learners import BOOSTED, LEARNERS, find_learner
+from awrq_mixer.learners import BOOSTED, LEARNERS, STACK, find_learner
 from awrq_mixer.learners.base import Learner
 from awrq_mixer.networks.space import Space
 from awrq_mixer.serving.boosted_scorer import BoostedScorer
+from awrq_mixer.serving.stack_scorer import Scorer, StackScorer
 from marca_common.checkpoint import (
     content_of,
     load_checkpoint,
@@ -32,18 +32,6 @@ from marca_common.errors import UserError
 from marca_common.memory import require_memory
 
 KIND = "awrq_mixer"
-
-
-class Scorer(Protocol):
-    """Anything that values all joint actions of encoded states."""
-
-    def values(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """Q in money, (S, A)."""
-        ...
-
-    def to_payload(self) -> dict[str, Any]:
-        """What a checkpoint must hold to make it again."""
-        ...
 
 
 class Predictor:
@@ -68,7 +56,7 @@ class Predictor:
         or the matrix would not fit into memory.
         """
         require_memory(len(states), self.spec.n_joint)
-        if isinstance(self.scorer, Learner):
+        if isinstance(self.scorer, Learner | StackScorer):
             self.scorer.eval()
         codes, numbers = (torch.from_numpy(x).to(self.device) for x in self.encoder.transform(states))
         out = np.empty((len(states), self.spec.n_joint), dtype=np.float32)
@@ -107,22 +95,43 @@ class Predictor:
             space = Space.of(config.spec, encoder)
             held = payload.get("anchor")
             anchor = None if held is None else Anchor.from_payload(held, config.spec.n_joint)
-            if config.learner == BOOSTED:
-                features = len(config.spec.state) + len(space.sizes)
-                scorer = BoostedScorer.from_payload(payload, config, features)
-                return cls(scorer, config, encoder, anchor=anchor)
-            kind = find_learner(config.learner)
-            if config.learner in LEARNERS:  # somebody else's may need real tensors
-                require_fit(lambda: kind(space, config), payload["weights"], any_size=kind.any_size)
-            learner = kind(space, config)
-            load_weights(learner, payload["weights"], any_size=learner.any_size)
-            return cls(learner.to(place).eval(), config, encoder, place, anchor)
+            return cls(_scorer(payload, config, space, place), config, encoder, place, anchor)
+
+
+def _scorer(payload: dict[str, Any], config: TrainConfig, space: Space, device: torch.device) -> Scorer:
+    """What scores, as a checkpoint holds it."""
+    if config.learner in BOOSTED:
+        return BoostedScorer.from_payload(payload, config, space)
+    if config.learner == STACK:
+        configs = config.member_configs()
+        require_keys(payload["members"], set(configs), what="members")
+
+        def build(name: str, parts: Any) -> Scorer:
+            require_keys(parts, _parts(configs[name].learner), what=f"member {name}")
+            return _scorer(parts, configs[name], space, device)
+
+        return StackScorer.from_payload(payload, config.spec.n_joint, build)
+    kind = find_learner(config.learner)
+    if config.learner in LEARNERS:  # somebody else's may need real tensors
+        require_fit(lambda: kind(space, config), payload["weights"], any_size=kind.any_size)
+    learner = kind(space, config)
+    load_weights(learner, payload["weights"], any_size=learner.any_size)
+    return learner.to(device).eval()
+
+
+def _parts(learner: str) -> set[str]:
+    """What a checkpoint holds of a learner beside its config and encoder."""
+    others = {
+        "lightgbm": {"scale", "models"},
+        "lightgbm_history": {"scale", "models", "history"},
+        STACK: {"members", "profile"},
+    }
+    return others.get(learner, {"weights"})
 
 
 def _config(payload: dict[str, Any]) -> TrainConfig:
     """The training config of a checkpoint whose parts are those of its learner."""
-    parts = {"weights"} if payload.get("learner") != BOOSTED else {"scale", "models"}
-    require_keys(payload, {"learner", "config", "encoder", *parts}, optional={"anchor"})
+    require_keys(payload, {"learner", "config", "encoder", *_parts(str(payload.get("learner")))}, optional={"anchor"})
     try:
         config = TrainConfig.model_validate(payload["config"])
     except ValidationError as error:

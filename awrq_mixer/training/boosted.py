@@ -1,7 +1,7 @@
 """LightGBM on (state, sub-actions) → revenue: the baseline that many a team would try first.
 
-With ``plus.surrogate`` trees first learn that column, and trees of revenue go on from their scores: the rival of awrq_plus
-that is given the same information.
+With ``plus.surrogate`` trees first learn that column, and trees of revenue go on from their scores. ``lightgbm_history``
+also gets features of each state's training rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners.base import Batch
+from awrq_mixer.learners.lightgbm_history import History
+from awrq_mixer.learners.state_memory import history_columns
 from awrq_mixer.serving.boosted_scorer import BoostedScorer, raw_scores
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training.training_log import Log, make_batch
@@ -28,40 +30,53 @@ def fit(
     started = time.perf_counter()
     surrogate = config.plus.surrogate
     train = make_batch(log.train, log.spec, log.encoder, surrogate)
-    held_out = None if log.validation.empty else make_batch(log.validation, log.spec, log.encoder, surrogate)
-    scale = config.loss.reward_scale or float(train.reward.mean()) or 1.0
-    boosters: list[lightgbm.Booster] = []
+    scorer = BoostedScorer([], config, config.loss.reward_scale or float(train.reward.mean()) or 1.0)
+    own = None
+    if config.learner == "lightgbm_history":
+        columns = history_columns(config, log.space)
+        scorer.history, own = History.fit(train, columns, log.space.categories, log.space.sizes, config.seed)
+    tables = [(train, scorer.columns(train.codes.numpy(), train.numbers.numpy(), train.actions.numpy(), own))]
+    if not log.validation.empty:
+        held_out = make_batch(log.validation, log.spec, log.encoder, surrogate)
+        rows = scorer.columns(held_out.codes.numpy(), held_out.numbers.numpy(), held_out.actions.numpy())
+        tables.append((held_out, rows))
     if surrogate:
-        boosters.append(_grow(config, train, held_out, "surrogate", float(train.surrogate.mean()), []))
-    boosters.append(_grow(config, train, held_out, "reward", scale, boosters))
-    predictor = Predictor(BoostedScorer(boosters, config, scale), config, log.encoder)
+        scorer.boosters.append(_grow(config, tables, "surrogate", float(train.surrogate.mean()), []))
+    scorer.boosters.append(_grow(config, tables, "reward", scorer.scale, scorer.boosters))
+    predictor = Predictor(scorer, config, log.encoder)
     predictor.save(run.path / "best.pt")
+    last = scorer.boosters[-1]
     return predictor, {
         "learner": config.learner,
-        "steps": boosters[-1].best_iteration or boosters[-1].num_trees(),
+        "steps": last.best_iteration or last.num_trees(),
         "validation_shape_gain": validation.shape_gain(predictor.at) if validation else None,
         "train_s": round(time.perf_counter() - started, 3),
     }
 
 
 def _grow(
-    config: TrainConfig, train: Batch, held_out: Batch | None, what: str, scale: float, before: list[lightgbm.Booster]
+    config: TrainConfig,
+    tables: list[tuple[Batch, np.ndarray]],
+    what: str,
+    scale: float,
+    before: list[lightgbm.Booster],
 ) -> lightgbm.Booster:
-    """Trees of one column (``reward`` or ``surrogate``, divided by ``scale``) that go on from the scores of others."""
+    """Trees of one column (``reward`` or ``surrogate``, divided by ``scale``) that go on from the scores of others.
 
-    def dataset(batch: Batch, reference: lightgbm.Dataset | None) -> lightgbm.Dataset:
-        parts = [batch.codes.numpy(), batch.numbers.numpy(), batch.actions.numpy()]
-        rows = np.concatenate(parts, axis=1).astype(np.float32)
+    ``tables``: the training rows with their columns, and the held-out rows where there are any.
+    """
+
+    def dataset(batch: Batch, rows: np.ndarray, reference: lightgbm.Dataset | None) -> lightgbm.Dataset:
         start = raw_scores(before, rows) if before else None
         categories = list(range(batch.codes.shape[1]))
         labels = getattr(batch, what).numpy() / scale
         return lightgbm.Dataset(rows, labels, reference, init_score=start, categorical_feature=categories)
 
-    data = dataset(train, None)
-    valid = None if held_out is None else [dataset(held_out, data)]
+    data = dataset(*tables[0], None)
+    valid = [dataset(*one, data) for one in tables[1:]]
     patience = config.patience * 5 if config.patience else 10_000
     callbacks: list[Any] = [lightgbm.early_stopping(patience, verbose=False)] if valid else []
-    return lightgbm.train(_parameters(config), data, config.boost.trees, valid_sets=valid, callbacks=callbacks)
+    return lightgbm.train(_parameters(config), data, config.boost.trees, valid_sets=valid or None, callbacks=callbacks)
 
 
 def _parameters(config: TrainConfig) -> dict[str, Any]:

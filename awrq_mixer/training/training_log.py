@@ -43,8 +43,8 @@ def load_log(config: TrainConfig) -> Log:
     Raises UserError for a bad file, too few rows, a sub-action that never varies, or revenue that is 0 throughout or
     drowned by a few rows.
     """
-    spec, surrogate = config.spec, config.plus.surrogate
-    extra = [Column(surrogate, "float", 0)] if surrogate else []
+    spec, side_columns = config.spec, config.observed_columns()
+    extra = [Column(name, "float", 0) for name in side_columns]
     train, validation, test = read_by_time(config.requests, config, extra)
     if len(train) < 2:
         rows = len(train) + len(validation) + len(test)
@@ -55,11 +55,21 @@ def load_log(config: TrainConfig) -> Log:
                 f"{config.requests}: column {name!r}: the only value in the training rows is {train[name].iloc[0]}; "
                 "expected at least two, or its effect cannot be learned"
             )
-    for column in (spec.reward, *([surrogate] if surrogate else [])):
+    for column in (spec.reward, *side_columns):
         place = f"{config.requests}: column {column!r}"
         require_earned(train[column].to_numpy(), f"{place} in the training rows")
         require_usable(pd.concat([train[column], validation[column]]).to_numpy(), place)
+        if column != spec.reward:
+            _require_informative(train, column, spec.reward, place)
     return Log(spec, StateEncoder.fit(train, spec.state, config.requests), train, validation, test)
+
+
+def _require_informative(train: pd.DataFrame, column: str, reward: str, place: str) -> None:
+    values = train[column].to_numpy()
+    if is_flat(values):
+        raise UserError(f"{place}: is {values[0]:g} in all training rows; expected a side column that varies")
+    if np.array_equal(values, train[reward].to_numpy()):
+        raise UserError(f"{place}: equals {reward!r} in all training rows; expected an observation of its own")
 
 
 def odd_data(log: Log) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from awrq_mixer.judging.measured import Measured
 from awrq_mixer.training.training_log import Log
 from marca_common.column_values import words
 from marca_common.requests import RequestSpec
@@ -64,11 +65,16 @@ def comparison_groups(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
 
 
 def shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> float:
+    """The value of ``measured_shape_gain``."""
+    return measured_shape_gain(value, reward, group).value
+
+
+def measured_shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> Measured:
     """Share explained of the deviance of how each group's reward falls on its rows; all (V,).
 
     1 − D(value)/D(equal) with D(u) = Σ R log(R / (R_g u / u_g)), sums R_g and u_g over the row's group: 0 for a model
     that is flat in its actions, 1 for one that says where all reward falls, below 0 for harm. A factor per group
-    changes nothing.
+    changes nothing. Its error is that of drawing groups: rows of one group pull together.
     """
     sums = np.bincount(group, reward)[group]
     size = np.bincount(group)[group]
@@ -76,10 +82,18 @@ def shape_gain(value: np.ndarray, reward: np.ndarray, group: np.ndarray) -> floa
     lifted = np.where(mean > 0, np.maximum(value, FLOOR * mean), 1.0)
     share = lifted / np.bincount(group, lifted)[group]
     paid = reward > 0
-    if not paid.any():
-        return 0.0
-    observed = reward[paid] / sums[paid]
-    flat = float((reward[paid] * np.log(observed * size[paid])).sum())
-    if flat <= ROUNDING * float(reward.sum()):  # every row of a group earned the same
-        return 0.0
-    return 1 - float((reward[paid] * np.log(observed / share[paid])).sum()) / flat
+    observed = np.divide(reward, sums, out=np.ones(len(reward)), where=paid)
+    flat, mine = (np.where(paid, reward * np.log(observed / even), 0.0) for even in (1 / size, share))
+    whole = float(flat.sum())
+    if whole <= ROUNDING * float(reward.sum()):  # every row of a group earned the same
+        return Measured(0.0, np.zeros(len(reward)))
+    gain = 1 - float(mine.sum()) / whole
+    return Measured(gain, _together(((1 - gain) * flat - mine) / whole, group))
+
+
+def _together(pulls: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Each group's whole pull on the first of its rows, (V,)."""
+    first = np.unique(group, return_index=True)[1]
+    together = np.zeros(len(pulls))
+    together[first] = np.bincount(group, pulls)[group[first]]
+    return together

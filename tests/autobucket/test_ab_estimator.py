@@ -20,8 +20,9 @@ from autobucket.fit_costs import fit_costs
 from autobucket.predict import predict
 from autobucket.results.estimator import Estimator
 from autobucket.results.estimator_config import ModelConfig, TaskConfig
+from autobucket.results.joint_scoring import JointScorer, interactions
 from autobucket.results.log_rows import split
-from autobucket.results.result_network import ActionResultModel, cross_v1, cross_v2
+from autobucket.results.result_network import ActionResultModel, cross_v1, cross_v2, initialise
 from autobucket.results.tasks import Task
 from marca_common.checkpoint import save_checkpoint
 from marca_common.config import load_config
@@ -66,6 +67,42 @@ def test_joint_scoring_equals_row_by_row(cross: Any, ids: Any) -> None:
         for all_at_once, rows in zip(together, model(state, action)):
             assert all_at_once.shape == (2, 6)
             torch.testing.assert_close(all_at_once[s], rows, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cross", ["v2", "v1", "none"])
+@pytest.mark.parametrize(("layers", "deep"), [(0, [8]), (1, []), (2, [8, 6]), (3, [8]), (4, [8]), (6, [8])])
+def test_shared_work_changes_no_output(cross: Any, layers: int, deep: Any) -> None:
+    if cross == "none" and not deep:
+        return
+    torch.manual_seed(0)
+    sizes = [2, 3, 2, 4]
+    model = ActionResultModel(
+        ModelConfig(cross=cross, cross_layers=layers, deep=deep, experts=3, expert_units=4),
+        ["u", "v", "x"], [5, 4], 1, ["a", "b", "c", "d"], sizes, [["a", "b"], ["u", "x"], ["u", "b", "d"]],
+    ).eval()  # fmt: skip
+    initialise(model, torch.Generator().manual_seed(1))
+    table = torch.cartesian_prod(*(torch.arange(n) for n in sizes))
+    with torch.no_grad():
+        state = model.embed_states(torch.tensor([[1, 2], [4, 0], [3, 3]]), torch.tensor([[0.5], [-1.0], [2.0]]))
+        plain = model(state[:, None], model.embed_actions(table)[None], [0, 2])
+        shared = JointScorer(model, table.numpy())(state, [0, 2])
+    for one, other in zip(shared, plain):
+        assert one.shape == (3, 48)
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_few_values_tell_a_function_that_joins_two_sub_actions() -> None:
+    table = np.stack(np.meshgrid(*map(np.arange, (3, 2, 4)), indexing="ij"), -1).reshape(-1, 3)
+    evaluated, terms, factors = interactions(table, 2)
+    assert (
+        len(evaluated) == (2 * 1 + 2 * 3 + 1 * 3) + (2 + 1 + 3) + 1
+    )  # two, one or no sub-action past its first choice
+    assert sorted(factors) == [-1, -1, -1, 1, 1, 1, 1]
+    a, b, c = table.T
+    joins_two = 1.5 * a * b - np.sin(b + c) + a**c + 7.0
+    np.testing.assert_allclose(joins_two[evaluated][terms] @ factors, joins_two, rtol=1e-6)
+    joins_three = joins_two + a * b * c
+    assert not np.allclose(joins_three[evaluated][terms] @ factors, joins_three)
 
 
 def test_a_gate_sees_only_its_columns() -> None:

@@ -42,6 +42,13 @@ SPEC: dict[str, Any] = {
     "propensity": None,
 }
 
+_REMEMBER = (
+    "latent_classes",
+    "low_rank",
+    "neural_process",
+    "lightgbm_history",
+)  # learn from a surrogate and a state's rows
+
 
 def make_small_world(folder: Path, rows: int = 6000, seed: int = 0, shuffled: bool = False) -> SmallWorld:
     """Draw a log; ``shuffled`` breaks every link between reward and request."""
@@ -72,7 +79,7 @@ def tiny_config(log: Path, learner: str) -> dict[str, Any]:
         "epochs": 1,
         "eval_every": 3,
         "boost": {"trees": 2, "min_rows": 5},
-        "plus": {"classes": 3, "rank": 2, "surrogate": "clicks" if learner == "awrq_plus" else None},
+        "plus": {"classes": 3, "rank": 2, "surrogate": "clicks" if learner in _REMEMBER else None},
     }
 
 

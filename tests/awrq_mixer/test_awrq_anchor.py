@@ -45,7 +45,11 @@ def _log(states: int) -> pd.DataFrame:
 def _anchored(learned: np.ndarray, profile: np.ndarray, directions: int = 2, confidence: float = 2.0) -> Anchor:
     """Anchor learned values (S, 6); every state is a reference state as often as any other."""
     log = _log(len(learned))
-    return fit_anchor(lambda f: learned[f["s"].astype(int)], profile, log, log, SPEC, directions, confidence)[0]
+
+    def values(states: pd.DataFrame) -> np.ndarray:
+        return np.asarray(learned[states["s"].astype(int)])
+
+    return fit_anchor(values, profile, log, [(values, log)], SPEC, directions, confidence)[0]
 
 
 def _put_on(anchor: Anchor, learned: np.ndarray, profile: np.ndarray) -> Anchor:
@@ -174,7 +178,7 @@ def checkpoint(request: Any, draw_world: Any, tmp_path_factory: pytest.TempPathF
     plain = train(config, folder / "run").model
     rows = config.spec.read(config.requests)
     profile = np.linspace(1, 2, config.spec.n_joint)
-    anchor, _ = fit_anchor(plain.values, profile, rows, rows, config.spec, 3, 0.5)
+    anchor, _ = fit_anchor(plain.values, profile, rows, [(plain.values, rows)], config.spec, 3, 0.5)
     Predictor(plain.scorer, config, plain.encoder, plain.device, anchor).save(folder / "anchored.pt")
     return folder / "anchored.pt"
 

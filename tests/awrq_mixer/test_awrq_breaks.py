@@ -35,6 +35,7 @@ SPACE = Space((4, 3), 1, ((2, 3), (4,)))
 LOG_TWO = float(np.log(2.0))
 SURROGATE: dict[str, Any] = {"plus": {"surrogate": "hint", "classes": 3, "rank": 2}}
 STATE = {"state": {"one": "category", "two": "category", "three": "numeric"}, "propensity": None}
+REMEMBERING = ["latent_classes", "low_rank", "neural_process"]
 BOOTSTRAPPING = [name for name, cls in LEARNERS.items() if cls.bootstraps]
 
 
@@ -119,7 +120,7 @@ def test_credit_is_centred_over_sub_actions_not_over_rows() -> None:
 
 
 def test_a_row_s_own_surrogate_is_not_in_its_own_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = _learner("awrq_plus", **SURROGATE)
+    learner = _learner("latent_classes", **SURROGATE)
     predicted: list[Tensor] = []
     fit_to = learner.fit_to
 
@@ -176,10 +177,13 @@ def test_central_weights_compare_money_with_money() -> None:
         assert (learner.sample_weights(torch.zeros(32), batch) == weight).all()
 
 
-@pytest.mark.parametrize("name", ["awrq_mixer", "dqn", "vdn", "wqmix", "regression", "awrq_plus"])
+@pytest.mark.parametrize(
+    "name",
+    ["awrq_mixer", "dqn", "averaged_dqn", "dqn_joint", "vdn", "wqmix", "glm", "regression", *REMEMBERING],
+)
 def test_the_unseen_row_learns_from_hidden_categories(name: str) -> None:
     def touched(oov_rate: float) -> float:
-        learner = _learner(name, oov_rate=oov_rate, **(SURROGATE if name == "awrq_plus" else {})).train()
+        learner = _learner(name, oov_rate=oov_rate, **(SURROGATE if name in REMEMBERING else {})).train()
         learner.loss(_batch())[0].backward()
         tables = [table for key, table in learner.online.named_parameters() if "embedding" in key]
         rows = [table.grad.reshape(-1, *table.shape[-2:])[:, [0, SPACE.categories[0]]] for table in tables]

@@ -29,7 +29,7 @@ from tests.reference.broken_checkpoints import (
     save_as_is,
 )
 
-LEARNERS = ["awrq_mixer", "awrq_plus", "lightgbm"]
+LEARNERS = ["awrq_mixer", "latent_classes", "low_rank", "neural_process", "lightgbm", "lightgbm_history"]
 
 
 def _serve(path: Path) -> None:
@@ -73,7 +73,7 @@ def test_no_broken_part_of_a_learner_gets_through(learner: str, runs: dict[str, 
     assert [name for name in accepted if not name.startswith(rightly)] == []
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_plus"])
+@pytest.mark.parametrize("learner", ["awrq_mixer", "latent_classes", "low_rank", "neural_process"])
 def test_a_resumed_training_refuses_what_it_cannot_go_on_from(
     learner: str, configs: dict[str, TrainConfig], runs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from marca_common.files import read_json
 from tests.awrq_mixer.conftest import tiny_config
 from tests.reference.table_edits import Edit, with_cell, with_columns
 
-EVERY = [*LEARNERS, BOOSTED]
+EVERY = [*LEARNERS, *BOOSTED]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(
 
 def test_a_surrogate_that_never_shows_anything_is_refused(fit: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column 'clicks' in the training rows: is 0"):
-        fit(with_columns(clicks=0.0), tmp_path, "awrq_plus")
+        fit(with_columns(clicks=0.0), tmp_path, "latent_classes")
 
 
 _ODD: dict[str, tuple[Edit, str | None]] = {
@@ -99,7 +99,7 @@ _ODD: dict[str, tuple[Edit, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_plus", "regression", BOOSTED])
+@pytest.mark.parametrize("learner", ["awrq_mixer", "latent_classes", "regression", *BOOSTED])
 @pytest.mark.parametrize("name", _ODD)
 def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, tmp_path: Path) -> None:
     edit, expected = _ODD[name]
@@ -112,7 +112,7 @@ def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, 
 
 
 def test_a_memory_without_repeats_says_so(fit: Any, tmp_path: Path) -> None:
-    fit(with_columns(segment=lambda f: np.arange(len(f)).astype(str)), tmp_path, "awrq_plus")
+    fit(with_columns(segment=lambda f: np.arange(len(f)).astype(str)), tmp_path, "latent_classes")
     assert any("a state's logged rows tell nothing" in note for note in _warnings(tmp_path))
 
 
@@ -125,7 +125,7 @@ def test_values_scale_with_the_unit_of_money(scale: float, learner: str, fit: An
     np.testing.assert_allclose(scaled.values(states) / scale, plain.values(states), rtol=2e-3)
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", BOOSTED])
+@pytest.mark.parametrize("learner", ["awrq_mixer", *BOOSTED])
 def test_a_number_outside_the_trained_range_is_served_as_its_nearer_end_and_counted(
     learner: str, fit: Any, tmp_path: Path
 ) -> None:

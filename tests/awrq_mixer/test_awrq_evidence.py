@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from awrq_mixer.anchoring.anchor import Anchor
-from awrq_mixer.anchoring.evidence import Slopes, fit_anchor, tweedie_regression
+from awrq_mixer.anchoring.evidence import Slopes, fit_anchor, pooled_shares, tweedie_regression
 from marca_common.requests import RequestSpec
 
 STATES = 40
@@ -52,7 +52,7 @@ def _values(table: np.ndarray) -> Callable[[pd.DataFrame], np.ndarray]:
 
 def _fit(table: np.ndarray, rows: int = 30_000, seed: int = 2, confidence: float = 2.0) -> tuple[Anchor, Slopes]:
     profile = TRUTH.mean(axis=0)
-    return fit_anchor(_values(table), profile, _log(2000, 1), _log(rows, seed), SPEC, 3, confidence)
+    return fit_anchor(_values(table), profile, _log(2000, 1), [(_values(table), _log(rows, seed))], SPEC, 3, confidence)
 
 
 def test_a_learner_that_is_right_keeps_its_departures() -> None:
@@ -64,11 +64,48 @@ def test_a_learner_that_is_right_keeps_its_departures() -> None:
     assert error[0] < 0.2 * error[1]
 
 
-def test_shares_are_slopes_less_so_many_standard_errors() -> None:
-    loose, slopes = _fit(_departing(2), confidence=0.0)
-    strict, _ = _fit(_departing(2), confidence=2.0)
-    assert np.allclose(loose.shares, slopes.slope, atol=0.02)
-    assert np.allclose(strict.shares, slopes.slope - 2 * slopes.se, atol=0.03)
+def test_slopes_that_agree_are_pooled_by_hand() -> None:
+    slopes = Slopes(1.0, 0.1, np.array([0.7, 0.9, 0.0]), np.array([0.2, 0.1, np.inf]))
+    # Q = 25·.04 ... weights 25 and 100, mean .86, Q = 25·.16² + 100·.04² = .8 < 1: no variance between directions
+    error = 1 / np.sqrt(125)
+    assert pooled_shares(slopes, 0.0) == pytest.approx([0.86, 0.86, 0.0])
+    assert pooled_shares(slopes, 2.0) == pytest.approx([0.86 - 2 * error, 0.86 - 2 * error, 0.0])
+
+
+def test_slopes_that_differ_keep_what_is_their_own_by_hand() -> None:
+    slopes = Slopes(1.0, 0.1, np.array([0.9, 0.1]), np.array([0.1, 0.1]))
+    # mean .5, Q = 100·(.16 + .16) = 32, τ² = (32 − 1)/(200 − 100) = .31; each keeps .31/.32 of its distance from the mean
+    own = 0.31 / 0.32
+    assert pooled_shares(slopes, 0.0) == pytest.approx([0.5 + 0.4 * own, 0.5 - 0.4 * own])
+    error = np.sqrt(own * 0.01 + (1 - own) ** 2 * 0.32 / 2)
+    assert pooled_shares(slopes, 1.0)[0] == pytest.approx(0.5 + 0.4 * own - error)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0.01, 10)), min_size=1, max_size=12), st.floats(0, 3))
+def test_shares_lie_between_0_and_1_and_fall_with_caution(pairs: list[tuple[float, float]], confidence: float) -> None:
+    slopes = Slopes(1.0, 0.1, *np.array(pairs).T)
+    shares = pooled_shares(slopes, confidence)
+    assert ((shares >= 0) & (shares <= 1)).all()
+    assert (shares <= pooled_shares(slopes, 0.0) + 1e-12).all()
+
+
+def test_a_level_the_learner_misses_does_not_pass_for_departures() -> None:
+    """The log gives the dear action to rich states. The learner sees no levels, and claims that rich states like it more."""
+    rng, profile = np.random.default_rng(8), np.exp(np.linspace(0, 0.5, 12))
+    rich = np.arange(STATES) % 2 == 1
+    claimed = np.repeat(profile[None], STATES, 0) * np.exp(0.5 * rich[:, None] * (np.arange(12) == 11))
+    claimed *= np.exp(rng.normal(0, 0.02, claimed.shape))
+    claimed /= claimed.mean(axis=1, keepdims=True)
+    state = np.arange(40_000) % STATES  # as many rows each, so that groups of states are all rich or all poor
+    joint = np.where(rng.random(len(state)) < 0.5, np.where(rich[state], 11, 0), rng.integers(0, 12, len(state)))
+    money = np.exp(1.0 * rich[state]) * profile[joint] * rng.gamma(2, 0.5, len(state))
+    log = pd.DataFrame(SPEC.joint_table()[joint], columns=["b1", "b2"]).assign(s=state.astype(str), money=money)
+
+    def values(states: pd.DataFrame) -> np.ndarray:
+        return np.asarray(claimed[states["s"].astype(int)], np.float32)
+
+    anchor, _ = fit_anchor(values, profile, log, [(values, log)], SPEC, 3, 2.0)
+    assert (anchor.shares < 0.15).all()
 
 
 def test_noise_is_not_kept() -> None:
@@ -90,7 +127,7 @@ def test_noise_that_goes_along_with_dear_actions_is_not_kept() -> None:
     joint = np.where(rng.random(len(log)) < 0.8, np.where(lucky[state], 11, 0), SPEC.joint_index(log))
     log["b1"], log["b2"] = SPEC.joint_table()[joint].T
     log["money"] = np.where(rng.random(len(log)) < 0.3, profile[joint] * rng.gamma(2, 0.5, len(log)), 0.0)
-    anchor, slopes = fit_anchor(_values(noise), profile, log, log, SPEC, 3, 2.0)
+    anchor, slopes = fit_anchor(_values(noise), profile, log, [(_values(noise), log)], SPEC, 3, 2.0)
     assert (anchor.shares < 0.1).all()
     assert (np.abs(slopes.slope) < 4 * slopes.se).all()
 
@@ -138,21 +175,23 @@ def test_noise_is_seldom_kept_on_few_rows() -> None:
 
 def test_one_reference_state_or_one_action_is_no_trouble() -> None:
     log, profile = _log(400, 1), TRUTH.mean(axis=0)
-    anchor, _ = fit_anchor(_values(TRUTH), profile, log.head(1), log, SPEC, 3, 2.0)
+    anchor, _ = fit_anchor(_values(TRUTH), profile, log.head(1), [(_values(TRUTH), log)], SPEC, 3, 2.0)
     assert anchor.directions.shape == (0, 12)
     state = _values(TRUTH)(log.head(1))
     assert np.allclose(anchor.apply(state)[0], profile, rtol=1e-4)
     alone = RequestSpec.model_validate(SPEC.model_dump() | {"sizes": {"b1": 1, "b2": 1}})
-    anchor, _ = fit_anchor(_values(LEVEL), np.ones(1), log, log.assign(b1=0, b2=0), alone, 3, 2.0)
+    anchor, _ = fit_anchor(_values(LEVEL), np.ones(1), log, [(_values(LEVEL), log.assign(b1=0, b2=0))], alone, 3, 2.0)
     assert anchor.apply(LEVEL.astype(np.float32)).shape == (STATES, 1)
 
 
 @pytest.mark.parametrize("power", [-16, -3, 6, 16])
 def test_the_unit_of_money_is_of_no_account(power: int) -> None:
     unit, log, profile = 10.0**power, _log(600, 3), TRUTH.mean(axis=0)
-    plain, slopes = fit_anchor(_values(TRUTH), profile, log, log, SPEC, 2, 1.0)
+    plain, slopes = fit_anchor(_values(TRUTH), profile, log, [(_values(TRUTH), log)], SPEC, 2, 1.0)
     dearer = log.assign(money=log["money"] * unit)
-    found, others = fit_anchor(_values(unit * TRUTH), unit * profile, dearer, dearer, SPEC, 2, 1.0)
+    found, others = fit_anchor(
+        _values(unit * TRUTH), unit * profile, dearer, [(_values(unit * TRUTH), dearer)], SPEC, 2, 1.0
+    )
     assert np.allclose(found.shares, plain.shares, atol=1e-3)
     assert np.allclose(others.slope, slopes.slope, atol=5e-3)
     learned = TRUTH.astype(np.float32)

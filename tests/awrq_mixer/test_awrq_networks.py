@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import pytest
@@ -85,6 +86,35 @@ def test_the_tree_equals_one_forward_pass_per_choice(observe: Any, before: Any) 
         assert torch.allclose(agent.tree(batch.codes, batch.numbers), tree, atol=2e-6)
 
 
+@pytest.mark.parametrize("observe, before", [("own", ()), ("state", ()), ("all", (2, 2))])
+@pytest.mark.parametrize("rows, threads", [(33, 1), (33, 3), (1, 1)])
+def test_the_compiled_cell_trains_as_torch_s_own_operations(
+    observe: Any, before: Any, rows: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, batch = _agent(observe, before), _batch(rows)
+    draw = partial(torch.randint, generator=torch_generator(5, "choices"))
+    earlier = torch.stack([draw(n, (rows,)) for n in before], 1) if before else torch.zeros(rows, 0, dtype=torch.long)
+    own = torch.stack([draw(n, (rows,)) for n in (2, 3, 4)], 1)
+    weights = [torch.randn(8, generator=torch_generator(6, "weights")) for _ in range(3)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
+    def trained() -> tuple[Any, Any]:
+        states = agent.hidden_states(batch.codes, batch.numbers, earlier, own)
+        agent.zero_grad()
+        torch.autograd.backward(torch.stack([(h * w).square().sum() for h, w in zip(states, weights)]).sum())
+        return states, {name: p.grad.clone() for name, p in agent.named_parameters() if p.grad is not None}
+
+    states, gradients = trained()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    plain_states, plain_gradients = trained()
+    for h, plain in zip(states, plain_states):
+        torch.testing.assert_close(h, plain, rtol=0, atol=2e-6)
+    assert gradients.keys() == plain_gradients.keys()
+    assert {"candidate_bias", "step_bias", "recurrent.weight", "input.weight"} <= gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, plain_gradients[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
 def test_forward_s_last_sub_step_is_last() -> None:
     agent, batch = _agent("own"), _batch(5)
     choices = torch.tensor([[1, 2, 0]] * 5)
@@ -136,7 +166,8 @@ def _same_loss(first: str, second: str, **changes: Any) -> None:
     batch = _batch()
     for p in a.online.parameters():  # online and target differ, or identities of targets would be empty
         p.data += 0.1 * torch.randn(p.shape, generator=torch_generator(5, "move"))
-    b.online.load_state_dict(a.online.state_dict(), strict=False)
+    source = a.online[0] if first == "averaged_dqn" else a.online  # its only network
+    b.online.load_state_dict(source.state_dict(), strict=False)
     assert float(a.loss(batch)[0].detach()) == pytest.approx(float(b.loss(batch)[0].detach()), rel=1e-6)
 
 

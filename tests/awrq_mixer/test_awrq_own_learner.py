@@ -73,7 +73,7 @@ def test_it_trains_loads_scores_and_is_judged(small_world: Any, small_config: An
 @pytest.mark.parametrize(
     "name, complaint",
     [
-        ("awrq_mixr", r"learner: got 'awrq_mixr'; expected one of .*awrq_mixer.*lightgbm, or module:Class"),
+        ("awrq_mixr", r"learner: got 'awrq_mixr'; expected one of .*awrq_mixer.*lightgbm.*, or module:Class"),
         ("nowhere.to_be_found:Learner", r"learner: got 'nowhere\.to_be_found:Learner'; expected .* can be imported"),
         (f"{__name__}:Nobody", r"learner: got .*Nobody'; expected module:name that can be imported"),
         ("collections:OrderedDict", r"learner: got 'collections:OrderedDict'; expected a class derived from Learner"),

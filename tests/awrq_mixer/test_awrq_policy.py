@@ -217,6 +217,37 @@ class TestFrames:
         extra = pd.DataFrame({"more": [1, 2], "name": ["s1", "s4"]}, index=[7, 7])
         assert np.array_equal(policy.decide(extra, 0.1), policy.decide([1, 4], 0.1))
 
+    @settings(max_examples=200, deadline=None)
+    @given(data=st.data(), kind=st.sampled_from([None, object, "category"]))
+    def test_few_states_read_at_once_are_those_of_the_long_way(self, data: Any, kind: Any) -> None:
+        """Whatever the values and their type: the same ids or the same complaint as by pandas."""
+        plain = [
+            st.sampled_from(["1", "0", "7", "a"]),
+            st.sampled_from([1, 0, 7]),
+            st.sampled_from([1.0, np.nan, 0.5]),
+            st.booleans(),
+        ]
+        odd = [None, True, np.nan, "", "1.0", "True", "01", b"1", 1e20, 10**30, np.float32(0.1), (1,), 2.5]
+        values = data.draw(
+            st.one_of(*(st.lists(one, min_size=1, max_size=3) for one in [*plain, st.sampled_from(odd)]))
+        )
+        frame = pd.DataFrame({"y": ["k"] * len(values), "x": pd.Series(values, dtype=kind)})
+        policy = _pairs()
+        expected = _outcome(lambda: policy._looked_up(frame))
+        assert _outcome(lambda: policy.lookup(frame)) == expected
+
+    def test_a_frame_of_columns_on_two_levels_is_no_short_cut(self) -> None:
+        nested = pd.DataFrame([["1", "k"]], columns=pd.MultiIndex.from_tuples([("x", "in"), ("y", "in")]))
+        policy = _pairs()
+        assert _outcome(lambda: policy.lookup(nested)) == _outcome(lambda: policy._looked_up(nested))
+
+    def test_many_states_and_few_are_the_same(self) -> None:
+        policy = _pairs()
+        many = policy.states.sample(3000, replace=True, random_state=0)
+        few = np.concatenate([policy.lookup(many.iloc[i : i + 50]) for i in range(0, 3000, 50)])
+        assert np.array_equal(policy.lookup(many), few)
+        assert np.array_equal(few, many.index)
+
     def test_a_state_that_stands_twice_can_only_be_asked_for_by_id(self) -> None:
         q, c = _problem(0, 1, size=2)
         twice = HullPolicy.build(pd.DataFrame({"n": [1, 1]}), lambda f: q[: len(f)], lambda f: c[: len(f)], quiet=True)
@@ -234,6 +265,21 @@ class TestFrames:
         policy._values = lambda f: q[:5]
         with pytest.raises(UserError, match="values: got shape"):
             policy.decide(pd.DataFrame({"name": ["new"]}), [0.1, 0.1])
+
+
+def _pairs() -> HullPolicy:
+    """States of two columns, each asked for once, so that the short cut is open."""
+    states = pd.DataFrame({"x": ["1", "0", "a", "0.5", "nan", "0.1", "None"], "y": ["k"] * 7})
+    policy = HullPolicy.build(states, lambda f: np.ones((len(f), 2)), lambda f: np.ones((len(f), 2)), quiet=True)
+    assert policy.lookup(states).tolist() == list(range(7))
+    return policy
+
+
+def _outcome(call: Any) -> Any:
+    try:
+        return call().tolist()
+    except Exception as error:
+        return repr(error)
 
 
 def _cache(tmp_path: Path, services: int = 1, **changed: Any) -> Path:

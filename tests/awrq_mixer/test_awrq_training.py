@@ -17,6 +17,7 @@ from awrq_mixer.serving import Predictor
 from awrq_mixer.train import TrainResult, train
 from awrq_mixer.training.training_state import TrainingState
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
+from marca_common.compute import multiplies_bf16
 from marca_common.config import Config, load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
@@ -45,7 +46,7 @@ def test_learners_find_the_order_within_states(
     assert np.array_equal(again.values(states), result.model.values(states))
 
 
-@pytest.mark.parametrize("learner", ["awrq_plus", "regression", "lightgbm"])
+@pytest.mark.parametrize("learner", ["latent_classes", "regression", "lightgbm", "low_rank"])
 def test_a_denser_column_teaches_what_revenue_hides(
     small_world: Any, small_config: Any, tmp_path: Path, learner: Any
 ) -> None:
@@ -104,7 +105,7 @@ def test_every_learner_trains_and_scores_finitely(small_config: Any, tmp_path: P
     assert result.summary["steps"] > 0
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_no_aw", "rem"])
+@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_no_aw", "rem", "averaged_dqn", "low_rank", "neural_process"])
 def test_a_killed_run_goes_on_to_the_same_weights(
     small_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learner: Any
 ) -> None:
@@ -133,6 +134,26 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 def weights_of(result: TrainResult) -> dict[str, torch.Tensor]:
     assert isinstance(result.model.scorer, torch.nn.Module)
     return result.model.scorer.state_dict()
+
+
+@pytest.mark.parametrize(("able", "same_as"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_bf16_where_the_processor_multiplies_it(
+    small_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: bool, same_as: str
+) -> None:
+    monkeypatch.setattr("awrq_mixer.train.multiplies_bf16", lambda device: able)
+    runs = {
+        precision: train(_config(small_config, precision=precision, epochs=0.5), tmp_path / precision)
+        for precision in ("auto", "bf16", "fp32")
+    }
+    weights = {precision: torch.cat([w.flatten() for w in weights_of(run).values()]) for precision, run in runs.items()}
+    assert torch.equal(weights["auto"], weights[same_as])
+    assert not torch.equal(weights["bf16"], weights["fp32"])
+
+
+def test_what_a_processor_says_about_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, expected in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_bf16": False}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert multiplies_bf16(torch.device("cpu")) == expected
 
 
 def test_a_finished_run_is_read_back(small_config: Any, tmp_path: Path) -> None:

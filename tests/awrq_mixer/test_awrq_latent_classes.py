@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.integrate import quad
+from scipy.special import gammaln, logsumexp
+from scipy.stats import gamma, multivariate_normal, poisson
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners.base import Batch
-from awrq_mixer.networks.latent_classes import Evidence
+from awrq_mixer.networks.latent_classes import CountSums, SizeSums
 from awrq_mixer.serving import Predictor
 from awrq_mixer.train import make_learner, train
 from awrq_mixer.training.training_log import batches, load_log, make_batch
@@ -24,9 +25,9 @@ from marca_measures.rank_correlation import spearman_within
 
 
 def _evidence(residual: Any, variance: Any) -> Any:
-    """Evidence of rows (rows, classes) with variances (rows,), one member."""
+    """Sums of rows (rows, classes) with variances (rows,), one member."""
     e, v = torch.tensor(residual)[None], torch.tensor(variance)[None, :, None]
-    return Evidence(e / v, e**2 / v, 1 / v, -torch.log(v))
+    return SizeSums(e / v, e**2 / v, 1 / v, -torch.log(v))
 
 
 def test_evidence_is_the_gaussian_marginal_likelihood() -> None:
@@ -45,7 +46,9 @@ def test_evidence_is_the_gaussian_marginal_likelihood() -> None:
             expected = multivariate_normal(np.zeros(len(mine)), covariance).logpdf(e)
             constant = -0.5 * len(mine) * math.log(2 * math.pi)  # the same for every class, so left out
             assert float(found[s, z]) == pytest.approx(expected - constant)
-            assert float(level[s, z]) == pytest.approx(tau2 * np.ones(len(mine)) @ np.linalg.solve(covariance, e))
+            inverse = np.linalg.inv(covariance)
+            mean, variance_left = tau2 * (inverse @ e).sum(), tau2 - tau2**2 * inverse.sum()
+            assert float(level[s, z]) == pytest.approx(mean + variance_left / 2)  # log E exp of a Gaussian
 
 
 def test_a_row_s_others_are_the_state_without_it() -> None:
@@ -54,8 +57,27 @@ def test_a_row_s_others_are_the_state_without_it() -> None:
     rows, state = _evidence(residual, variance), torch.zeros(4, dtype=torch.long)
     others = rows.by_state(state, 1).without(rows, state)
     alone = _evidence(residual[1:], variance[1:]).by_state(state[1:], 1)
-    for mine, expected in zip(others.parts(), alone.parts()):
-        assert torch.allclose(mine[:, 0], expected[:, 0])
+    for name in ("first", "second", "precision", "log_precision"):
+        assert torch.allclose(getattr(others, name)[:, 0], getattr(alone, name)[:, 0])
+
+
+def test_counts_have_the_marginal_likelihood_of_a_gamma_poisson() -> None:
+    rates, counts, prior = np.array([0.3, 1.2, 0.7]), np.array([0.0, 3.0, 1.0]), 2.5
+    log_rate = torch.tensor(np.log(rates))[None, :, None]
+    rows = CountSums(
+        torch.tensor(counts)[None, :, None] * log_rate, log_rate.exp(), torch.tensor(counts)[None, :, None]
+    )
+    state = rows.by_state(torch.zeros(3, dtype=torch.long), 1)
+    shape = torch.tensor([[[prior]]], dtype=torch.float64)
+
+    def likelihood(theta: float) -> float:
+        return float(gamma.pdf(theta, prior, scale=1 / prior) * np.prod(poisson.pmf(counts, theta * rates)))
+
+    total = quad(likelihood, 0, 60)[0]
+    mean = quad(lambda theta: theta * likelihood(theta), 0, 60)[0] / total
+    constant = -gammaln(counts + 1).sum()  # the same for every class, so left out
+    assert float(state.log_likelihood(shape)) == pytest.approx(np.log(total) - constant, rel=1e-6)
+    assert float(state.level(shape)) == pytest.approx(np.log(mean), rel=1e-6)
 
 
 def test_batches_keep_groups_together_and_miss_no_row() -> None:
@@ -84,7 +106,7 @@ def hinted(small_world: Any, small_config: Any, tmp_path_factory: pytest.TempPat
     frame.assign(hint=value * np.exp(rng.normal(0, 0.4, len(frame)))).to_parquet(folder / "log.parquet", index=False)
     return {
         **small_config,
-        "learner": "awrq_plus",
+        "learner": "latent_classes",
         "requests": str(folder / "log.parquet"),
         "plus": {"surrogate": "hint", "classes": 6, "rank": 3, "members": 2},
         "optimiser": {"lr": 0.02},
@@ -93,29 +115,33 @@ def hinted(small_world: Any, small_config: Any, tmp_path_factory: pytest.TempPat
 
 
 def _slow_values(learner: Any, codes: Any, numbers: Any, joint_rows: Any, reward_scale: Any) -> Any:
-    """log Q by the definition in the module's docstring: loops over members, states, classes and logged rows."""
-    net, found = learner.online, []
-    gate, surfaces = net.gate(codes, numbers).double().numpy(), net.surfaces().double().numpy()
-    noise, correction = net.log_noise().double().numpy()[..., 0], net.correction().double().numpy()[..., 0]
-    variance = net.log_variance.detach().double().numpy()[:, 0]
-    mine, past = net.level(codes, numbers).double().numpy(), learner.memory_codes.long()
-    before = net.level(past, learner.memory_numbers).double().numpy()[..., 0]
+    """log Q of a log-normal signal by the module's docstring: loops over members, states, classes and logged rows."""
+    net, part, found = learner.online, learner.online.size, []
+    gate, surfaces = net.gate(codes, numbers).double().numpy(), part.surfaces().double().numpy()
+    noise, correction = part.log_noise().double().numpy()[..., 0], net.correction().double().numpy()[..., 0]
+    variance = part.log_variance.detach().double().numpy()[:, 0]
+    past = learner.memory_codes.long()
+    mine = (part.level(codes + net.offsets, numbers) + net.level(codes, numbers)).double().numpy()[..., 0]
+    before = part.level(past + net.offsets, learner.memory_numbers).double().numpy()[..., 0]
+    signal = np.log(learner.memory_signal.numpy() / float(learner.surrogate_scale))
     keys = learner.keys(past)
     for m in range(len(gate)):
         table = np.empty((len(codes), learner.space.n_joint))
         for s, key in enumerate(learner.keys(codes)):
             rows = np.flatnonzero((keys == key).numpy())
             weight, level = gate[m, s].copy(), np.zeros(gate.shape[2])
+            tau2 = np.exp(variance[m, 1])
             for z in range(gate.shape[2]):
                 actions = joint_rows[rows]
-                e = learner.memory_signal.numpy()[rows] - before[m, rows] - surfaces[m, z, actions]
-                covariance = np.diag(np.exp(variance[m, 0] + noise[m, actions])) + np.exp(variance[m, 1])
+                e = signal[rows] - before[m, rows] - surfaces[m, z, actions]
+                covariance = np.diag(np.exp(variance[m, 0] + noise[m, actions])) + tau2
+                level[z] = tau2 / 2
                 if len(rows):
                     weight[z] += multivariate_normal(np.zeros(len(rows)), covariance).logpdf(e)
-                    level[z] = np.exp(variance[m, 1]) * np.linalg.solve(covariance, e).sum()
+                    inverse = np.linalg.inv(covariance)
+                    level[z] = tau2 * (inverse @ e).sum() + (tau2 - tau2**2 * inverse.sum()) / 2
             weight = weight - logsumexp(weight) + level
-            own = mine[m, s].sum() + float(net.bias[m])
-            table[s] = own + correction[m] + logsumexp(weight[:, None] + surfaces[m], axis=0)
+            table[s] = mine[m, s] + correction[m] + logsumexp(weight[:, None] + surfaces[m], axis=0)
         found.append(table)
     return np.exp(np.mean(found, axis=0)) * reward_scale
 
@@ -207,7 +233,7 @@ def test_memory_resolves_classes_that_columns_hide(tmp_path: Path) -> None:
     for history in histories:
         config = TrainConfig.model_validate(
             {
-                "learner": "awrq_plus",
+                "learner": "latent_classes",
                 "requests": str(tmp_path / "log.parquet"),
                 "spec": spec,
                 "network": {"embedding": 2, "hidden": 4},
@@ -227,13 +253,60 @@ def test_memory_resolves_classes_that_columns_hide(tmp_path: Path) -> None:
     assert found["[]"] < found["None"] - 0.1
 
 
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ([0.3, 2.5, 1.0, 4.0], ["SizePart"]),
+        ([0, 1, 3, 0], ["CountPart"]),
+        ([0, 1, 1, 0], ["CountPart"]),
+        ([0.0, 2.5, 0.0, 4.0], ["CountPart", "SizePart"]),
+    ],
+)
+def test_values_of_the_side_column_decide_its_likelihood(hinted: Any, values: list[float], parts: list[str]) -> None:
+    config = TrainConfig.model_validate({**hinted, "max_rows": 400})
+    log = load_log(config)
+    log.train["hint"] = np.tile(values, 80)
+    learner: Any = make_learner(config, log, make_batch(log.train, log.spec, log.encoder, "hint"))
+    assert [type(part).__name__ for part in learner.parts()] == parts
+
+
+@pytest.mark.parametrize("kind", ["count", "hurdle"])
+def test_a_side_column_of_mostly_zeros_still_tells_classes(
+    hinted: Any, small_world: Any, kind: str, tmp_path: Path
+) -> None:
+    frame, rng = pd.read_parquet(hinted["requests"]), np.random.default_rng(4)
+    rate = 0.3 * frame["hint"] / frame["hint"].mean()
+    column = rng.poisson(rate) if kind == "count" else np.where(rng.random(len(frame)) < rate, frame["hint"], 0.0)
+    frame.assign(hint=column).to_parquet(tmp_path / "log.parquet", index=False)
+    assert 0.6 < (column == 0).mean() < 0.9
+    model = train(
+        TrainConfig.model_validate({**hinted, "requests": str(tmp_path / "log.parquet")}), tmp_path / "run"
+    ).model
+    states, _, counts = model.spec.distinct_states(frame)
+    assert spearman_within(model.values(states), small_world.truth(states), counts) > 0.75
+    saved = Predictor.load(tmp_path / "run" / "best.pt")
+    assert np.array_equal(saved.values(states), model.values(states))
+
+
+def test_one_key_for_all_rows_is_weighed_in_pieces(
+    hinted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = train(TrainConfig.model_validate({**hinted, "max_rows": 2000, "epochs": 1}), tmp_path).model
+    states = pd.DataFrame({"place": ["0", "1", "2"], "segment": ["3", "4", "never seen"]})
+    whole = model.values(states)
+    monkeypatch.setattr("awrq_mixer.learners.latent_classes._CHUNK", 7)
+    assert model.values(states) == pytest.approx(whole, rel=1e-4)
+
+
 def test_history_must_name_categories(small_config: Any) -> None:
     with pytest.raises(
         ValueError, match=r"plus\.history: got 'b1'; expected categorical state columns, of \['place', 's"
     ):
-        TrainConfig.model_validate({**small_config, "learner": "awrq_plus", "plus": {"history": ["b1"]}})
+        TrainConfig.model_validate({**small_config, "learner": "latent_classes", "plus": {"history": ["b1"]}})
 
 
 def test_a_loss_without_a_log_link_is_refused(small_config: Any) -> None:
-    with pytest.raises(ValueError, match=r"loss\.kind: got 'mse'; awrq_plus models log revenue, expected 'tweedie'"):
-        TrainConfig.model_validate({**small_config, "learner": "awrq_plus", "loss": {"kind": "mse"}})
+    with pytest.raises(
+        ValueError, match=r"loss\.kind: got 'mse'; latent_classes models log revenue, expected 'tweedie'"
+    ):
+        TrainConfig.model_validate({**small_config, "learner": "latent_classes", "loss": {"kind": "mse"}})

@@ -1,0 +1,136 @@
+"""Which members of a stack does held-out revenue bear out, and with what weight? And which global profile fits it best?
+
+The log mean of held-out revenue is a level, the log profile, and the members' departures from it with a weight of 0 or more.
+A member is taken where it raises the quasi-likelihood by more than chance would, the most useful one first; where nothing can be
+told the stack stays with fewer members, at the end with the profile alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from awrq_mixer.anchoring.evidence import Values, tweedie_losses, tweedie_regression
+from awrq_mixer.anchoring.logged_mix import LoggedMix
+from awrq_mixer.serving.stack_scorer import Member
+from marca_common.requests import RequestSpec
+
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What members say of rows that they were not trained on."""
+
+    level: np.ndarray  # mean of the members' log levels, around its mean (M,)
+    departures: (
+        np.ndarray
+    )  # of the row's joint action, less what its group's mix foresees; a column per member (M, members)
+    foreseen: np.ndarray  # what the mix foresees (M, members)
+    joint: np.ndarray  # (M,)
+    reward: np.ndarray  # over its mean (M,)
+    mixes: Sequence[LoggedMix] = ()  # of the rows' parts, one after the other
+
+    def fit(self, log_profile: np.ndarray, members: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights of ``members`` and their standard errors, and each row's loss (M,); ``log_profile`` (A,).
+
+        What a group's mix foresees of the profile is free, like what it foresees of the members.
+        """
+        expected = self.expected(log_profile)
+        columns = [
+            np.ones(len(self.level)),
+            self.level,
+            expected,
+            self.foreseen[:, members],
+            self.departures[:, members],
+        ]
+        design, offset = np.column_stack(columns), log_profile[self.joint] - expected
+        found, errors = tweedie_regression(design, offset, self.reward)
+        first = 3 + len(members)
+        return found[first:], errors[first:], tweedie_losses(offset + design @ found, self.reward)
+
+    def expected(self, values: np.ndarray) -> np.ndarray:
+        """Mean of ``values`` (A,) over the mix of each row's group, (M,); 0 where no mixes are known."""
+        parts = [mix.expected(values) for mix in self.mixes]
+        return np.concatenate(parts) if parts else np.zeros(len(self.level))
+
+    @classmethod
+    def joined(cls, parts: Sequence[HeldOut]) -> HeldOut:
+        """Rows of several parts, one after the other."""
+
+        def rows(name: str) -> np.ndarray:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        mixes = [mix for part in parts for mix in part.mixes]
+        return cls(rows("level"), rows("departures"), rows("foreseen"), rows("joint"), rows("reward"), mixes)
+
+
+def held_out(
+    members: Mapping[str, Member], values: Mapping[str, Values], rows: pd.DataFrame, spec: RequestSpec
+) -> HeldOut:
+    """Levels and departures of members (name → its values of states) on ``rows``; reward in money over its mean."""
+    states, ids, _ = spec.distinct_states(rows)
+    joint, reward = spec.joint_index(rows), rows[spec.reward].to_numpy(np.float64)
+    order = np.argsort(ids, kind="stable")
+    mix = LoggedMix.of(rows, spec, np.mean([member.centre for member in members.values()], axis=0))
+    level = np.zeros(len(rows))
+    departures, foreseen = np.empty((2, len(rows), len(members)))
+    for start in range(0, len(states), _CHUNK):
+        mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
+        at, expected = ids[mine] - start, mix.joint(mine)
+        for j, (name, member) in enumerate(members.items()):
+            levels, departure = member.shapes(values[name](states.iloc[start : start + _CHUNK]))
+            level[mine] += levels[at] / len(members)
+            departure = departure[at]
+            foreseen[mine, j] = np.einsum("ma,ma->m", expected, departure)
+            departures[mine, j] = departure[np.arange(len(mine)), joint[mine]] - foreseen[mine, j]
+    return HeldOut(level - level.mean(), departures, foreseen, joint, reward / reward.mean(), [mix])
+
+
+def best_profile(profiles: Mapping[str, np.ndarray], rows: HeldOut, confidence: float) -> str:
+    """Name of the profile (A,) that held-out revenue fits best; the first one unless another is better beyond chance.
+
+    ``confidence``: standard errors, over rows, that the difference must be worth.
+    """
+    losses = {name: rows.fit(np.log(one / one.mean()), [])[2] for name, one in profiles.items()}
+    first, best = next(iter(losses)), min(losses, key=lambda name: float(losses[name].sum()))
+    gain = losses[first] - losses[best]
+    return best if gain.mean() > confidence * gain.std() / np.sqrt(len(gain)) else first
+
+
+def weigh(rows: HeldOut, profile: np.ndarray, confidence: float) -> np.ndarray:
+    """Weights of the members, (members,): 0 for those that are not taken.
+
+    ``confidence``: standard errors above 0 that the weight of a member must be when it is taken.
+    """
+    log_profile = np.log(profile / profile.mean())
+    taken: list[int] = []
+    weights = np.zeros(rows.departures.shape[1])
+    while True:
+        left = [j for j in range(len(weights)) if j not in taken]
+        tried = {j: rows.fit(log_profile, [*taken, j]) for j in left}
+        able = {j: one for j, one in tried.items() if (one[0] > 0).all() and one[0][-1] > confidence * one[1][-1]}
+        if not able:
+            return weights
+        best = min(able, key=lambda j: float(able[j][2].sum()))
+        taken.append(best)
+        weights[taken] = able[best][0]
+
+
+def judged(
+    rows: HeldOut, profile: np.ndarray, weights: np.ndarray, names: list[str], confidence: float
+) -> pd.DataFrame:
+    """A row per member: its weight, its slope on its own with the standard error, and the verdict."""
+    log_profile = np.log(profile / profile.mean())
+    records = []
+    for j, name in enumerate(names):
+        (slope,), (se,), _ = rows.fit(log_profile, [j])
+        borne_out = slope > confidence * se
+        verdict = (
+            "kept" if weights[j] > 0 else "adds nothing to the others" if borne_out else "not borne out by revenue"
+        )
+        records.append({"member": name, "weight": weights[j], "slope": slope, "slope_se": se, "verdict": verdict})
+    return pd.DataFrame(records)

@@ -1,0 +1,177 @@
+"""awrq_plus: members of different kinds, each trained on its own, weighed by held-out revenue and anchored to a global profile.
+
+Members never see each other. A side column is worth what its members' departures from the profile prove to be worth for
+revenue in the validation rows; one that misleads gets no weight, and the summary says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from awrq_mixer.anchoring.evidence import Seen, fit_anchor
+from awrq_mixer.anchoring.global_profile import estimate_profile
+from awrq_mixer.anchoring.profile_figure import write_slopes
+from awrq_mixer.config import SplitConfig, TrainConfig
+from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.serving.stack_scorer import Member, StackScorer
+from awrq_mixer.training.stack_weights import HeldOut, best_profile, held_out, judged, weigh
+from awrq_mixer.training.training_log import Log
+from awrq_mixer.training.validation import ValidationSet
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.run_folder import RunFolder
+from marca_common.seeding import numpy_generator
+from marca_common.tables import write_table
+
+TrainMember = Callable[[TrainConfig, Path], Predictor]
+ON_REVENUE = "revenue"
+
+
+def fit(
+    config: TrainConfig, log: Log, validation: ValidationSet | None, run: RunFolder, train_member: TrainMember
+) -> tuple[Predictor, dict[str, Any]]:
+    """Train the members in ``members/``, weigh and anchor them, write the checkpoint, members.csv, slopes.csv and a figure."""
+    started, stack, spec = time.perf_counter(), config.stack, log.spec
+    configs = config.member_configs()
+    _require_evidence(log.validation, config)
+    models = {name: train_member(one, run.path / "members" / name) for name, one in configs.items()}
+    sides = [_Side(models, log.validation.reset_index(drop=True)), *_halves(config, log, run, train_member)]
+    profiles = {one or ON_REVENUE: estimate_profile(log.train, spec, one) for one in [*stack.side_columns, None]}
+    reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
+    members = [side.members(reference) for side in sides]
+    parts = [side.seen(one, spec) for side, one in zip(sides, members)]
+    seen = HeldOut.joined(parts)
+    profile = best_profile(profiles, parts[0], stack.shrink.confidence)  # the others' revenue taught the profiles
+    weights = weigh(seen, profiles[profile], stack.shrink.confidence)
+    if weights.any():
+        kept = [name for name, weight in zip(configs, weights) if weight > 0]
+        own = [np.log(np.maximum(models[one].values(reference).mean(axis=0), members[0][one].floor)) for one in kept]
+        profiles = {f"{profile} and members": _shared(profiles[profile], own), profile: profiles[profile]}
+        profile = best_profile(profiles, parts[0], stack.shrink.confidence)
+    table = judged(seen, profiles[profile], weights, list(configs), stack.shrink.confidence)
+    table.insert(1, "column", [one.plus.surrogate or ON_REVENUE for one in configs.values()])
+    stacks = [
+        side.stack(
+            {name: replace(one[name], weight=float(w)) for name, w in zip(one, weights)}, profiles[profile], config
+        )
+        for side, one in zip(sides, members)
+    ]
+    evidence = [(one.values, side.rows) for one, side in zip(stacks, sides)]
+    predictor, directions = _anchored(stacks[0], profiles[profile], reference, evidence, run)
+    write_table(table, run.path / "members.csv")
+    return predictor, {
+        "learner": config.learner,
+        "members_kept": table.loc[table["weight"] > 0, "member"].tolist(),
+        "profile_from": profile,
+        "dropped_columns": _dropped(table, config, run),
+        "directions_kept": directions,
+        "validation_shape_gain": validation.shape_gain(predictor.at) if validation else None,
+        "train_s": round(time.perf_counter() - started, 3),
+    }
+
+
+def _shared(profile: np.ndarray, own: list[np.ndarray]) -> np.ndarray:
+    """Geometric mean of a profile and the members' own mean log profile, money (A,).
+
+    The two are wrong by about as much, and hardly ever about the same actions.
+    """
+    mean = np.mean([one - one.mean() for one in own], axis=0)
+    found = np.exp((np.log(profile) + mean) / 2)
+    return np.asarray(found * profile.mean() / found.mean())
+
+
+@dataclass
+class _Side:
+    """The members as trained on some rows, and rows that these were not."""
+
+    models: dict[str, Predictor]
+    rows: pd.DataFrame
+
+    def members(self, reference: pd.DataFrame) -> dict[str, Member]:
+        """With the mean shape over ``reference`` rows."""
+        return {name: Member.of(model.scorer, model.values(reference)) for name, model in self.models.items()}
+
+    def seen(self, members: dict[str, Member], spec: RequestSpec) -> HeldOut:
+        """What the members say of the rows."""
+        return held_out(members, {name: model.values for name, model in self.models.items()}, self.rows, spec)
+
+    def stack(self, members: dict[str, Member], profile: np.ndarray, config: TrainConfig) -> Predictor:
+        """The members as one predictor."""
+        return Predictor(StackScorer(members, profile), config, next(iter(self.models.values())).encoder)
+
+
+def _halves(config: TrainConfig, log: Log, run: RunFolder, train_member: TrainMember) -> list[_Side]:
+    """Members trained on either half of the training rows, each with the other half (cross-fitting).
+
+    Validation rows alone are too few to tell what members are worth; these are never served.
+    """
+    if not config.stack.cross_fit:
+        return []
+    first = numpy_generator(config.seed, "halves").permutation(len(log.train)) < len(log.train) // 2
+    sides = []
+    for number, mine in enumerate((first, ~first)):
+        rows, folder = pd.concat([log.train[mine], log.validation]), run.path / "members" / f"half_{number}"
+        path = folder / "rows.parquet"
+        if not path.exists():
+            write_table(rows, path)
+        share = float(mine.sum() / len(rows))
+        update = {
+            "requests": str(path),
+            "max_rows": None,
+            "split": SplitConfig(train=share, validation=1 - share, test=0.0),
+        }
+        models = {
+            name: train_member(one.model_copy(update=update), folder / name)
+            for name, one in config.member_configs().items()
+        }
+        others = log.train[~mine].iloc[-config.stack.shrink.evidence_rows :].reset_index(drop=True)
+        sides.append(_Side(models, others))
+    return sides
+
+
+def _require_evidence(rows: pd.DataFrame, config: TrainConfig) -> None:
+    earned = rows[config.spec.reward].sum()
+    if len(rows) < 20 or not earned > 0:
+        raise UserError(
+            f"{config.requests}: {len(rows)} validation rows with {earned:g} of revenue; a stack is "
+            "weighed on them: expected at least 20 and more than 0 (see split.validation)"
+        )
+
+
+def _sample(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    chosen = numpy_generator(seed, "anchor").choice(len(rows), min(count, len(rows)), replace=False)
+    return rows.iloc[np.sort(chosen)].reset_index(drop=True)
+
+
+def _anchored(
+    stack: Predictor, profile: np.ndarray, reference: pd.DataFrame, evidence: Seen, run: RunFolder
+) -> tuple[Predictor, int]:
+    """The anchored stack, saved, and the number of directions that keep a share."""
+    shrink = stack.config.stack.shrink
+    anchor, slopes = fit_anchor(
+        stack.values, profile, reference, evidence, stack.spec, shrink.directions, shrink.confidence
+    )
+    found = Predictor(stack.scorer, stack.config, stack.encoder, stack.device, anchor)
+    found.save(run.path / "best.pt")
+    write_slopes(slopes, anchor, shrink.confidence, stack.config.learner, run.path)
+    return found, int((anchor.shares > 0).sum())
+
+
+def _dropped(table: pd.DataFrame, config: TrainConfig, run: RunFolder) -> list[str]:
+    """Side columns that no kept member uses; each gets a warning."""
+    kept = set(table.loc[table["weight"] > 0, "column"])
+    dropped = [column for column in config.stack.side_columns if column not in kept]
+    for column in dropped:
+        best = table[table["column"] == column].sort_values("slope").iloc[-1]
+        run.warn(
+            f"side column {column!r}: dropped, {best['verdict']} (slope {best['slope']:.2f} ± {best['slope_se']:.2f}; "
+            "1 is as much as it claims)"
+        )
+    return dropped
