@@ -203,6 +203,9 @@ class EvaluateConfig(Config):
         description="score file with a column per service, as autobucket predicts: their means price the joint actions "
         "of `borne_out_uplift`; null: leave it out",
     )
+    borne_out_rows: int = Field(
+        default=30000, ge=20, description="most test rows, the latest, that those measures are taken on"
+    )
     budgets: list[Annotated[float, Field(ge=0)]] = Field(
         default=[0.04, 0.08, 0.12, 0.2, 0.3],
         min_length=1,

@@ -69,7 +69,7 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
         buckets = calibration(observed.predicted, observed.reward, config.buckets)
         calibration_figure({name: buckets}, run.path / "calibration.png", f"{name}: calibration")
         if config.profile:
-            summary["borne_out"] = borne_out(model, train, test.reset_index(drop=True), config)
+            summary["borne_out"] = borne_out(model, train, test, config)
         curve = pd.DataFrame()
         if config.truth:
             truth = read_truth(config.truth, model.spec.read(config.requests), model.spec)
@@ -117,7 +117,8 @@ def borne_out(
     An error is None where too few rows paid.
     """
     assert config.profile
-    view = View.of(model.values, read_profile(config.profile, model.spec), test, model.spec, seed=config.seed)
+    rows, profile = test.iloc[-config.borne_out_rows :].reset_index(drop=True), read_profile(config.profile, model.spec)
+    view = View.of(model.values, profile, rows, model.spec, seed=config.seed)
     measured = {"departures_worth": departures_worth(view)}
     if config.costs:
         cost = read_mean_costs(config.costs, pd.concat([train, test], ignore_index=True), model.spec)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from awrq_mixer.anchoring.global_profile import write_profile
 from awrq_mixer.config import EvaluateConfig, TrainConfig
 from awrq_mixer.evaluate import evaluate, evaluate_scores
 from awrq_mixer.train import train
 from awrq_mixer.training.training_log import load_log
 from awrq_mixer.training.validation import comparison_groups, make_validation_set, shape_gain
+from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.scores import ScoreMatrix, write_scores
@@ -83,10 +85,14 @@ def test_evaluation_from_end_to_end(small_world: Any, small_config: Any, tmp_pat
     value = small_world.truth(states)
     cost = np.tile(1 + spec.joint_table().sum(1), (len(states), 1))
     write_scores(ScoreMatrix(states, {"value": value, "cost_cpu": cost}), tmp_path / "truth.parquet")
+    write_scores(ScoreMatrix(states, {"cpu": cost}), tmp_path / "costs.parquet")
+    write_profile(value.mean(axis=0), spec, tmp_path / "profile.csv")
     config = EvaluateConfig(
         checkpoint=str(tmp_path / "run/best.pt"),
         requests=str(small_world.path),
         truth=str(tmp_path / "truth.parquet"),
+        profile=str(tmp_path / "profile.csv"),
+        costs=str(tmp_path / "costs.parquet"),
         slices=["place"],
         buckets=10,
     )
@@ -97,7 +103,15 @@ def test_evaluation_from_end_to_end(small_world: Any, small_config: Any, tmp_pat
     assert 0.5 < summary["observed"]["predicted_mean"] / summary["observed"]["observed_mean"] < 2
     assert set(summary["slices"]["place"]) == {"0", "1", "2"}
     assert summary["unseen_states"]["rows"] == 0
+    found = summary["borne_out"]
+    assert found["departures_worth"] > 2 * found["departures_worth_se"] > 0
+    assert found["borne_out_uplift"] > 2 * found["borne_out_uplift_se"] > 0
     for name in ("calibration.png", "capture.png", "capture.csv", "summary.json"):
         assert (tmp_path / "evaluation" / name).stat().st_size > 0
     with pytest.raises(UserError, match="no column 'nowhere'"):
         evaluate(config.model_copy(update={"slices": ["nowhere"]}), tmp_path / "again")
+
+
+def test_costs_without_a_profile_are_refused() -> None:
+    with pytest.raises(UserError, match="costs: needs profile as well"):
+        load_config(EvaluateConfig, None, ["costs=costs.parquet"])
