@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+from marca_common.config import content_hash
 
 KEPT = Path(__file__).parent / "results"
 SCRATCH = Path("runs/benchmarks/results")
@@ -20,3 +23,12 @@ def add_keep(parser: argparse.ArgumentParser) -> None:
         help=f"replace the stored results in benchmarks/results; without it they go to {SCRATCH}",
     )
     SCRATCH.mkdir(parents=True, exist_ok=True)
+
+
+def parameters_hash(world: dict[str, Any]) -> str:
+    """Hash of a world's config as plain values, but for its seed and workers.
+
+    Worlds of classes have no ``users``, and no such key when the first hashes were stored.
+    """
+    kept = {key: one for key, one in world.items() if key not in ("seed", "workers") and (key, one) != ("users", None)}
+    return content_hash(kept)[:12]

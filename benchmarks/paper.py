@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks._results import KEPT, SCRATCH
+from benchmarks._results import KEPT, SCRATCH, parameters_hash
 from cascade_world.config import WorldConfig
-from marca_common.config import content_hash, load_config, to_dict
+from marca_common.config import load_config, to_dict
 from marca_common.run_folder import versions
 from marca_common.tables import write_table
 
@@ -108,8 +108,7 @@ def provenance(step: Step, command: str) -> dict[str, str]:
         found["seeds_used"] = step.seeds
     if step.world is not None:
         config = to_dict(load_config(WorldConfig, f"configs/cascade_world/{step.world}.yaml", ["logs.requests=300000"]))
-        world = {key: value for key, value in config.items() if key not in ("seed", "workers")}
-        found["world_hash"] = content_hash(world)[:12]
+        found["world_hash"] = parameters_hash(config)
     return found
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks._results import add_keep
-from marca_common.config import content_hash, load_config, to_dict
+from benchmarks._results import add_keep, parameters_hash
+from marca_common.config import load_config, to_dict
 from marca_common.run_folder import versions
 from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
@@ -81,11 +81,10 @@ def run_world(world: str, seeds: list[int], runs: Path) -> tuple[Daily, Orchestr
 def provenance(config: Orchestration, seeds: list[int]) -> dict[str, str]:
     """Command, seeds, hash of the world's config without its seed, and versions."""
     assert config.world is not None
-    world = {key: value for key, value in to_dict(config.world).items() if key not in ("seed", "workers")}
     known = versions()
     return {
         "seeds": " ".join(map(str, seeds)),
-        "world_hash": content_hash(world)[:12],
+        "world_hash": parameters_hash(to_dict(config.world)),
         "versions": f"python {known['python']} numpy {known['numpy']} torch {known['torch']}",
         "command": "python -m benchmarks.table4",
     }
