@@ -50,12 +50,14 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "wqmix": ("demo.yaml", ["learner=wqmix"]),
     "qmix": ("demo.yaml", ["learner=qmix"]),
     "awrq_mixer": ("demo.yaml", []),
+    "awrq_residual": ("demo.yaml", ["learner=awrq_residual"]),
     "regression": ("demo.yaml", ["learner=regression"]),
     "regression_mse": ("demo.yaml", ["learner=regression", "loss.kind=mse"]),
     "lightgbm": ("demo.yaml", ["learner=lightgbm"]),
     "lightgbm_mse": ("demo.yaml", ["learner=lightgbm", "loss.kind=mse"]),
     "regression_surrogate": ("demo.yaml", ["learner=regression", "plus.surrogate=predicted_value"]),
     "lightgbm_surrogate": ("demo.yaml", ["learner=lightgbm", "plus.surrogate=predicted_value"]),
+    "awrq_residual_surrogate": ("demo.yaml", ["learner=awrq_residual", "plus.surrogate=predicted_value"]),
     "neural_process": ("neural_process.yaml", []),
     "lightgbm_history": ("latent_classes.yaml", ["learner=lightgbm_history"]),
     "low_rank": ("low_rank.yaml", []),
@@ -74,17 +76,26 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     **{f"gamma_{g}": ("demo.yaml", [f"td.gamma={g}"]) for g in ("0.70", "0.80", "0.90", "0.99")},
     **{f"heads_{k}": ("demo.yaml", [f"network.heads={k}"]) for k in (1, 5, 20, 100, 200)},
     **{f"{name}_tau_100": ("demo.yaml", [f"learner={name}", "td.target_update=100"]) for name in BOOTSTRAPPING},
+    "awrq_mse": ("demo.yaml", ["loss.kind=mse"]),
+    "awrq_mse_heads_20": ("demo.yaml", ["loss.kind=mse", "network.heads=20"]),
+    "no_aw_mse": ("demo.yaml", ["learner=awrq_no_aw", "loss.kind=mse"]),
+    "no_aw_mse_heads_20": ("demo.yaml", ["learner=awrq_no_aw", "loss.kind=mse", "network.heads=20"]),
+    "no_aw_heads_20": ("demo.yaml", ["learner=awrq_no_aw", "network.heads=20"]),
     **{f"head_loss_{w}": ("demo.yaml", [f"td.head_loss_weight={w}"]) for w in ("0", "0.1")},
 }
 TABLES: dict[str, list[str]] = {
     "1": [
-        "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "regression", "lightgbm",
-        "regression_surrogate", "lightgbm_surrogate", "neural_process", "lightgbm_history", "low_rank",
+        "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "awrq_residual", "regression", "lightgbm",
+        "awrq_residual_surrogate", "regression_surrogate", "lightgbm_surrogate", "neural_process", "lightgbm_history", "low_rank",
         "latent_classes", "awrq_plus", "told_classes", *ALWAYS, "dqn_joint", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse",
         "lightgbm_mse", "latent_no_surrogate", "latent_no_history", "latent_one_class", "latent_one_member",
         "latent_no_pairs", "awrq_plus_not_crossed",
     ],
     "2": ["awrq_mixer", "no_aw", "no_smc", "no_vgca", *ALWAYS],
+    "aw": [
+        "awrq_mixer", "no_aw", "heads_20", "no_aw_heads_20", "awrq_mse", "no_aw_mse", "awrq_mse_heads_20",
+        "no_aw_mse_heads_20", *ALWAYS,
+    ],
     "gamma": [*(name for name in LEARNERS if name.startswith("gamma_")), *ALWAYS],
     "heads": [*(name for name in LEARNERS if name.startswith("heads_")), *ALWAYS],
     "head_loss": ["qmix", "awrq_mixer", "head_loss_0.1", "head_loss_0", *ALWAYS],
@@ -107,7 +118,7 @@ VARIANT_OF = {
     **dict.fromkeys(REFERENCES, "glm"), **{f"{name}_tau_100": name for name in BOOTSTRAPPING},
     **{name: "latent_classes" for name in LEARNERS if name.startswith("latent_") and name != "latent_classes"},
     "awrq_plus_not_crossed": "awrq_plus",
-    **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "gamma_", "heads_", "head_loss_"))},
+    **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "awrq_mse", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
 TUNING = Path(__file__).parent / "results" / "tuning.csv"
 
@@ -156,7 +167,15 @@ def run_job(job: Job) -> dict[str, Any]:
     if told:
         requests, spec = _told_log(truth, folder, spec)
     config, result = train_job(job, requests, spec)
-    kept = ("samples_to_95_percent", "gradient_variance", "train_s", "samples", "validation_shape_gain")
+    kept = (
+        "samples_to_95_percent",
+        "gradient_variance",
+        "train_s",
+        "samples",
+        "validation_shape_gain",
+        "eta_min",
+        "eta_max",
+    )
     training = {key: result.summary.get(key) for key in kept}
     known = {"learner": job.learner, "world": Path(job.world).stem, "seed": job.seed, "rows": job.rows}
     return known | judge(job, config, result.model, truth) | training

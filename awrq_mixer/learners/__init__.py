@@ -9,6 +9,7 @@ from awrq_mixer.learners.awrq_mixer import AWRQMixer
 from awrq_mixer.learners.awrq_no_aw import AWRQNoAW
 from awrq_mixer.learners.awrq_no_smc import AWRQNoSMC
 from awrq_mixer.learners.awrq_no_vgca import AWRQNoVGCA
+from awrq_mixer.learners.awrq_residual import AWRQResidual
 from awrq_mixer.learners.base import Learner
 from awrq_mixer.learners.ddqn import DoubleDQN
 from awrq_mixer.learners.dqn import DQN
@@ -42,6 +43,7 @@ LEARNERS: dict[str, type[Learner]] = {
     "awrq_no_aw": AWRQNoAW,
     "awrq_no_smc": AWRQNoSMC,
     "awrq_no_vgca": AWRQNoVGCA,
+    "awrq_residual": AWRQResidual,
     "glm": GLM,
     "regression": Regression,
     "neural_process": NeuralProcess,

@@ -10,6 +10,7 @@ the agents, the heads' losses weighted by η, which carries no gradient. Serving
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,21 +43,35 @@ class AWRQMixer(QMIX):
     def prepare(self, train: Batch, profile: Tensor) -> None:
         """Also the credit weights of the whole training log, where VGCA is not taken from each batch."""
         super().prepare(train, profile)
-        scaled = train.reward / self.reward_scale
-        self.train_credit.copy_(self.credit(scaled, train.actions))
+        scaled = replace(train, reward=train.reward / self.reward_scale)
+        self.train_credit.copy_(self.credit(self.signal(scaled), train.actions))
+
+    def signal(self, batch: Batch) -> Tensor:
+        """What agents learn, (B,): the reward."""
+        return batch.reward
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Heads' TD losses and the loss of Q_tot, joined as ``td.gradient_flow`` says."""
         outputs = self.sub_steps(self.online, batch)  # T × (B, K, n_t)
         q = self.at_logged(outputs, batch)  # (B, T, K)
-        head_losses = self.head_losses(q, self.targets(outputs, q, batch))  # (agents, K)
-        eta = self.head_weights(head_losses)  # (agents, K), no gradient
-        q_g = (q[:, self.ends] * eta).sum(2)  # (B, agents), Eq. 10
-        detached = self.config.td.gradient_flow == "algorithm1"
-        q_tot = self.online["mixer"](q_g.detach() if detached else q_g, batch.codes, batch.numbers, batch.actions)
-        tot = self.fit_to(q_tot, batch.reward).mean()
-        heads = head_losses.sum() if detached else self.config.td.head_loss_weight * (eta * head_losses).sum()
-        return tot + heads, {"tot": tot.detach(), "eta_max": eta.max()}
+        heads, eta = self.heads_loss(q, self.targets(outputs, q, batch))
+        tot = self.fit_to(self.mixed(q, eta, batch), batch.reward).mean()
+        return tot + heads, {"tot": tot.detach(), "eta_min": eta.min(), "eta_max": eta.max()}
+
+    def heads_loss(self, q: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The heads' part of the loss, and their weights η (agents, K), which carry no gradient."""
+        losses = self.head_losses(q, targets)  # (agents, K)
+        eta = self.head_weights(losses)
+        if self.config.td.gradient_flow == "algorithm1":
+            return losses.sum(), eta
+        return self.config.td.head_loss_weight * (eta * losses).sum(), eta
+
+    def mixed(self, q: Tensor, eta: Tensor, batch: Batch) -> Tensor:
+        """Q_tot (B,) of the heads (B, T, K) at every agent's last sub-step, weighted by η (Eq. 10)."""
+        q_g = (q[:, self.ends] * eta).sum(2)  # (B, agents)
+        q_g = q_g.detach() if self.config.td.gradient_flow == "algorithm1" else q_g
+        q_tot: Tensor = self.online["mixer"](q_g, batch.codes, batch.numbers, batch.actions)
+        return q_tot
 
     def head_losses(self, q: Tensor, targets: Tensor) -> Tensor:
         """L_k of every agent (Eq. 8), mean over the batch and its sub-steps: two (B, T, K) → (agents, K)."""

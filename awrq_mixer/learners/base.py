@@ -47,7 +47,8 @@ class Learner(nn.Module, ABC):
     many_heads: ClassVar[bool] = False  # K value heads (``network.heads``), not one
     uses_surrogate: ClassVar[bool] = False  # can it learn from ``plus.surrogate``?
     any_size: ClassVar[tuple[str, ...]] = ()  # whole-number buffers, and lengths, that the training rows decide
-    metrics: ClassVar[tuple[str, ...]] = ("td_last", "tot", "eta_max")  # numbers of ``loss`` that metrics.csv keeps
+    # Numbers of ``loss`` that metrics.csv keeps.
+    metrics: ClassVar[tuple[str, ...]] = ("td_last", "tot", "eta_min", "eta_max")
     online: Any
     target: Any
     reward_scale: Tensor  # money that stands for 1 in the losses

@@ -116,8 +116,16 @@ class Surface(OwnInit):
 
     def forward(self) -> Tensor:
         """(members, A, width)."""
-        parts = [table[:, rows.to(table.device)] for table, rows in zip(self.tables, self.rows)]
-        return torch.stack(parts).sum(0)
+        return self.by_table().sum(0)
+
+    def by_table(self, joint: Tensor | None = None) -> Tensor:
+        """What each table adds for the joint actions ``joint`` (B,), all of them by default: (tables, members, B, width)."""
+        rows = [one.to(table.device) for table, one in zip(self.tables, self.rows)]
+        return torch.stack([table[:, one if joint is None else one[joint]] for table, one in zip(self.tables, rows)])
+
+    def pair_tables(self) -> list[Tensor]:
+        """Tables of pairs, (members, n, width) each."""
+        return list(self.tables)[self.single :]
 
 
 class Part(OwnInit):

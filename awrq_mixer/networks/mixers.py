@@ -117,6 +117,15 @@ class MonotonicMixer(nn.Module):
         return F.relu(x) if self.activation == "relu" else F.elu(x)
 
 
+class ResidualMixer(MonotonicMixer):
+    """The same less its value where all agents say 0, so that agents with nothing to say change nothing."""
+
+    def weights(self, codes: Tensor, numbers: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As above; b2 takes off Q_tot of zeros."""
+        w1, b1, w2, _ = super().weights(codes, numbers, actions)
+        return w1, b1, w2, -(self._activate(b1) * w2).sum(1)
+
+
 def _outer_sum(left: Tensor, right: Tensor) -> Tensor:
     """Sums over joint choices: ``left`` (S, N, E) of the agents so far, ``right`` (S, P, n, E) of the next.
 

@@ -62,6 +62,7 @@ class TrainingState:
     history: list[list[float]] = field(default_factory=list)  # step, shape_gain
     sums: dict[str, float] = field(default_factory=dict)
     since: int = 0
+    eta: list[float] = field(default_factory=lambda: [math.inf, -math.inf])  # least and most of all updates
 
     @classmethod
     def start(
@@ -104,6 +105,8 @@ class TrainingState:
         self.steps_here += 1
         self.since += 1
         self.norms.append(norm)
+        if "eta_min" in logged:
+            self.eta = [min(self.eta[0], float(logged["eta_min"])), max(self.eta[1], float(logged["eta_max"]))]
         for name, value in {"loss": loss, **{key: float(one) for key, one in logged.items()}}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -168,8 +171,9 @@ class TrainingState:
             self.learner.load_state_dict(self.best_weights)
 
     def summary(self) -> dict[str, Any]:
-        """What the run came to."""
-        return {
+        """What the run came to; for learners with head weights η also their least and most over all updates."""
+        eta = {"eta_min": self.eta[0], "eta_max": self.eta[1]} if self.eta[0] <= self.eta[1] else {}
+        return eta | {
             "learner": self.config.learner,
             "steps": self.step,
             "samples": self.step * self.batch_size,
@@ -181,7 +185,7 @@ class TrainingState:
         }
 
 
-_PLAIN = ["step", "best", "best_step", "stale", "history", "sums", "since", "fingerprint"]
+_PLAIN = ["step", "best", "best_step", "stale", "history", "sums", "since", "eta", "fingerprint"]
 
 
 def make_optimiser(learner: Learner, config: OptimiserConfig) -> torch.optim.Optimizer:
