@@ -64,6 +64,10 @@ class AWRQResidual(AWRQMixer):
             networks["paid_level"], networks["paid_effects"] = self._level(), self._effects(False)
         return networks
 
+    def levels(self) -> list[Level]:
+        """Those of the signal and, where that is a side column, of revenue's correction."""
+        return [self.online[name] for name in ("level", "paid_level") if name in self.online]
+
     def _level(self) -> Level:
         return Level(self.space, self.config.network.oov_rate)
 
@@ -76,8 +80,10 @@ class AWRQResidual(AWRQMixer):
 
     @torch.no_grad()
     def prepare(self, train: Batch, profile: Tensor) -> None:
-        """Also the number of rows that ridges are shared by; and heads start small."""
+        """Also the number of rows that ridges are shared by. Heads start small, and levels at 0."""
         self.rows.fill_(len(train))
+        for level in self.levels():
+            level.embedding.table.weight.zero_()
         for agent in self.online["agents"]:
             for out in agent.out:
                 out.weight.mul_(START)
@@ -126,13 +132,13 @@ class AWRQResidual(AWRQMixer):
         """Squares of the tables that revenue teaches, each as far as its noise asks for."""
         net = self.online
         if self.config.plus.surrogate:
-            return _squares(net["paid_level"]) * CORRECTION_RIDGE / self.rows
-        pairs = sum((one.square().sum() for one in net["effects"].pair_tables()), self.rows.new_zeros(()))
-        return (LEVEL_RIDGE * _squares(net["level"]) + PAIR_RIDGE * pairs) / self.rows
+            return _ridge([net["paid_level"].embedding.table.weight], CORRECTION_RIDGE / self.rows)
+        level = _ridge([net["level"].embedding.table.weight], LEVEL_RIDGE / self.rows)
+        return level + _ridge(net["effects"].pair_tables(), PAIR_RIDGE / self.rows)
 
     def _correction(self, batch: Batch) -> Tensor:
         """What revenue adds to the side column's logarithm, (B,)."""
-        paid = self.online["paid_effects"].by_table(self._joint_of(batch))[:, 0, :, 0].sum(0)
+        paid: Tensor = self.online["paid_effects"].by_table(self._joint_of(batch))[:, 0, :, 0].sum(0)
         level: Tensor = self.online["paid_level"](batch.codes, batch.numbers)
         return level + paid
 
@@ -151,6 +157,6 @@ class AWRQResidual(AWRQMixer):
         return raw
 
 
-def _squares(level: Level) -> Tensor:
-    weight: Tensor = level.embedding.table.weight
-    return weight.square().sum()
+def _ridge(tables: list[Tensor], weight: Tensor) -> Tensor:
+    squares = [table.square().sum() for table in tables]
+    return weight * torch.stack([*squares, weight.new_zeros(())]).sum()

@@ -62,7 +62,7 @@ class TrainingState:
     history: list[list[float]] = field(default_factory=list)  # step, shape_gain
     sums: dict[str, float] = field(default_factory=dict)
     since: int = 0
-    eta: list[float] = field(default_factory=lambda: [math.inf, -math.inf])  # least and most of all updates
+    eta: list[float] = field(default_factory=lambda: [1.0, 0.0])  # least and most of all updates; none yet: 1, 0
 
     @classmethod
     def start(
