@@ -179,7 +179,18 @@ def test_central_weights_compare_money_with_money() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["awrq_mixer", "dqn", "averaged_dqn", "dqn_joint", "vdn", "wqmix", "glm", "regression", *REMEMBERING],
+    [
+        "awrq_mixer",
+        "awrq_residual",
+        "dqn",
+        "averaged_dqn",
+        "dqn_joint",
+        "vdn",
+        "wqmix",
+        "glm",
+        "regression",
+        *REMEMBERING,
+    ],
 )
 def test_the_unseen_row_learns_from_hidden_categories(name: str) -> None:
     def touched(oov_rate: float) -> float:

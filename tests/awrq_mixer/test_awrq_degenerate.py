@@ -99,7 +99,7 @@ _ODD: dict[str, tuple[Edit, str | None]] = {
 }
 
 
-@pytest.mark.parametrize("learner", ["awrq_mixer", "latent_classes", "regression", *BOOSTED])
+@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_residual", "latent_classes", "regression", *BOOSTED])
 @pytest.mark.parametrize("name", _ODD)
 def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, tmp_path: Path) -> None:
     edit, expected = _ODD[name]
