@@ -6,8 +6,8 @@ Level and effects are those of the ``glm``: numbers per column of the state, per
 as their own noise asks for. Agents, K heads, AW, VGCA and the monotone mixer are the paper's, and start near 0. Each sub-step's
 head is held to level + the effects of the sub-actions so far + a constant, so its loss pulls at nothing that is not personal.
 
-With ``plus.surrogate`` all of that is learned from the side column in revenue's place. Revenue then corrects levels, and single
-sub-actions. Without the Tweedie loss everything is a sum of money in place of logarithms.
+With ``plus.surrogate`` all of that is learned from the side column in revenue's place. Revenue then corrects levels and effects,
+pairs reluctantly. Without the Tweedie loss everything is a sum of money in place of logarithms.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from awrq_mixer.networks.mixers import ResidualMixer
 from awrq_mixer.networks.space import Space
 
 START = 0.1  # of the heads' usual initial weights: departures are small until something speaks for them
-# Ridge of a table, per training row: variance of revenue / mean² (about 20) over that of the table's entries.
-LEVEL_RIDGE, PAIR_RIDGE, CORRECTION_RIDGE = 240.0, 2000.0, 2400.0
+# Ridges of the tables of levels and of pairs: variance of revenue / mean² (about 20) over that of the table's entries.
+RIDGES = (240.0, 2000.0)
+CORRECTION_RIDGES = (2400.0, 6000.0)  # a side column is wrong by less than revenue varies
 
 
 class AWRQResidual(AWRQMixer):
@@ -58,10 +59,10 @@ class AWRQResidual(AWRQMixer):
     def build(self) -> nn.ModuleDict:
         """AWRQ-Mixer's networks, levels and effects, a constant per sub-step, and what revenue corrects."""
         networks = super().build()
-        networks["level"], networks["effects"] = self._level(), self._effects(self.config.plus.pairs)
+        networks["level"], networks["effects"] = self._level(), self._effects()
         networks["constants"] = nn.ParameterList([nn.Parameter(torch.zeros(len(self.space.sizes)))])
         if self.config.plus.surrogate:
-            networks["paid_level"], networks["paid_effects"] = self._level(), self._effects(False)
+            networks["paid_level"], networks["paid_effects"] = self._level(), self._effects()
         return networks
 
     def levels(self) -> list[Level]:
@@ -71,8 +72,8 @@ class AWRQResidual(AWRQMixer):
     def _level(self) -> Level:
         return Level(self.space, self.config.network.oov_rate)
 
-    def _effects(self, pairs: bool) -> Surface:
-        return Surface(self.space.sizes, self.joint, 1, 1, pairs, 0.0)
+    def _effects(self) -> Surface:
+        return Surface(self.space.sizes, self.joint, 1, 1, self.config.plus.pairs, 0.0)
 
     def make_mixer(self) -> nn.Module:
         """AWRQ-Mixer's, less what it says where agents say 0."""
@@ -130,11 +131,10 @@ class AWRQResidual(AWRQMixer):
 
     def ridge(self) -> Tensor:
         """Squares of the tables that revenue teaches, each as far as its noise asks for."""
-        net = self.online
-        if self.config.plus.surrogate:
-            return _ridge([net["paid_level"].embedding.table.weight], CORRECTION_RIDGE / self.rows)
-        level = _ridge([net["level"].embedding.table.weight], LEVEL_RIDGE / self.rows)
-        return level + _ridge(net["effects"].pair_tables(), PAIR_RIDGE / self.rows)
+        paid, weights = ("paid_", CORRECTION_RIDGES) if self.config.plus.surrogate else ("", RIDGES)
+        tables = [self.online[f"{paid}level"].embedding.table.weight], self.online[f"{paid}effects"].pair_tables()
+        squares = [weight * table.square().sum() for weight, some in zip(weights, tables) for table in some]
+        return torch.stack(squares).sum() / self.rows
 
     def _correction(self, batch: Batch) -> Tensor:
         """What revenue adds to the side column's logarithm, (B,)."""
@@ -155,8 +155,3 @@ class AWRQResidual(AWRQMixer):
         for paid in ("", "paid_") if self.config.plus.surrogate else ("",):
             raw = raw + net[f"{paid}level"](codes, numbers)[:, None] + net[f"{paid}effects"]()[0, :, 0]
         return raw
-
-
-def _ridge(tables: list[Tensor], weight: Tensor) -> Tensor:
-    squares = [table.square().sum() for table in tables]
-    return weight * torch.stack([*squares, weight.new_zeros(())]).sum()

@@ -221,15 +221,17 @@ def test_the_side_column_teaches_all_but_revenue_s_corrections() -> None:
 
 
 def test_ridges_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(awrq_residual, "LEVEL_RIDGE", 2.0)
-    monkeypatch.setattr(awrq_residual, "PAIR_RIDGE", 3.0)
-    monkeypatch.setattr(awrq_residual, "CORRECTION_RIDGE", 5.0)
+    monkeypatch.setattr(awrq_residual, "RIDGES", (2.0, 3.0))
+    monkeypatch.setattr(awrq_residual, "CORRECTION_RIDGES", (5.0, 7.0))
     learner = _learner()
     _common(learner)
     assert float(learner.ridge().detach()) == pytest.approx((2 * 0.25 + 3 * 9) / ROWS)
     learner = _learner(**SIDE)
+    _common(learner)  # the side column's own tables have none
     _common(learner, "paid_")
-    assert float(learner.ridge().detach()) == pytest.approx(5 * 0.25 / ROWS)
+    with torch.no_grad():
+        learner.online["paid_effects"].tables[3][0, 0] = 2.0
+    assert float(learner.ridge().detach()) == pytest.approx((5 * 0.25 + 7 * 4) / ROWS)
 
 
 def test_a_target_network_of_equal_weights_says_the_same() -> None:
