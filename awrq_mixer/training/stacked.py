@@ -104,7 +104,8 @@ class _Side:
 
     def stack(self, members: dict[str, Member], profile: np.ndarray, config: TrainConfig) -> Predictor:
         """The members as one predictor."""
-        return Predictor(StackScorer(members, profile), config, next(iter(self.models.values())).encoder)
+        first = next(iter(self.models.values()))
+        return Predictor(StackScorer(members, profile), config, first.encoder, first.device)
 
 
 def _halves(config: TrainConfig, log: Log, run: RunFolder, train_member: TrainMember) -> list[_Side]:
