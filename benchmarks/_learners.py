@@ -187,6 +187,13 @@ def train_job(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] =
 
     ``more`` overrides come last.
     """
+    config, chosen = config_of(job, requests, spec, more)
+    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash(chosen)[:8]}"
+    return config, train(config, job.folder / "runs" / out)
+
+
+def config_of(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] = ()) -> tuple[TrainConfig, list[str]]:
+    """The job's training config, and the overrides that tuning or somebody chose."""
     name, overrides = LEARNERS[job.learner]
     setting = tuned(job.learner) if job.setting is None else list(job.setting)
     extra = [f"requests={requests}", f"seed={job.seed}", f"spec={json.dumps(spec.model_dump(mode='json'))}"]
@@ -194,9 +201,7 @@ def train_job(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] =
     columns = HISTORY.get(Path(job.world).stem)
     if columns and name in REMEMBERING:
         extra.append(f"{REMEMBERING[name]}.history={json.dumps(columns)}")
-    config = load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra, *more])
-    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash([*setting, *more])[:8]}"
-    return config, train(config, job.folder / "runs" / out)
+    return load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra, *more]), [*setting, *more]
 
 
 def sample_states(
