@@ -71,6 +71,15 @@ def test_the_best_mean_over_the_seeds_that_all_settings_have_is_chosen() -> None
     assert table["chosen"].sum() == 2
 
 
+@pytest.mark.parametrize(("lead", "chosen"), [(0.0, ""), (0.01, ""), (0.1, "a")])
+def test_the_configs_own_setting_stays_unless_seeds_can_tell_a_better_one(lead: float, chosen: str) -> None:
+    gains = {0: 0.3, 1: 0.1, 2: 0.2}
+    records = [_record("", seed, gain) for seed, gain in gains.items()]
+    records += [_record("a", seed, gain + lead + luck) for (seed, gain), luck in zip(gains.items(), (0.06, -0.06, 0.0))]
+    table = choose(records, ["dqn"])  # the lead's standard error is .06/√3 = .035
+    assert set(table[table["chosen"] == 1]["setting"]) == {chosen}
+
+
 class _Model:
     config = None
 
