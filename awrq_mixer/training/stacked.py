@@ -54,7 +54,8 @@ def fit(
     if weights.any():
         kept = [name for name, weight in zip(configs, weights) if weight > 0]
         own = [np.log(np.maximum(models[one].values(reference).mean(axis=0), members[0][one].floor)) for one in kept]
-        profiles = {f"{profile} and members": _shared(effects[profile], own), profile: profiles[profile]}
+        mean = effects[profile].profile(np.exp(np.mean(own, axis=0)))
+        profiles = {"members": mean, profile: profiles[profile]}
         profile = best_profile(profiles, parts[0], stack.shrink.confidence)
     table = judged(seen, profiles[profile], weights, list(configs), stack.shrink.confidence)
     table.insert(1, "column", [one.plus.surrogate or ON_REVENUE for one in configs.values()])
@@ -76,14 +77,6 @@ def fit(
         "validation_shape_gain": validation.shape_gain(predictor.at) if validation else None,
         "train_s": round(time.perf_counter() - started, 3),
     }
-
-
-def _shared(effects: LoggedEffects, own: list[np.ndarray]) -> np.ndarray:
-    """Geometric mean of the log's profile and the members' own mean log profile, corrected by revenue, money (A,).
-
-    The two are wrong by about as much, and hardly ever about the same actions.
-    """
-    return effects.profile(np.exp((np.log(effects.fitted()) + np.mean(own, axis=0)) / 2))
 
 
 @dataclass
