@@ -228,7 +228,7 @@ def test_a_surrogate_tells_pairs_that_noise_hides_in_revenue() -> None:
     frame["guess"] = 7 * truth[joint] * np.exp(0.3 * frame["b1"])
     error = {one: _pair_error(estimate_profile(frame, SPEC, one), truth) for one in ("guess", None)}
     assert error["guess"] < 0.02
-    assert error[None] > 0.1
+    assert error[None] > 0.05
 
 
 def _pair_error(found: np.ndarray, truth: np.ndarray) -> float:
