@@ -94,7 +94,10 @@ class PlusConfig(Config):
         ge=1,
         description="rank of the classes' action surfaces around one profile; low_rank: length of a state's vector",
     )
-    pairs: bool = Field(default=True, description="tables for pairs of sub-actions beside those for single ones")
+    pairs: bool = Field(
+        default=True,
+        description="tables for pairs of sub-actions, and for triples in the common profile, beside those for single ones",
+    )
     history: list[str] | None = Field(
         default=None,
         description="categorical state columns whose equal values make one state, which its logged rows tell of; "

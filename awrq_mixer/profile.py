@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from awrq_mixer.anchoring.global_profile import estimate_profile, write_profile
+from awrq_mixer.anchoring.global_profile import estimate_profile, result_columns, write_profile
 from awrq_mixer.anchoring.profile_figure import draw_profile
 from awrq_mixer.config import ProfileConfig
 from marca_common.cli import run_cli
@@ -34,7 +34,8 @@ def profile(config: ProfileConfig, out: str | Path) -> ProfileResult:
     set_threads(config.threads)
     with RunFolder(out, config) as run:
         spec, surrogate = config.spec, config.surrogate
-        log = spec.read(config.requests, extra=[Column(surrogate, "float", 0)] if surrogate else [])
+        extra = [Column(surrogate, "float", 0)] if surrogate else []
+        log = spec.read(config.requests, extra=[*extra, *result_columns(spec)])
         log = log.iloc[: round(len(log) * (1 - config.test))]
         for column in (spec.reward, *([surrogate] if surrogate else [])):
             require_earned(log[column].to_numpy(), f"{config.requests}: column {column!r}")

@@ -106,10 +106,11 @@ def _fit(
 
 
 def make_learner(config: TrainConfig, log: Log, data: Batch) -> Learner:
-    """A learner with weights drawn from the config's seed, prepared on the training rows ``data``."""
+    """A learner with weights drawn from the config's seed, the same on every device, prepared on the training rows ``data``."""
     device = data.reward.device
-    learner = find_learner(config.learner)(log.space, config).to(device)
+    learner = find_learner(config.learner)(log.space, config)
     initialise(learner, config.network.init, torch_generator(config.seed, "weights"))
+    learner.to(device)
     learner.generator = torch_generator(config.seed, "noise", device=device.type)
     learner.prepare(data, torch.from_numpy(logging_profile(log.train, log.spec)).float().to(device))
     use_generator(learner, learner.generator)

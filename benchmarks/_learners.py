@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,13 @@ from revenue_sim.quotas import quota
 
 BUDGETS = [0.04, 0.08, 0.12, 0.2, 0.3]  # shares of the way from the cheapest to the clairvoyant's largest useful spend
 CONFIGS = Path("configs/awrq_mixer")
+
+# Columns whose equal values are one state's rows, where they are others than the configs', for configs that name any.
+HISTORY = {"manifold": ["user", "placement"]}
+REMEMBERING = {
+    "awrq_plus.yaml": "stack",
+    **dict.fromkeys(["latent_classes.yaml", "low_rank.yaml", "neural_process.yaml"], "plus"),
+}
 
 # Learners with a target network. `demo.yaml` has τ = 1, no target network; the paper has τ = 100 (rows `<learner>_tau_100`).
 BOOTSTRAPPING = ["dqn", "ddqn", "drqn", "averaged_dqn", "rem", "awrq_mixer"]
@@ -198,13 +206,21 @@ def train_job(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] =
 
     ``more`` overrides come last.
     """
+    config, chosen = config_of(job, requests, spec, more)
+    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash(chosen)[:8]}"
+    return config, train(config, job.folder / "runs" / out)
+
+
+def config_of(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] = ()) -> tuple[TrainConfig, list[str]]:
+    """The job's training config, and the overrides that tuning or somebody chose."""
     name, overrides = LEARNERS[job.learner]
     setting = tuned(job.learner) if job.setting is None else list(job.setting)
-    extra = [f"requests={requests}", f"seed={job.seed}"] + ([f"epochs={job.epochs}"] if job.epochs else [])
-    config = load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra, *more])
-    config = config.model_copy(update={"spec": spec})
-    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash([*setting, *more])[:8]}"
-    return config, train(config, job.folder / "runs" / out)
+    extra = [f"requests={requests}", f"seed={job.seed}", f"spec={json.dumps(spec.model_dump(mode='json'))}"]
+    extra += [f"epochs={job.epochs}"] if job.epochs else []
+    columns = HISTORY.get(Path(job.world).stem)
+    if columns and name in REMEMBERING:
+        extra.append(f"{REMEMBERING[name]}.history={json.dumps(columns)}")
+    return load_config(TrainConfig, CONFIGS / name, [*setting, *overrides, *extra, *more]), [*setting, *more]
 
 
 def sample_states(

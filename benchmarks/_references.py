@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.global_profile import estimate_profile
+from awrq_mixer.anchoring.global_profile import estimate_profile, result_columns
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training.training_log import read_by_time
@@ -31,7 +31,8 @@ def profile_estimated(model: Predictor, states: pd.DataFrame, value: np.ndarray,
 
 def profile_of(config: TrainConfig) -> np.ndarray:
     """The global profile by the training rows of a log, money per request (A,)."""
-    train, _, _ = read_by_time(config.requests, config, [Column(SURROGATE, "float", 0)])
+    extra = [Column(SURROGATE, "float", 0), *result_columns(config.spec)]
+    train, _, _ = read_by_time(config.requests, config, extra)
     return estimate_profile(train, config.spec, SURROGATE)
 
 

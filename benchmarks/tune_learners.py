@@ -1,7 +1,7 @@
 """Every learner of the tables gets the same number of settings to choose from: `python -m benchmarks.tune_learners`.
 
 Development worlds (base, 300,000 requests, seeds 0 to `--seeds` − 1), a run for each setting and seed. The best mean of the validation
-metric is chosen (`shape_gain`, revenue of the log; no truth). All runs and the choice stand in `tuning.csv`; `paper_tables`
+metric is chosen (`shape_gain`, revenue of the log; no truth) where seeds can tell it from the config's own setting, else the latter. All runs and the choice stand in `tuning.csv`; `paper_tables`
 takes the settings chosen in the stored one. A learner that was tuned on fewer seeds so far is continued, not begun again.
 Rows are written as they end, and a stopped command goes on. `--quick`: two learners, two settings, the small world, no file.
 """
@@ -108,10 +108,11 @@ def try_setting(job: Job) -> dict[str, object]:
 
 
 def choose(records: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
-    """The table in the learners' order, the best setting of each marked in all its rows.
+    """The table in the learners' order, the chosen setting of each marked in all its rows.
 
-    Best is the highest mean of the validation metric over the seeds that every setting of the learner was run on. While
-    there is no such seed, nothing is marked.
+    That is the one with the highest mean of the validation metric over the seeds that every setting of the learner was run
+    on. But the config's own, the empty setting, stays unless the lead over it is more than one standard error, seed by
+    seed. While there is no seed that all have, nothing is marked.
     """
     table = pd.DataFrame(records)
     table["chosen"] = 0
@@ -119,6 +120,9 @@ def choose(records: list[dict[str, Any]], names: list[str]) -> pd.DataFrame:
         by_seed = mine.pivot_table("validation_shape_gain", "setting", "seed").dropna(axis=1)
         if by_seed.shape[1]:
             best = by_seed.mean(axis=1).idxmax()
+            if "" in by_seed.index and by_seed.shape[1] > 1:
+                lead = by_seed.loc[best] - by_seed.loc[""]
+                best = best if lead.mean() > lead.sem() else ""
             table.loc[(table["learner"] == name) & (table["setting"] == best), "chosen"] = 1
     return table.sort_values("learner", key=lambda column: column.map(names.index), kind="stable", ignore_index=True)
 

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
 
-from awrq_mixer.anchoring.global_profile import estimate_profile
+from awrq_mixer.anchoring.global_profile import estimate_profile, result_columns
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.judging.measured import Measured, choose
 from awrq_mixer.train import TrainResult
@@ -110,7 +110,8 @@ def one_world(job: Job, learners: list[str]) -> tuple[pd.DataFrame, pd.DataFrame
 
 def held_out(config: TrainConfig, truth: Truth, spec: RequestSpec) -> HeldOut:
     """The validation rows of a log, the profile of its training rows, and costs as load tests would give them."""
-    train, rows, _ = read_by_time(config.requests, config, [Column(name, "float", 0) for name in SIDE])
+    side = [Column(name, "float", 0) for name in SIDE]
+    train, rows, _ = read_by_time(config.requests, config, [*side, *result_columns(spec)])
     rows = rows.reset_index(drop=True)
     states, _, counts = spec.distinct_states(rows.iloc[:STATES])
     cost = np.average(truth.costs(states).sum(2), axis=0, weights=counts)

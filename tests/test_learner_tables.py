@@ -11,11 +11,12 @@ import pytest
 
 from awrq_mixer.config import TrainConfig
 from benchmarks import _references
-from benchmarks._learners import ALWAYS, BOOTSTRAPPING, CONFIGS, LEARNERS, TABLES, VARIANT_OF
+from benchmarks._learners import ALWAYS, BOOTSTRAPPING, CONFIGS, LEARNERS, TABLES, VARIANT_OF, Job, config_of
 from benchmarks._references import REFERENCES, profile_of
 from benchmarks.paper_tables import COLUMNS
 from benchmarks.tune_learners import SETTINGS, choose
 from marca_common.config import load_config
+from marca_common.requests import RequestSpec
 
 
 def test_every_row_has_a_config_that_loads_and_references_stand_in_every_table() -> None:
@@ -36,6 +37,22 @@ def test_every_setting_to_choose_from_loads() -> None:
             load_config(TrainConfig, Path(__file__).parents[1] / CONFIGS / file, [*setting.split(), *overrides])
 
 
+@pytest.mark.parametrize(("world", "columns"), [("manifold", ["user", "placement"]), ("base", None)])
+def test_rows_of_one_state_are_told_by_the_columns_of_its_world(world: str, columns: list[str] | None) -> None:
+    state = {name: "category" for name in ("user_value", "placement", "segment", "idc", "user")}
+    spec = RequestSpec.model_validate({"state": state})
+
+    def config(learner: str) -> TrainConfig:
+        job = Job(learner, f"configs/cascade_world/{world}.yaml", 0, 1000, None, Path("nowhere"))
+        return config_of(job, Path("log.parquet"), spec)[0]
+
+    own = ["user_value", "placement", "segment"]
+    assert config("awrq_plus").stack.history == (columns or own)
+    for learner in ("latent_classes", "low_rank", "neural_process", "lightgbm_history", "told_classes"):
+        assert config(learner).plus.history == (columns or own)
+    assert config("awrq_mixer").plus.history is None
+
+
 def test_tables_hold_capture_at_every_budget() -> None:
     expected = {f"capture_{i}": f"capture_{share}" for i, share in enumerate((0.04, 0.08, 0.12, 0.2, 0.3), start=1)}
     assert expected.items() <= COLUMNS.items()
@@ -52,6 +69,15 @@ def test_the_best_mean_over_the_seeds_that_all_settings_have_is_chosen() -> None
     assert table["learner"].tolist() == ["ddqn"] * 2 + ["dqn"] * 5
     assert set(table[table["chosen"] == 1]["setting"]) == {"b"}  # (.2 + .2)/2 beats (.3 + 0)/2; seed 2 lacks b
     assert table["chosen"].sum() == 2
+
+
+@pytest.mark.parametrize(("lead", "chosen"), [(0.0, ""), (0.01, ""), (0.1, "a")])
+def test_the_configs_own_setting_stays_unless_seeds_can_tell_a_better_one(lead: float, chosen: str) -> None:
+    gains = {0: 0.3, 1: 0.1, 2: 0.2}
+    records = [_record("", seed, gain) for seed, gain in gains.items()]
+    records += [_record("a", seed, gain + lead + luck) for (seed, gain), luck in zip(gains.items(), (0.06, -0.06, 0.0))]
+    table = choose(records, ["dqn"])  # the lead's standard error is .06/√3 = .035
+    assert set(table[table["chosen"] == 1]["setting"]) == {chosen}
 
 
 class _Model:

@@ -73,7 +73,7 @@ class AWRQResidual(AWRQMixer):
         return Level(self.space, self.config.network.oov_rate)
 
     def _effects(self) -> Surface:
-        return Surface(self.space.sizes, self.joint, 1, 1, self.config.plus.pairs, 0.0)
+        return Surface(self.space.sizes, self.joint, 1, 1, 2 if self.config.plus.pairs else 1, 0.0)
 
     def make_mixer(self) -> nn.Module:
         """AWRQ-Mixer's, less what it says where agents say 0."""

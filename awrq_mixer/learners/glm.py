@@ -20,7 +20,7 @@ class GLM(Learner):
 
     def build(self) -> nn.Module:
         """Level of a state and effects of joint actions."""
-        effects = Surface(self.space.sizes, self.joint, 1, 1, self.config.plus.pairs, 0.0)
+        effects = Surface(self.space.sizes, self.joint, 1, 1, 2 if self.config.plus.pairs else 1, 0.0)
         return nn.ModuleDict({"level": Level(self.space, self.config.network.oov_rate), "effects": effects})
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

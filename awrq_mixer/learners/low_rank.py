@@ -98,10 +98,10 @@ class MixedModel(OwnInit):
         self.levels = nn.Parameter(torch.zeros(max(sum(space.categories), 1), 2))  # of the signal, of revenue
         self.slopes = nn.Parameter(torch.zeros(space.numeric, 2))
         self.bias = nn.Parameter(torch.zeros(2))
-        self.factors = Surface(space.sizes, joint, 1, plus.rank, plus.pairs, 0.1)
-        self.profile = Surface(space.sizes, joint, 1, 1, plus.pairs, 0.01)
-        self.correction = Surface(space.sizes, joint, 1, 1, False, 0.0)
-        self.log_noise = Surface(space.sizes, joint, 1, 1, False, 0.0)
+        self.factors = Surface(space.sizes, joint, 1, plus.rank, 2 if plus.pairs else 1, 0.1)
+        self.profile = Surface(space.sizes, joint, 1, 1, 3 if plus.pairs else 1, 0.01)
+        self.correction = Surface(space.sizes, joint, 1, 1, 1, 0.0)
+        self.log_noise = Surface(space.sizes, joint, 1, 1, 1, 0.0)
         self.log_variance = nn.Parameter(torch.zeros(2))  # of a row, of a state's level
         self.generator: torch.Generator | None = None
 

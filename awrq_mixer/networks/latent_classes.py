@@ -95,22 +95,23 @@ class CountSums(Sums):
 
 
 class Surface(OwnInit):
-    """Factors of joint actions, (members, A, width): a table per sub-action, and one per pair where asked for."""
+    """Factors of joint actions, (members, A, width): a table per sub-action, per pair, …, up to ``order`` of them."""
 
-    def __init__(
-        self, sizes: tuple[int, ...], joint: Tensor, members: int, width: int, pairs: bool, std: float
-    ) -> None:
+    def __init__(self, sizes: tuple[int, ...], joint: Tensor, members: int, width: int, order: int, std: float) -> None:
         super().__init__()
-        columns = [(joint[:, t], n) for t, n in enumerate(sizes)]
-        if pairs:
-            for i, j in itertools.combinations(range(len(sizes)), 2):
-                columns.append((joint[:, i] * sizes[j] + joint[:, j], sizes[i] * sizes[j]))
-        self.rows = [rows for rows, _ in columns]
-        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(members, n, width)) for _, n in columns])
+        counts: list[int] = []
+        for number in range(1, order + 1):
+            for chosen in itertools.combinations(range(len(sizes)), number):
+                row = torch.zeros_like(joint[:, 0])
+                for t in chosen:
+                    row = row * sizes[t] + joint[:, t]
+                self.register_buffer(f"row_{len(counts)}", row, persistent=False)  # of each joint action, (A,)
+                counts.append(math.prod(sizes[t] for t in chosen))
+        self.tables = nn.ParameterList([nn.Parameter(torch.zeros(members, n, width)) for n in counts])
         self.single, self.std = len(sizes), std
 
     def reset(self, generator: torch.Generator) -> None:
-        """Normal draws, smaller for pairs."""
+        """Normal draws, smaller for more than one sub-action."""
         for k, table in enumerate(self.tables):
             nn.init.normal_(table, std=self.std * (1.0 if k < self.single else 0.3), generator=generator)
 
@@ -120,11 +121,11 @@ class Surface(OwnInit):
 
     def by_table(self, joint: Tensor | None = None) -> Tensor:
         """What each table adds for the joint actions ``joint`` (B,), all of them by default: (tables, members, B, width)."""
-        rows = [one.to(table.device) for table, one in zip(self.tables, self.rows)]
+        rows = [self.get_buffer(f"row_{k}") for k in range(len(self.tables))]
         return torch.stack([table[:, one if joint is None else one[joint]] for table, one in zip(self.tables, rows)])
 
     def pair_tables(self) -> list[Tensor]:
-        """Tables of pairs, (members, n, width) each."""
+        """Tables of more than one sub-action, (members, n, width) each."""
         return list(self.tables)[self.single :]
 
 
@@ -138,8 +139,8 @@ class Part(OwnInit):
         self.class_level = nn.Parameter(torch.zeros(m, k, 1))
         self.levels = nn.Parameter(torch.zeros(m, rows, 1))
         self.slopes = nn.Parameter(torch.zeros(m, space.numeric, 1))
-        self.actions = Surface(sizes, joint, m, plus.rank, plus.pairs, 0.3)
-        self.profile = Surface(sizes, joint, m, 1, plus.pairs, 0.01)
+        self.actions = Surface(sizes, joint, m, plus.rank, 2 if plus.pairs else 1, 0.3)
+        self.profile = Surface(sizes, joint, m, 1, 3 if plus.pairs else 1, 0.01)
 
     def reset(self, generator: torch.Generator) -> None:
         """Classes that differ, around one profile."""
@@ -160,7 +161,7 @@ class SizePart(Part):
 
     def __init__(self, space: Space, plus: PlusConfig, joint: Tensor, rows: int) -> None:
         super().__init__(space, plus, joint, rows)
-        self.log_noise = Surface(space.sizes, joint, plus.members, 1, False, 0.0)
+        self.log_noise = Surface(space.sizes, joint, plus.members, 1, 1, 0.0)
         self.log_variance = nn.Parameter(torch.zeros(plus.members, 1, 2))  # of a row, of a state's level
 
     def reset(self, generator: torch.Generator) -> None:
@@ -224,7 +225,7 @@ class ClassNet(OwnInit):
         self.levels = nn.Parameter(torch.zeros(m, rows, 1))  # of revenue
         self.slopes = nn.Parameter(torch.zeros(m, space.numeric, 1))
         self.bias = nn.Parameter(torch.zeros(m, 1, 1))
-        self.correction = Surface(sizes, joint, m, 1, False, 0.0)
+        self.correction = Surface(sizes, joint, m, 1, 1, 0.0)
         self.dropout, self.oov_rate = SeededDropout(network.dropout), network.oov_rate
         self.generator: torch.Generator | None = None
 

@@ -32,7 +32,7 @@ class BoostedScorer:
     def values(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Q in money, (S, A)."""
         size, joint = len(codes), len(self.joint)
-        states = [np.repeat(part.numpy(), joint, 0) for part in (codes, numbers)]
+        states = [np.repeat(part.cpu().numpy(), joint, 0) for part in (codes, numbers)]
         rows = self.columns(states[0], states[1], np.tile(self.joint, (size, 1)))
         return torch.from_numpy(self._money(rows).reshape(size, joint))
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from awrq_mixer.anchoring.evidence import Seen, fit_anchor
-from awrq_mixer.anchoring.global_profile import estimate_profile
+from awrq_mixer.anchoring.global_profile import LoggedEffects
 from awrq_mixer.anchoring.profile_figure import write_slopes
 from awrq_mixer.config import SplitConfig, TrainConfig
 from awrq_mixer.serving.predictor import Predictor
@@ -43,7 +43,8 @@ def fit(
     _require_evidence(log.validation, config)
     models = {name: train_member(one, run.path / "members" / name) for name, one in configs.items()}
     sides = [_Side(models, log.validation.reset_index(drop=True)), *_halves(config, log, run, train_member)]
-    profiles = {one or ON_REVENUE: estimate_profile(log.train, spec, one) for one in [*stack.side_columns, None]}
+    effects = {one or ON_REVENUE: LoggedEffects.of(log.train, spec, one) for one in [*stack.side_columns, None]}
+    profiles = {name: one.profile() for name, one in effects.items()}
     reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
     members = [side.members(reference) for side in sides]
     parts = [side.seen(one, spec) for side, one in zip(sides, members)]
@@ -53,7 +54,8 @@ def fit(
     if weights.any():
         kept = [name for name, weight in zip(configs, weights) if weight > 0]
         own = [np.log(np.maximum(models[one].values(reference).mean(axis=0), members[0][one].floor)) for one in kept]
-        profiles = {f"{profile} and members": _shared(profiles[profile], own), profile: profiles[profile]}
+        mean = effects[profile].profile(np.exp(np.mean(own, axis=0)))
+        profiles = {"members": mean, profile: profiles[profile]}
         profile = best_profile(profiles, parts[0], stack.shrink.confidence)
     table = judged(seen, profiles[profile], weights, list(configs), stack.shrink.confidence)
     table.insert(1, "column", [one.plus.surrogate or ON_REVENUE for one in configs.values()])
@@ -77,16 +79,6 @@ def fit(
     }
 
 
-def _shared(profile: np.ndarray, own: list[np.ndarray]) -> np.ndarray:
-    """Geometric mean of a profile and the members' own mean log profile, money (A,).
-
-    The two are wrong by about as much, and hardly ever about the same actions.
-    """
-    mean = np.mean([one - one.mean() for one in own], axis=0)
-    found = np.exp((np.log(profile) + mean) / 2)
-    return np.asarray(found * profile.mean() / found.mean())
-
-
 @dataclass
 class _Side:
     """The members as trained on some rows, and rows that these were not."""
@@ -104,7 +96,8 @@ class _Side:
 
     def stack(self, members: dict[str, Member], profile: np.ndarray, config: TrainConfig) -> Predictor:
         """The members as one predictor."""
-        return Predictor(StackScorer(members, profile), config, next(iter(self.models.values())).encoder)
+        first = next(iter(self.models.values()))
+        return Predictor(StackScorer(members, profile), config, first.encoder, first.device)
 
 
 def _halves(config: TrainConfig, log: Log, run: RunFolder, train_member: TrainMember) -> list[_Side]:

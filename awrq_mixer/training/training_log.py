@@ -10,7 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from awrq_mixer.anchoring.global_profile import result_columns
 from awrq_mixer.config import TrainConfig
+from awrq_mixer.learners import STACK
 from awrq_mixer.learners.base import Batch
 from awrq_mixer.networks.space import Space
 from marca_common.encoding import StateEncoder
@@ -45,6 +47,7 @@ def load_log(config: TrainConfig) -> Log:
     """
     spec, side_columns = config.spec, config.observed_columns()
     extra = [Column(name, "float", 0) for name in side_columns]
+    extra += result_columns(spec) if config.learner == STACK else []  # its profile needs them
     train, validation, test = read_by_time(config.requests, config, extra)
     if len(train) < 2:
         rows = len(train) + len(validation) + len(test)

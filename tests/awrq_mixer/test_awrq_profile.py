@@ -220,14 +220,15 @@ def test_revenue_corrects_a_surrogate_that_overrates_a_choice(biased: tuple[pd.D
     assert found[1].sum() / found[0].sum() == pytest.approx(truth[1].sum() / truth[0].sum(), rel=0.05)
 
 
-def test_a_surrogate_tells_pairs_that_penalties_hide_from_revenue() -> None:
-    place, joint, _ = _every_cell(copies=20)
-    truth = np.exp(_log_effect(pair=True) + 2 * PAIR.ravel())
-    frame = pd.DataFrame(JOINT[joint], columns=["b1", "b2"]).assign(place=place.astype(str), money=truth[joint])
-    frame["guess"] = 7 * frame["money"] * np.exp(0.3 * frame["b1"])
+def test_a_surrogate_tells_pairs_that_noise_hides_in_revenue() -> None:
+    place, joint, _ = _every_cell(copies=100)
+    truth, rng = np.exp(_log_effect(pair=True)), np.random.default_rng(2)
+    frame = pd.DataFrame(JOINT[joint], columns=["b1", "b2"]).assign(place=place.astype(str))
+    frame["money"] = truth[joint] * rng.gamma(0.05, 20, len(joint))  # coefficient of variation 4.5
+    frame["guess"] = 7 * truth[joint] * np.exp(0.3 * frame["b1"])
     error = {one: _pair_error(estimate_profile(frame, SPEC, one), truth) for one in ("guess", None)}
-    assert error["guess"] < 0.01
-    assert error[None] > 0.03
+    assert error["guess"] < 0.02
+    assert error[None] > 0.05
 
 
 def _pair_error(found: np.ndarray, truth: np.ndarray) -> float:
