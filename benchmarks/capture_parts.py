@@ -60,8 +60,10 @@ def parts_of(job: Job) -> dict[str, float]:
         "true_level_profile": with_profile(levelled, value, weight),
         "no_departures": value.mean(1)[:, None] * (weight @ value),
     }
-    judged = {name: evaluate_scores(scores, value, cost, counts, BUDGETS)["capture"] for name, scores in tried.items()}
-    spread = np.sqrt(_mean(own * own, weight) * _mean(true * true, weight))
+    judged = {
+        name: float(evaluate_scores(scores, value, cost, counts, BUDGETS)["capture"]) for name, scores in tried.items()
+    }
+    spread = (_mean(own * own, weight) * _mean(true * true, weight)) ** 0.5
     return judged | {"departure_r": _mean(own * true, weight) / spread if spread > 0 else 0.0}
 
 
