@@ -86,7 +86,8 @@ class StackConfig(Config):
         default=None, description="plus.history of every member: state columns whose equal values are one state's rows"
     )
     revenue_alone: list[str] = Field(
-        default=[], description="members that are trained without a side column as well; with no side columns all are"
+        default=[],
+        description="members that are trained on revenue alone where no side column is borne out; with no side columns all are",
     )
     cross_fit: bool = Field(
         default=True, description="train members on halves of the rows, too, so that each half judges the other's"
@@ -132,8 +133,13 @@ class TrainConfig(FitConfig):
             return self.stack.side_columns
         return [self.plus.surrogate] if self.plus.surrogate else []
 
+    def fallbacks(self) -> set[str]:
+        """Members that are trained only where no side column is borne out."""
+        members = {name: self.stack.members[name] for name in self.stack.revenue_alone}
+        return {name for name, member in members.items() if len(self._columns_of(name, member)) > 1}
+
     def member_configs(self) -> dict[str, TrainConfig]:
-        """The training config of every member, by name; same rows, split and seed as this one."""
+        """The training config of every member, by name, fallbacks included; same rows, split and seed as this one."""
         shared = ("spec", "seed", "requests", "split", "max_rows", "threads", "device")
         rows = {name: getattr(self, name) for name in shared}
         found = {}

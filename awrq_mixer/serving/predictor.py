@@ -104,7 +104,8 @@ def _scorer(payload: dict[str, Any], config: TrainConfig, space: Space, device: 
         return BoostedScorer.from_payload(payload, config, space)
     if config.learner == STACK:
         configs = config.member_configs()
-        require_keys(payload["members"], set(configs), what="members")
+        spare = config.fallbacks()
+        require_keys(payload["members"], set(configs) - spare, optional=spare, what="members")
 
         def build(name: str, parts: Any) -> Scorer:
             require_keys(parts, _parts(configs[name].learner), what=f"member {name}")

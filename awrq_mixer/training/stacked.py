@@ -39,13 +39,13 @@ def fit(
 ) -> tuple[Predictor, dict[str, Any]]:
     """Train the members in ``members/``, weigh and anchor them, write the checkpoint, members.csv, slopes.csv and a figure."""
     started, stack, spec = time.perf_counter(), config.stack, log.spec
-    configs = config.member_configs()
     _require_evidence(log.validation, config)
-    models = {name: train_member(one, run.path / "members" / name) for name, one in configs.items()}
-    sides = [_Side(models, log.validation.reset_index(drop=True)), *_halves(config, log, run, train_member)]
     effects = {one or ON_REVENUE: LoggedEffects.of(log.train, spec, one) for one in [*stack.side_columns, None]}
     profiles = {name: one.profile() for name, one in effects.items()}
     reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
+    main = _main_side(config, log, run, train_member, profiles, reference)
+    configs = {name: one.config for name, one in main.models.items()}
+    sides = [main, *_halves(config, configs, log, run, train_member)]
     members = [side.members(reference) for side in sides]
     parts = [side.seen(one, spec) for side, one in zip(sides, members)]
     seen = HeldOut.joined(parts)
@@ -53,7 +53,9 @@ def fit(
     weights = weigh(seen, profiles[profile], stack.shrink.confidence)
     if weights.any():
         kept = [name for name, weight in zip(configs, weights) if weight > 0]
-        own = [np.log(np.maximum(models[one].values(reference).mean(axis=0), members[0][one].floor)) for one in kept]
+        own = [
+            np.log(np.maximum(main.models[one].values(reference).mean(axis=0), members[0][one].floor)) for one in kept
+        ]
         mean = effects[profile].profile(np.exp(np.mean(own, axis=0)))
         profiles = {"members": mean, profile: profiles[profile]}
         profile = best_profile(profiles, parts[0], stack.shrink.confidence)
@@ -86,6 +88,11 @@ class _Side:
     models: dict[str, Predictor]
     rows: pd.DataFrame
 
+    def borne_out(self, profiles: dict[str, np.ndarray], reference: pd.DataFrame, config: TrainConfig) -> bool:
+        """Is any member worth a weight, by the rows?"""
+        seen, confidence = self.seen(self.members(reference), config.spec), config.stack.shrink.confidence
+        return bool(weigh(seen, profiles[best_profile(profiles, seen, confidence)], confidence).any())
+
     def members(self, reference: pd.DataFrame) -> dict[str, Member]:
         """With the mean shape over ``reference`` rows."""
         return {name: Member.of(model.scorer, model.values(reference)) for name, model in self.models.items()}
@@ -100,7 +107,29 @@ class _Side:
         return Predictor(StackScorer(members, profile), config, first.encoder, first.device)
 
 
-def _halves(config: TrainConfig, log: Log, run: RunFolder, train_member: TrainMember) -> list[_Side]:
+def _main_side(
+    config: TrainConfig,
+    log: Log,
+    run: RunFolder,
+    train_member: TrainMember,
+    profiles: dict[str, np.ndarray],
+    reference: pd.DataFrame,
+) -> _Side:
+    """Members trained on all training rows, with the validation rows; fallbacks among them where none is borne out."""
+    configs, spare = config.member_configs(), config.fallbacks()
+    models: dict[str, Predictor] = {}
+    side = _Side(models, log.validation.reset_index(drop=True))
+    for names in (set(configs) - spare, spare):
+        if names and not (models and side.borne_out(profiles, reference, config)):
+            models |= {
+                name: train_member(configs[name], run.path / "members" / name) for name in configs if name in names
+            }
+    return side
+
+
+def _halves(
+    config: TrainConfig, configs: dict[str, TrainConfig], log: Log, run: RunFolder, train_member: TrainMember
+) -> list[_Side]:
     """Members trained on either half of the training rows, each with the other half (cross-fitting).
 
     Validation rows alone are too few to tell what members are worth; these are never served.
@@ -120,10 +149,7 @@ def _halves(config: TrainConfig, log: Log, run: RunFolder, train_member: TrainMe
             "max_rows": None,
             "split": SplitConfig(train=share, validation=1 - share, test=0.0),
         }
-        models = {
-            name: train_member(one.model_copy(update=update), folder / name)
-            for name, one in config.member_configs().items()
-        }
+        models = {name: train_member(one.model_copy(update=update), folder / name) for name, one in configs.items()}
         others = log.train[~mine].iloc[-config.stack.shrink.evidence_rows :].reset_index(drop=True)
         sides.append(_Side(models, others))
     return sides

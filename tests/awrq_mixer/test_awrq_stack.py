@@ -130,16 +130,27 @@ def stacked(small_world: Any, small_config: Any, tmp_path_factory: pytest.TempPa
 def test_a_misleading_column_is_dropped_and_said_so(stacked: Any, small_world: Any, tmp_path: Path) -> None:
     result = train(TrainConfig.model_validate(stacked), tmp_path)
     table = pd.read_csv(tmp_path / "members.csv")
-    assert table["member"].tolist() == [
-        "classes_hint", "classes_nonsense", "regression_hint", "regression_nonsense", "regression",
-    ]  # fmt: skip
-    assert table["column"].tolist() == ["hint", "nonsense", "hint", "nonsense", "revenue"]
+    members = ["classes_hint", "classes_nonsense", "regression_hint", "regression_nonsense"]
+    assert table["member"].tolist() == members
+    assert table["column"].tolist() == ["hint", "nonsense", "hint", "nonsense"]
     assert "nonsense" in result.summary["dropped_columns"]
     assert result.summary["members_kept"] == table.loc[table["weight"] > 0, "member"].tolist()
     assert (table.loc[table["member"] == "classes_hint", "weight"] > 0).all()
     assert any("side column 'nonsense': dropped" in note for note in read_json(tmp_path / "summary.json")["warnings"])
     states, _, counts = result.model.spec.distinct_states(small_world.frame)
     assert spearman_within(result.model.values(states), small_world.truth(states), counts) > 0.9
+
+
+def test_a_member_on_revenue_alone_is_trained_where_no_side_column_is_borne_out(stacked: Any, tmp_path: Path) -> None:
+    members = {"classes": stacked["stack"]["members"]["classes"]}
+    stack = {"side_columns": ["nonsense"], "revenue_alone": ["classes"], "members": members, "cross_fit": False}
+    result = train(TrainConfig.model_validate(stacked | {"stack": stack}), tmp_path)
+    table = pd.read_csv(tmp_path / "members.csv").set_index("member")
+    assert list(table.index) == ["classes_nonsense", "classes"]
+    assert table.loc["classes_nonsense", "weight"] == 0
+    assert result.summary["dropped_columns"] == ["nonsense"]
+    states = pd.DataFrame({"place": ["0", "2"], "segment": ["3", "7"]})
+    assert np.array_equal(Predictor.load(tmp_path / "best.pt").values(states), result.model.values(states))
 
 
 def test_a_stack_survives_its_checkpoint_and_a_finished_run_is_read_back(stacked: Any, tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_a_stack_survives_its_checkpoint_and_a_finished_run_is_read_back(stacked
     (tmp_path / "summary.json").unlink()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("members/**/last.pt")}
     assert np.array_equal(train(config, tmp_path).model.values(states), values)
-    assert len(before) == 15  # five members, on all rows and on either half
+    assert len(before) == 12  # four members, on all rows and on either half
     assert {p: p.stat().st_mtime_ns for p in before} == before  # no member was trained again
 
 
