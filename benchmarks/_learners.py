@@ -181,8 +181,8 @@ def run_job(job: Job) -> dict[str, Any]:
         "train_s",
         "samples",
         "validation_shape_gain",
-        "eta_min",
-        "eta_max",
+        "eta_least",
+        "eta_most",
     )
     training = {key: result.summary.get(key) for key in kept}
     known = {"learner": job.learner, "world": Path(job.world).stem, "seed": job.seed, "rows": job.rows}

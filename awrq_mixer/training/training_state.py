@@ -172,7 +172,7 @@ class TrainingState:
 
     def summary(self) -> dict[str, Any]:
         """What the run came to; for learners with head weights η also their least and most over all updates."""
-        eta = {"eta_min": self.eta[0], "eta_max": self.eta[1]} if self.eta[0] <= self.eta[1] else {}
+        eta = {"eta_least": self.eta[0], "eta_most": self.eta[1]} if self.eta[0] <= self.eta[1] else {}
         return eta | {
             "learner": self.config.learner,
             "steps": self.step,

@@ -288,9 +288,9 @@ def test_the_summary_has_the_spread_of_head_weights_over_all_updates(small_confi
     config = {**small_config, "learner": "awrq_mixer", "loss": {"kind": "mse"}, "eval_every": 1}
     summary = train(TrainConfig.model_validate(config), tmp_path / "run").summary
     logged = pd.read_csv(tmp_path / "run/metrics.csv")  # a row per update
-    assert summary["eta_min"] == pytest.approx(logged["eta_min"].min())
-    assert summary["eta_max"] == pytest.approx(logged["eta_max"].max())
-    assert 0 <= summary["eta_min"] < 1 / 3 < summary["eta_max"] <= 1
+    assert summary["eta_least"] == pytest.approx(logged["eta_min"].min())
+    assert summary["eta_most"] == pytest.approx(logged["eta_max"].max())
+    assert 0 <= summary["eta_least"] < 1 / 3 < summary["eta_most"] <= 1
     glm = train(TrainConfig.model_validate({**small_config, "learner": "glm", "epochs": 0.1}), tmp_path / "glm").summary
-    assert "eta_min" not in glm
-    assert math.isfinite(summary["eta_max"])
+    assert "eta_least" not in glm
+    assert math.isfinite(summary["eta_most"])
