@@ -28,8 +28,7 @@ RECURRENT = [*RATES, "network.hidden=128", "optimiser.lr=0.0003"]  # have no lay
 LONGER = [*RATES, "optimiser.lr=0.01 network.dropout=0.1 epochs=8", "optimiser.lr=0.02"]
 TREES = ["boost.leaves=15", "boost.leaves=31", "", "boost.leaves=255", "boost.lr=0.02"]
 SETTINGS: dict[str, list[str]] = {
-    **{name: RECURRENT for name in ("drqn", "vdn", "wqmix", "qmix", "awrq_mixer")},
-    "awrq_residual": [*RATES, "network.hidden=32", "optimiser.lr=0.0003"],
+    **{name: RECURRENT for name in ("drqn", "vdn", "wqmix", "qmix", "awrq_mixer", "awrq_residual")},
     "awrq_residual_surrogate": [
         "optimiser.lr=0.01 td.head_loss_weight=0.1",
         "optimiser.lr=0.01 td.head_loss_weight=0.1 epochs=6",
