@@ -20,11 +20,8 @@ from marca_common.requests import RequestSpec
 _POWER = 1.5  # Tweedie variance power of revenue
 _START, _FREE = 1e-3, 100.0  # variance that effects begin with; that of the constant
 _LEAST = 1e-6  # dispersion where there is hardly any noise
-_ROUNDS, _CLOSE, _STEP = (
-    200,
-    1e-4,
-    1.0,
-)  # most rounds; change of a standard deviation that ends them; most change a round
+_ROUNDS, _CLOSE = 200, 1e-4  # most rounds; change of a standard deviation that ends them
+_STEP = 1.0  # most that an effect changes in a round
 
 
 def main_and_pair_tables(spec: RequestSpec) -> list[np.ndarray]:
