@@ -96,7 +96,7 @@ class PlusConfig(Config):
     )
     pairs: bool = Field(
         default=True,
-        description="tables for pairs of sub-actions, and for triples in the common profile, beside those for single ones",
+        description="tables for pairs of sub-actions beside those for single ones; with a surrogate also for triples, in the common profile",
     )
     history: list[str] | None = Field(
         default=None,

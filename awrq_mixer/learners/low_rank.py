@@ -24,7 +24,7 @@ from awrq_mixer.learners.base import Batch
 from awrq_mixer.learners.state_memory import StateMemory
 from awrq_mixer.networks.agents import StateNet
 from awrq_mixer.networks.gaussian_states import StateVectors, infer, without_own
-from awrq_mixer.networks.latent_classes import Surface
+from awrq_mixer.networks.latent_classes import Surface, profile_order
 from awrq_mixer.networks.space import Space
 from marca_common.torch_seeding import OwnInit
 
@@ -99,7 +99,7 @@ class MixedModel(OwnInit):
         self.slopes = nn.Parameter(torch.zeros(space.numeric, 2))
         self.bias = nn.Parameter(torch.zeros(2))
         self.factors = Surface(space.sizes, joint, 1, plus.rank, 2 if plus.pairs else 1, 0.1)
-        self.profile = Surface(space.sizes, joint, 1, 1, 3 if plus.pairs else 1, 0.01)
+        self.profile = Surface(space.sizes, joint, 1, 1, profile_order(plus), 0.01)
         self.correction = Surface(space.sizes, joint, 1, 1, 1, 0.0)
         self.log_noise = Surface(space.sizes, joint, 1, 1, 1, 0.0)
         self.log_variance = nn.Parameter(torch.zeros(2))  # of a row, of a state's level

@@ -129,6 +129,11 @@ class Surface(OwnInit):
         return list(self.tables)[self.single :]
 
 
+def profile_order(plus: PlusConfig) -> int:
+    """Highest order of the common profile's tables: triples need a side column, revenue alone is too noisy for them."""
+    return 1 if not plus.pairs else 2 if plus.surrogate is None else 3
+
+
 class Part(OwnInit):
     """One part of a signal: log surfaces of the classes around one profile, and a level by a state's columns."""
 
@@ -140,7 +145,7 @@ class Part(OwnInit):
         self.levels = nn.Parameter(torch.zeros(m, rows, 1))
         self.slopes = nn.Parameter(torch.zeros(m, space.numeric, 1))
         self.actions = Surface(sizes, joint, m, plus.rank, 2 if plus.pairs else 1, 0.3)
-        self.profile = Surface(sizes, joint, m, 1, 3 if plus.pairs else 1, 0.01)
+        self.profile = Surface(sizes, joint, m, 1, profile_order(plus), 0.01)
 
     def reset(self, generator: torch.Generator) -> None:
         """Classes that differ, around one profile."""

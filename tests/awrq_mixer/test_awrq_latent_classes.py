@@ -15,13 +15,32 @@ from scipy.special import gammaln, logsumexp
 from scipy.stats import gamma, multivariate_normal, poisson
 
 from awrq_mixer.config import TrainConfig
+from awrq_mixer.learner_config import PlusConfig
 from awrq_mixer.learners.base import Batch
-from awrq_mixer.networks.latent_classes import CountSums, SizeSums
+from awrq_mixer.networks.latent_classes import CountSums, SizeSums, Surface, profile_order
 from awrq_mixer.serving import Predictor
 from awrq_mixer.train import make_learner, train
 from awrq_mixer.training.training_log import batches, load_log, make_batch
 from marca_common.requests import RequestSpec
 from marca_measures.rank_correlation import spearman_within
+
+
+def test_a_surface_is_a_sum_of_tables_of_one_two_and_three_sub_actions() -> None:
+    sizes = (2, 3, 2)
+    joint = torch.cartesian_prod(*(torch.arange(n) for n in sizes))
+    surface = Surface(sizes, joint, 1, 1, 3, 1.0)
+    surface.reset(torch.Generator().manual_seed(0))
+    tables = [table.detach()[0, :, 0] for table in surface.tables]
+    assert [len(table) for table in tables] == [2, 3, 2, 6, 4, 6, 12]
+    a, b, c = 1, 2, 0
+    rows = [a, b, c, a * 3 + b, a * 2 + c, b * 2 + c, (a * 3 + b) * 2 + c]
+    expected = sum(float(table[row]) for table, row in zip(tables, rows))
+    assert float(surface().detach()[0, (a * 3 + b) * 2 + c, 0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("pairs", "surrogate", "order"), [(True, "clicks", 3), (True, None, 2), (False, "clicks", 1)])
+def test_triples_need_a_side_column(pairs: bool, surrogate: str | None, order: int) -> None:
+    assert profile_order(PlusConfig(pairs=pairs, surrogate=surrogate)) == order
 
 
 def _evidence(residual: Any, variance: Any) -> Any:
