@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ S = TypeVar("S", bound="Sums")
 
 
 @dataclass
-class Sums:
+class Sums(ABC):
     """What rows, or states, say of every class through one part of a signal: sums that add up over rows."""
 
     def by_state(self: S, state: Tensor, states: int) -> S:
@@ -45,13 +46,13 @@ class Sums:
         """The given rows (M,)."""
         return type(self)(*(getattr(self, one.name)[:, rows] for one in fields(self)))
 
+    @abstractmethod
     def log_likelihood(self, prior: Tensor) -> Tensor:
         """Of the rows under each class, the state's random level integrated out, (members, states, classes)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def level(self, prior: Tensor) -> Tensor:
         """Log of the posterior mean of the state's random factor under each class, (members, states, classes)."""
-        raise NotImplementedError
 
 
 @dataclass
