@@ -3,7 +3,7 @@
 A learned log Q is the level of a state + the log profile of actions + a departure of this state from both. Here the truth
 takes the place of one or two of them, and capture is judged again, on development worlds (seeds 0, 1, …). `true_level_profile` is
 what the departures alone do; beside it `no_departures` is the truth's level × the truth's profile. `departure_r` is the correlation of learned
-and true departures. Rows go to `capture_parts.csv`; a learner that was trained before is read back.
+and true departures; `profile_error` the sd over joint actions of log(mean learned / mean true value). Rows go to `capture_parts.csv`; a learner that was trained before is read back.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pandas as pd
 
 from awrq_mixer.evaluate import evaluate_scores
 from benchmarks._learners import BUDGETS, Job, make_world, sample_states, train_job, world_folder
+from benchmarks._references import REFERENCES
 from benchmarks._results import add_keep
 from cascade_world.world import load_truth
 from marca_common.tables import write_table
@@ -50,7 +51,9 @@ def parts_of(job: Job) -> dict[str, float]:
     config, result = train_job(job, world_folder(job) / "logs/requests.parquet", truth.request_spec())
     states, counts, _ = sample_states(config.spec, config, job.seed)
     value, cost, weight = truth.values(states), truth.costs(states), counts / counts.sum()
-    learned = np.maximum(result.model.values(states).astype(np.float64), 1e-9)
+    scores_of = REFERENCES.get(job.learner)
+    scores = scores_of(result.model, states, value, counts) if scores_of else result.model.values(states)
+    learned = np.maximum(scores.astype(np.float64), 1e-9)
     levelled = learned * (value.mean(1) / learned.mean(1))[:, None]
     own, true = departures(learned, weight), departures(value, weight)
     tried = {
@@ -60,11 +63,14 @@ def parts_of(job: Job) -> dict[str, float]:
         "true_level_profile": with_profile(levelled, value, weight),
         "no_departures": value.mean(1)[:, None] * (weight @ value),
     }
-    judged = {
-        name: float(evaluate_scores(scores, value, cost, counts, BUDGETS)["capture"]) for name, scores in tried.items()
-    }
+    judged = {name: evaluate_scores(one, value, cost, counts, BUDGETS) for name, one in tried.items()}
+    found = {name: float(one["capture"]) for name, one in judged.items()}
     spread = (_mean(own * own, weight) * _mean(true * true, weight)) ** 0.5
-    return judged | {"departure_r": _mean(own * true, weight) / spread if spread > 0 else 0.0}
+    return found | {
+        "spearman_within": float(judged["capture"]["spearman_within"]),
+        "departure_r": _mean(own * true, weight) / spread if spread > 0 else 0.0,
+        "profile_error": float(np.log((weight @ learned) / (weight @ value)).std()),
+    }
 
 
 def with_profile(scores: np.ndarray, value: np.ndarray, weight: np.ndarray) -> np.ndarray:

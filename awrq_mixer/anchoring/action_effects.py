@@ -19,19 +19,25 @@ from marca_common.requests import RequestSpec
 
 _POWER = 1.5  # Tweedie variance power of revenue
 _START, _FREE = 1e-3, 100.0  # variance that effects begin with; that of the constant
+_PAIRS = 1000  # most entries of all tables of pairs
 _LEAST = 1e-6  # dispersion where there is hardly any noise
 _ROUNDS, _CLOSE = 200, 1e-4  # most rounds; change of a standard deviation that ends them
 _STEP = 1.0  # most that an effect changes in a round
 
 
 def main_and_pair_tables(spec: RequestSpec) -> list[np.ndarray]:
-    """A column per entry of each table of one sub-action, then of two, 1 where a joint action has it: (A, entries) each."""
-    joint, found = spec.joint_table(), []
-    for order in (1, 2):
-        for chosen in itertools.combinations(range(len(spec.shape)), order):
-            sizes = [spec.shape[j] for j in chosen]
-            index = np.ravel_multi_index([joint[:, j] for j in chosen], sizes)
-            found.append(np.eye(int(np.prod(sizes)))[index])
+    """A column per entry of each table of one sub-action, then of two, 1 where a joint action has it: (A, entries) each.
+
+    Tables of pairs have 1,000 entries together at most, the smallest tables first: the rounds of ``corrections`` invert a matrix of
+    that size, and of larger tables revenue knows next to nothing.
+    """
+    joint, pairs = spec.joint_table(), itertools.combinations(range(len(spec.shape)), 2)
+    found, left = [np.eye(n)[joint[:, j]] for j, n in enumerate(spec.shape)], _PAIRS
+    for i, j in sorted(pairs, key=lambda one: spec.shape[one[0]] * spec.shape[one[1]]):
+        entries = spec.shape[i] * spec.shape[j]
+        if entries <= left:
+            found.append(np.eye(entries)[joint[:, i] * spec.shape[j] + joint[:, j]])
+            left -= entries
     return found
 
 

@@ -117,11 +117,10 @@ def _main_side(
 ) -> _Side:
     """Members trained on all training rows, with the validation rows; fallbacks among them where none is borne out."""
     configs, spare = config.member_configs(), config.fallbacks()
-    models: dict[str, Predictor] = {}
-    side = _Side(models, log.validation.reset_index(drop=True))
+    side = _Side({}, log.validation.reset_index(drop=True))
     for names in (set(configs) - spare, spare):
-        if names and not (models and side.borne_out(profiles, reference, config)):
-            models |= {
+        if names and not (side.models and side.borne_out(profiles, reference, config)):
+            side.models |= {
                 name: train_member(configs[name], run.path / "members" / name) for name in configs if name in names
             }
     return side

@@ -31,6 +31,17 @@ def test_tables_have_a_one_for_every_entry() -> None:
     assert np.array_equal(tables[3][:, 2], (JOINT[:, 0] == 1) & (JOINT[:, 1] == 0))
 
 
+def test_tables_of_many_pairs_are_left_out_the_largest_first() -> None:
+    spec = RequestSpec.model_validate(SPEC.model_dump() | {"sizes": {"b1": 2, "b2": 30, "b3": 40}})
+    assert [one.shape[1] for one in main_and_pair_tables(spec)] == [
+        2,
+        30,
+        40,
+        60,
+        80,
+    ]  # 1,200 pairs of b2 and b3 are too many
+
+
 def test_a_profile_is_taken_apart_by_hand() -> None:
     spec = RequestSpec.model_validate(SPEC.model_dump() | {"sizes": {"b1": 2, "b2": 2, "b3": 1}})
     singles, pairs, rest = parts_of(np.array([1.0, 2.0, 3.0, 8.0]), spec)  # rows b1, columns b2
