@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+
+from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.networks.agents import initialise
+from marca_common.seeding import torch_generator
+from marca_common.torch_seeding import use_generator
 
 SIZES = (2, 3, 4)
+L = TypeVar("L", bound=Learner)
 
 
 @dataclass
@@ -81,6 +88,24 @@ def tiny_config(log: Path, learner: str) -> dict[str, Any]:
         "boost": {"trees": 2, "min_rows": 5},
         "plus": {"classes": 3, "rank": 2, "surrogate": "clicks" if learner in _REMEMBER else None},
     }
+
+
+def write_priced_log(world: SmallWorld, path: Path) -> pd.DataFrame:
+    """Write the world's log with a numeric column ``price`` and a side column ``clicks``; the written rows."""
+    rows = len(world.frame)
+    frame = world.frame.assign(price=np.linspace(1, 9, rows), clicks=world.frame["money"] + 1)
+    frame.to_parquet(path, index=False)
+    return frame
+
+
+def prepared(learner: L, batch: Batch) -> L:
+    """A learner with seeded weights that knows the batch's scale, counts money in units of 1 and draws seeded noise."""
+    initialise(learner, "glorot_uniform", torch_generator(1, "weights"))
+    learner.generator = torch_generator(2, "noise")
+    learner.prepare(batch, torch.full((len(learner.joint),), 1 / len(learner.joint)))
+    learner.reward_scale.fill_(1.0)
+    use_generator(learner, learner.generator)
+    return learner
 
 
 @pytest.fixture(scope="session")

@@ -21,15 +21,14 @@ from awrq_mixer.evaluate import evaluate_scores, read_truth
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners import LEARNERS
 from awrq_mixer.learners.base import Batch
-from awrq_mixer.networks.agents import initialise
 from awrq_mixer.networks.mixers import VDNMixer
 from awrq_mixer.networks.space import Space
 from awrq_mixer.training.training_log import load_log
 from marca_common.requests import RequestSpec
 from marca_common.scores import ScoreMatrix, write_scores
 from marca_common.seeding import torch_generator
-from marca_common.torch_seeding import use_generator
 from marca_measures.hull import candidates
+from tests.awrq_mixer.conftest import prepared
 
 SPACE = Space((4, 3), 1, ((2, 3), (4,)))
 LOG_TWO = float(np.log(2.0))
@@ -51,12 +50,7 @@ def _learner(name: str, heads: int = 2, oov_rate: float = 0.0, **changes: Any) -
     network = {"embedding": 3, "hidden": 8, "heads": heads, "oov_rate": oov_rate}
     values = {"learner": name, "spec": STATE, "network": network, "mixer": {"embed": 5, "hyper_layers": [6]}, **changes}
     learner = LEARNERS[name](SPACE, LearnerConfig.model_validate(values))
-    initialise(learner, "glorot_uniform", torch_generator(1, "weights"))
-    learner.generator = torch_generator(2, "noise")
-    learner.prepare(_batch(), torch.full((24,), 1 / 24))
-    learner.reward_scale.fill_(1.0)
-    use_generator(learner, learner.generator)
-    return learner
+    return prepared(learner, _batch())
 
 
 def _heads(*by_head: float) -> list[Tensor]:

@@ -19,7 +19,7 @@ from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import train
 from marca_common.config import to_dict
 from marca_common.errors import UserError
-from tests.awrq_mixer.conftest import tiny_config
+from tests.awrq_mixer.conftest import tiny_config, write_priced_log
 from tests.reference.broken_checkpoints import (
     broken_envelopes,
     broken_files,
@@ -44,9 +44,7 @@ def _serve(path: Path) -> None:
 def configs(draw_world: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainConfig]:
     """A quick config of each learner, with a numeric column and a surrogate."""
     folder = tmp_path_factory.mktemp("odd")
-    world = draw_world(folder, rows=400)
-    frame = world.frame.assign(price=np.linspace(1, 9, 400), clicks=world.frame["money"] + 1)
-    frame.to_parquet(folder / "log.parquet", index=False)
+    write_priced_log(draw_world(folder, rows=400), folder / "log.parquet")
     return {name: TrainConfig.model_validate(tiny_config(folder / "log.parquet", name)) for name in LEARNERS}
 
 

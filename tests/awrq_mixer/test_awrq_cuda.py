@@ -13,7 +13,7 @@ from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import BOOSTED, LEARNERS, STACK
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.train import train
-from tests.awrq_mixer.conftest import tiny_config
+from tests.awrq_mixer.conftest import tiny_config, write_priced_log
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -22,9 +22,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def log(draw_world: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A log with a numeric column and a side column, and states of it."""
     folder = tmp_path_factory.mktemp("log")
-    world = draw_world(folder, rows=2000)
-    frame = world.frame.assign(price=np.linspace(1, 9, 2000), clicks=world.frame["money"] + 1)
-    frame.to_parquet(folder / "log.parquet", index=False)
+    frame = write_priced_log(draw_world(folder, rows=2000), folder / "log.parquet")
     return folder / "log.parquet", frame.head(100)
 
 

@@ -24,7 +24,7 @@ from awrq_mixer.networks.space import Space
 from awrq_mixer.serving import HullPolicy, Predictor
 from awrq_mixer.train import train
 from marca_common.seeding import torch_generator
-from marca_common.torch_seeding import use_generator
+from tests.awrq_mixer.conftest import prepared
 
 SPACE = Space((4, 3), 1, ((2, 3), (4,)))
 STATE = {"state": {"one": "category", "two": "category", "three": "numeric"}, "propensity": None}
@@ -43,12 +43,7 @@ def _learner(**changes: Any) -> AWRQResidual:
     network = {"embedding": 3, "hidden": 8, "heads": 2, "oov_rate": 0.0}
     values = {"spec": STATE, "network": network, "mixer": {"embed": 5, "hyper_layers": [6]}, **changes}
     learner = AWRQResidual(SPACE, LearnerConfig.model_validate({"learner": "awrq_residual", **values}))
-    initialise(learner, "glorot_uniform", torch_generator(1, "weights"))
-    learner.generator = torch_generator(2, "noise")
-    learner.prepare(_batch(), torch.full((24,), 1 / 24))
-    learner.reward_scale.fill_(1.0)
-    use_generator(learner, learner.generator)
-    return learner
+    return prepared(learner, _batch())
 
 
 SIDE: dict[str, Any] = {"plus": {"surrogate": "hint"}}
