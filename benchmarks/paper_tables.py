@@ -151,6 +151,7 @@ def draw(table: pd.DataFrame, title: str, path: Path) -> None:
         for mask, colour in ((~ours, "tab:blue"), (ours, "tab:red")):
             panel.errorbar(mean[mask], places[mask], xerr=sd[mask], fmt="o", markersize=4, capsize=2, color=colour)
         panel.set_xlabel(label)
+        panel.locator_params(axis="x", nbins=5)
         panel.grid(axis="y", alpha=0.3)
     panels[0].set_yticks(places, table["learner"])
     figure.suptitle(title)
