@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from awrq_mixer.anchoring.action_effects import parts_of
 from awrq_mixer.anchoring.contexts import FEW, GROUPS, Contexts, contexts
-from awrq_mixer.anchoring.global_profile import estimate_profile, read_profile, write_profile
+from awrq_mixer.anchoring.global_profile import LoggedEffects, estimate_profile, read_profile, write_profile
 from awrq_mixer.anchoring.log_linear import Shape, combinations, log_linear
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
@@ -229,6 +230,50 @@ def test_a_surrogate_tells_pairs_that_noise_hides_in_revenue() -> None:
     error = {one: _pair_error(estimate_profile(frame, SPEC, one), truth) for one in ("guess", None)}
     assert error["guess"] < 0.02
     assert error[None] > 0.05
+
+
+THREE = RequestSpec.model_validate(
+    SPEC.model_dump()
+    | {"agents": {"all": ["b1", "b2", "b3"]}, "sizes": {"b1": 2, "b2": 2, "b3": 5}, "results": ["ranked"]}
+)
+
+
+def _log_of_three(effect: np.ndarray, signal: np.ndarray, rows: int, noise: float) -> pd.DataFrame:
+    """Rows of one place with revenue exp(effect) × noise (coefficient of variation), and a side column exp(signal)."""
+    rng = np.random.default_rng(11)
+    joint = rng.integers(0, 20, rows)
+    frame = pd.DataFrame(THREE.joint_table()[joint], columns=list(THREE.sub_actions)).assign(place="x")
+    paid = np.exp(effect)[joint] * rng.gamma(noise**-2, noise**2, rows)
+    return frame.assign(money=paid, guess=np.exp(signal)[joint] * rng.lognormal(0, 0.2, rows))
+
+
+def _off(found: np.ndarray, effect: np.ndarray) -> float:
+    """sd over joint actions of a profile's error, in logarithms."""
+    return float(np.std(np.log(found) - effect))
+
+
+def test_a_column_of_results_tells_how_the_surrogate_errs_and_need_not_be_there() -> None:
+    rng = np.random.default_rng(4)
+    ranked = np.exp(3 + np.hstack(parts_of(rng.normal(0, 1.5, 20), THREE)[:2]).sum(axis=1))  # by sub-actions and pairs
+    effect = rng.normal(0, 0.3, 20)
+    frame = _log_of_three(effect, effect + 0.4 * np.log1p(ranked), 20_000, noise=4.5)
+    joint = THREE.joint_index(frame)
+    told = estimate_profile(frame.assign(ranked=ranked[joint]), THREE, "guess")
+    assert _off(told, effect) < 0.7 * _off(estimate_profile(frame, THREE, "guess"), effect)
+
+
+def test_a_part_of_the_surrogate_that_is_made_up_is_taken_back() -> None:
+    rng = np.random.default_rng(5)
+    effect = np.linspace(-0.5, 0.5, 5)[THREE.joint_table()[:, 2]]
+    made_up = parts_of(rng.normal(0, 1.0, 20), THREE)[2][:, 0]  # neither main effects nor pairs
+    frame = _log_of_three(effect, effect + 0.4 * made_up / made_up.std(), 30_000, noise=2.0)
+    assert _off(estimate_profile(frame, THREE, "guess"), effect) < 0.15
+
+
+def test_revenue_s_own_profile_is_shrunk_where_it_is_noise() -> None:
+    frame = _log_of_three(np.zeros(20), np.zeros(20), 5000, noise=4.5)
+    found = LoggedEffects.of(frame, THREE, None)
+    assert _off(found.profile(), np.zeros(20)) < 0.8 * _off(found.fitted(), np.zeros(20))
 
 
 def _pair_error(found: np.ndarray, truth: np.ndarray) -> float:

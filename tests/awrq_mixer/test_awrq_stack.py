@@ -18,6 +18,7 @@ from awrq_mixer.serving import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer
 from awrq_mixer.train import train
 from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh
+from awrq_mixer.training.training_log import load_log
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_measures.rank_correlation import spearman_within
@@ -134,11 +135,24 @@ def test_a_misleading_column_is_dropped_and_said_so(stacked: Any, small_world: A
     assert table["member"].tolist() == members
     assert table["column"].tolist() == ["hint", "nonsense", "hint", "nonsense"]
     assert "nonsense" in result.summary["dropped_columns"]
+    assert result.summary["profile_from"] == "members"
     assert result.summary["members_kept"] == table.loc[table["weight"] > 0, "member"].tolist()
     assert (table.loc[table["member"] == "classes_hint", "weight"] > 0).all()
     assert any("side column 'nonsense': dropped" in note for note in read_json(tmp_path / "summary.json")["warnings"])
     states, _, counts = result.model.spec.distinct_states(small_world.frame)
     assert spearman_within(result.model.values(states), small_world.truth(states), counts) > 0.9
+
+
+def test_a_stack_reads_result_columns_where_there_are_any(stacked: Any, tmp_path: Path) -> None:
+    frame = pd.read_parquet(stacked["requests"])
+    frame.assign(ranked=3).to_parquet(tmp_path / "log.parquet", index=False)
+    values = stacked | {
+        "requests": str(tmp_path / "log.parquet"),
+        "spec": stacked["spec"] | {"results": ["ranked", "not there"]},
+    }
+    train_rows = load_log(TrainConfig.model_validate(values)).train
+    assert "ranked" in train_rows
+    assert "not there" not in train_rows
 
 
 def test_a_member_on_revenue_alone_is_trained_where_no_side_column_is_borne_out(stacked: Any, tmp_path: Path) -> None:
