@@ -13,6 +13,8 @@ from mpc_balancer.controllers.price_controller import PriceController
 class BisectionController(PriceController):
     """One bracket per price, in the price coordinate."""
 
+    STATE = ["_low", "_high"]
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._low = self.scale.unit_low.copy()

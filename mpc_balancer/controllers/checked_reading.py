@@ -13,6 +13,7 @@ from marca_common.plain_numbers import attribute, plain_mapping, plain_number, p
 from mpc_balancer.config import LadderConfig
 from mpc_balancer.controllers.clock import Clock
 from mpc_balancer.controllers.stuck_sensor import StuckSensors
+from mpc_balancer.stateful import Stateful
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,10 @@ class Reading:
     extras: dict[str, float]
 
 
-class Checks:
+class Checks(Stateful):
     """Turns whatever was handed to a controller into a Reading, and counts what was refused."""
+
+    STATE = ["refused", "clock", "stuck"]
 
     def __init__(
         self,

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mpc_balancer.stateful import Stateful
+
 _DAY = np.timedelta64(86_400, "s")
 _ROW = np.timedelta64(600, "s")  # stamps at most this far apart continue one another
 _FIRST, _LAST = np.datetime64("1900-01-01", "s"), np.datetime64("2200-01-01", "s")
@@ -20,8 +22,10 @@ _EPOCH = np.datetime64("1970-01-01", "s")
 _NONE = np.datetime64("NaT", "s")
 
 
-class Clock:
+class Clock(Stateful):
     """The start of each interval, in UTC; a stamp without a zone is UTC."""
+
+    STATE = ["time", "_other", "_leapt"]
 
     def __init__(self, step_seconds: int = 60) -> None:
         self.step = np.timedelta64(step_seconds, "s")

@@ -7,13 +7,16 @@ from collections import deque
 import numpy as np
 
 from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.stateful import Stateful
 
 _MEMORY = 0.85  # how fast old evidence fades
 _SAME = 1e-4  # price coordinates closer than this are the same price
 
 
-class DelayDetector:
+class DelayDetector(Stateful):
     """Compares each reported λ with the commands of 0, 1, … intervals earlier; the best match is the delay."""
+
+    STATE = ["delay", "_misses", "_commands"]
 
     def __init__(self, scale: PriceScale, longest: int) -> None:
         self.scale, self.longest = scale, longest

@@ -12,6 +12,7 @@ from mpc_balancer.controllers.mpc import MpcController
 class KnowsNextMinuteController(MpcController):
     """Identical to MPC but for the traffic of the coming 1 + delay intervals. Has Foresight."""
 
+    STATE = ["coming_qps"]
     coming_qps: np.ndarray | None = None  # requests per second of the coming intervals
 
     def foresee(self, coming: Coming) -> None:

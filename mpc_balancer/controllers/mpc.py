@@ -33,6 +33,19 @@ log = logging.getLogger(__name__)
 class MpcController(PriceController):
     """Receding-horizon control with the learned system model g."""
 
+    STATE = [
+        "observer",
+        "forecaster",
+        "delay",
+        "backup",
+        "_generator",
+        "_warm",
+        "_stale",
+        "_extras",
+        "_qps",
+        "_last_cpu",
+    ]
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         own, model = self.config.mpc, self.system_model

@@ -16,6 +16,7 @@ from mpc_balancer.system_model.tuned import PiGains
 class PiController(PriceController):
     """u' = u + kp·Δe + ki·e with e = log(CPU / target), clamped to the box."""
 
+    STATE = ["_state", "_error"]
     tuned_as = "pi"
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -19,6 +19,7 @@ class PiFeedforwardController(PiController):
     A model that answers with no numbers leaves plain PI.
     """
 
+    STATE = ["_forecast_before", "forecaster"]
     tuned_as = "pi_feedforward"
 
     def __init__(self, *args: Any, **options: Any) -> None:

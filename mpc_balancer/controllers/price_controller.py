@@ -15,13 +15,16 @@ from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers.checked_reading import Checks, Reading
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.price_scale import PriceScale
+from mpc_balancer.stateful import Stateful
 from mpc_balancer.system_model.model import SystemModel
 
 _MOST_TRAFFIC = 100.0  # times a data centre's mean in training; traffic beyond that is not believed
 
 
-class PriceController(ABC):
+class PriceController(Stateful, ABC):
     """Turns measurements into prices; subclasses implement ``decide``. A Controller and Reporting of marca_common."""
+
+    STATE = ["lambda_", "rungs", "expected_qps", "checks"]
 
     def __init__(
         self,

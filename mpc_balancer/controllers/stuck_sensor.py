@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpc_balancer.stateful import Stateful
+
 _RARE = 1e-4  # a row of equal readings less likely than this is no luck
 _REPEATS = 0.01  # presumed share of repeated readings
 _REPEATS_WHOLE = 0.3  # the same of whole numbers, as a rounding sensor gives
@@ -12,8 +14,10 @@ _MEMORY = 0.98  # how fast old evidence fades, per change of the reading
 _FULL = 99.9  # percent; a machine may truly stay at its limit, and at 0 without traffic
 
 
-class StuckSensors:
+class StuckSensors(Stateful):
     """Follows CPU readings (D,); one is stuck when its row of repeats is longer than its own past makes likely."""
+
+    STATE = ["_last", "_run", "_repeats", "_changes", "_whole"]
 
     def __init__(self, services: int, frozen_minutes: int) -> None:
         self.least = frozen_minutes - 1  # repeats before a sensor can be called stuck

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.stateful import Stateful
 
 _LAGS = 3  # log differences used by AR
 _EARLY = 3  # last sub-intervals used by the early signal
@@ -183,8 +184,10 @@ def _season(log: np.ndarray, timestamps: np.ndarray, step_seconds: int) -> np.nd
     return np.convolve(wrapped, np.ones(width) / width, mode="same")[width:-width]
 
 
-class Forecaster:
+class Forecaster(Stateful):
     """Runs a fitted forecast online, with the calendar of planned events on top."""
+
+    STATE = ["_history", "_arrivals", "time"]
 
     def __init__(self, fitted: TrafficForecast, calendar: Calendar | None) -> None:
         self.fitted = fitted

@@ -11,6 +11,7 @@ import numpy as np
 
 from marca_common.errors import UserError
 from mpc_balancer.config import GainConfig
+from mpc_balancer.stateful import Stateful
 from mpc_balancer.system_model.minute_table import SystemData
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.training_windows import make_windows
@@ -25,7 +26,7 @@ _MEMORY = 400  # intervals over which the bank's errors are compared online
 _OUTLIER = 8.0  # CPU points beyond which an error says nothing more about a pair
 
 
-class GainTracker:
+class GainTracker(Stateful):
     """log κ: the online multiplicative correction of g, clipped, for any number of parallel rows.
 
     Each usable reading moves log κ by a share of its log error. The share is the tuned ``rate`` while errors alternate. It
@@ -33,6 +34,8 @@ class GainTracker:
     Leach's tracking signal |E|/A, E the smoothed error and A the smoothed size of errors. Readings that are missing, or so
     far off that they are a fault, change nothing. Saturated ones may raise κ, since the load was at least what was read.
     """
+
+    STATE = ["log_gain", "_error", "_size"]
 
     def __init__(self, shape: tuple[int, ...], rate: float | np.ndarray, config: GainConfig) -> None:
         self.rate, self.config = rate, config
@@ -96,8 +99,10 @@ def run_observers(model: SystemModel, data: SystemData, pairs: np.ndarray, confi
     return errors[min(60, len(errors) // 2) :]
 
 
-class _Bank:
+class _Bank(Stateful):
     """P observers of one plant, one per (rate, trust) pair."""
+
+    STATE = ["tracker", "cpu"]
 
     def __init__(self, model: SystemModel, pairs: np.ndarray, config: GainConfig) -> None:
         self.model, self.trust = model, pairs[:, 1:]
@@ -130,8 +135,10 @@ class _Bank:
         return predicted
 
 
-class Observer:
+class Observer(Stateful):
     """The online form for one controller; the bank's best pair of late gives state and gain."""
+
+    STATE = ["_scores", "_bank", "_seen", "_best", "cpu_before"]
 
     def __init__(self, model: SystemModel, config: GainConfig) -> None:
         pairs = bank(config)
