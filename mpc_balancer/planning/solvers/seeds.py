@@ -21,12 +21,12 @@ def constant_plans(problem: Problem, count: int) -> np.ndarray:
         points = np.linspace(0, 1, count)[:, None]
     else:
         corners = np.array([np.zeros(prices), np.ones(prices)])
-        points = np.concatenate([corners, _kronecker(count - 2, prices)]) if count > 2 else corners
+        points = np.concatenate([corners, kronecker(count - 2, prices)]) if count > 2 else corners
     low, high = problem.low.min(axis=0), problem.high.max(axis=0)
     return problem.clip((low + points * (high - low))[:, None, :].repeat(problem.shape[0], axis=1))
 
 
-def _kronecker(count: int, dimensions: int) -> np.ndarray:
+def kronecker(count: int, dimensions: int) -> np.ndarray:
     """Evenly spread points of the unit cube (count, dimensions) by the generalised golden ratio."""
     ratio = 2.0
     for _ in range(40):

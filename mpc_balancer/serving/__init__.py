@@ -1,0 +1,1 @@
+"""How does a live system use a controller? Sources of measurements, sinks of λ, state, decision log, metrics, replay."""

@@ -1,0 +1,75 @@
+"""Counters and gauges as Prometheus text, for a file that the node exporter's textfile collector picks up.
+
+A file needs no port, no thread and no permission, and what it says last is still there after a crash; its age says that too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+import numpy as np
+
+from mpc_balancer.serving.edge import Edge
+from mpc_balancer.serving.steered import Steered
+
+_PREFIX = "mpc_balancer"
+_HELP = {
+    "lambda": "λ last set, in the declared unit",
+    "steps_total": "control steps by kind: measured, lost (no measurement), gap (left out by the time stamps)",
+    "rungs_total": "which rule answered",
+    "refused_total": "parts of measurements that were not believed",
+    "silent_steps": "steps in a row without any CPU",
+    "foreign_steps": "steps in a row whose λ in force was none of ours",
+    "controller_failed_total": "steps at which the controller raised or gave no prices, and λ was held",
+    "expected_qps": "traffic expected of the coming interval, requests per second",
+    "shadow": "1: λ is advised, not applied",
+    "step_seconds": "duration of the last step",
+    "last_step_timestamp_seconds": "when the last step was made",
+    "troubles_total": "what else went wrong, all data centres: source, line, sink, disk, unknown_group, answered",
+}
+Sample = tuple[str, dict[str, str], float]
+
+
+def metrics_text(
+    steered: Mapping[str, Steered], edge: Edge, seconds: float, troubles: Mapping[str, int], now: datetime
+) -> str:
+    """All metrics; ``seconds``: duration of the last step."""
+    samples: list[Sample] = [("troubles_total", {"kind": kind}, count) for kind, count in sorted(troubles.items())]
+    samples += [("step_seconds", {}, seconds), ("last_step_timestamp_seconds", {}, now.timestamp())]
+    for group, one in steered.items():
+        samples += _of_group(group, one, edge)
+    lines = []
+    for name, text in _HELP.items():
+        own = [sample for sample in samples if sample[0] == name]
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines += [f"# HELP {_PREFIX}_{name} {text}", f"# TYPE {_PREFIX}_{name} {kind}"] if own else []
+        lines += [f"{_PREFIX}_{name}{_labels(labels)} {_number(value)}" for _, labels, value in own]
+    return "\n".join(lines) + "\n"
+
+
+def _of_group(group: str, one: Steered, edge: Edge) -> Iterator[Sample]:
+    of = {"group": group}
+    for name, price in edge.outwards(one.lambda_).items():
+        yield "lambda", {**of, "price": name}, price
+    for kind in ("measured", "lost", "gap"):
+        yield "steps_total", {**of, "kind": kind}, one.counts[kind]
+    rungs, refused = one.said
+    for rung, count in sorted(rungs.items()):
+        yield "rungs_total", {**of, "rung": rung}, count
+    for part, count in sorted(refused.items()):
+        yield "refused_total", {**of, "part": part}, count
+    yield "silent_steps", of, one.silent
+    yield "foreign_steps", of, one.foreign
+    yield "controller_failed_total", of, one.counts["controller_failed"]
+    yield "expected_qps", of, float(getattr(one.controller, "expected_qps", np.nan))
+    yield "shadow", of, one.shadow
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    escaped = {k: v.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for k, v in labels.items()}
+    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped.items()) + "}" if labels else ""
+
+
+def _number(value: float) -> str:
+    return "NaN" if np.isnan(value) else repr(float(value))
