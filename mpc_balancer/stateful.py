@@ -52,6 +52,8 @@ class Stateful:
 
 def plain(value: Any) -> Any:
     """One attribute as plain values."""
+    if isinstance(value, Stateful):  # what is common first: isinstance of a protocol takes its time
+        return value.state()
     if isinstance(value, np.ndarray):
         return _nulled(value.tolist()) if value.dtype.kind == "f" and np.isnan(value).any() else value.tolist()
     if isinstance(value, float):
@@ -64,6 +66,8 @@ def plain(value: Any) -> Any:
         return {name: int(count) for name, count in value.items()}
     if isinstance(value, list | deque):
         return [plain(one) for one in value]
+    if value is None or isinstance(value, int | str):
+        return value
     return value.state() if isinstance(value, Restorable) else value
 
 

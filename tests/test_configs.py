@@ -38,6 +38,7 @@ TYPES = {
     "mpc_balancer/paper_table.yaml": ("mpc_balancer.config", "SystemModelConfig"),
     "mpc_balancer/evaluate.yaml": ("mpc_balancer.config", "SystemErrorsConfig"),
     "mpc_balancer/run.yaml": ("mpc_balancer.run", "ClosedLoopConfig"),
+    "mpc_balancer/serve.yaml": ("mpc_balancer.serve", "ServeConfig"),
     "revenue_sim/train.yaml": ("revenue_sim.train", "TrainConfig"),
     "revenue_sim/run.yaml": ("revenue_sim.config", "RunConfig"),
     "revenue_sim/evaluate.yaml": ("revenue_sim.config", "EvaluateConfig"),

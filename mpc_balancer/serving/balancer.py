@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -65,7 +64,7 @@ class Balancer:
         except BaseException:
             os.close(self._lock)
             raise
-        self._started = now()
+        self._started = self._told = now()
         self._metrics = Path(config.metrics) if config.metrics else self.out / "metrics.prom"
         warm_up(config, self.model)
 
@@ -81,14 +80,13 @@ class Balancer:
         None stands for an interval without a measurement. ``group`` is the measurement's own where left out; an unknown
         one is counted and answered with no prices (0,). With a single data centre all measurements are its.
         """
-        started = time.perf_counter()
         known = self.whose(measurement) if group is None else group
         if known not in self.steered:
             self._trouble("unknown_group", f"measurement of data centre {known!r}, which is not served")
             return np.empty(0)
         one = None if measurement is None else self.edge.inwards(measurement, known)
         self._answer(known, one)
-        self._keep(known, time.perf_counter() - started)
+        self._keep(known)
         return np.array(list(self.prices()[known].values()))
 
     def whose(self, measurement: Any) -> str:
@@ -131,12 +129,17 @@ class Balancer:
         except Exception as error:  # nobody foresaw it: hold
             self._trouble("step", f"{group}: {type(error).__name__}: {error}")
 
-    def _keep(self, group: str, seconds: float) -> None:
+    def _keep(self, group: str) -> None:
         """Save the state after the log, so that a crash between them repeats a row rather than losing one."""
         path, now = self._state_path(group), self.now()
         self._try(save_state, path, self._owners[group], group, now, self.steered[group].state())
-        troubles = self.troubles + Counter(self.outside)
-        self._try(write_text, self._metrics, metrics_text(self.steered, self.edge, seconds, troubles, now))
+        if (now - self._told).total_seconds() >= 1:
+            self.write_metrics()
+
+    def write_metrics(self) -> None:
+        """Replace the metrics file; ``step`` does it, but at most once a second."""
+        self._told, troubles = self.now(), self.troubles + Counter(self.outside)
+        self._try(write_text, self._metrics, metrics_text(self.steered, self.edge, troubles, self._told))
 
     def _try(self, write: Callable[..., Any], *arguments: Any) -> None:
         """Write to the disk; one that takes it not is said and survived."""

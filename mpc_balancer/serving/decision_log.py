@@ -29,7 +29,7 @@ def schema_of(services: Sequence[str], prices: Sequence[str]) -> pa.Schema:
     numbers = ["qps", *(f"cpu_{name}" for name in services), *(f"in_force_{name}" for name in prices)]
     numbers += ["expected_qps", *(f"price_{name}" for name in prices)]
     fields = [pa.field(name, pa.string()) for name in texts] + [pa.field(name, pa.float64()) for name in numbers]
-    more = {"step": pa.int64(), "timestamp": pa.timestamp("s"), "shadow": pa.bool_(), "step_ms": pa.float64()}
+    more = {"step": pa.int64(), "timestamp": pa.timestamp("s"), "shadow": pa.bool_(), "decision_ms": pa.float64()}
     return pa.schema([*fields, *more.items(), ("arrivals", pa.list_(pa.float64()))])
 
 

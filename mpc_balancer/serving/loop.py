@@ -31,6 +31,9 @@ def serve_loop(
         for group in late:
             balancer.step(None, group)
             due[group] += seconds
-        if sink is not None and not balancer.config.shadow and (batch or late):
+        if not (batch or late):
+            continue
+        if sink is not None and not balancer.config.shadow:
             sink(balancer.prices())
-        balancer.outside = dict(source.troubles) | ({"sink": sink.failures} if sink is not None else {})
+        balancer.outside = dict(source.troubles) | ({} if sink is None else {"sink": sink.failures})
+        balancer.write_metrics()

@@ -24,19 +24,17 @@ _HELP = {
     "controller_failed_total": "steps at which the controller raised or gave no prices, and λ was held",
     "expected_qps": "traffic expected of the coming interval, requests per second",
     "shadow": "1: λ is advised, not applied",
-    "step_seconds": "duration of the last step",
+    "decision_seconds": "duration of the last decision",
     "last_step_timestamp_seconds": "when the last step was made",
     "troubles_total": "what else went wrong, all data centres: source, line, sink, disk, unknown_group, answered",
 }
 Sample = tuple[str, dict[str, str], float]
 
 
-def metrics_text(
-    steered: Mapping[str, Steered], edge: Edge, seconds: float, troubles: Mapping[str, int], now: datetime
-) -> str:
-    """All metrics; ``seconds``: duration of the last step."""
+def metrics_text(steered: Mapping[str, Steered], edge: Edge, troubles: Mapping[str, int], now: datetime) -> str:
+    """All metrics, as they are ``now``."""
     samples: list[Sample] = [("troubles_total", {"kind": kind}, count) for kind, count in sorted(troubles.items())]
-    samples += [("step_seconds", {}, seconds), ("last_step_timestamp_seconds", {}, now.timestamp())]
+    samples.append(("last_step_timestamp_seconds", {}, now.timestamp()))
     for group, one in steered.items():
         samples += _of_group(group, one, edge)
     lines = []
@@ -64,6 +62,7 @@ def _of_group(group: str, one: Steered, edge: Edge) -> Iterator[Sample]:
     yield "controller_failed_total", of, one.counts["controller_failed"]
     yield "expected_qps", of, float(getattr(one.controller, "expected_qps", np.nan))
     yield "shadow", of, one.shadow
+    yield "decision_seconds", of, one.seconds
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -44,10 +44,12 @@ class Steered(Stateful):
         self.most_missing = int(gap_minutes * 60 / step_seconds)
         self.most_silent = max(silence_minutes * 60 / step_seconds, 1.0)
         self.number, self.silent, self.foreign = 0, 0, 0
+        self.seconds = 0.0  # duration of the last decision
         self.born = datetime.now(UTC).isoformat()  # with the number of the step, a name for every decision
         self.time: np.datetime64 = np.datetime64("NaT", "s")  # start of the last interval that was answered
         self.counts: Counter[str] = Counter()
         self.lambda_ = np.array(controller.lambda_, np.float64)
+        self._reports = controller if isinstance(controller, Reporting) else None
         self._commands = deque([self.lambda_], _RECENT)
 
     def state(self) -> dict[str, Any]:
@@ -80,7 +82,7 @@ class Steered(Stateful):
         price, failed = self._price(one)
         price, forced = self._safe(one, price)
         self._note(one, kind, price)
-        after = self._reported()
+        after, self.seconds = self._reported(), time.perf_counter() - started
         rungs = [forced] if forced else [failed] if failed else sorted(after[0] - before[0])
         self.number += 1
         return {
@@ -89,7 +91,7 @@ class Steered(Stateful):
             "step": self.number - 1,
             "kind": kind,
             "shadow": self.shadow,
-            "step_ms": (time.perf_counter() - started) * 1000,
+            "decision_ms": self.seconds * 1000,
             **measured(one, *self.names),
             "expected_qps": _null(getattr(self.controller, "expected_qps", None)),
             "rung": "+".join(rungs),
@@ -147,7 +149,8 @@ class Steered(Stateful):
         self.time = self.time + self.interval if np.isnat(stamp) else stamp
         in_force = self._in_force(one)
         if in_force is not None and not self.shadow:
-            ours = any(np.allclose(in_force, command, rtol=_SAME, atol=0) for command in self._commands)
+            off = np.abs(np.array(self._commands) - in_force) > _SAME * np.abs(in_force)
+            ours = not off.any(axis=1).all()
             self.foreign = 0 if ours else self.foreign + 1
             self.counts["foreign"] += not ours
             if self.foreign == _FOREIGN:
@@ -172,8 +175,8 @@ class Steered(Stateful):
                 log.warning("%s: controller: follow: %s: %s", self.group, type(error).__name__, error)
 
     def _reported(self) -> tuple[Counter[str], Counter[str]]:
-        own = self.controller
-        return (Counter(own.rungs), Counter(own.refused)) if isinstance(own, Reporting) else (Counter(), Counter())
+        own = self._reports
+        return (Counter(), Counter()) if own is None else (Counter(own.rungs), Counter(own.refused))
 
 
 def _null(value: Any) -> float | None:
