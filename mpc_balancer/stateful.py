@@ -11,6 +11,18 @@ import numpy as np
 from marca_common.checkpoint import generator_state, restore_generator
 from marca_common.errors import UserError
 
+_KINDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number or null",
+    str: "a text",
+    np.datetime64: "an instant",
+    Counter: "counts by name",
+    deque: "rows of numbers",
+    list: "numbers",
+    np.random.Generator: "a generator's state",
+}
+
 
 @runtime_checkable
 class Restorable(Protocol):
@@ -146,5 +158,4 @@ def _number(found: Any) -> float:
 def _expected(have: Any) -> str:
     if isinstance(have, np.ndarray):
         return f"numbers of shape {have.shape}"
-    kinds = {np.datetime64: "an instant", Counter: "counts by name", deque: "rows of numbers", list: "numbers"}
-    return kinds.get(type(have), "numbers or null" if have is None else f"a {type(have).__name__}")
+    return _KINDS.get(type(have), "numbers or null")

@@ -74,13 +74,12 @@ def measured(one: Measurement | None, services: Sequence[str], prices: Sequence[
     """A measurement as columns of the log; empty where there was none."""
     if one is None:
         return {}
-    cpu, in_force = _padded(one.cpu, len(services)), _padded(one.lambda_, len(prices))
     return {
         "timestamp": None if np.isnat(one.timestamp) else str(one.timestamp),
         "measured_group": one.group,
         "qps": _null(one.qps),
-        **{f"cpu_{name}": value for name, value in zip(services, cpu)},
-        **{f"in_force_{name}": value for name, value in zip(prices, in_force)},
+        **{f"cpu_{name}": _null(value) for name, value in zip(services, one.cpu)},
+        **{f"in_force_{name}": _null(value) for name, value in zip(prices, one.lambda_)},
         "arrivals": None if one.arrivals is None else [_null(value) for value in one.arrivals],
         "extras": json.dumps({"degradation": one.degradation, "aggregates": one.aggregates}),
     }
@@ -150,11 +149,6 @@ def _timed(row: dict[str, Any]) -> dict[str, Any]:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _padded(values: np.ndarray, count: int) -> list[float | None]:
-    """Numbers of a row of the right length; a wrong one is as good as lost."""
-    return [_null(one) for one in values] if len(values) == count else [None] * count
 
 
 def _null(value: float) -> float | None:

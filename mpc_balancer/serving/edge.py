@@ -29,7 +29,7 @@ class Edge:
         return plain_text(attribute(one, "group"))
 
     def inwards(self, one: Any, group: str) -> Measurement:
-        """A measurement in our units; what is no number is NaN, a row that is none one NaN, a mapping that is none None.
+        """A measurement in our units; what is no number is NaN, a row of another length NaNs, a mapping that is none None.
 
         CPU and λ may be mappings from names. The checks of the controllers count and survive all of these.
         """
@@ -45,7 +45,7 @@ class Edge:
             cpu=_row(attribute(one, "cpu"), self.services) * self._cpu,
             degradation=_honest(attribute(one, "degradation")),  # type: ignore[arg-type]
             lambda_=_row(attribute(one, "lambda_"), self.prices) / self._price,
-            arrivals=None if arrivals is None else _row(arrivals, ()),
+            arrivals=None if arrivals is None else _or(plain_numbers(arrivals), np.full(1, np.nan)),
             aggregates=mapping,
         )
 
@@ -61,9 +61,8 @@ def price_names(services: Sequence[str], prices: int) -> tuple[str, ...]:
 
 def _row(value: Any, names: Sequence[str]) -> np.ndarray:
     mapping = plain_mapping(value)
-    row = [mapping.get(name) for name in names] if mapping is not None else value
-    found = plain_numbers(row)
-    return np.full(1, np.nan) if found is None else found
+    found = plain_numbers([mapping.get(name) for name in names] if mapping is not None else value, len(names))
+    return np.full(len(names), np.nan) if found is None else found
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -162,8 +162,7 @@ class Steered(Stateful):
         self._commands.append(price)
 
     def _in_force(self, one: Measurement | None) -> np.ndarray | None:
-        known = one is not None and one.lambda_.shape == self.lambda_.shape and np.isfinite(one.lambda_).all()
-        return one.lambda_ if one is not None and known else None
+        return one.lambda_ if one is not None and np.isfinite(one.lambda_).all() else None
 
     def _follow(self, in_force: np.ndarray) -> None:
         """Rules that integrate start from λ in force, so that taking over makes no jump and shadow advice does not wander."""

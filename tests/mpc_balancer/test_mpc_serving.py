@@ -1,0 +1,497 @@
+"""The balancer on a live system: crashes, gaps, silence, other writers, shadow, replay, many data centres."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpc_fixtures import trained_model
+from test_mpc_bad_measurements import BAD, WHOLE
+
+import mpc_balancer.serving.balancer as balancer_module
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.protocols import Measurement
+from mpc_balancer.config import ControllerConfig, MpcConfig, PiConfig, SolverConfig
+from mpc_balancer.serve import Balancer, ServeConfig
+from mpc_balancer.serving.decision_log import read_log
+from mpc_balancer.serving.loop import serve_loop
+from mpc_balancer.serving.replay import differing, replay
+from mpc_balancer.serving.sinks import Sink
+from mpc_balancer.testbed.scenarios import Scenario, start_scenario
+
+START, MINUTE = np.datetime64("2026-03-09T00:00", "s"), np.timedelta64(60, "s")
+QUICK = MpcConfig(solver=SolverConfig(deadline_ms=None, iterations=1, constants=4))
+PI = PiConfig(kp=0.15, ki=0.15, down_factor=0.7, feedforward=0.6)
+
+
+def config(name: str = "mpc", **more: Any) -> ServeConfig:
+    own = ControllerConfig(name=name, mpc=QUICK, pi=PI)
+    return ServeConfig(model="a model in memory", controller=own, **more)
+
+
+def start(out: Path, name: str = "mpc", now: Any = None, **more: Any) -> Balancer:
+    clock = {} if now is None else {"now": now}
+    return Balancer(config(name, **more), out, trained_model(), **clock)
+
+
+def crash(one: Balancer) -> None:
+    """What the end of a process leaves: the lock is let go, nothing is closed."""
+    os.close(one._lock)
+    one._lock = -1
+
+
+def right(minute: int, **changed: Any) -> Measurement:
+    wave = float(np.sin(1.7 * minute))
+    one = Measurement(
+        minute, START + minute * MINUTE, "reference", 400.0 + 9 * wave, np.array([62.0 + 2 * wave, 63.0 - 1.5 * wave]),
+        0.0, np.array([1e-4, 1e-4]), np.full(6, 4000.0) + wave, {"q_sum": 1.0, "q_mean": 1.0},
+    )  # fmt: skip
+    return replace(one, **changed)
+
+
+def loop(out: Path, crashes: Any = (), minutes: int = 90, seed: int = 5, **more: Any) -> tuple[np.ndarray, Balancer]:
+    """Prices of a closed loop; after the given minutes the process dies and a new one takes over."""
+    drawn = start_scenario(Scenario(days=minutes / 1440, lost_share=0.1), seed)
+    plant, one = drawn.plant(), start(out, **more)
+    price, prices = one.steered["reference"].lambda_, []
+    for t in range(minutes):
+        price = one.step(plant.step(price, drawn.arrivals[t]))
+        prices.append(price)
+        if t in crashes:
+            crash(one)
+            one = start(out, **more)
+    return np.array(prices), one
+
+
+# -- crashes ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["mpc", "pi_forecast", "bisection"])
+def test_a_crash_at_any_minute_changes_no_price(name: str, tmp_path: Path) -> None:
+    undisturbed, one = loop(tmp_path / "a", name=name)
+    resumed, other = loop(tmp_path / "b", range(0, 90, 4), name=name)
+    np.testing.assert_array_equal(resumed, undisturbed)
+    assert one.summary == other.summary
+    other.close()
+    again = replay(config(name), tmp_path / "b/log", trained_model())
+    assert len(again) == 90
+    assert differing(again) == 0
+
+
+@settings(max_examples=8, deadline=None)
+@given(crashes=st.sets(st.integers(0, 59), max_size=6))
+def test_crashes_at_drawn_minutes_change_no_price(crashes: set[int], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("crashes")
+    resumed, one = loop(folder, crashes, minutes=60, name="pi_forecast")
+    one.close()
+    np.testing.assert_array_equal(resumed, loop(folder / "undisturbed", minutes=60, name="pi_forecast")[0])
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL."""
+
+
+def test_killed_between_log_and_state_the_minute_is_answered_again(tmp_path: Path, monkeypatch: Any) -> None:
+    one = start(tmp_path)
+    for minute in range(5):
+        one.step(right(minute))
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(balancer_module, "save_state", kill)
+        with pytest.raises(Killed):
+            one.step(right(5))
+    crash(one)
+    two, never = start(tmp_path), start(tmp_path / "never")
+    for minute in range(6):
+        expected = never.step(right(minute))
+    np.testing.assert_array_equal(two.step(right(5)), expected)
+    np.testing.assert_array_equal(two.step(right(6)), never.step(right(6)))
+    two.close()
+    rows = read_log(tmp_path / "log")
+    assert rows["step"].tolist() == list(range(7))
+    assert differing(replay(config(), tmp_path / "log", trained_model())) == 0
+
+
+def test_what_was_answered_before_the_crash_is_not_answered_twice(tmp_path: Path) -> None:
+    one = start(tmp_path)
+    for minute in range(5):
+        last = one.step(right(minute))
+    crash(one)
+    two = start(tmp_path)
+    for minute in range(5):  # a file read again from its start
+        np.testing.assert_array_equal(two.step(right(minute)), last)
+    two.step(right(5))
+    assert two.troubles["answered"] == 5
+    assert two.summary["measured"] == 6
+
+
+def test_minutes_of_a_restart_are_lived_through_as_lost_ones(tmp_path: Path) -> None:
+    one, never = start(tmp_path), start(tmp_path / "never")
+    for minute in range(20):
+        one.step(right(minute))
+        never.step(right(minute))
+    crash(one)
+    two = start(tmp_path)
+    for _ in range(4):
+        never.step(None)
+    np.testing.assert_array_equal(two.step(right(24)), never.step(right(24)))
+    assert two.summary["gap"] == never.summary["lost"] == 4
+    saw, lived = (
+        json.loads((out / "state/reference.json").read_text())["state"] for out in (tmp_path, tmp_path / "never")
+    )
+    assert saw["controller"]["forecaster"] == lived["controller"]["forecaster"]
+
+
+def test_a_leap_that_is_too_long_for_a_gap_costs_no_lost_minutes(tmp_path: Path) -> None:
+    one = start(tmp_path, gap_minutes=10)
+    for minute in (*range(5), 16, 5, 6):  # a wrong stamp, and on
+        one.step(right(minute))
+    assert one.summary["gap"] == 0
+    one.step(right(17))
+    assert one.summary["gap"] == 10
+
+
+# -- state files -----------------------------------------------------------------------------------------------------
+def saved(out: Path, **more: Any) -> Path:
+    one = start(out, **more)
+    for minute in range(3):
+        one.step(right(minute))
+    crash(one)
+    return out / "state/reference.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version: got 2; expected 1"),
+        ({"identity": "0" * 16}, "identity: a state of another system model or config; remove it to start anew"),
+        ({"group": "elsewhere"}, "identity"),
+        ({"checksum": ""}, "checksum: does not fit the content"),
+        ({"saved": "yesterday"}, "checksum"),
+        ({"saved": "2026-01-01T00:00:00"}, "checksum"),
+        ({"more": 1}, "more: unknown key"),
+        ({"state": {}}, "checksum"),
+    ],
+)
+def test_a_state_file_that_is_not_ours_is_refused_in_one_line(change: Any, message: str, tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=f"reference.json: {message}") as caught:
+        start(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 1}', "\x00"])
+def test_a_state_file_that_was_cut_or_overwritten_is_refused(content: str, tmp_path: Path) -> None:
+    saved(tmp_path).write_text(content)
+    with pytest.raises(UserError, match=r"reference\.json: "):
+        start(tmp_path)
+
+
+def test_a_state_of_another_controller_model_or_shape_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    with pytest.raises(UserError, match="another system model or config"):
+        start(tmp_path, "pi")
+    other = replace(trained_model(), idle=trained_model().idle + 1)
+    with pytest.raises(UserError, match="another system model or config"):
+        Balancer(config(), tmp_path, other)
+    start(tmp_path).close()  # a refusal lets go of the folder, and leaves the file
+    content = json.loads(path.read_text())
+    content["state"]["controller"]["lambda_"] = [1.0]
+    content["checksum"] = balancer_module_checksum(content["state"])
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"reference\.json: state\.controller\.lambda_: got \[1\.0\]; expected numbers of shape"
+    ):
+        start(tmp_path)
+
+
+def balancer_module_checksum(state: Any) -> str:
+    from mpc_balancer.serving.state_file import _sum
+
+    return _sum(json.dumps(state))
+
+
+def test_a_state_that_is_too_old_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    saved(tmp_path)
+    for minutes, steps in ((59, 3), (61, 0)):
+        later = datetime.now(UTC) + timedelta(minutes=minutes)
+        one = start(tmp_path, now=lambda: later)  # noqa: B023
+        assert one.summary["measured"] == steps
+        crash(one)
+    assert "61 minutes old, more than state_minutes 60: started anew" in caplog.text
+
+
+def test_names_of_data_centres_are_no_paths(tmp_path: Path) -> None:
+    names = ["../../x", "a/b", ".", "a b", "ü"]
+    one = Balancer(
+        ServeConfig(
+            model=None, services=["s"], groups=names, controller=ControllerConfig(name="pi", price_high=[1.0], pi=PI)
+        ),
+        tmp_path,
+    )
+    for name in names:
+        one.step(right(0, group=name, cpu=[50.0], lambda_=[0.5]))
+    assert len(list((tmp_path / "state").iterdir())) == len(names)
+    assert one.troubles == {}
+
+
+# -- measurements ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["mpc", "pi_feedforward"])
+def test_whatever_is_measured_prices_stay_in_their_box_and_all_is_logged(name: str, tmp_path: Path) -> None:
+    one = start(tmp_path, name)
+    high = trained_model().prices.high
+    every = [*WHOLE, *(right(minute, **{field: value}) for minute, (field, _, value) in enumerate(BAD))]
+    for bad in every:
+        price = one.step(bad)
+        assert price.shape == (2,)
+        assert ((price >= 0) & (price <= high)).all()
+    assert one.troubles == {}
+    one.close()
+    assert len(read_log(tmp_path / "log")) >= len(every)
+    assert differing(replay(config(name), tmp_path / "log", trained_model())) == 0
+
+
+def test_the_log_says_what_was_measured_decided_and_refused(tmp_path: Path) -> None:
+    one = start(tmp_path, log_rows=2)
+    one.step(right(0, cpu=np.array([61.0, np.nan])))
+    price = one.step(right(1))
+    one.step(None)
+    assert sorted(path.name for path in (tmp_path / "log").iterdir()) == ["decisions_000001.parquet", "open.jsonl"]
+    rows = read_log(tmp_path / "log")
+    assert rows["kind"].tolist() == ["measured", "measured", "lost"]
+    assert rows["timestamp"].iloc[1] == pd.Timestamp("2026-03-09 00:01")
+    assert rows["cpu_retrieval"].iloc[0] == 61.0
+    assert rows["cpu_ranking"].isna().tolist() == [True, False, True]
+    assert rows["refused"].iloc[0] == "cpu=1"
+    assert rows["rung"].tolist() == ["solver", "solver", "solver"]
+    assert rows["price_retrieval"].iloc[1] == price[0]
+    assert rows["in_force_ranking"].iloc[1] == 1e-4
+
+
+def test_a_line_that_was_cut_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    one = start(tmp_path)
+    one.step(right(0))
+    crash(one)
+    with (tmp_path / "log/open.jsonl").open("a") as file:
+        file.write('{"group": "refer')
+    two = start(tmp_path)
+    two.step(right(1))
+    two.close()
+    assert read_log(tmp_path / "log")["step"].tolist() == [0, 1]
+
+
+def test_units_are_converted_once_at_the_edge(tmp_path: Path) -> None:
+    units = {"price": "money per core-s", "traffic": "per minute", "cpu": "fraction"}
+    ours, theirs = start(tmp_path / "a", "pi"), start(tmp_path / "b", "pi", units=units)
+    for minute in range(9):
+        one = right(minute)
+        other = replace(one, qps=60 * one.qps, cpu=one.cpu / 100, lambda_=1000 * one.lambda_)
+        np.testing.assert_allclose(theirs.step(other), 1000 * ours.step(one), rtol=1e-9)
+    assert theirs.prices()["reference"]["ranking"] == pytest.approx(1000 * ours.prices()["reference"]["ranking"])
+    assert theirs.summary["refused"] == ours.summary["refused"]
+
+
+def test_units_that_cannot_be_converted_are_refused() -> None:
+    with pytest.raises(UserError, match="only 'money per core-ms' can be converted"):
+        load_config(ServeConfig, None, ["units.price=money per core-s", "controller.price_unit=yuan per core-h"])
+
+
+# -- silence, other writers, shadow ----------------------------------------------------------------------------------
+def test_a_silent_data_centre_is_held_then_dear_and_then_goes_on(tmp_path: Path, caplog: Any) -> None:
+    one = start(tmp_path, "pi", silence_minutes=6)
+    for minute in range(3):
+        held = one.step(right(minute))
+    silent = [one.step(None) for _ in range(8)]
+    np.testing.assert_array_equal(silent[:5], np.tile(held, (5, 1)))
+    np.testing.assert_array_equal(silent[5:], np.tile(trained_model().prices.high, (3, 1)))
+    assert read_log(tmp_path / "log")["rung"].iloc[-1] == "silence_max"
+    back = one.step(right(11))
+    assert (back < 0.9 * trained_model().prices.high).all()
+    for text in ("no CPU for 3 steps", "no CPU for 6 steps: λ to its maximum", "CPU is measured again, after 8 steps"):
+        assert caplog.text.count(text) == 1
+    assert 'mpc_balancer_steps_total{group="reference",kind="lost"} 8.0' in metrics(one)
+
+
+def metrics(one: Balancer) -> str:
+    one.write_metrics()
+    return (one.out / "metrics.prom").read_text()
+
+
+class Scripted:
+    """A source by the minute, and the clock that goes with it."""
+
+    def __init__(self, minutes: list[Any]) -> None:
+        self.minutes, self.time, self.troubles = minutes, 0.0, Counter[str]()
+
+    def read(self, seconds: float) -> list[Any] | None:
+        """The next minute's measurement where it comes in time."""
+        next_minute = 60.0 * (int(self.time / 60) + 1)
+        if self.time + seconds < next_minute:
+            self.time += seconds
+            return []
+        self.time = next_minute
+        if int(next_minute / 60) > len(self.minutes):
+            return None
+        one = self.minutes[int(next_minute / 60) - 1]
+        return [] if one is None else [one]
+
+
+def test_the_loop_gives_lost_steps_in_time_and_hands_prices_on(tmp_path: Path) -> None:
+    one, got = start(tmp_path, "pi", silence_minutes=4), list[Any]()
+    source = Scripted([right(0), right(1), *6 * [None], right(8), right(9)])
+    serve_loop(one, source, Sink(got.append, 5.0, "money per core-ms"), now=lambda: source.time)
+    rows = read_log(tmp_path / "log")
+    assert rows["kind"].tolist() == ["measured"] * 2 + ["lost"] * 6 + ["measured"] * 2
+    assert rows["rung"].tolist()[5:8] == ["silence_max"] * 3
+    assert [batch["lambda"]["reference"]["ranking"] for batch in got] == rows["price_ranking"].tolist()
+
+
+def test_a_second_process_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    one = start(tmp_path)
+    with pytest.raises(UserError, match="another process sets λ from this folder; expected one writer"):
+        start(tmp_path)
+    one.close()
+    start(tmp_path).close()
+
+
+def test_another_writer_of_lambda_is_noticed(tmp_path: Path, caplog: Any) -> None:
+    one = start(tmp_path, "pi")
+    prices = [one.steered["reference"].lambda_]
+    for minute in range(20):  # an actuator that is three minutes late is no other writer
+        prices.append(one.step(right(minute, lambda_=prices[max(0, minute - 3)])))
+    assert one.summary["foreign"] == 0
+    for minute in range(20, 28):
+        one.step(right(minute, lambda_=np.array([7e-4, 1e-5])))
+    assert one.summary["foreign"] == 8
+    assert caplog.text.count("someone else sets it") == 1
+    assert 'mpc_balancer_foreign_steps{group="reference"} 8.0' in metrics(one)
+
+
+@pytest.mark.parametrize("name", ["mpc", "pi"])
+def test_in_shadow_nothing_is_touched_and_the_log_replays(name: str, tmp_path: Path) -> None:
+    drawn = start_scenario(Scenario(days=0.1), 4)
+    alone, watched = drawn.plant(), drawn.plant()
+    one, got = start(tmp_path, name, shadow=True), list[Any]()
+    measured, price = [], np.array([2e-4, 1e-4])
+    for t in range(len(drawn.arrivals)):
+        expected, seen = alone.step(price, drawn.arrivals[t]), watched.step(price, drawn.arrivals[t])
+        for part in (seen.cpu, seen.lambda_, seen.arrivals):
+            if part is not None:
+                part.setflags(write=False)
+        measured.append(seen)
+        np.testing.assert_array_equal(seen.cpu, expected.cpu)
+        price = price * (1 + 0.02 * np.sin(t))  # somebody else steers
+    source = Scripted(measured)
+    serve_loop(one, source, Sink(got.append, 5.0, "money per core-ms"), now=lambda: source.time)
+    one.close()
+    assert got == []
+    assert one.summary["foreign"] == 0
+    assert read_log(tmp_path / "log")["shadow"].all()
+    assert differing(replay(config(name, shadow=True), tmp_path / "log", trained_model())) == 0
+
+
+def test_advice_of_an_integrator_in_shadow_stays_near_what_is_in_force(tmp_path: Path) -> None:
+    one, other = start(tmp_path / "a", "pi", shadow=True), start(tmp_path / "b", "pi")
+    for minute in range(120):  # CPU rests 5 % above the budget, whatever is advised
+        high = right(minute, cpu=np.array([68.0, 68.3]) + np.sin(minute))
+        near, far = one.step(high), other.step(high)
+    assert (near < 3e-4).all()
+    assert (far > 0.8 * trained_model().prices.high).all()
+
+
+# -- controllers of somebody else's, many data centres, disks ---------------------------------------------------------
+FOREIGN = """
+import numpy as np
+class Moody:
+    def __init__(self, config, group, services, scale, model, calendar):
+        self.lambda_, self.number = np.full(len(services), 1e-4), 0
+    def step(self, measurement):
+        self.number += 1
+        if self.number % 3 == 0:
+            raise RuntimeError("not today")
+        return [np.nan, 1.0] if self.number % 3 == 1 else np.full(2, 1e-4 * self.number)
+"""
+
+
+def test_a_users_controller_that_fails_is_held_and_counted(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
+    (tmp_path / "moody.py").write_text(FOREIGN)
+    monkeypatch.syspath_prepend(tmp_path)
+    one = start(tmp_path / "out", "moody:Moody")
+    prices = [one.step(right(minute))[0] for minute in range(6)]
+    np.testing.assert_allclose(prices, [1e-4, 2e-4, 2e-4, 2e-4, 5e-4, 5e-4])
+    assert one.summary["controller_failed"] == 4
+    assert "no state and restore: after a restart it starts anew" in caplog.text
+    crash(one)
+    assert start(tmp_path / "out", "moody:Moody").summary["measured"] == 6
+
+
+def test_many_data_centres_in_one_process_are_as_good_as_one_each(tmp_path: Path) -> None:
+    groups = [f"dc{number}" for number in range(5)]
+    own = {"dc1": ControllerConfig(name="bisection", price_high=[1.0], budget=50.0)}
+    shared = ControllerConfig(name="pi", price_high=[1.0], pi=PI)
+    together = ServeConfig(model=None, services=["s"], groups=groups, controller=shared, controllers=own)
+    one = Balancer(together, tmp_path / "all")
+    alone = {
+        name: Balancer(
+            together.model_copy(update={"groups": [name], "controllers": {k: v for k, v in own.items() if k == name}}),
+            tmp_path / name,
+        )
+        for name in groups
+    }
+    generator = np.random.default_rng(0)
+    for minute in range(12):
+        for name in generator.permutation(groups)[:4]:
+            seen = right(minute, group=str(name), cpu=generator.uniform(40, 80, 1), lambda_=[0.1])
+            np.testing.assert_array_equal(one.step(seen), alone[name].step(seen))
+    assert one.step(right(0, group="elsewhere")).shape == (0,)
+    assert one.step(None).shape == (0,)
+    assert one.step(None, "dc3").shape == (1,)
+    assert one.troubles["unknown_group"] == 2
+    assert one.summary["data_centres"] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"groups": None}, "groups: got null without a system model"),
+        ({"groups": ["a", "a"]}, "groups: got a, a; expected each once"),
+        ({"controllers": {"b": ControllerConfig()}}, "controllers: got data centre 'b'; expected some of a"),
+        ({"services": None}, "give a system model or the names of the services"),
+        ({"calendar": "nowhere.csv"}, "nowhere.csv"),
+    ],
+)
+def test_a_config_that_cannot_be_served_is_refused(change: Any, message: str, tmp_path: Path) -> None:
+    sound = ServeConfig(
+        model=None, services=["s"], groups=["a"], controller=ControllerConfig(name="pi", price_high=[1.0], pi=PI)
+    )
+    Balancer(sound, tmp_path).close()
+    with pytest.raises(UserError, match=message):
+        Balancer(sound.model_copy(update=change), tmp_path)
+
+
+def test_a_disk_that_takes_no_more_stops_no_step(tmp_path: Path, monkeypatch: Any) -> None:
+    one, other = start(tmp_path / "a"), start(tmp_path / "b")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("save_state", "write_text"):
+        monkeypatch.setattr(balancer_module, name, full)
+    monkeypatch.setattr(one.log, "append", full)
+    prices = [one.step(right(minute)) for minute in range(4)]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(prices, [other.step(right(minute)) for minute in range(4)])
+    assert one.troubles["disk"] >= 8
