@@ -11,12 +11,13 @@ from marca_common.compute import set_threads
 from marca_common.config import dump_yaml
 from marca_common.files import write_text
 from marca_common.tables import write_table
-from mpc_balancer.serving.balancer import Balancer
+from mpc_balancer.serving.balancer import Balancer, groups_of, step_seconds
 from mpc_balancer.serving.loop import serve_loop
 from mpc_balancer.serving.replay import differing, replay
 from mpc_balancer.serving.serve_config import ServeConfig
 from mpc_balancer.serving.sinks import make_sink
 from mpc_balancer.serving.sources import make_source
+from mpc_balancer.system_model.model import SystemModel
 
 __all__ = ["Balancer", "ServeConfig", "serve"]
 
@@ -36,10 +37,12 @@ def serve(config: ServeConfig, out: str | Path) -> Served:
     set_threads(1)
     if config.replay is not None:
         return _replayed(config, Path(out))
-    with Balancer(config, out) as balancer:
+    model = None if config.model is None else SystemModel.load(config.model)
+    source = make_source(config.source, step_seconds(model), groups_of(config, model))
+    sink = make_sink(config.sink, config.units, Path(out))
+    with Balancer(config, out, model) as balancer:
         write_text(balancer.out / "config.yaml", dump_yaml(config))
-        source = make_source(config.source, balancer.step_seconds, list(balancer.steered))
-        serve_loop(balancer, source, make_sink(config.sink, config.units, balancer.out))
+        serve_loop(balancer, source, sink)
         return Served(balancer.summary)
 
 

@@ -52,7 +52,7 @@ class Balancer:
         self.steered = steered_groups(config, self.model)
         first = next(iter(self.steered.values()))
         self.edge = Edge(config.units, *first.names)
-        self.step_seconds = int(first.interval / np.timedelta64(1, "s"))
+        self.step_seconds = step_seconds(self.model)
         self.troubles: Counter[str] = Counter()
         self.outside: dict[str, int] = {}  # troubles of source and sink, which the loop tells
         self._lock = _locked(self.out)
@@ -180,14 +180,20 @@ class Balancer:
 
 def steered_groups(config: ServeConfig, model: SystemModel | None) -> dict[str, Steered]:
     """Every data centre with its controller, as at the first start."""
+    groups = groups_of(config, model)
+    _require_known(config.controllers, groups)
+    calendar = Calendar.read(config.calendar, config.timezone) if config.calendar else None
+    return {group: _steered(config, model, group, calendar) for group in groups}
+
+
+def groups_of(config: ServeConfig, model: SystemModel | None) -> list[str]:
+    """The data centres that are served."""
     groups = config.groups or (list(model.features.groups) if model is not None else None)
     if groups is None:
         raise UserError("groups: got null without a system model; expected the names of the data centres")
     if len(set(groups)) < len(groups):
         raise UserError(f"groups: got {', '.join(groups)}; expected each once")
-    _require_known(config.controllers, groups)
-    calendar = Calendar.read(config.calendar, config.timezone) if config.calendar else None
-    return {group: _steered(config, model, group, calendar) for group in groups}
+    return groups
 
 
 def owner(config: ServeConfig, model: SystemModel | None, group: str) -> str:
@@ -216,11 +222,16 @@ def _steered(config: ServeConfig, model: SystemModel | None, group: str, calenda
         group,
         (services, price_names(services, prices)),
         np.asarray(high, np.float64),
-        60 if model is None else model.step_seconds,
+        step_seconds(model),
         config.gap_minutes,
         config.silence_minutes,
         config.shadow,
     )
+
+
+def step_seconds(model: SystemModel | None) -> int:
+    """Length of a control interval."""
+    return 60 if model is None else model.step_seconds
 
 
 def _require_known(named: Iterable[str], groups: list[str]) -> None:

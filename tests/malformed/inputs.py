@@ -32,6 +32,7 @@ import marca_loop.live_mpc
 import marca_loop.orchestrate
 import mpc_balancer.evaluate
 import mpc_balancer.run
+import mpc_balancer.serve
 import mpc_balancer.train
 import revenue_sim.evaluate
 import revenue_sim.ope
@@ -61,6 +62,7 @@ from marca_loop.settings import Orchestration
 from mpc_balancer.config import ColumnsConfig, SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.run import ClosedLoopConfig
+from mpc_balancer.serve import ServeConfig
 from mpc_balancer.system_model.minute_table import read_system
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.reference_traffic import trace_traffic
@@ -214,6 +216,7 @@ def programs(folder: Path) -> dict[str, Program]:
         Program("mpc_balancer.train", mpc_balancer.train.train, SystemModelConfig, "configs/mpc_balancer/train.yaml", (f"table={minutes}", "epochs=2", "hidden=[8]", "tune_candidates=2", "tune_days=0.05", "forecast_horizon=2", "rollout_steps=2"), (("table", "system"),)),
         Program("mpc_balancer.evaluate", mpc_balancer.evaluate.evaluate, SystemErrorsConfig, "configs/mpc_balancer/evaluate.yaml", (f"model={model}", f"table={minutes}", "steps=2"), (("table", "system"), ("model", "system model"))),
         Program("mpc_balancer.run", mpc_balancer.run.run, ClosedLoopConfig, "configs/mpc_balancer/run.yaml", loop, (("traffic", "plant trace"), ("calendar", "calendar"), ("model", "system model"))),
+        Program("mpc_balancer.serve", mpc_balancer.serve.serve, ServeConfig, "configs/mpc_balancer/serve.yaml", (f"model={model}", f"source.path={folder}/lines.jsonl", "source.follow=false"), (("calendar", "calendar"), ("model", "system model"))),
         Program("cascade_world.generate", cascade_world.generate.generate, WorldConfig, "configs/cascade_world/small.yaml", ("truth.cache=null",), (("traffic.trace", "world trace"),)),
         Program("cascade_world.describe", cascade_world.describe.describe, WorldConfig, "configs/cascade_world/small.yaml", ("truth.cache=null",), (("traffic.trace", "world trace"),)),
         Program("cascade_world.sample", cascade_world.sample.sample, WorldConfig, "configs/cascade_world/sample.yaml", (), (("traffic.trace", "world trace"),)),
@@ -233,6 +236,7 @@ def prepare(folder: Path) -> dict[str, Program]:
         found[name].start(folder / out, untouched=False)
     states = read_scores(folder / "truth/truth.parquet", RequestSpec()).keys()[:3]
     _allocation = pd.DataFrame({"state": states, "action": "0_1_1_0_1", "count": 2})
+    (folder / "lines.jsonl").write_text('{"qps": 400.0, "cpu": [60.0, 60.0]}\n')
     (folder / "allocation.csv").write_bytes(_csv(_allocation))
     policy = HullPolicy.build(STATES, partial(_values, 1), partial(_values, 2), quiet=True)
     policy.save(folder / "policy.npz")

@@ -266,8 +266,9 @@ def test_prices_are_posted_and_a_refusal_is_a_failure() -> None:
 )
 def test_bad_sources_and_sinks_are_refused_in_one_line(sets: list[str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        serve(load_config(ServeConfig, None, [*SETTINGS, "groups=[a]", *sets]), tmp_path)
+        serve(load_config(ServeConfig, None, [*SETTINGS, "groups=[a]", *sets]), tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 # -- the program -----------------------------------------------------------------------------------------------------------
