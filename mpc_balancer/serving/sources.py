@@ -118,8 +118,8 @@ def _standard_input() -> Iterator[str]:
 
 
 def _followed(path: Path, follow: bool, pause: float = 0.2) -> Iterator[str]:
-    """Lines of a file, whole ones only while it may still grow; a file that was cut or replaced is read from its start."""
-    file, rest = path.open(encoding="utf-8", errors="replace"), ""
+    """Lines of a file, whole ones only while it may still grow; one that was cut or replaced is read from its start."""
+    file, rest, gone = path.open(encoding="utf-8", errors="replace"), "", False
     while True:
         for piece in file:
             rest += piece
@@ -129,16 +129,18 @@ def _followed(path: Path, follow: bool, pause: float = 0.2) -> Iterator[str]:
         if not follow:
             yield rest
             return
-        time.sleep(pause)
-        if _replaced(path, file):
+        if gone:  # seen before the last reading: nothing more is written to the old one
             file.close()
-            file, rest = path.open(encoding="utf-8", errors="replace"), ""
+            file, rest, gone = path.open(encoding="utf-8", errors="replace"), "", False
+            continue
+        time.sleep(pause)
+        gone = _replaced(path, file)
 
 
 def _replaced(path: Path, file: IO[str]) -> bool:
     """Whether another file stands at the path, or this one was cut."""
     try:
-        own, there = Path(f"/dev/fd/{file.fileno()}").stat(), path.stat()
+        own, there = os.fstat(file.fileno()), path.stat()
     except OSError:  # between a removal and the next file
         return False
     return there.st_ino != own.st_ino or there.st_size < file.tell()

@@ -19,7 +19,7 @@ from mpc_fixtures import trained_model
 from test_mpc_bad_measurements import BAD, WHOLE
 
 import mpc_balancer.serving.balancer as balancer_module
-from marca_common.config import load_config
+from marca_common.config import load_config, replaced
 from marca_common.errors import UserError
 from marca_common.protocols import Measurement
 from mpc_balancer.config import ControllerConfig, MpcConfig, PiConfig, SolverConfig
@@ -28,6 +28,7 @@ from mpc_balancer.serving.decision_log import read_log
 from mpc_balancer.serving.loop import serve_loop
 from mpc_balancer.serving.replay import differing, replay
 from mpc_balancer.serving.sinks import Sink
+from mpc_balancer.serving.steered import Steered
 from mpc_balancer.testbed.scenarios import Scenario, start_scenario
 
 START, MINUTE = np.datetime64("2026-03-09T00:00", "s"), np.timedelta64(60, "s")
@@ -82,7 +83,9 @@ def test_a_crash_at_any_minute_changes_no_price(name: str, tmp_path: Path) -> No
     np.testing.assert_array_equal(resumed, undisturbed)
     assert one.summary == other.summary
     other.close()
-    again = replay(config(name), tmp_path / "b/log", trained_model())
+    hurried = config(name)
+    hurried = replaced(hurried, {"controller.mpc.solver.deadline_ms": 1e-9})  # a replay has all the time it needs
+    again = replay(hurried, tmp_path / "b/log", trained_model())
     assert len(again) == 90
     assert differing(again) == 0
 
@@ -100,7 +103,11 @@ class Killed(BaseException):
     """Stands in for SIGKILL."""
 
 
-def test_killed_between_log_and_state_the_minute_is_answered_again(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("first", [5, 7])
+def test_killed_between_log_and_state_the_minute_is_answered_again(
+    first: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or, where ``first`` comes after it, lived through as a lost one; the row of the step that was cut off does not count."""
     one = start(tmp_path)
     for minute in range(5):
         one.step(right(minute))
@@ -114,13 +121,14 @@ def test_killed_between_log_and_state_the_minute_is_answered_again(tmp_path: Pat
             one.step(right(5))
     crash(one)
     two, never = start(tmp_path), start(tmp_path / "never")
-    for minute in range(6):
+    for minute in (*range(5), first, first + 1):
         expected = never.step(right(minute))
-    np.testing.assert_array_equal(two.step(right(5)), expected)
-    np.testing.assert_array_equal(two.step(right(6)), never.step(right(6)))
+    two.step(right(first))
+    np.testing.assert_array_equal(two.step(right(first + 1)), expected)
     two.close()
     rows = read_log(tmp_path / "log")
-    assert rows["step"].tolist() == list(range(7))
+    assert rows["step"].tolist() == list(range(first + 2))
+    assert (rows["kind"] == "gap").sum() == first - 5
     assert differing(replay(config(), tmp_path / "log", trained_model())) == 0
 
 
@@ -495,3 +503,24 @@ def test_a_disk_that_takes_no_more_stops_no_step(tmp_path: Path, monkeypatch: An
     monkeypatch.undo()
     np.testing.assert_array_equal(prices, [other.step(right(minute)) for minute in range(4)])
     assert one.troubles["disk"] >= 8
+
+
+def test_metrics_are_prometheus_text_whatever_a_data_centre_is_called(tmp_path: Path) -> None:
+    name = 'a "b"\\\n'
+    own = ControllerConfig(name="pi", price_high=[1.0], pi=PI)
+    one = Balancer(ServeConfig(model=None, services=["s"], groups=[name], controller=own), tmp_path)
+    one.step(right(0, cpu=[50.0], lambda_=[0.5]))
+    lines = metrics(one).splitlines()
+    assert r'mpc_balancer_steps_total{group="a \"b\"\\\n",kind="measured"} 1.0' in lines
+    families = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    samples = [line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(families) == len(set(families))
+    assert list(dict.fromkeys(samples)) == families  # all samples of a family stand together
+
+
+def test_compiled_code_is_loaded_before_the_first_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warmed: list[str] = []
+    monkeypatch.setattr(Steered, "decide", lambda one, measured, kind: warmed.append(measured.group))
+    one = start(tmp_path)
+    assert warmed == ["reference"]
+    assert one.summary["measured"] == 0

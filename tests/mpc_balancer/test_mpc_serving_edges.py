@@ -117,14 +117,12 @@ def test_a_file_is_followed_through_halves_of_lines_and_rotation(tmp_path: Path)
     with path.open("a") as file:
         file.write(line(1)[20:])
     until(lambda: read(2))
-    (tmp_path / "next").write_text(line(2))
+    (tmp_path / "next").write_text("".join(map(line, (2, 3, 4))))  # longer than the one it replaces
     os.replace(tmp_path / "next", path)
-    until(lambda: read(3))
-    path.write_text("")
-    time.sleep(0.3)
-    path.write_text(line(3))
-    until(lambda: read(4))
-    assert [one.timestamp[14:16] for one in found] == ["00", "01", "02", "03"]
+    until(lambda: read(5))
+    path.write_text(line(5))  # cut and begun anew
+    until(lambda: read(6))
+    assert [one.timestamp[14:16] for one in found] == ["00", "01", "02", "03", "04", "05"]
     assert source.troubles == {}
     assert source.read(0.01) == []
 
