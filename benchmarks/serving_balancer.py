@@ -60,10 +60,10 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     speed = pd.DataFrame([*steps(40 if quick else 400), many(20 if quick else 100), *grids(2 if quick else 12)])
-    write_table(speed, arguments.results / f"serving_speed{suffix}.csv")
+    write_table(speed.round(4), arguments.results / f"serving_speed{suffix}.csv")
     print(speed.to_string(index=False))
     crashes = crash_table(range(100, 101 if quick else 105), every=240 if quick else 61)
-    write_table(crashes, arguments.results / f"serving_crashes{suffix}.csv")
+    write_table(crashes.round(4), arguments.results / f"serving_crashes{suffix}.csv")
     print(crashes.to_string(index=False))
     print(shadow_week(days=0.1 if quick else 7.0))
 

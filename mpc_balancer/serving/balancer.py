@@ -87,7 +87,7 @@ class Balancer:
         one = None if measurement is None else self.edge.inwards(measurement, known)
         self._answer(known, one)
         self._keep(known)
-        return np.array(list(self.prices()[known].values()))
+        return np.array(list(self.edge.outwards(self.steered[known].lambda_).values()))
 
     def whose(self, measurement: Any) -> str:
         """The data centre that a measurement belongs to."""
