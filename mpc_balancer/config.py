@@ -144,10 +144,25 @@ class GainConfig(Config):
     )
 
 
+class WatchConfig(Config):
+    """When the system model is taken for wrong: PI with feed-forward steers until it is right again."""
+
+    memory: float = Field(0.1, gt=0, le=1, description="smoothing of squared errors, per control step")
+    worse: float = Field(1.4, gt=0, description="wrong: error above this times that of a forecast without a model")
+    bias: float = Field(0.08, gt=0, description="wrong: mean log error beyond this")
+    least_error: float = Field(0.05, ge=0, description="log errors up to this are never wrong")
+    patience: int = Field(3, ge=1, description="wrong control steps in a row after which it is taken for wrong")
+    return_steps: int = Field(20, ge=1, description="control steps of a right model before it steers again")
+    longest_return_steps: int = Field(480, ge=1, description="the same at most; it doubles with each relapse")
+
+
 class LadderConfig(Config):
     """When the MPC steps down to a simpler rule, and what counts as a bad measurement."""
 
-    bridge_minutes: int = Field(3, ge=0, description="minutes without a CPU reading that the model bridges")
+    bridge_minutes: int = Field(3, ge=0, description="minutes without CPU and traffic that the model bridges")
+    stale_margin: float = Field(
+        3.0, ge=0, description="CPU points that the target is lowered by where readings are lost for an hour or more"
+    )
     frozen_minutes: int = Field(4, ge=2, description="identical readings in a row that count as a frozen sensor")
     high_cpu: float = Field(
         85.0, gt=0, le=100, description="last good CPU at or above this and stale: λ to its maximum"
@@ -161,10 +176,17 @@ class MpcConfig(Config):
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="what a plan is judged by")
     solver: SolverConfig = Field(default_factory=SolverConfig, description="how a plan is searched")
     gain: GainConfig = Field(default_factory=GainConfig, description="online gain correction")
+    watch: WatchConfig = Field(default_factory=WatchConfig, description="when the model is taken for wrong")
     ladder: LadderConfig = Field(default_factory=LadderConfig, description="degradation ladder")
     backoff_quantile: float | None = Field(
-        0.7, gt=0, lt=1, description="the target backs off by this quantile of one-step errors; null = none"
+        0.7, gt=0, lt=1, description="the target first backs off by this quantile of one-step errors; null = never"
     )
+    over_use: float | None = Field(
+        0.6,
+        gt=0,
+        description="mean over-use, percent of the budget, that the back-off is steered to; null = it is fixed",
+    )
+    margin_rate: float = Field(0.03, ge=0, description="how fast: points per minute and point of over-use")
     forecast: Literal["auto", "persistence"] = Field("auto", description="auto = what beat persistence in back-tests")
     detect_delay: bool = Field(True, description="learn from the λ in force how late commands act")
     max_delay: int = Field(5, ge=0, description="longest actuation delay considered, control steps")

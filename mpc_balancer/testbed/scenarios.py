@@ -39,6 +39,14 @@ class MinuteSpan(Config):
     minutes: int = Field(ge=1, description="length")
 
 
+class WrongSensor(Config):
+    """A sensor that reports a constant."""
+
+    service: int = Field(ge=0, description="number of the service, from 0")
+    value: float = Field(ge=0, description="what it reports, percent")
+    minute: int = Field(0, ge=0, description="first minute")
+
+
 class Scenario(Config):
     """One day's script; everything left out is nominal."""
 
@@ -56,6 +64,9 @@ class Scenario(Config):
     frozen: list[MinuteSpan] = Field([], description="readings repeat")
     blind: list[MinuteSpan] = Field([], description="nothing is measured (NaN)")
     stuck: list[MinuteSpan] = Field([], description="the commanded λ is not applied")
+    wrong_sensors: list[WrongSensor] = Field([], description="CPU sensors that report a constant")
+    qps_factor: float = Field(1.0, gt=0, description="traffic is reported multiplied by this")
+    echoed: bool = Field(False, description="the λ reported as being in force is the last command, whenever it acts")
     deadline_ms: float | None = Field(None, gt=0, description="the solver's deadline; null = the controller's own")
     broken_model: bool = Field(False, description="the deployed model's weights are NaN")
 
@@ -131,20 +142,28 @@ def start_scenario(
         traffic = trace_traffic(trace, own.mean_qps, own.sub_intervals, seed, minutes, timezone)
         minutes = len(traffic.arrivals)
     calendar = Calendar.from_frame(calendar_frame(scenario.surges, traffic.timestamps[0]), "scenario")
-    return ScenarioRun(scenario, traffic, calendar, reference, _disturbances(scenario, seed, minutes), seed)
+    return ScenarioRun(
+        scenario, traffic, calendar, reference, _disturbances(scenario, seed, minutes, len(reference.services)), seed
+    )
 
 
-def _disturbances(scenario: Scenario, seed: int, minutes: int) -> Disturbances:
+def _disturbances(scenario: Scenario, seed: int, minutes: int, services: int) -> Disturbances:
     cost = scenario.cost_factor * (1 + scenario.cost_drift_per_day * np.arange(minutes) / 1440)
     for step in scenario.cost_steps:
         cost[step.minute :] *= step.factor
     lost = numpy_generator(seed, "mpc_balancer", "lost").random(minutes) < scenario.lost_share
+    garbage = np.full((minutes, services), np.nan)
+    for sensor in scenario.wrong_sensors:
+        garbage[sensor.minute :, sensor.service] = sensor.value
     return Disturbances(
         cost=cost,
         lost=lost,
         blind=_windows(scenario.blind, minutes),
         frozen=_windows(scenario.frozen, minutes),
         stuck=_windows(scenario.stuck, minutes),
+        garbage=garbage if scenario.wrong_sensors else None,
+        qps_factor=scenario.qps_factor,
+        echoed=scenario.echoed,
     )
 
 
