@@ -122,35 +122,43 @@ def _counted(config: TraceConfig, times: pd.Series, sub_intervals: int) -> tuple
 
 
 def _counts(config: TraceConfig, times: pd.Series, values: np.ndarray) -> _Counts:
-    """Evenly spaced intervals; a UserError where times go back, repeat, don't fit or leave a gap that isn't declared."""
-    stamps = times.to_numpy("datetime64[ms]").astype(np.int64)
-    jump = np.diff(stamps)
-    if (jump <= 0).any():
-        row = int(np.argmax(jump <= 0)) + 2
-        kind = "is duplicated" if jump[row - 2] == 0 else "comes after a later one"
-        raise UserError(
-            f"{config.path}: row {row}, column {config.timestamp!r}: {times.iloc[row - 1]} {kind}; expected ascending times"
-        )
-    length = round(1000 * config.interval_seconds) if config.interval_seconds else max(int(np.median(jump)), 1)
-    steps = np.rint(jump / length).astype(np.int64)
-    odd = (np.abs(jump - steps * length) > length / 4) | (steps < 1) | ((steps > 1) & (config.gaps == "error"))
-    if odd.any():
-        row = int(np.argmax(odd)) + 2
-        raise UserError(
-            f"{config.path}: row {row}: {jump[row - 2] / 1000:g} s after the row before; expected {length / 1000:g} s"
-            f"{' (gaps: zero or longest accept missing rows)' if steps[row - 2] > 1 else ''}"
-        )
+    """Requests of evenly spaced intervals, gaps treated as declared."""
+    steps, length = _steps(config, times)
     requests = values * {"requests": 1.0, "per_second": length / 1000, "per_minute": length / _MINUTE}[config.unit]
-    first, place = 0, np.concatenate([[0], np.cumsum(steps)])
+    first, last = 0, len(values)
     if config.gaps == "longest":
         edges = np.concatenate([[0], np.flatnonzero(steps > 1) + 1, [len(values)]])
         longest = int(np.argmax(np.diff(edges)))
         first, last = edges[longest], edges[longest + 1]
-        requests, place = requests[first:last], place[first:last] - place[first]
+    place = np.concatenate([[0], np.cumsum(steps[first : last - 1])])
     _sensible(config, int(place[-1] + 1) * length // _MINUTE)
     filled = np.zeros(place[-1] + 1)
-    filled[place] = requests
-    return _Counts(stamps[first].astype("datetime64[ms]").astype("datetime64[s]"), filled, length)
+    filled[place] = requests[first:last]
+    return _Counts(times.to_numpy("datetime64[s]")[first], filled, length)
+
+
+def _steps(config: TraceConfig, times: pd.Series) -> tuple[np.ndarray, int]:
+    """Intervals from each row to the next (N-1,), and their length in ms; stamps may be off by a quarter of it.
+
+    A UserError where times go back, repeat, don't fit or leave a gap that isn't declared.
+    """
+    jump = np.diff(times.to_numpy("datetime64[ms]").astype(np.int64))
+    if (jump <= 0).any():
+        row = int(np.argmax(jump <= 0)) + 1
+        kind = "is duplicated" if jump[row - 1] == 0 else "comes after a later one"
+        raise UserError(
+            f"{config.path}: row {row + 1}, column {config.timestamp!r}: {times.iloc[row]} {kind}; expected ascending times"
+        )
+    length = round(1000 * config.interval_seconds) if config.interval_seconds else int(np.median(jump))
+    steps = np.rint(jump / length).astype(np.int64)
+    odd = (np.abs(jump - steps * length) > length / 4) | (steps < 1) | ((steps > 1) & (config.gaps == "error"))
+    if odd.any():
+        row = int(np.argmax(odd)) + 1
+        advice = " (gaps: zero or longest accept missing rows)" if steps[row - 1] > 1 else ""
+        raise UserError(
+            f"{config.path}: row {row + 1}: {jump[row - 1] / 1000:g} s after the row before; expected {length / 1000:g} s{advice}"
+        )
+    return steps, length
 
 
 def _sensible(config: TraceConfig, minutes: int) -> int:
@@ -160,18 +168,12 @@ def _sensible(config: TraceConfig, minutes: int) -> int:
 
 
 def _spread(config: TraceConfig, counts: _Counts, scale: float, sub_intervals: int, seed: int) -> np.ndarray:
-    """Requests of each sub-interval (T·I,): those of an interval fall anywhere in a minute, and into minutes by their rate.
+    """Requests of each sub-interval (T·I,): those of an interval fall into minutes by their rate, and anywhere in a minute.
 
     That is a Poisson process that is known to have brought the recorded counts.
     """
     generator = numpy_generator(seed, "mpc_balancer", "trace")
-    rate = np.ones(-(-len(counts.requests) * counts.length // _MINUTE))  # of each minute
-    if counts.length > _MINUTE and config.within == "walk":
-        if counts.length % _MINUTE:
-            raise UserError(
-                f"{config.path}: intervals of {counts.length / 1000:g} s; expected whole minutes, or within: held"
-            )
-        rate = walk(counts.requests, counts.length // _MINUTE, generator)
+    rate = _rates(config, counts, generator)
     requests = _whole(counts.requests * scale)
     if not requests.sum() < _MOST:
         raise UserError(f"{config.path}: got {requests.sum():.3g} requests; expected less than {_MOST:.3g}")
@@ -180,13 +182,21 @@ def _spread(config: TraceConfig, counts: _Counts, scale: float, sub_intervals: i
     end = len(requests) * interval
     edges = np.unique(np.concatenate([np.arange(0, end, interval), np.arange(0, end, part), [end]]))
     row = edges[:-1] // interval
-    sizes = np.bincount(row)
-    place = np.arange(len(row)) - np.cumsum(sizes)[row] + sizes.max()  # a row's last piece stands in the last column
-    share = np.zeros((len(requests), sizes.max()))
-    share[row, place] = np.diff(edges) * rate[edges[:-1] // minute]
+    piece = np.arange(len(row)) - np.searchsorted(row, row)  # place within its row
+    share = np.zeros((len(requests), piece.max() + 1))
+    share[row, piece] = np.diff(edges) * rate[edges[:-1] // minute]
     drawn = generator.multinomial(requests.astype(np.int64), share / share.sum(axis=1, keepdims=True))
-    parts = np.bincount(edges[:-1] // part, drawn[row, place])
-    return parts[: end // minute * sub_intervals]
+    return np.bincount(edges[:-1] // part, drawn[row, piece])[: end // minute * sub_intervals]
+
+
+def _rates(config: TraceConfig, counts: _Counts, generator: np.random.Generator) -> np.ndarray:
+    """Rates of minutes (T,) relative to the mean of their interval."""
+    if counts.length <= _MINUTE or config.within == "held":
+        return np.ones(-(-len(counts.requests) * counts.length // _MINUTE))
+    if counts.length % _MINUTE:
+        seconds = counts.length / 1000
+        raise UserError(f"{config.path}: intervals of {seconds:g} s; expected whole minutes, or within: held")
+    return walk(counts.requests, counts.length // _MINUTE, generator)
 
 
 def walk(requests: np.ndarray, minutes: int, generator: np.random.Generator) -> np.ndarray:

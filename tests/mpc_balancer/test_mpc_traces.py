@@ -40,7 +40,7 @@ def straight(values: np.ndarray, minutes: int, seed: int = 0) -> np.ndarray:
 
 
 def test_arrival_times_are_counted_as_they_are(tmp_path: Path) -> None:
-    seconds = [0.4, 0.4, 9.999, 10.0, 59.5, 65.0, 119.9, 120.0, 150.0]  # from 12:00:00; the third minute isn't whole
+    seconds = [0.4, 0.4, 9.999999, 10.0, 59.5, 65.0, 119.9, 120.0, 150.0]  # from 12:00:00; the third minute isn't whole
     times = pd.Timestamp("2026-01-05 12:00") + pd.to_timedelta(seconds, unit="s")
     shuffled = pd.DataFrame({"WHEN": times, "tokens": 7}).sample(frac=1, random_state=0)
     shuffled.to_csv(tmp_path / "t.csv.gz", index=False)
@@ -64,7 +64,7 @@ def test_counts_shorter_than_a_sub_interval_are_summed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("seconds", "sub_intervals"), [(15, 6), (45, 6), (60, 6), (60, 7), (90, 4)])
 def test_counts_stay_what_they_are_in_every_whole_span(seconds: int, sub_intervals: int, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 500, 8 * 180 // seconds)
+    values = np.random.default_rng(0).integers(0, 10**14, 8 * 180 // seconds)
     drawn = trace_traffic(counts(tmp_path, values, seconds, within="held"), sub_intervals, seed=3)
     assert drawn.arrivals.shape == (24, sub_intervals)
     np.testing.assert_array_equal(drawn.arrivals.reshape(8, -1).sum(axis=1), values.reshape(8, -1).sum(axis=1))
@@ -252,7 +252,7 @@ A, B, LATER = "2026-01-01 00:00:00", "2026-01-01 00:05:00", "2026-01-01 00:12:00
             {"interval_seconds": 300.0},
             "row 3: 420 s after the row before",
         ),
-        (f"timestamp,value\n{A},1\n{B},0\n", {"interval_seconds": 900.0}, "row 2: 300 s after .* expected 900 s"),
+        (f"timestamp,value\n{A},1\n{B},0\n", {"interval_seconds": 3600.0}, "row 2: 300 s after .* expected 3600 s"),
         (f"timestamp,value\n{A},1\n{B},1e30\n", {}, "got 1e\\+30 requests; expected less than"),
         ("timestamp,value\n2026-01-01 00:00:00,1\n2026-01-01 00:00:01,1\n", {}, "got 0 whole minutes"),
         ("timestamp,value\n2026-01-01 00:00:00,1\n2026-01-01 00:01:30,1\n", {}, "intervals of 90 s; expected whole"),
