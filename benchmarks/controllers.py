@@ -1,6 +1,6 @@
 """Controllers on the scenario suite: μ at ν = 0.64 %, the target offset swept per run.
 
-``python -m benchmarks.controllers [--quick] [--only S,S] [--controllers C,C] [--seeds N] [--part i/n] [--trace F.csv]``.
+``python -m benchmarks.controllers [--quick] [--only S,S] [--controllers C,C] [--seeds N] [--part i/n] [--trace F]``.
 Everything is tuned on development days: g and the PI gains (per delay and reading noise of the scenario) on commissioned
 days of seeds 0 and 3, defaults on seed 20. Evaluation seeds are 100 and up. Rows are kept in
 controllers_rows.csv (and, while a process runs, in runs/benchmarks) and resumed.
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._frontier import NU, Point, at_nu
-from benchmarks._mpc import CACHE, commissioned_model, stamp
+from benchmarks._mpc import CACHE, commissioned_model, stamp, trace_config
 from benchmarks._results import KEPT, SCRATCH, add_keep
 from marca_common.config import content_hash
 from marca_common.figures import COLORS, new_figure, save_figure
@@ -32,6 +32,7 @@ from mpc_balancer.run import ClosedLoopConfig, simulate
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.run_metrics import per_minute, recoveries, run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, load_scenarios, start_scenario
+from mpc_balancer.testbed.trace_traffic import TraceConfig
 from mpc_balancer.train import load_data
 
 BUDGET = 65.0
@@ -144,7 +145,7 @@ def measure(
     seeds: list[int],
     store: Path,
     shared: Path,
-    trace: str | None,
+    trace: TraceConfig | None,
 ) -> None:
     """Measure what is missing, row by row."""
     done = rows_of(shared)
@@ -210,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="evaluation seeds 100, 101, …")
     parser.add_argument("--part", default="1/1", help="i/n: this process takes every n-th seed")
     parser.add_argument(
-        "--trace", help="a timestamp,value file instead of synthetic traffic: one scenario, named by the file"
+        "--trace", help="recorded traffic, as in benchmarks.traces: one scenario of two days, named by the file"
     )
     parser.add_argument("--collect", action="store_true", help="only write the table and figure from the rows so far")
     add_keep(parser)
@@ -231,7 +232,7 @@ def main() -> None:
             chosen = {n: scenarios[n].model_copy(update={"days": 1 / 6}) for n in ("nominal", "hard")}
             names, seeds = [n for n in names if n not in EXTRA], seeds[:1]
         store = shared.with_name(shared.name.replace("_part", f"_{index}of{count}"))
-        measure(chosen, names, seeds, store, shared, arguments.trace)
+        measure(chosen, names, seeds, store, shared, trace_config(arguments.trace) if arguments.trace else None)
     rows = rows_of(shared)
     rows.to_csv(
         arguments.results / shared.name.replace("_part", ""), index=False, float_format="%.6g", lineterminator="\n"

@@ -31,6 +31,7 @@ from mpc_balancer.testbed.reference_plant import ReferenceConfig, ReferencePlant
 from mpc_balancer.testbed.run_figures import plot_run
 from mpc_balancer.testbed.run_metrics import run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, start_scenario
+from mpc_balancer.testbed.trace_traffic import TraceConfig
 from mpc_balancer.train import train
 
 
@@ -41,7 +42,7 @@ class ClosedLoopConfig(Config):
     plant: Literal["reference", "model"] = Field("reference", description="reference plant, or the model itself")
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="parameters of the reference plant")
     scenario: Scenario = Field(default_factory=Scenario, description="what happens; nominal where left out")
-    traffic: str | None = Field(None, description="timestamp,value file in place of synthetic traffic; null = none")
+    traffic: TraceConfig | None = Field(None, description="recorded traffic in place of synthetic; null = none")
     calendar: str | None = Field(None, description="calendar CSV; null = the scenario's own announcements")
     timezone: Zone = Field("UTC", description="IANA zone of times without an offset, in traffic and calendar")
     model: str | None = Field(None, description="system model checkpoint; null = train one into the run folder first")
@@ -81,6 +82,8 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
             "rungs": {k: v for k, v in loop.rungs.items() if v},
             "refused": {k: v for k, v in loop.refused.items() if v},
         }
+        if config.traffic is not None:
+            summary["traffic_scale"] = drawn.traffic.scale
         frame = run_frame(loop, truth, model.services)
         write_table(frame, folder.path / "run.csv")
         budgets = dict(zip(model.services, budget))
@@ -150,6 +153,6 @@ if __name__ == "__main__":
         default_out="runs/mpc_run",
         flags={
             "--plant": ("plant", "reference, or model: the system model as its own plant"),
-            "--traffic": ("traffic", "timestamp,value file that replaces the synthetic traffic"),
+            "--traffic": ("traffic.path", "timestamp,value file that replaces the synthetic traffic"),
         },
     )

@@ -21,8 +21,8 @@ from mpc_balancer.testbed.reference_traffic import (
     TrafficRun,
     calendar_frame,
     synthetic_traffic,
-    trace_traffic,
 )
+from mpc_balancer.testbed.trace_traffic import TraceConfig, trace_traffic
 
 
 class CostStep(Config):
@@ -51,7 +51,9 @@ class Scenario(Config):
     """One day's script; everything left out is nominal."""
 
     title: str = Field("", description="what happens, for tables and figures")
-    days: float = Field(1.0, gt=0, description="length of the run, days")
+    days: float | None = Field(
+        None, gt=0, description="most days of the run; null = a recorded trace as long as it is, else one day"
+    )
     traffic: SyntheticTrafficConfig = Field(default_factory=SyntheticTrafficConfig, description="synthetic traffic")
     surges: list[Surge] = Field([], description="flash sales and failovers")
     cost_factor: float = Field(1.0, gt=0, description="cost mismatch against the commissioning days")
@@ -119,11 +121,11 @@ def start_scenario(
     scenario: Scenario,
     seed: int,
     reference: ReferenceConfig | None = None,
-    trace: str | None = None,
+    trace: TraceConfig | None = None,
     timezone: str = "UTC",
     start: str = "2026-03-09",
 ) -> ScenarioRun:
-    """Draw traffic and disturbances of a scenario (or follow a ``timestamp,value`` trace, naive times in ``timezone``)."""
+    """Draw traffic and disturbances of a scenario (or follow a recorded trace, naive times in ``timezone``)."""
     reference = reference or ReferenceConfig()
     updates: dict[str, object] = {
         "delay_minutes": scenario.delay_minutes,
@@ -134,17 +136,16 @@ def start_scenario(
     if scenario.price_effect != 1.0:
         updates["half_price"] = [h / scenario.price_effect for h in reference.half_price]
     reference = reference.model_copy(update=updates)
-    minutes = int(scenario.days * 1440)
+    minutes = None if scenario.days is None else max(int(scenario.days * 1440), 1)
     if trace is None:
-        traffic = synthetic_traffic(scenario.traffic, seed, minutes, start, scenario.surges)
+        traffic = synthetic_traffic(scenario.traffic, seed, minutes or 1440, start, scenario.surges)
+    elif scenario.surges:
+        raise UserError(f"scenario.surges: got {len(scenario.surges)}; expected none beside recorded traffic")
     else:
-        own = scenario.traffic
-        traffic = trace_traffic(trace, own.mean_qps, own.sub_intervals, seed, minutes, timezone)
-        minutes = len(traffic.arrivals)
+        traffic = trace_traffic(trace, scenario.traffic.sub_intervals, seed, minutes, timezone)
     calendar = Calendar.from_frame(calendar_frame(scenario.surges, traffic.timestamps[0]), "scenario")
-    return ScenarioRun(
-        scenario, traffic, calendar, reference, _disturbances(scenario, seed, minutes, len(reference.services)), seed
-    )
+    disturbances = _disturbances(scenario, seed, len(traffic.arrivals), len(reference.services))
+    return ScenarioRun(scenario, traffic, calendar, reference, disturbances, seed)
 
 
 def _disturbances(scenario: Scenario, seed: int, minutes: int, services: int) -> Disturbances:
