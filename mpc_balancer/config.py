@@ -93,12 +93,38 @@ class SystemErrorsConfig(Config):
     seed: int = Field(1, ge=0, description="seed of those days")
 
 
+class MovesConfig(Config):
+    """How λ may move: what an adapter or an operator allows. All controllers keep to it, MPC plans with it."""
+
+    most_per_minute: float | None = Field(
+        None, gt=0, description="largest move of a price a minute, share of its (logarithmic) box; null = any"
+    )
+    period: int = Field(1, ge=1, description="control steps between moves")
+    levels: int | None = Field(
+        None, ge=2, description="λ takes one of so many values, evenly spaced in the box; null = any"
+    )
+
+    @property
+    def limited(self) -> bool:
+        """Whether a price may be unable to go where it should at once."""
+        return self.most_per_minute is not None or self.period > 1
+
+
 class ObjectiveConfig(Config):
     """What a plan of prices is judged by (Eq. 17 and the default of this software)."""
 
     mode: Literal["asymmetric", "paper"] = Field("asymmetric", description="paper = Eq. 17 as printed")
-    horizon: int = Field(10, ge=1, description="N, control steps looked ahead")
-    alpha: float = Field(0.8, gt=0, le=1, description="α, discount per step (the paper: 0.4)")
+    horizon: int | None = Field(
+        None,
+        ge=1,
+        description="N, control steps looked ahead; null = 15 where moves of λ are limited, else one-step inversion",
+    )
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="α, discount per step (the paper: 0.4); null = 0.97 where moves are limited, else 0.8",
+    )
     beta: float = Field(8.0, ge=0, description="paper mode: β, weight of ΔC² above the budget")
     reading: Literal["per_step", "whole_horizon"] = Field(
         "per_step", description="paper mode: β's condition holds for each step alone, or once for the whole horizon"
@@ -106,6 +132,18 @@ class ObjectiveConfig(Config):
     over_weight: float = Field(3.0, gt=0, description="asymmetric: weight of squared CPU points above the target")
     rise_weight: float = Field(0.0, ge=0, description="asymmetric: weight of squared upward moves of CPU above target")
     move_weight: float = Field(0.1, ge=0, description="asymmetric: weight of squared moves of λ, percent of the box")
+
+    @property
+    def discount(self) -> float:
+        """α where nothing else is given."""
+        return 0.8 if self.alpha is None else self.alpha
+
+    def resolved(self, moves: MovesConfig) -> ObjectiveConfig:
+        """The nulls filled in; the horizon stays null where a plan of several steps has nothing to gain."""
+        limited, paper = moves.limited, self.mode == "paper"
+        horizon = self.horizon or (15 if limited else 10 if paper else None)
+        alpha = self.alpha or (0.97 if limited and not paper else self.discount)
+        return self.model_copy(update={"horizon": horizon, "alpha": alpha})
 
 
 class SolverConfig(Config):
@@ -219,6 +257,7 @@ class ControllerConfig(Config):
     price_of_service: dict[str, int] | None = Field(
         None, description="which price each service pays, from 0; null = its own, or the only one"
     )
+    moves: MovesConfig = Field(default_factory=MovesConfig, description="how λ may move")
     start: list[float] | None = Field(None, description="λ before the first measurement; null = middle of the box")
     fixed_price: list[float] | None = Field(None, description="fixed: the λ to hold; null = start")
     mpc: MpcConfig = Field(default_factory=MpcConfig, description="settings of mpc and knows_next_minute")

@@ -20,7 +20,7 @@ from marca_common.protocols import Controller
 from marca_common.run_folder import RunFolder
 from marca_common.stages import Stage, Stages
 from marca_common.tables import write_table
-from mpc_balancer.config import ControllerConfig, SystemModelConfig
+from mpc_balancer.config import ControllerConfig, MovesConfig, SystemModelConfig
 from mpc_balancer.controllers import find_controller, make_controller
 from mpc_balancer.controllers.price_controller import budget_of
 from mpc_balancer.forecasting.event_calendar import Calendar
@@ -44,6 +44,9 @@ class ClosedLoopConfig(Config):
     scenario: Scenario = Field(default_factory=Scenario, description="what happens; nominal where left out")
     traffic: TraceConfig | None = Field(None, description="recorded traffic in place of synthetic; null = none")
     calendar: str | None = Field(None, description="calendar CSV; null = the scenario's own announcements")
+    capacity: str | None = Field(
+        None, description="CSV of planned capacity (start, end, share); null = the scenario's own"
+    )
     timezone: Zone = Field("UTC", description="IANA zone of times without an offset, in traffic and calendar")
     model: str | None = Field(None, description="system model checkpoint; null = train one into the run folder first")
     train: SystemModelConfig = Field(default_factory=SystemModelConfig, description="how to train where model is null")
@@ -71,6 +74,7 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
     with RunFolder(out, config) as folder:
         drawn = start_scenario(config.scenario, config.seed, config.reference, config.traffic, config.timezone)
         calendar = Calendar.read(config.calendar, config.timezone) if config.calendar else drawn.calendar
+        calendar = calendar.with_capacity(config.capacity, config.timezone) if config.capacity else calendar
         model = _model(config, folder.out)
         controller, loop, truth = simulate(config, drawn, model, calendar)
         bound = _clairvoyant(config, drawn, model) if config.clairvoyant and config.plant == "reference" else None
@@ -81,6 +85,7 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
             "minutes": len(loop),
             "rungs": {k: v for k, v in loop.rungs.items() if v},
             "refused": {k: v for k, v in loop.refused.items() if v},
+            "alarms": {k: v for k, v in loop.alarms.items() if v},
         }
         if config.traffic is not None:
             summary["traffic_scale"] = drawn.traffic.scale
@@ -100,6 +105,8 @@ def simulate(
     own = config.controller
     if drawn.scenario.deadline_ms is not None:
         own = replaced(own, {"mpc.solver.deadline_ms": drawn.scenario.deadline_ms})
+    if drawn.scenario.moves != MovesConfig():
+        own = own.model_copy(update={"moves": drawn.scenario.moves})
     deployed = broken(model) if drawn.scenario.broken_model else model
     controller = make_controller(own, group, deployed, calendar)
     plant: ModelPlant | ReferencePlant

@@ -1,6 +1,7 @@
 """The model predictive controller and the degradation ladder around it.
 
-Each interval: check the reading → correct state and gain → forecast traffic → search a plan → apply its first price.
+Each interval: check the reading → correct state and gain → forecast traffic → search a plan → apply its first price. Where moves
+of λ are not limited, a plan of one step says all, and its price is found by inversion of the model: no objective is needed.
 When a rung fails the next one answers: solver → grid → PI → hold → λ max (CPU was high and readings are stale). A solver whose
 time is up before it improved on its seeds has failed, and then there is no time for a grid. The PI (with feed-forward where
 the model allows) runs along every interval, from the price that was given.
@@ -25,6 +26,7 @@ from mpc_balancer.controllers.pi_law import knows_prices
 from mpc_balancer.controllers.price_controller import PriceController
 from mpc_balancer.forecasting.traffic_forecast import Forecaster, TrafficForecast
 from mpc_balancer.planning.control_problem import Problem
+from mpc_balancer.planning.inversion import invert
 from mpc_balancer.planning.objective import Start
 from mpc_balancer.planning.solvers import find_solver, solve
 from mpc_balancer.planning.solvers.seeds import shifted
@@ -40,6 +42,7 @@ class MpcController(PriceController):
         super().__init__(*args, **options)
         own, model = self.config.mpc, self.system_model
         find_solver(own.solver.name)  # a bad name is told at once; later the ladder would hide it
+        self.objective = own.objective.resolved(self.config.moves)
         self.now: Callable[[], float] = time.perf_counter
         self.group_index = model.features.group_index(self.group)
         self.observer = Observer(model, own.gain)
@@ -79,10 +82,12 @@ class MpcController(PriceController):
                 price = self._attempt("grid", grid)
         if price is None:
             price = self._without_model(standby)
-        price = self.scale.clip(price)
-        self.backup.follow(price)
-        self.delay.command(price)
         return price
+
+    def applied(self, lambda_: np.ndarray) -> None:
+        """The PI that runs along goes on from the price that was set; the delay detector notes it."""
+        self.backup.follow(lambda_)
+        self.delay.command(lambda_)
 
     # -- taking in a measurement ------------------------------------------------------------------------------------
     def _take_in(self, reading: Reading) -> None:
@@ -101,7 +106,10 @@ class MpcController(PriceController):
                 np.array([self._qps]),
                 np.array([reading.timestamp - step]),
             )
-            self._correct(reading, inputs[0], float(model.relative_traffic(np.array([self._qps]), self.group_index)[0]))
+            traffic = model.relative_traffic(np.array(self._qps), self.group_index) * self.calendar.load(
+                reading.timestamp
+            )
+            self._correct(reading, inputs[0], float(traffic))
         values = [reading.extras.get(name, np.nan) for name in model.tuned.extras]
         self._extras = np.where(np.isfinite(values), values, self._extras) if values else self._extras
 
@@ -143,7 +151,8 @@ class MpcController(PriceController):
     def _may_use_model(self) -> bool:
         ladder = self.config.mpc.ladder
         collapsed = self._stale > ladder.bridge_minutes and np.nanmax(self._last_cpu, initial=0.0) >= ladder.high_cpu
-        return self.knows_prices and self.watch.agrees and self._blind <= ladder.bridge_minutes and not collapsed
+        right = self.knows_prices and self.watch.agrees and not self.odd_traffic
+        return right and self._blind <= ladder.bridge_minutes and not collapsed
 
     def _unit(self, lambda_: np.ndarray) -> np.ndarray:
         prices = self.system_model.prices
@@ -178,6 +187,8 @@ class MpcController(PriceController):
     def _solve(self, solver: SolverConfig) -> np.ndarray:
         problem, delay = self.problem()
         warm = self._warm if self._warm is not None and self._warm.shape == problem.shape else None
+        if self.objective.horizon is None:
+            return self.system_model.prices.from_unit(invert(problem, self.price_of))
         solution = solve(problem, solver, warm, self._generator)
         self.rungs["timeout"] += int(solution.timed_out)
         if not np.isfinite(solution.value) or (solution.timed_out and solution.iterations == 0):
@@ -191,32 +202,29 @@ class MpcController(PriceController):
             raise ValueError("no measurement yet")
         model = self.system_model
         pending = self._pending()
-        steps = self.horizon + len(pending)
+        steps = (self.objective.horizon or 1) + len(pending)
         ahead = self.forecast(steps)
         self.expected_qps = float(ahead[0])
         before = np.concatenate([[self._qps], ahead[:-1]])
-        times = self.forecaster.time + np.timedelta64(model.step_seconds, "s") * np.arange(steps)
+        step = np.timedelta64(model.step_seconds, "s")
+        times = self.forecaster.time + step * np.arange(steps)
         low = np.tile(self._unit(self.scale.low), (steps, 1))
         high = np.tile(self._unit(self.scale.high), (steps, 1))
         low[: len(pending)] = high[: len(pending)] = np.clip(pending, low[: len(pending)], high[: len(pending)])
         start = Start(self.observer.cpu, self.observer.cpu_before, model.prices.to_unit(self.lambda_))
         return Problem(
             model,
-            self.config.mpc.objective,
+            self.objective,
             self._target_now(),
             start,
             self._inputs(before, ahead, times),
-            model.relative_traffic(ahead, self.group_index).astype(np.float32),
+            (model.relative_traffic(ahead, self.group_index) * self.calendar.load(times + step)).astype(np.float32),
             low,
             high,
             self.observer.gain,
+            self.moves.reach(len(pending), steps),
             self.now,
         ), len(pending)
-
-    @property
-    def horizon(self) -> int:
-        """Steps looked ahead beyond the commands on their way."""
-        return self.config.mpc.objective.horizon
 
     def _target_now(self) -> np.ndarray:
         """The target (D,), lower where a service's CPU has not been read for long."""
@@ -244,7 +252,7 @@ class MpcController(PriceController):
         return self.lambda_
 
     def _fitted_forecast(self) -> TrafficForecast:
-        model, horizon = self.system_model, self.config.mpc.objective.horizon
+        model, horizon = self.system_model, self.objective.horizon or 1
         if self.config.mpc.forecast == "persistence":
             return TrafficForecast.persistence(horizon, model.step_seconds)
         return model.traffic_forecast(self.group, horizon)

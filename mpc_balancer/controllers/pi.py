@@ -45,6 +45,11 @@ class PiController(PriceController):
         self._error = error
         return self.scale.from_unit(self.curve.to_unit(self._state))
 
+    def applied(self, lambda_: np.ndarray) -> None:
+        """Go on from the price that was set where moves are limited (anti-windup)."""
+        if self.config.moves.limited:
+            self.follow(lambda_)
+
     def follow(self, lambda_: np.ndarray) -> None:
         """Start from another controller's price, so that taking over makes no jump."""
         self.lambda_ = self.scale.clip(lambda_)

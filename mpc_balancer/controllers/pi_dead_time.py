@@ -25,15 +25,19 @@ class PiDeadTimeController(PiForecastController):
         """One PI step on the error that will be left when all commands act."""
         self.delay.observe(reading.lambda_)
         self._in_force = reading.lambda_
-        price = super().decide(reading)
-        self.delay.command(self.scale.clip(price))
-        return price
+        return super().decide(reading)
+
+    def applied(self, lambda_: np.ndarray) -> None:
+        """Note the command."""
+        super().applied(lambda_)
+        self.delay.command(lambda_)
 
     def coming_relief(self) -> np.ndarray | float:
         """Log relief (L,) of the last command beyond that of the price in force."""
         commanded, acting = (self.curve.to_relief(self.scale.to_unit(one)) for one in (self.lambda_, self._in_force))
         return np.asarray(commanded - acting)
 
-    def coming_traffic(self) -> float:
-        """Requests per second forecast for the interval in which this step's price acts."""
-        return float(self.forecaster.predict(1 + self.delay.delay)[-1])
+    @property
+    def late(self) -> int:
+        """The detected delay."""
+        return self.delay.delay

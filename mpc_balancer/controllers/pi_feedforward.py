@@ -34,8 +34,15 @@ class PiFeedforwardController(PiController):
         return self.gains.feedforward * float(np.clip(change, -2, 2))
 
     def coming_traffic(self) -> float:
-        """Requests per second forecast for the coming interval."""
-        return float(self.forecaster.predict(1)[0])
+        """Requests per second forecast for the interval that the price will act in, times the load that planned capacity makes of it."""
+        ahead = 1 + self.late
+        time = self.forecaster.time + ahead * np.timedelta64(self.system_model.step_seconds, "s")
+        return float(self.forecaster.predict(ahead)[-1] * self.calendar.load(time))
+
+    @property
+    def late(self) -> int:
+        """Control steps by which prices are presumed to act late."""
+        return 0
 
     def low(self, error: np.ndarray) -> np.ndarray | float:
         """As far below zero as CPU is short of its target.

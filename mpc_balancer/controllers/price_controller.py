@@ -14,6 +14,7 @@ from marca_common.protocols import Measurement
 from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers.alarms import Alarms
 from mpc_balancer.controllers.checked_reading import Checks, Reading
+from mpc_balancer.controllers.moves import Moves
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
@@ -36,13 +37,14 @@ class PriceController(ABC):
         calendar: Calendar | None,
     ) -> None:
         self.config, self.group, self.services = config, group, tuple(services)
-        self.scale, self.model, self.calendar = scale, model, calendar
+        self.scale, self.model, self.calendar = scale, model, calendar or Calendar([])
         self.budget = budget_of(config, services, model)
         self.target = self.budget * (1 + config.offset / 100)  # (D,) percent
         self.checks = _checks(config, group, len(self.services), scale.size, model)
         self.rungs, self.refused = Counter[str](), self.checks.refused
+        self.moves = Moves(config.moves, scale, 60 if model is None else model.step_seconds)
         self.alarms = Alarms(group)
-        self._silent, self._odd_traffic = np.zeros(len(self.services)), 0  # control steps in a row
+        self._silent, self.odd_traffic = np.zeros(len(self.services)), 0  # control steps in a row
         self.expected_qps = float("nan")
         middle = scale.from_unit(np.full(scale.size, 0.5))
         start = middle if config.start is None else np.asarray(config.start, np.float64)
@@ -58,9 +60,13 @@ class PriceController(ABC):
         with np.errstate(all="ignore"):
             reading = self.checks.read(measurement, self.lambda_)
             self._check(reading)
-            self.lambda_ = self.scale.clip(self.decide(reading))
+            self.lambda_ = self.moves.allowed(self.scale.clip(self.decide(reading)), self.lambda_)
+            self.applied(self.lambda_)
         self.alarms.end_step()
         return self.lambda_
+
+    def applied(self, lambda_: np.ndarray) -> None:  # noqa: B027 (most rules need not know)
+        """Told the price (L,) that was set in this step, where moves are limited not the one that was decided."""
 
     def _check(self, reading: Reading) -> None:
         """Alarms for sensors that fell silent and for traffic in what must be another unit."""
@@ -68,8 +74,8 @@ class PriceController(ABC):
         for name, steps in zip(self.services, self._silent):
             if steps >= _ALARM_STEPS:
                 self.alarms.raise_(f"sensor_{name}", f"no believable CPU of {name} for {steps:.0f} control steps")
-        self._odd_traffic = self._odd_traffic + 1 if self._is_odd(reading.qps) else 0
-        if self._odd_traffic >= _ALARM_STEPS:
+        self.odd_traffic = self.odd_traffic + 1 if self._is_odd(reading.qps) else 0
+        if self.odd_traffic >= _ALARM_STEPS:
             self.alarms.raise_(
                 "traffic", f"{reading.qps:g} requests per second, far from those of the training table: which unit?"
             )

@@ -13,7 +13,8 @@ from marca_common.config import Config, load_config
 from marca_common.errors import UserError
 from marca_common.files import shipped
 from marca_common.seeding import numpy_generator
-from mpc_balancer.forecasting.event_calendar import Calendar
+from mpc_balancer.config import MovesConfig
+from mpc_balancer.forecasting.event_calendar import Calendar, PlannedCapacity
 from mpc_balancer.testbed.reference_plant import Disturbances, ReferenceConfig, ReferencePlant
 from mpc_balancer.testbed.reference_traffic import (
     Surge,
@@ -30,6 +31,14 @@ class CostStep(Config):
 
     minute: int = Field(ge=0, description="minute of the run at which it sets in")
     factor: float = Field(gt=0, description="cost is multiplied by this")
+
+
+class CapacityChange(Config):
+    """A planned stretch of minutes with fewer (or more) machines; the calendar knows it."""
+
+    minute: int = Field(ge=0, description="first minute")
+    minutes: int = Field(ge=1, description="length")
+    share: float = Field(gt=0, description="share of the usual machines that serve")
 
 
 class MinuteSpan(Config):
@@ -59,8 +68,13 @@ class Scenario(Config):
     cost_factor: float = Field(1.0, gt=0, description="cost mismatch against the commissioning days")
     cost_drift_per_day: float = Field(0.0, gt=-1, description="growth of the cost over a day, spread evenly")
     cost_steps: list[CostStep] = Field([], description="lasting jumps of the cost")
+    capacity: list[CapacityChange] = Field([], description="planned changes of capacity")
+    queue_seconds: float | None = Field(None, ge=0, description="most work that waits; null = the plant's own")
     price_effect: float = Field(1.0, gt=0, description="λ acts as if it were multiplied by this")
     delay_minutes: int = Field(0, ge=0, description="actuation delay")
+    moves: MovesConfig = Field(
+        default_factory=MovesConfig, description="how λ may move; the controller's own where left out"
+    )
     reading_noise: float | None = Field(None, ge=0, description="sd of CPU readings, points; null = the plant's own")
     lost_share: float = Field(0.0, ge=0, lt=1, description="share of minutes whose CPU readings are lost")
     frozen: list[MinuteSpan] = Field([], description="readings repeat")
@@ -133,6 +147,8 @@ def start_scenario(
     }
     if scenario.reading_noise is not None:
         updates["reading_noise"] = scenario.reading_noise
+    if scenario.queue_seconds is not None:
+        updates["queue_seconds"] = scenario.queue_seconds
     if scenario.price_effect != 1.0:
         updates["half_price"] = [h / scenario.price_effect for h in reference.half_price]
     reference = reference.model_copy(update=updates)
@@ -143,7 +159,8 @@ def start_scenario(
         raise UserError(f"scenario.surges: got {len(scenario.surges)}; expected none beside recorded traffic")
     else:
         traffic = trace_traffic(trace, scenario.traffic.sub_intervals, seed, minutes, timezone)
-    calendar = Calendar.from_frame(calendar_frame(scenario.surges, traffic.timestamps[0]), "scenario")
+    events = Calendar.from_frame(calendar_frame(scenario.surges, traffic.timestamps[0]), "scenario").events
+    calendar = Calendar(events, "scenario", _planned_capacity(scenario, traffic.timestamps[0]))
     disturbances = _disturbances(scenario, seed, len(traffic.arrivals), len(reference.services))
     return ScenarioRun(scenario, traffic, calendar, reference, disturbances, seed)
 
@@ -152,6 +169,8 @@ def _disturbances(scenario: Scenario, seed: int, minutes: int, services: int) ->
     cost = scenario.cost_factor * (1 + scenario.cost_drift_per_day * np.arange(minutes) / 1440)
     for step in scenario.cost_steps:
         cost[step.minute :] *= step.factor
+    for change in scenario.capacity:
+        cost[change.minute : change.minute + change.minutes] /= change.share
     lost = numpy_generator(seed, "mpc_balancer", "lost").random(minutes) < scenario.lost_share
     garbage = np.full((minutes, services), np.nan)
     for sensor in scenario.wrong_sensors:
@@ -166,6 +185,12 @@ def _disturbances(scenario: Scenario, seed: int, minutes: int, services: int) ->
         qps_factor=scenario.qps_factor,
         echoed=scenario.echoed,
     )
+
+
+def _planned_capacity(scenario: Scenario, start: np.datetime64) -> list[PlannedCapacity]:
+    minute = np.timedelta64(60, "s")
+    spans = [(start + one.minute * minute, one.minutes * minute, one.share) for one in scenario.capacity]
+    return [PlannedCapacity(begin, begin + length, share) for begin, length, share in spans]
 
 
 def _windows(windows: list[MinuteSpan], minutes: int) -> np.ndarray:
