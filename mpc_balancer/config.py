@@ -138,10 +138,11 @@ class ObjectiveConfig(Config):
         """α where nothing else is given."""
         return 0.8 if self.alpha is None else self.alpha
 
-    def resolved(self, moves: MovesConfig) -> ObjectiveConfig:
-        """The nulls filled in; the horizon stays null where a plan of several steps has nothing to gain."""
+    def resolved(self, moves: MovesConfig, solver: str) -> ObjectiveConfig:
+        """The nulls filled in; the horizon stays null where a plan of several steps has nothing to gain and nobody asked for one."""
         limited, paper = moves.limited, self.mode == "paper"
-        horizon = self.horizon or (15 if limited else 10 if paper else None)
+        asked = paper or solver != SolverConfig().name
+        horizon = self.horizon or (15 if limited else 10 if asked else None)
         alpha = self.alpha or (0.97 if limited and not paper else self.discount)
         return self.model_copy(update={"horizon": horizon, "alpha": alpha})
 

@@ -42,7 +42,7 @@ class MpcController(PriceController):
         super().__init__(*args, **options)
         own, model = self.config.mpc, self.system_model
         find_solver(own.solver.name)  # a bad name is told at once; later the ladder would hide it
-        self.objective = own.objective.resolved(self.config.moves)
+        self.objective = own.objective.resolved(self.config.moves, own.solver.name)
         self.now: Callable[[], float] = time.perf_counter
         self.group_index = model.features.group_index(self.group)
         self.observer = Observer(model, own.gain)

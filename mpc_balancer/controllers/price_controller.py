@@ -25,7 +25,7 @@ _MOST_TRAFFIC = 100.0  # times a data centre's mean in training; traffic beyond 
 
 
 class PriceController(ABC):
-    """Turns measurements into prices; subclasses implement ``decide``. A Controller and Reporting of marca_common."""
+    """Turns measurements into prices; subclasses implement ``decide``. A Controller, Reporting and Alarming of marca_common."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class PriceController(ABC):
         self.rungs, self.refused = Counter[str](), self.checks.refused
         self.moves = Moves(config.moves, scale, 60 if model is None else model.step_seconds)
         self.alarms = Alarms(group)
+        self.alarm_steps = self.alarms.steps
         self._silent, self.odd_traffic = np.zeros(len(self.services)), 0  # control steps in a row
         self.expected_qps = float("nan")
         middle = scale.from_unit(np.full(scale.size, 0.5))

@@ -215,7 +215,7 @@ def test_a_price_whose_effect_was_never_learnt_is_left_to_cautious_pi() -> None:
     first = model.weights[0].copy()
     first[size : 2 * size] = 0.0  # the network does not see λ
     blind = replace(model, weights=[first, *model.weights[1:]])
-    steered = make_controller(ControllerConfig(name="mpc"), "reference", blind)
+    steered: Any = make_controller(ControllerConfig(name="mpc"), "reference", blind)
     plain = make_controller(
         ControllerConfig(name="pi", pi={"kp": 0.3, "ki": 0.3, "down_factor": 1.0}), "reference", model
     )
