@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections import Counter, deque
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ import numpy as np
 from marca_common.checkpoint import generator_state, restore_generator
 from marca_common.errors import UserError
 
+_LARGE = 200  # numbers; an array of more is packed
 _KINDS = {
     bool: "true or false",
     int: "an integer",
@@ -18,8 +20,10 @@ _KINDS = {
     str: "a text",
     np.datetime64: "an instant",
     Counter: "counts by name",
+    dict: "counts by name",
     deque: "rows of numbers",
     list: "numbers",
+    set: "names",
     np.random.Generator: "a generator's state",
 }
 
@@ -40,8 +44,9 @@ class Restorable(Protocol):
 class Stateful:
     """Names the attributes that change over time in ``STATE``, each class only its own; is Restorable by them.
 
-    They may be arrays, floats, integers, booleans, instants, generators, counters, rows of numbers or of arrays, and objects
-    that are Restorable. One that is None at first may become an array or a text. Numbers come back to the last bit; NaN is null.
+    They may be arrays, floats, integers, booleans, texts, instants, generators, counts by name, sets of texts, lists of numbers,
+    queues of arrays of one shape, and objects that are Restorable. One that is None at first may become an array or a text.
+    Numbers come back to the last bit; NaN is null. Large arrays are packed, so that a state is written in no time.
     """
 
     STATE: ClassVar[list[str]] = []
@@ -67,17 +72,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, Stateful):  # what is common first: isinstance of a protocol takes its time
         return value.state()
     if isinstance(value, np.ndarray):
-        return _nulled(value.tolist()) if value.dtype.kind == "f" and np.isnan(value).any() else value.tolist()
+        return _packed(value) if value.size > _LARGE else _nulled(value.tolist())
     if isinstance(value, float):
         return None if math.isnan(value) else float(value)
     if isinstance(value, np.datetime64):
         return str(value)
     if isinstance(value, np.random.Generator):
         return generator_state(value)
-    if isinstance(value, Counter):
+    if isinstance(value, dict):
         return {name: int(count) for name, count in value.items()}
-    if isinstance(value, list | deque):
-        return [plain(one) for one in value]
+    if isinstance(value, deque):
+        return plain(np.array(value))
+    if isinstance(value, list | set):
+        return _nulled(list(value) if isinstance(value, list) else sorted(value))
     if value is None or isinstance(value, int | str):
         return value
     return value.state() if isinstance(value, Restorable) else value
@@ -90,7 +97,18 @@ def _names(kind: type) -> list[str]:
 def _nulled(values: Any) -> Any:
     if isinstance(values, list):
         return [_nulled(one) for one in values]
-    return None if math.isnan(values) else values
+    return None if isinstance(values, float) and math.isnan(values) else values
+
+
+def _packed(array: np.ndarray) -> dict[str, Any]:
+    """An array of float64 as base64 of its bytes, low byte first."""
+    content = base64.b64encode(np.ascontiguousarray(array, "<f8").tobytes()).decode()
+    return {"shape": list(array.shape), "float64": content}
+
+
+def _unpacked(found: dict[str, Any]) -> np.ndarray:
+    content = np.frombuffer(base64.b64decode(found["float64"], validate=True), "<f8")
+    return content.reshape(found["shape"]).astype(np.float64)
 
 
 def _like(have: Any, found: Any, place: str) -> Any:
@@ -115,16 +133,10 @@ def _converted(have: Any, found: Any) -> Any:
     if isinstance(have, np.random.Generator):
         restore_generator(have, found)
         return have
-    if isinstance(have, Counter):
-        counts = {str(name): _whole(count) for name, count in found.items()}
-        have.clear()
-        have.update(counts)
-        return have
-    if isinstance(have, deque):
-        rows = [_array(one, np.dtype(np.float64), have[0].shape if have else None) for one in found]
-        have.clear()
-        have.extend(rows)
-        return have
+    if isinstance(have, dict | deque):
+        return _filled(have, found)
+    if isinstance(have, set):
+        return {str(name) for name in found}
     if isinstance(have, list):
         return _array(found, np.dtype(np.float64)).tolist()
     if isinstance(have, float):
@@ -134,8 +146,24 @@ def _converted(have: Any, found: Any) -> Any:
     return found
 
 
+def _filled(have: dict[str, int] | deque[np.ndarray], found: Any) -> Any:
+    """Counts or a queue, filled in place."""
+    if isinstance(have, dict):
+        counts = {str(name): _whole(count) for name, count in found.items()}
+        have.clear()
+        have.update(counts)
+        return have
+    rows = _array(found, np.dtype(np.float64))
+    if len(have) and len(rows) and rows.shape[1:] != have[0].shape:
+        raise ValueError
+    have.clear()
+    have.extend(rows)
+    return have
+
+
 def _array(found: Any, dtype: np.dtype[Any], shape: tuple[int, ...] | None = None) -> np.ndarray:
-    array = np.array(found, np.float64 if dtype.kind == "f" else None)
+    packed = isinstance(found, dict)
+    array = _unpacked(found) if packed else np.array(found, np.float64 if dtype.kind == "f" else None)
     if array.size == 0:
         array = array.astype(dtype)
     if array.dtype.kind != dtype.kind or shape not in (None, array.shape):

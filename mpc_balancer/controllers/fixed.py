@@ -25,3 +25,6 @@ class FixedController(PriceController):
         self.rungs["fixed"] += 1
         given = self.config.fixed_price
         return self.lambda_ if given is None else np.asarray(given, np.float64)
+
+    def follow(self, lambda_: np.ndarray) -> None:
+        """Whatever others set, this one stays where it is."""

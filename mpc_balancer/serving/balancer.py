@@ -104,9 +104,9 @@ class Balancer:
         """What happened so far, all data centres together."""
         every = list(self.steered.values())
         counts = sum((one.counts for one in every), Counter[str]())
-        rungs, refused = (sum((one.said[part] for one in every), Counter[str]()) for part in (0, 1))
+        said = [sum((one.said[part] for one in every), Counter[str]()) for part in range(3)]
         kinds = {kind: counts[kind] for kind in ("measured", "lost", "gap", "foreign", "controller_failed")}
-        more = {"rungs": rungs, "refused": refused, "troubles": self.troubles + Counter(self.outside)}
+        more = {**dict(zip(("rungs", "refused", "alarms"), said)), "troubles": self.troubles + Counter(self.outside)}
         return {"data_centres": len(every), **kinds} | {name: dict(sorted(one.items())) for name, one in more.items()}
 
     def close(self) -> None:
@@ -182,7 +182,8 @@ def steered_groups(config: ServeConfig, model: SystemModel | None) -> dict[str, 
     """Every data centre with its controller, as at the first start."""
     groups = groups_of(config, model)
     _require_known(config.controllers, groups)
-    calendar = Calendar.read(config.calendar, config.timezone) if config.calendar else None
+    calendar = Calendar.read(config.calendar, config.timezone) if config.calendar else Calendar([])
+    calendar = calendar.with_capacity(config.capacity, config.timezone) if config.capacity else calendar
     return {group: _steered(config, model, group, calendar) for group in groups}
 
 
@@ -209,7 +210,7 @@ def warm_up(config: ServeConfig, model: SystemModel | None) -> None:
     spare.decide(Measurement(0, stamp, group, qps, cpu, 0.0, spare.lambda_), "measured")
 
 
-def _steered(config: ServeConfig, model: SystemModel | None, group: str, calendar: Calendar | None) -> Steered:
+def _steered(config: ServeConfig, model: SystemModel | None, group: str, calendar: Calendar) -> Steered:
     own = config.controllers.get(group, config.controller)
     controller = make_controller(own, group, model, calendar, config.services)
     services = tuple(model.services if model is not None else config.services or ())

@@ -25,7 +25,7 @@ _OPEN = "open.jsonl"
 
 def schema_of(services: Sequence[str], prices: Sequence[str]) -> pa.Schema:
     """Columns of the log; numbers in the controllers' own units."""
-    texts = ["group", "born", "kind", "measured_group", "extras", "rung", "refused"]
+    texts = ["group", "born", "kind", "measured_group", "extras", "rung", "refused", "alarms"]
     numbers = ["qps", *(f"cpu_{name}" for name in services), *(f"in_force_{name}" for name in prices)]
     numbers += ["expected_qps", *(f"price_{name}" for name in prices)]
     fields = [pa.field(name, pa.string()) for name in texts] + [pa.field(name, pa.float64()) for name in numbers]

@@ -19,6 +19,7 @@ _HELP = {
     "steps_total": "control steps by kind: measured, lost (no measurement), gap (left out by the time stamps)",
     "rungs_total": "which rule answered",
     "refused_total": "parts of measurements that were not believed",
+    "alarm_steps_total": "control steps that an alarm stood",
     "silent_steps": "steps in a row without any CPU",
     "foreign_steps": "steps in a row whose λ in force was none of ours",
     "controller_failed_total": "steps at which the controller raised or gave no prices, and λ was held",
@@ -28,6 +29,7 @@ _HELP = {
     "last_step_timestamp_seconds": "when the last step was made",
     "troubles_total": "what else went wrong, all data centres: source, line, sink, disk, unknown_group, answered",
 }
+_COUNTED = {"rungs_total": "rung", "refused_total": "part", "alarm_steps_total": "alarm"}
 Sample = tuple[str, dict[str, str], float]
 
 
@@ -52,11 +54,9 @@ def _of_group(group: str, one: Steered, edge: Edge) -> Iterator[Sample]:
         yield "lambda", {**of, "price": name}, price
     for kind in ("measured", "lost", "gap"):
         yield "steps_total", {**of, "kind": kind}, one.counts[kind]
-    rungs, refused = one.said
-    for rung, count in sorted(rungs.items()):
-        yield "rungs_total", {**of, "rung": rung}, count
-    for part, count in sorted(refused.items()):
-        yield "refused_total", {**of, "part": part}, count
+    for (name, label), counts in zip(_COUNTED.items(), one.said):
+        for key, count in sorted(counts.items()):
+            yield name, {**of, label: key}, count
     yield "silent_steps", of, one.silent
     yield "foreign_steps", of, one.foreign
     yield "controller_failed_total", of, one.counts["controller_failed"]

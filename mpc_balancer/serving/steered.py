@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from marca_common.plain_numbers import plain_number, plain_numbers
-from marca_common.protocols import Controller, Measurement, Reporting
+from marca_common.protocols import Alarming, Controller, Measurement, Reporting
 from mpc_balancer.serving.decision_log import measured
 from mpc_balancer.stateful import Restorable, Stateful
 
@@ -50,6 +50,7 @@ class Steered(Stateful):
         self.counts: Counter[str] = Counter()
         self.lambda_ = np.array(controller.lambda_, np.float64)
         self._reports = controller if isinstance(controller, Reporting) else None
+        self._alarms = controller if isinstance(controller, Alarming) else None
         self._commands = deque([self.lambda_], _RECENT)
 
     def state(self) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class Steered(Stateful):
 
     def decide(self, one: Measurement | None, kind: str) -> dict[str, Any]:
         """One step of the controller; the row says what was measured, what was decided, and by which rule."""
-        before = self._reported()
+        before = self.said
         started = time.perf_counter()
         in_force = self._in_force(one)
         if in_force is not None and (self.shadow or not self.counts["measured"]):
@@ -82,7 +83,7 @@ class Steered(Stateful):
         price, failed = self._price(one)
         price, forced = self._safe(one, price)
         self._note(one, kind, price)
-        after, self.seconds = self._reported(), time.perf_counter() - started
+        after, self.seconds = self.said, time.perf_counter() - started
         rungs = [forced] if forced else [failed] if failed else sorted(after[0] - before[0])
         self.number += 1
         return {
@@ -96,6 +97,7 @@ class Steered(Stateful):
             "expected_qps": _null(getattr(self.controller, "expected_qps", None)),
             "rung": "+".join(rungs),
             "refused": " ".join(f"{name}={count}" for name, count in sorted((after[1] - before[1]).items())),
+            "alarms": " ".join(sorted(after[2] - before[2])),
             **{f"price_{name}": float(value) for name, value in zip(self.names[1], price)},
         }
 
@@ -104,9 +106,12 @@ class Steered(Stateful):
         return bool(one.timestamp <= self.time)
 
     @property
-    def said(self) -> tuple[Counter[str], Counter[str]]:
-        """How often each rule answered, and what was refused, since the start."""
-        return self._reported()
+    def said(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
+        """How often each rule answered, what was refused, and the steps that each alarm stood, since the start."""
+        rungs, refused = (
+            (Counter(), Counter()) if self._reports is None else (self._reports.rungs, self._reports.refused)
+        )
+        return Counter(rungs), Counter(refused), Counter(self._alarms.alarm_steps if self._alarms else ())
 
     # -- one step ----------------------------------------------------------------------------------------------------
     def _missing(self, one: Measurement | None) -> int:
@@ -172,10 +177,6 @@ class Steered(Stateful):
                 follow(in_force)
             except Exception as error:  # somebody's controller
                 log.warning("%s: controller: follow: %s: %s", self.group, type(error).__name__, error)
-
-    def _reported(self) -> tuple[Counter[str], Counter[str]]:
-        own = self._reports
-        return (Counter(), Counter()) if own is None else (Counter(own.rungs), Counter(own.refused))
 
 
 def _null(value: Any) -> float | None:
