@@ -26,7 +26,7 @@ from cascade_world.data_centre.world_plant import WorldPlant
 from cascade_world.generate import generate
 from cascade_world.population.world_traffic import make_traffic
 from cascade_world.world import load_truth
-from marca_common.config import load_config
+from marca_common.config import load_config, replaced
 from marca_common.files import shipped
 from marca_common.tables import write_table
 from mpc_balancer.config import ColumnsConfig, ControllerConfig, MpcConfig, SolverConfig, SystemModelConfig
@@ -46,6 +46,7 @@ from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
 from mpc_balancer.train import fit_model, load_data
 
 CONTROLLER = ControllerConfig(mpc=MpcConfig(solver=SolverConfig(deadline_ms=None)))  # a wall-clock limit is no seed
+PLANNING = replaced(CONTROLLER, {"mpc.objective.horizon": 10})  # a plan of ten steps
 HALF_HOUR, DOWN = 30, (0, 1, 3, 10)  # minutes
 Row = dict[str, Any]
 
@@ -70,7 +71,7 @@ def main() -> None:
 
 # -- speed ---------------------------------------------------------------------------------------------------------------
 def untrained(services: int, groups: int = 1) -> SystemModel:
-    """A model of random weights: its prices mean nothing, its time is that of a trained one."""
+    """A model that nobody trained but that knows what prices do: its time is that of a trained one."""
     names = tuple(f"dc{number}" for number in range(groups))
     size = 9 + groups
     features = Features(
@@ -78,15 +79,22 @@ def untrained(services: int, groups: int = 1) -> SystemModel:
     )
     torch.manual_seed(0)
     network = SystemNetwork(services, services, features.size, [64, 64], "utilisation_law")
+    own = torch.arange(services)
+    with torch.no_grad():
+        network.level.fill_(4.8)  # CPU about 60 % in the middle of the box
+        for layer in (0, 1):  # other services and the hour of the day do little
+            network.layers[layer].get_parameter("weight").mul_(0.2)
+        for layer, column, effect in ((0, own + services, 1.0), (1, own, 1.0), (2, own, -1.5)):
+            network.layers[layer].get_parameter("weight")[own, column] += effect
     scale = PriceScale(np.zeros(services), np.full(services, 2e-3), np.full(services, 1e-4))
     return SystemModel.from_network(network, [f"s{j}" for j in range(services)], features, scale, ColumnsConfig())
 
 
 def measurements(model: SystemModel, group: str, count: int) -> list[Any]:
-    """Minutes of the model as its own plant, under prices that are thrown about."""
+    """Minutes of the model as its own plant, under prices that move about."""
     generator = np.random.default_rng(0)
     plant = ModelPlant(model, group, 0, np.datetime64("2026-03-09", "s"))
-    prices = [model.prices.from_unit(generator.random(model.prices.size)) for _ in range(count)]
+    prices = [model.prices.from_unit(generator.uniform(0.4, 0.6, model.prices.size)) for _ in range(count)]
     return [plant.step(price, generator.poisson(3000.0, 6)) for price in prices]
 
 
@@ -100,7 +108,14 @@ def steps(count: int) -> list[Row]:
         decision = timed(lambda one, alone=alone: alone.decide(one, "measured"), minutes)
         with tempfile.TemporaryDirectory() as folder, Balancer(config, folder, model) as balancer:
             whole = timed(balancer.step, minutes)
-        rows += [row(f"decision, {services} services", decision), row(f"whole step, {services} services", whole)]
+            assert balancer.summary["rungs"]["solver"] == count, balancer.summary
+        planned = steered_groups(config.model_copy(update={"controller": PLANNING}), model)["dc0"]
+        plan = timed(lambda one, planned=planned: planned.decide(one, "measured"), minutes)
+        rows += [
+            row(f"decision, {services} services", decision),
+            row(f"whole step, {services} services", whole),
+            row(f"decision of a plan of ten steps, {services} services", plan),
+        ]
     return rows
 
 
@@ -119,7 +134,7 @@ def grids(count: int) -> list[Row]:
     rows = []
     for prices in (2, 3, 4, 5, 8, 20):
         model = untrained(prices)
-        made = MpcController(CONTROLLER, "dc0", model.services, model.prices, model, None)
+        made = MpcController(PLANNING, "dc0", model.services, model.prices, model, None)
         problems = []
         for one in measurements(model, "dc0", count + 3):
             made.step(one)

@@ -72,7 +72,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, Stateful):  # what is common first: isinstance of a protocol takes its time
         return value.state()
     if isinstance(value, np.ndarray):
-        return _packed(value) if value.size > _LARGE else _nulled(value.tolist())
+        if value.size > _LARGE:
+            return _packed(value)
+        lost = value.dtype.kind == "f" and np.isnan(value).any()
+        return _nulled(value.tolist()) if lost else value.tolist()
     if isinstance(value, float):
         return None if math.isnan(value) else float(value)
     if isinstance(value, np.datetime64):
@@ -84,7 +87,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, deque):
         return plain(np.array(value))
     if isinstance(value, list | set):
-        return _nulled(list(value) if isinstance(value, list) else sorted(value))
+        return [plain(one) for one in value] if isinstance(value, list) else sorted(value)
     if value is None or isinstance(value, int | str):
         return value
     return value.state() if isinstance(value, Restorable) else value
@@ -97,7 +100,7 @@ def _names(kind: type) -> list[str]:
 def _nulled(values: Any) -> Any:
     if isinstance(values, list):
         return [_nulled(one) for one in values]
-    return None if isinstance(values, float) and math.isnan(values) else values
+    return None if math.isnan(values) else values
 
 
 def _packed(array: np.ndarray) -> dict[str, Any]:
