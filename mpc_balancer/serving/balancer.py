@@ -20,6 +20,8 @@ from marca_common.errors import UserError
 from marca_common.files import remove_partial_files, write_text
 from marca_common.protocols import Measurement
 from mpc_balancer.controllers import make_controller
+from mpc_balancer.controllers.moves import Moves
+from mpc_balancer.controllers.price_controller import PriceController
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.serving.decision_log import DecisionLog
 from mpc_balancer.serving.edge import Edge, price_names
@@ -227,6 +229,7 @@ def _steered(config: ServeConfig, model: SystemModel | None, group: str, calenda
         config.gap_minutes,
         config.silence_minutes,
         config.shadow,
+        Moves(own.moves, controller.scale, step_seconds(model)) if isinstance(controller, PriceController) else None,
     )
 
 

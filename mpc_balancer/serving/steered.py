@@ -13,6 +13,7 @@ import numpy as np
 
 from marca_common.plain_numbers import plain_number, plain_numbers
 from marca_common.protocols import Alarming, Controller, Measurement, Reporting
+from mpc_balancer.controllers.moves import Moves
 from mpc_balancer.serving.decision_log import measured
 from mpc_balancer.stateful import Restorable, Stateful
 
@@ -25,7 +26,7 @@ _FOREIGN, _SILENT = 5, 3  # steps in a row with another λ, or without CPU, befo
 class Steered(Stateful):
     """Turns measurements, or their absence, into prices and rows of the decision log. ``step`` never raises."""
 
-    STATE = ["number", "born", "time", "silent", "foreign", "counts", "_commands"]
+    STATE = ["number", "born", "time", "silent", "foreign", "counts", "moves", "_commands"]
 
     def __init__(
         self,
@@ -37,10 +38,11 @@ class Steered(Stateful):
         gap_minutes: float = 0.0,
         silence_minutes: float = np.inf,
         shadow: bool = False,
+        moves: Moves | None = None,
     ) -> None:
-        """``names``: services and prices; ``highest``: λ (L,) where silence lasts."""
+        """``names``: services and prices; ``highest``: λ (L,) where silence lasts; ``moves``: how λ may go there and back."""
         self.controller, self.group, self.names, self.highest = controller, group, names, highest
-        self.interval, self.shadow = np.timedelta64(step_seconds, "s"), shadow
+        self.interval, self.shadow, self.moves = np.timedelta64(step_seconds, "s"), shadow, moves
         self.most_missing = int(gap_minutes * 60 / step_seconds)
         self.most_silent = max(silence_minutes * 60 / step_seconds, 1.0)
         self.number, self.silent, self.foreign = 0, 0, 0
@@ -82,6 +84,8 @@ class Steered(Stateful):
             self._follow(in_force)
         price, failed = self._price(one)
         price, forced = self._safe(one, price)
+        if self.moves is not None and not self.shadow:
+            price = self.moves.allowed(price, self.lambda_)
         self._note(one, kind, price)
         after, self.seconds = self.said, time.perf_counter() - started
         rungs = [forced] if forced else [failed] if failed else sorted(after[0] - before[0])

@@ -333,6 +333,23 @@ def test_a_silent_data_centre_is_held_then_dear_and_then_goes_on(tmp_path: Path,
     assert 'mpc_balancer_steps_total{group="reference",kind="lost"} 8.0' in metrics(one)
 
 
+def test_silence_and_its_end_keep_to_the_limits_on_moves(tmp_path: Path) -> None:
+    limited = config("pi", silence_minutes=3)
+    limited = replaced(limited, {"controller.moves.most_per_minute": 0.05, "controller.moves.period": 2})
+    one = Balancer(limited, tmp_path, trained_model())
+    prices = [one.steered["reference"].lambda_]
+    for minute in range(60):
+        prices.append(one.step(None if 4 <= minute < 30 else right(minute)))
+    unit = trained_model().prices.to_unit(np.array(prices))
+    moved = np.abs(np.diff(unit, axis=0)).max(axis=1)
+    assert (moved <= 0.1 + 1e-9).all()
+    assert (moved[1::2] < 1e-9).all()
+    assert (unit[29] > 0.99).all()  # the dearest, a period at a time
+    assert (unit[-1] < 0.9).all()
+    one.close()
+    assert differing(replay(limited, tmp_path / "log", trained_model())) == 0
+
+
 def metrics(one: Balancer) -> str:
     one.write_metrics()
     return (one.out / "metrics.prom").read_text()
@@ -407,6 +424,10 @@ def test_in_shadow_nothing_is_touched_and_the_log_replays(name: str, tmp_path: P
     one.close()
     assert got == []
     assert one.summary["foreign"] == 0
+    if name == "mpc":  # which takes the price in force, not its advice, for what was commanded
+        delay = json.loads((tmp_path / "state/reference.json").read_text())["state"]["controller"]["delay"]
+        assert (delay["reported"], delay["inferred"]) == (0, 0)
+        assert delay["_commands"][-2] == pytest.approx(trained_model().prices.to_unit(measured[-1].lambda_))
     assert read_log(tmp_path / "log")["shadow"].all()
     assert differing(replay(config(name, shadow=True), tmp_path / "log", trained_model())) == 0
 
