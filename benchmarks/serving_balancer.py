@@ -82,8 +82,9 @@ def untrained(services: int, groups: int = 1) -> SystemModel:
     own = torch.arange(services)
     with torch.no_grad():
         network.level.fill_(4.8)  # CPU about 60 % in the middle of the box
-        for layer in (0, 1):  # other services and the hour of the day do little
+        for layer in (0, 1):  # other services do little
             network.layers[layer].get_parameter("weight").mul_(0.2)
+        network.layers[0].get_parameter("weight")[:, 2 * services :] = 0.0  # nor do the hour and the age of a forecast
         for layer, column, effect in ((0, own + services, 1.0), (1, own, 1.0), (2, own, -1.5)):
             network.layers[layer].get_parameter("weight")[own, column] += effect
     scale = PriceScale(np.zeros(services), np.full(services, 2e-3), np.full(services, 1e-4))

@@ -12,7 +12,7 @@ import numpy as np
 from marca_common.checkpoint import generator_state, restore_generator
 from marca_common.errors import UserError
 
-_LARGE = 200  # numbers; an array of more is packed
+_LARGE = 40  # numbers; an array of more is packed
 _KINDS = {
     bool: "true or false",
     int: "an integer",
