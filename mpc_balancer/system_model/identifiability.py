@@ -22,10 +22,10 @@ _ROWS = 4096  # most rows that the model's relief is a mean of
 
 
 def unidentified(data: SystemData, effects: PriceEffects) -> list[str]:
-    """For each service on whose CPU the table shows no effect of its price, a sentence that says why."""
+    """For each service of which the table can't tell what its price does, a sentence that says why."""
     notes = []
     for i, price in enumerate(effects.own()):
-        if not effects.sure[i, price]:
+        if not effects.told[i, price]:
             cpu, name = data.layout.cpu[i], data.layout.price[price]
             notes.append(f"what {name!r} takes off {cpu!r} cannot be learned: {_reason(data, effects, i, price)}")
     return notes

@@ -17,6 +17,7 @@ from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.minute_table import SystemData, prices_in_force
 
 _CERTAIN = 3.0  # standard errors from 0 at which an effect counts as seen
+_HARDLY = 0.1  # log points per box: with an error below it, an effect that matters would show
 _HARMONICS = (1, 2, 3)
 _MEMORY = 30  # rows over which errors may hang together
 _NOTHING = 1e-6  # box units: what rounding leaves of a price that never moves by itself
@@ -41,6 +42,11 @@ class PriceEffects:
     def certainty(self) -> np.ndarray:
         """Slope over its standard error, (D, L)."""
         return np.where(np.isfinite(self.error), self.slope / np.maximum(self.error, 1e-300), 0.0)
+
+    @property
+    def told(self) -> np.ndarray:
+        """Whether the table shows the effect, or that there is hardly any, bool (D, L)."""
+        return self.sure | (self.error <= _HARDLY)
 
     @property
     def sure(self) -> np.ndarray:
