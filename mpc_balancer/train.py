@@ -114,7 +114,7 @@ def fit_model(
         )
         model.tuned = replace(model.tuned, pi_gains={kind: tune(kind, target) for kind in PI_KINDS})
     relief = learned_relief(model, data, effects)
-    for note in unsure(relief):
+    for note in unsure(relief, effects):
         warn(note)
     seen = {"price_move_skill": price_move_skill(model, late), **relief}
     return model, _summary(model, data, best, found, windows) | seen

@@ -103,14 +103,19 @@ def _model_relief(model: SystemModel, windows: Windows, service: int, price: int
     return float(level[0] - level[1])
 
 
-def unsure(relief: dict[str, Any]) -> list[str]:
+def unsure(relief: dict[str, Any], effects: PriceEffects) -> list[str]:
     """A sentence for each service whose learned relief is not known to within half of itself."""
-    return [
-        f"what λ takes off {service}'s CPU was learned as {value:.2g} log points, known to ± {error:.2g} only: train longer, or "
-        "let λ move more by itself (python -m mpc_balancer.commission)"
-        for service, value in relief["relief"].items()
-        if (error := relief["relief_se"][service]) is not None and error > max(value, 0.0) / 2
-    ]
+    notes = []
+    for i, (service, price) in enumerate(zip(relief["relief"], effects.own())):
+        value, error = relief["relief"][service], relief["relief_se"][service]
+        if error is not None and error > max(value, 0.0) / 2:
+            span = effects.span[price]
+            notes.append(
+                f"what λ takes off {service}'s CPU was learned as {value:.2g} log points, by regression it is"
+                f" {effects.slope[i, price] * span:.2g} ± {effects.error[i, price] * span:.1g}: train longer, or let λ move"
+                " more by itself (python -m mpc_balancer.commission)"
+            )
+    return notes
 
 
 def price_move_skill(model: SystemModel, data: SystemData) -> float:

@@ -1,0 +1,455 @@
+"""Can the table say what λ does? Refusals and warnings before training, the learned relief, and the commissioning plan."""
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mpc_fixtures import trained_model
+
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.files import read_json
+from marca_common.system import system_table
+from mpc_balancer.commission import commission
+from mpc_balancer.config import ColumnsConfig, CommissionConfig, SystemModelConfig
+from mpc_balancer.price_scale import PriceScale, without_outliers
+from mpc_balancer.system_model.identifiability import learned_relief, price_move_skill, swapped, unidentified, unsure
+from mpc_balancer.system_model.minute_table import SystemData, from_frame, prices_in_force
+from mpc_balancer.system_model.price_effects import price_effects
+from mpc_balancer.system_model.table_checks import odd_data, require_learnable
+from mpc_balancer.testbed.commission_plan import Knowledge, expected_over_use, held_share, plan_trial
+from mpc_balancer.testbed.commissioning import commissioned_table, dither_offsets, excite
+from mpc_balancer.testbed.reference_plant import ReferenceConfig, ReferencePlant
+from mpc_balancer.testbed.reference_traffic import SyntheticTrafficConfig, synthetic_traffic
+from mpc_balancer.testbed.run_metrics import over_utilisation
+from mpc_balancer.train import fit_model, load_data, train
+
+PLANT = ReferenceConfig()
+HIGH = 12 * np.array(PLANT.half_price)
+SCALE = PriceScale(np.zeros(2), HIGH, HIGH / 20)
+Rule = Callable[[np.ndarray, np.ndarray, int], Any]  # (last minute's CPU, traffic so far, minute) → box units (2,)
+
+
+def arrivals(seed: int, minutes: int) -> np.ndarray:
+    return synthetic_traffic(SyntheticTrafficConfig(), seed, minutes).arrivals
+
+
+@functools.cache
+def dithered(dither: float = 0.12, seed: int = 3, minutes: int = 900, noise: float = 0.5) -> pd.DataFrame:
+    """A table of the reference plant under a slow rule with a dithered price."""
+    plant = ReferencePlant(ReferenceConfig(reading_noise=noise), seed, minutes)
+    return system_table(excite(plant, arrivals(seed, minutes), SCALE, seed, dither=dither), PLANT.services)
+
+
+def ruled(rule: Rule, seed: int = 3, minutes: int = 900) -> pd.DataFrame:
+    """A table of the reference plant under a rule without dither."""
+    plant, coming = ReferencePlant(PLANT, seed, minutes), arrivals(seed, minutes)
+    qps, cpu, measured = coming.sum(axis=1) / 60, np.full(2, 60.0), []
+    for t in range(minutes):
+        measured.append(plant.step(SCALE.from_unit(np.clip(rule(cpu, qps[:t], t), 0, 1)), coming[t]))
+        cpu = measured[-1].cpu
+    return system_table(measured, PLANT.services)
+
+
+def constant(*_: Any) -> np.ndarray:
+    return np.array([0.45, 0.45])
+
+
+def after_traffic(cpu: np.ndarray, qps: np.ndarray, t: int) -> np.ndarray:
+    last = np.log(qps[-1] / 400) if t else 0.0
+    return np.array([0.5 + 0.4 * last, 0.5 + 0.2 * last + 0.3 * last**2])
+
+
+def together(cpu: np.ndarray, qps: np.ndarray, t: int) -> np.ndarray:
+    return np.full(2, 0.5 + 0.1 * np.random.default_rng(t // 4).standard_normal())
+
+
+def as_data(frame: pd.DataFrame, **columns: Any) -> SystemData:
+    return from_frame(frame, ColumnsConfig(**columns), PLANT.services)
+
+
+def verdict(frame: pd.DataFrame, high: Any = None) -> tuple[list[str], list[str]]:
+    """Sentences on what cannot be told, and on what looks swapped."""
+    data = as_data(frame)
+    effects = price_effects(data, PriceScale.from_data(data.price, high))
+    return unidentified(data, effects), swapped(data, effects)
+
+
+# -- the regression ------------------------------------------------------------------------------------------------------
+
+
+def law(rng: np.random.Generator, slope: float, minutes: int = 700) -> pd.DataFrame:
+    """Minutes of log CPU' = a + log traffic - slope · u' + noise, with u' drawn anew each minute."""
+    unit = rng.uniform(0.2, 0.8, (minutes, 2))
+    qps = 300 * np.exp(0.3 * np.sin(np.arange(minutes) / 100) + 0.02 * rng.standard_normal(minutes))
+    cpu = 50 * (qps[:, None] / 300) * np.exp(-slope * (unit - 0.5) + 0.02 * rng.standard_normal((minutes, 2)))
+    frame = pd.DataFrame(
+        {"timestamp": pd.date_range("2026-01-01", periods=minutes, freq="min"), "idc": "a", "qps": qps}
+    )
+    for j, name in enumerate(PLANT.services):
+        frame[f"cpu_{name}"], frame[f"lambda_{name}"] = cpu[:, j], SCALE.from_unit(unit)[:, j]
+        frame[f"next_cpu_{name}"] = frame[f"cpu_{name}"].shift(-1)
+    return frame.assign(next_qps=frame["qps"].shift(-1)).iloc[:-1]
+
+
+def test_the_regression_is_least_squares_on_all_terms_at_once() -> None:
+    data = as_data(law(np.random.default_rng(0), 0.8), extras=[])
+    found = price_effects(data, SCALE)
+    now, coming = (SCALE.to_unit(one) for one in prices_in_force(data))
+    rows = slice(0, -1)  # the last row's next price is not in the table
+    qps, after = np.log(data.qps[rows]), np.log(data.next_qps[rows])
+    qps, after, cpu = qps - qps.mean(), after - after.mean(), np.log(data.cpu[rows])
+    cpu = cpu - cpu.mean(axis=0)
+    turn = 2 * np.pi * np.arange(len(qps)) / 1440
+    terms = [np.ones_like(qps), after, after**2, after**3, qps, qps**2, *cpu.T, *(cpu**2).T, *now[rows].T]
+    terms += [wave(k * turn) for k in (1, 2, 3) for wave in (np.sin, np.cos)]
+    whole = np.column_stack([*coming[rows].T, *terms])
+    expected = -np.linalg.lstsq(whole, np.log(data.next_cpu[rows]), rcond=None)[0][:2].T
+    assert found.slope == pytest.approx(expected, rel=1e-6)
+    assert found.movement == pytest.approx(coming[rows].std(axis=0), rel=0.05)  # all of it is independent
+    assert found.rows == len(qps)
+
+
+def test_standard_errors_cover_the_truth() -> None:
+    draws = [price_effects(as_data(law(np.random.default_rng(s), 0.8), extras=[]), SCALE) for s in range(60)]
+    score = np.array([(one.slope.diagonal() - 0.8) / one.error.diagonal() for one in draws]).ravel()
+    cross = np.array([one.slope[0, 1] / one.error[0, 1] for one in draws])
+    assert (np.abs(score) < 2).mean() == pytest.approx(0.95, abs=0.06)
+    assert (np.abs(cross) < 2).mean() == pytest.approx(0.95, abs=0.08)
+
+
+def test_effects_are_the_same_in_any_unit_and_for_either_reading_of_the_price() -> None:
+    data = as_data(dithered())
+    plain = price_effects(data, PriceScale.from_data(data.price))
+    scaled = as_data(dithered().assign(**{f"lambda_{s}": 1e6 * dithered()[f"lambda_{s}"] for s in PLANT.services}))
+    assert price_effects(scaled, PriceScale.from_data(scaled.price)).slope == pytest.approx(plain.slope)
+    shifted = (
+        dithered().assign(**{f"lambda_{s}": dithered()[f"lambda_{s}"].shift(-1) for s in PLANT.services}).iloc[:-1]
+    )
+    other = as_data(shifted, price_in_force="next_minute")
+    again = price_effects(other, PriceScale.from_data(data.price))
+    assert again.slope == pytest.approx(plain.slope, rel=0.02)
+
+
+def test_too_few_rows_tell_nothing() -> None:
+    data = as_data(dithered().iloc[:25])
+    effects = price_effects(data, SCALE)
+    assert np.isinf(effects.error).all()
+    assert unidentified(data, effects)[0].endswith("24 rows with a known next row are too few")
+
+
+# -- what is refused, and what is said ------------------------------------------------------------------------------------
+
+
+def test_a_dithered_table_is_fine() -> None:
+    assert verdict(dithered()) == ([], [])
+    assert verdict(dithered(0.02)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("frame", "high", "expected"),
+    [
+        (lambda: ruled(constant), [1e-3, 1e-3], r"'lambda_retrieval' .* cannot be learned: it is 0.000\d+ in all rows"),
+        (
+            lambda: dithered(0.0),
+            None,
+            r"0\.\d% of its spread is movement of its own, the rest followed traffic, CPU or",
+        ),
+        (lambda: ruled(after_traffic), None, r"\d\.\d% of its spread is movement of its own"),
+        (lambda: ruled(together), None, "moved only together with the other prices .* in columns.price"),
+    ],
+)
+def test_a_price_that_never_moved_by_itself_is_told(frame: Any, high: Any, expected: str) -> None:
+    notes, crossed = verdict(frame(), high)
+    assert len(notes) == 2
+    assert not crossed
+    assert pd.Series(notes).str.contains(expected).any(), notes
+
+
+def test_a_price_that_hardly_acts_is_known_to_do_so() -> None:
+    frame = law(np.random.default_rng(1), 0.0)
+    data = as_data(frame, extras=[])
+    effects = price_effects(data, SCALE)
+    assert not effects.sure.any()
+    assert unidentified(data, effects) == []
+
+
+def test_one_price_for_two_services() -> None:
+    frame = ruled(together)
+    columns = {"price": ["lambda_ranking"]}
+    data = as_data(frame, **columns)
+    effects = price_effects(data, PriceScale.from_data(data.price))
+    assert effects.own() == [0, 0]
+    assert unidentified(data, effects) == swapped(data, effects) == []
+
+
+def test_swapped_services_are_named() -> None:
+    names = {"lambda_retrieval": "lambda_ranking", "lambda_ranking": "lambda_retrieval"}
+    notes, crossed = verdict(dithered().rename(columns=names))
+    (line,) = crossed
+    assert line.startswith("columns 'lambda_retrieval' and 'lambda_ranking' look swapped: 'lambda_retrieval' takes 1.")
+    assert not notes  # each still acts a little on its own service, too
+
+
+def share(frame: pd.DataFrame) -> pd.DataFrame:
+    cpu = [name for name in frame if "cpu_" in name]
+    return frame.assign(**{name: frame[name] / 100 for name in cpu})
+
+
+def next_is(lag: int, service: str = "ranking") -> Callable[[pd.DataFrame], pd.DataFrame]:
+    def edit(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.assign(next_cpu_ranking=frame[f"cpu_{service}"].shift(-lag)).iloc[:-2]
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (
+            share,
+            r"column 'cpu_retrieval': no reading is above 0\.\d+; expected percent from 0 to 100: multiply a share",
+        ),
+        (
+            next_is(0),
+            "column 'next_cpu_ranking': agrees with 'cpu_ranking' of the same row .* expected this service's CPU",
+        ),
+        (next_is(2), "agrees with 'cpu_ranking' of the row 2 rows later"),
+        (next_is(-1), "agrees with 'cpu_ranking' of the row before"),
+        (next_is(1, "retrieval"), "agrees with 'cpu_retrieval' of the next row"),
+    ],
+)
+def test_columns_that_are_not_what_they_are_called_are_refused(edit: Any, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as error:
+        require_learnable(as_data(edit(dithered())))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "edit", [lambda f: f.round(0), lambda f: f.iloc[:12], lambda f: f.drop(index=range(3, 880, 2))]
+)
+def test_rounded_short_and_gappy_tables_pass(edit: Any) -> None:
+    frame = edit(dithered()[[name for name in dithered() if name.startswith(("cpu_", "next_cpu"))]])
+    require_learnable(as_data(dithered().loc[frame.index].assign(**frame), gaps="split"))
+
+
+def test_a_next_cpu_measured_by_another_sensor_passes() -> None:
+    rng = np.random.default_rng(0)
+    noisy = {f"next_cpu_{s}": dithered()[f"next_cpu_{s}"] + rng.normal(0, 1, len(dithered())) for s in PLANT.services}
+    require_learnable(as_data(dithered().assign(**noisy).clip(upper=dithered().max(), axis=1)))
+
+
+def test_one_outlier_does_not_set_the_box() -> None:
+    prices = np.append(np.linspace(0, 2, 2000), 50.0)
+    assert without_outliers(prices) == 2.0
+    assert without_outliers(prices[:-1]) == 2.0
+    assert without_outliers(np.array([0.0, 0.0, 0.0, 1.0])) == 1.0
+    frame = dithered()
+    frame = frame.assign(lambda_ranking=frame["lambda_ranking"].where(frame.index != 300, 1.0))
+    box = PriceScale.from_data(as_data(frame).price).high
+    assert box == pytest.approx(dithered()[["lambda_retrieval", "lambda_ranking"]].drop(index=300).max(), rel=1e-9)
+    (note,) = odd_data(as_data(frame))
+    assert note.startswith("column 'lambda_ranking': the largest value is 1, the largest that is no outlier 0.00")
+    assert odd_data(as_data(dithered())) == []
+
+
+QUICK: dict[str, Any] = {
+    "hidden": [12],
+    "epochs": 12,
+    "rollout_steps": 1,
+    "forecast_horizon": 2,
+    "tune_pi": False,
+    "lr": 0.01,
+    "max_minutes": 60,
+}
+
+
+def test_train_refuses_with_what_to_do_or_warns_where_it_is_told_to(tmp_path: Path) -> None:
+    ruled(constant, minutes=300).to_csv(tmp_path / "system.csv", index=False)
+    settings = SystemModelConfig(table=str(tmp_path / "system.csv"), **QUICK | {"epochs": 1})
+    with pytest.raises(
+        UserError, match=r"in all rows; .* \(python -m mpc_balancer.commission .* allow_unidentified: true"
+    ):
+        train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(settings.model_copy(update={"allow_unidentified": True}), tmp_path / "run")
+    summary = read_json(tmp_path / "run/summary.json")
+    assert len(summary["warnings"]) == 2
+    assert summary["relief_se"] == {"retrieval": None, "ranking": None}
+    assert summary["own_moves"] == {"retrieval": 0.0, "ranking": 0.0}
+
+
+# -- what was learned -----------------------------------------------------------------------------------------------------
+
+
+def test_the_model_that_predicts_best_is_ranked_last() -> None:
+    """Days without a move of λ are the easiest to predict; the skill at λ's moves is what tells such a model."""
+    config = SystemModelConfig(**QUICK, allow_unidentified=True, price_high=HIGH.tolist())
+    days = {
+        "dithered": dithered(minutes=1440),
+        "traffic": ruled(after_traffic, minutes=1440),
+        "constant": ruled(constant, minutes=1440),
+    }
+    seen = {name: fit_model(as_data(frame), config)[1] for name, frame in days.items()}
+    error = {name: one["rollout_rmse_points"] for name, one in seen.items()}
+    skill = {name: one["price_move_skill"] for name, one in seen.items()}
+    assert max(error, key=lambda name: error[name]) == "dithered"  # error alone would call it the worst
+    assert skill["dithered"] > 0.5 > 0.2 > skill["traffic"] > skill["constant"] == 0.0
+
+
+def true_relief(config: SystemModelConfig) -> np.ndarray:
+    """What the plant's own prices take off its CPUs in the commissioned days, by trying both quartiles each minute."""
+    data, minutes = load_data(config), int(config.commission_days * 1440)
+    quartiles, tried = np.quantile(data.price, [0.25, 0.75], axis=0), []
+
+    class Tried(ReferencePlant):
+        def step(self, lambda_: np.ndarray, exogenous: np.ndarray) -> Any:
+            row = []
+            for j in range(2):
+                low, high = lambda_.copy(), lambda_.copy()
+                low[j], high[j] = quartiles[:, j]
+                row.append(np.log(self.preview(low, exogenous)[j] / self.preview(high, exogenous)[j]))
+            tried.append(row)
+            return super().step(lambda_, exogenous)
+
+    excite(Tried(PLANT, config.seed, minutes), arrivals(config.seed, minutes), SCALE, config.seed)
+    return np.mean(tried, axis=0)
+
+
+def test_the_learned_relief_is_the_plants_within_its_standard_error() -> None:
+    config = SystemModelConfig(commission_days=2.2)
+    data, model = load_data(config), trained_model()
+    effects = price_effects(data, model.prices)
+    learned = learned_relief(model, data, effects)
+    relief, error = (np.array(list(learned[name].values())) for name in ("relief", "relief_se"))
+    assert np.all(np.abs(relief - true_relief(config)) < 2.5 * error)
+    assert np.all(error < 0.25 * relief)
+    assert unsure(learned, effects) == []
+    assert price_move_skill(model, commissioned_table(ColumnsConfig(), 0.3, 9)) > 0.7
+    note = unsure({**learned, "relief": {"retrieval": 0.01, "ranking": 1.0}}, effects)
+    assert note == [note[0]]
+    assert note[0].startswith(
+        "what λ takes off retrieval's CPU was learned as 0.01 log points, by regression it is 0.2"
+    )
+
+
+# -- the plan -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_by_hand() -> None:
+    assert held_share(1) == 1.0
+    assert held_share(4) == pytest.approx(np.sqrt(7) / 4)
+    offsets = dither_offsets(400_000, 1, 4, seed=0)[:, 0]
+    last, coming = offsets[:-1], offsets[1:]
+    left = coming - last * (last @ coming) / (last @ last)
+    assert left.std() == pytest.approx(held_share(4), rel=0.01)
+    config = CommissionConfig(precision=0.1, hold=1, effect=2.0, noise=0.03, answer=0.0, target=60, budget=65)
+    trial = plan_trial(Knowledge.declared(config, 2), config, days=1.0)
+    assert trial.dither == pytest.approx(0.03 / (2.0 * 0.1 * np.sqrt(1440)))  # noise / (effect · precision · √rows)
+    assert trial.relief_se == pytest.approx(0.1)
+    assert trial.swing == pytest.approx(trial.dither * 2.0 * 60)
+    answering = plan_trial(Knowledge.declared(config.model_copy(update={"answer": 0.02}), 2), config, days=1.0)
+    assert answering.dither == pytest.approx(0.06)  # 3 times the answer: it hides at most 1 / (1 + 9)
+    assert answering.confounded == pytest.approx(0.1)
+
+
+def test_the_expected_over_use_is_that_of_a_log_normal_cpu() -> None:
+    config, deviation = CommissionConfig(target=60, budget=65), np.array([0.02, 0.1, 0.3])
+    draws = 60 * np.exp(deviation * np.random.default_rng(0).standard_normal((1_000_000, 1)))
+    assert expected_over_use(deviation, config) == pytest.approx(over_utilisation(draws, 65.0), rel=0.05, abs=1e-6)
+
+
+def test_who_replays_the_schedule_gets_the_planned_run(tmp_path: Path) -> None:
+    config = load_config(CommissionConfig, None, ["days=0.1", f"price_high={HIGH.tolist()}", "precision=0.2", "seed=5"])
+    plan = commission(config, tmp_path / "plan")
+    text = (tmp_path / "plan/plan.md").read_text(encoding="utf-8")
+    ref = np.array([float(line.split("|")[2]) for line in text.splitlines() if line.startswith("| lambda_")])
+    schedule = pd.read_csv(tmp_path / "plan/schedule.csv")
+    assert schedule["minute"].tolist() == list(range(144))
+    own = SCALE.from_unit(np.full(2, 0.4))
+    applied = (own + ref) * schedule[["lambda_retrieval", "lambda_ranking"]].to_numpy() - ref
+    offsets = plan.trial.dither * dither_offsets(144, 2, 4, seed=5)
+    assert applied == pytest.approx(SCALE.from_unit(0.4 + offsets), rel=1e-4)
+    assert set(pd.read_csv(tmp_path / "plan/plan.csv")["days"]) <= {0.5, 1.0, 2.0, 5.0, 10.0}
+    assert read_json(tmp_path / "plan/summary.json")["dither"]["ranking"] == plan.trial.dither[1]
+
+
+def test_a_plan_from_a_table_uses_what_the_table_tells() -> None:
+    config = CommissionConfig()
+    for frame, effect in ((dithered(), None), (ruled(constant), 1.0)):
+        data = as_data(frame)
+        effects = price_effects(data, PriceScale.from_data(data.price, HIGH))
+        known = Knowledge.of_table(config, effects, 60)
+        assert known.effect == pytest.approx(effects.slope.diagonal() if effect is None else [effect, effect])
+        assert known.noise == pytest.approx(effects.noise)
+        assert known.answer == pytest.approx(0.02)  # without movement of its own, λ's present value says nothing of it
+    fed_back = as_data(dithered(0.0))
+    known = Knowledge.of_table(config, price_effects(fed_back, PriceScale.from_data(fed_back.price)), 60)
+    assert np.all((known.answer > 0.02) & (known.answer < 0.05))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["days=0.001"], r"days: got 0.001; λ of retrieval would have to move by 2\.\d of its box"),
+        (["price_high=[1.0]"], "price_high: got 1 values; expected one per price, 2"),
+        (["table=nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_bad_plans(settings: list[str], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=expected):
+        commission(load_config(CommissionConfig, None, settings), tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
+
+
+def test_the_programs_own_flag_writes_the_plan(tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "mpc_balancer.commission",
+        "--plan",
+        "--set",
+        "days=1",
+        "--out",
+        str(tmp_path / "plan"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "plan").iterdir()} > {
+        "plan.md",
+        "plan.csv",
+        "schedule.csv",
+        "summary.json",
+    }
+
+
+@pytest.mark.slow
+def test_a_plan_keeps_its_promise() -> None:
+    """Noise where it matters: the effect's spread over days and its reported standard error are about the plan's."""
+    config = CommissionConfig(effect=1.35, noise=0.1, precision=0.1, answer=0.0, target=62)
+    trial = plan_trial(Knowledge.declared(config, 2), config, days=0.5)
+    runs = [price_effects(as_data(dithered(trial.dither[0], seed, 720, noise=6.0)), SCALE) for seed in range(20, 32)]
+    slope, error = np.array([one.slope.diagonal() for one in runs]), np.array([one.error.diagonal() for one in runs])
+    assert slope.std(axis=0, ddof=1) / slope.mean() == pytest.approx(trial.relief_se, rel=0.6)
+    assert error.mean(axis=0) / slope.mean() == pytest.approx(trial.relief_se, rel=0.4)
+    assert np.all(np.abs(slope.mean(axis=0) / 1.35 - 1) < 0.1)
+
+
+@pytest.mark.slow
+def test_a_model_learned_as_planned_knows_what_the_price_does() -> None:
+    trial = plan_trial(Knowledge.declared(CommissionConfig(), 2), CommissionConfig(), days=2.0)
+    minutes, seed = 2880, 7
+    plant = ReferencePlant(PLANT, seed, minutes)
+    run = excite(plant, arrivals(seed, minutes), SCALE, seed, target=60.0, dither=trial.dither[0])
+    config = SystemModelConfig(tune_pi=False, epochs=30)
+    summary = fit_model(as_data(system_table(run, PLANT.services)), config)[1]
+    for service in PLANT.services:
+        assert summary["relief_se"][service] < 0.1 * summary["relief"][service]
+    over_use = over_utilisation(np.array(plant.truth), 65.0)
+    assert np.all((0.5 * trial.over_use < over_use) & (over_use < 4 * trial.over_use))
