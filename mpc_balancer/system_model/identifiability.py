@@ -14,7 +14,7 @@ import numpy as np
 from marca_common.spread import is_flat
 from mpc_balancer.system_model.minute_table import SystemData, prices_in_force
 from mpc_balancer.system_model.model import SystemModel
-from mpc_balancer.system_model.price_effects import PriceEffects
+from mpc_balancer.system_model.price_effects import OWN, PriceEffects
 from mpc_balancer.system_model.training_windows import Windows, make_windows
 
 _TOGETHER = 0.1  # share of a price's own moves that other prices must leave
@@ -34,17 +34,20 @@ def unidentified(data: SystemData, effects: PriceEffects) -> list[str]:
 def _reason(data: SystemData, effects: PriceEffects, service: int, price: int) -> str:
     if is_flat(data.price[:, price]):
         return f"it is {data.price[0, price]:g} in all rows"
-    if effects.movement[price] < _TOGETHER * effects.alone[price]:
-        return "it moved only together with the other prices (if they are one, name one of them in columns.price)"
-    if not np.isfinite(effects.error[service, price]):
+    if not effects.spread[price]:
         return f"{effects.rows} rows with a known next row are too few"
-    span = effects.span[price]
-    effect, error = effects.slope[service, price] * span, effects.error[service, price] * span
-    own = effects.movement[price] / effects.spread[price]
-    return (
-        f"{own:.1%} of its spread is movement of its own, the rest followed traffic, CPU or time of day; between its"
-        f" quartiles it takes {effect:.2g} ± {error:.2g} log points off"
-    )
+    alone = effects.alone[price]
+    if alone > OWN * effects.spread[price] and effects.movement[price] < _TOGETHER * alone:
+        return "it moved only together with the other prices (if they are one, name one of them in columns.price)"
+    text = f"{effects.movement[price] / effects.spread[price]:.1%} of its spread is movement of its own, the rest followed "
+    text += "traffic, CPU or time of day"
+    if np.isfinite(effects.relief_error[service, price]):
+        text += f"; between its quartiles it takes {_by_regression(effects, service, price)} log points off"
+    return text
+
+
+def _by_regression(effects: PriceEffects, service: int, price: int) -> str:
+    return f"{effects.relief[service, price]:.2g} ± {effects.relief_error[service, price]:.1g}"
 
 
 def swapped(data: SystemData, effects: PriceEffects) -> list[str]:
@@ -76,29 +79,22 @@ def learned_relief(model: SystemModel, data: SystemData, effects: PriceEffects) 
     windows = make_windows(data, model.features, model.prices, 1)
     out: dict[str, Any] = {"relief": {}, "relief_se": {}, "own_moves": {}}
     for i, (service, price) in enumerate(zip(model.services, effects.own())):
-        relief = _model_relief(model, windows, i, price, np.quantile(data.price[:, price], [0.25, 0.75]))
-        slope, error = effects.slope[i, price], effects.error[i, price]
-        seen = (
-            np.hypot(error * effects.span[price], relief - slope * effects.span[price]) if np.isfinite(error) else None
-        )
+        relief = _model_relief(model, windows, i, price, effects.ends[:, price])
+        error = effects.relief_error[i, price]
+        seen = np.hypot(error, relief - effects.relief[i, price]) if np.isfinite(error) else None
         out["relief"][service] = relief
         out["relief_se"][service] = None if seen is None else float(seen)
         out["own_moves"][service] = float(effects.movement[price])
     return out
 
 
-def _model_relief(model: SystemModel, windows: Windows, service: int, price: int, quartiles: np.ndarray) -> float:
+def _model_relief(model: SystemModel, windows: Windows, service: int, price: int, ends: np.ndarray) -> float:
     rows = np.unique(np.linspace(0, len(windows) - 1, _ROWS).astype(int))
     level = []
-    for value in quartiles:
-        prices = model.prices.from_unit(windows.unit[rows, 0])
-        prices[:, price] = value
-        cpu = model.step_rows(
-            windows.cpu[rows],
-            model.prices.to_unit(model.prices.clip(prices)),
-            windows.exogenous[rows, 0],
-            windows.traffic[rows, 0],
-        )
+    for value in ends:
+        unit = windows.unit[rows, 0].copy()
+        unit[:, price] = value
+        cpu = model.step_rows(windows.cpu[rows], unit, windows.exogenous[rows, 0], windows.traffic[rows, 0])
         level.append(np.log(np.maximum(cpu[:, service], 0.1)).mean())
     return float(level[0] - level[1])
 
@@ -109,10 +105,9 @@ def unsure(relief: dict[str, Any], effects: PriceEffects) -> list[str]:
     for i, (service, price) in enumerate(zip(relief["relief"], effects.own())):
         value, error = relief["relief"][service], relief["relief_se"][service]
         if error is not None and error > max(value, 0.0) / 2:
-            span = effects.span[price]
             notes.append(
                 f"what λ takes off {service}'s CPU was learned as {value:.2g} log points, by regression it is"
-                f" {effects.slope[i, price] * span:.2g} ± {effects.error[i, price] * span:.1g}: train longer, or let λ move"
+                f" {_by_regression(effects, i, price)}: train longer, or let λ move"
                 " more by itself (python -m mpc_balancer.commission)"
             )
     return notes

@@ -193,7 +193,9 @@ def test_swapped_services_are_named() -> None:
     names = {"lambda_retrieval": "lambda_ranking", "lambda_ranking": "lambda_retrieval"}
     notes, crossed = verdict(dithered().rename(columns=names))
     (line,) = crossed
-    assert line.startswith("columns 'lambda_retrieval' and 'lambda_ranking' look swapped: 'lambda_retrieval' takes 1.")
+    assert line.startswith(
+        "columns 'lambda_retrieval' and 'lambda_ranking' look swapped: 'lambda_retrieval' takes 0.95"
+    )
     assert not notes  # each still acts a little on its own service, too
 
 
@@ -214,7 +216,7 @@ def next_is(lag: int, service: str = "ranking") -> Callable[[pd.DataFrame], pd.D
     [
         (
             share,
-            r"column 'cpu_retrieval': no reading is above 0\.\d+; expected percent from 0 to 100: multiply a share",
+            r"column 'cpu_retrieval': no reading is above 1; expected percent from 0 to 100: multiply a share",
         ),
         (
             next_is(0),
@@ -232,7 +234,7 @@ def test_columns_that_are_not_what_they_are_called_are_refused(edit: Any, expect
 
 
 @pytest.mark.parametrize(
-    "edit", [lambda f: f.round(0), lambda f: f.iloc[:12], lambda f: f.drop(index=range(3, 880, 2))]
+    "edit", [lambda f: f.round(0), lambda f: f.iloc[:12], lambda f: f.drop(index=range(3, 880, 5))]
 )
 def test_rounded_short_and_gappy_tables_pass(edit: Any) -> None:
     frame = edit(dithered()[[name for name in dithered() if name.startswith(("cpu_", "next_cpu"))]])
@@ -260,8 +262,9 @@ def test_one_outlier_does_not_set_the_box() -> None:
 
 
 QUICK: dict[str, Any] = {
-    "hidden": [12],
-    "epochs": 12,
+    "hidden": [24],
+    "epochs": 40,
+    "patience": 40,
     "rollout_steps": 1,
     "forecast_horizon": 2,
     "tune_pi": False,
@@ -319,7 +322,7 @@ def true_relief(config: SystemModelConfig) -> np.ndarray:
             return super().step(lambda_, exogenous)
 
     excite(Tried(PLANT, config.seed, minutes), arrivals(config.seed, minutes), SCALE, config.seed)
-    return np.mean(tried, axis=0)
+    return np.asarray(np.mean(tried, axis=0))
 
 
 def test_the_learned_relief_is_the_plants_within_its_standard_error() -> None:
@@ -384,20 +387,21 @@ def test_a_plan_from_a_table_uses_what_the_table_tells() -> None:
     config = CommissionConfig()
     for frame, effect in ((dithered(), None), (ruled(constant), 1.0)):
         data = as_data(frame)
-        effects = price_effects(data, PriceScale.from_data(data.price, HIGH))
+        effects = price_effects(data, PriceScale.from_data(data.price, HIGH.tolist()))
         known = Knowledge.of_table(config, effects, 60)
         assert known.effect == pytest.approx(effects.slope.diagonal() if effect is None else [effect, effect])
         assert known.noise == pytest.approx(effects.noise)
         assert known.answer == pytest.approx(0.02)  # without movement of its own, λ's present value says nothing of it
     fed_back = as_data(dithered(0.0))
-    known = Knowledge.of_table(config, price_effects(fed_back, PriceScale.from_data(fed_back.price)), 60)
-    assert np.all((known.answer > 0.02) & (known.answer < 0.05))
+    effects = price_effects(fed_back, PriceScale.from_data(fed_back.price))
+    known = Knowledge.of_table(config.model_copy(update={"answer": 0.0}), effects, 60)
+    assert np.all((known.answer > 0.015) & (known.answer < 0.05))
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (["days=0.001"], r"days: got 0.001; λ of retrieval would have to move by 2\.\d of its box"),
+        (["days=0.0005"], r"days: got 0.0005; λ of retrieval would have to move by 0\.36 of its box"),
         (["price_high=[1.0]"], "price_high: got 1 values; expected one per price, 2"),
         (["table=nowhere.csv"], "nowhere.csv"),
     ],
