@@ -39,11 +39,10 @@ def _reason(data: SystemData, effects: PriceEffects, service: int, price: int) -
     alone = effects.alone[price]
     if alone > OWN * effects.spread[price] and effects.movement[price] < _TOGETHER * alone:
         return "it moved only together with the other prices (if they are one, name one of them in columns.price)"
-    text = f"{effects.movement[price] / effects.spread[price]:.1%} of its spread is movement of its own, the rest followed "
-    text += "traffic, CPU or time of day"
-    if np.isfinite(effects.relief_error[service, price]):
-        text += f"; between its quartiles it takes {_by_regression(effects, service, price)} log points off"
-    return text
+    own = effects.movement[price] / effects.spread[price]
+    if own <= OWN:
+        return f"{own:.1%} of its spread is movement of its own, the rest followed traffic, CPU or time of day"
+    return f"between its quartiles it takes {_by_regression(effects, service, price)} log points off"
 
 
 def _by_regression(effects: PriceEffects, service: int, price: int) -> str:
@@ -59,7 +58,8 @@ def swapped(data: SystemData, effects: PriceEffects) -> list[str]:
     for i in range(len(slope)):
         for j in range(i):
             crossed = all(
-                slope[a, b] - slope[a, a] > 2 * np.hypot(error[a, a], error[a, b]) for a, b in ((i, j), (j, i))
+                effects.sure[a, b] and slope[a, b] - slope[a, a] > 2 * np.hypot(error[a, a], error[a, b])
+                for a, b in ((i, j), (j, i))
             )
             if crossed:
                 notes.append(

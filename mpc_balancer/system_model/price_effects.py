@@ -3,8 +3,8 @@
     log CPU' = -slope · u' + controls + error
 
 u' is the price in its coordinate, in force in the next row. The controls are all that may move price and CPU together:
-the traffic of both rows, CPU and prices now, the time of day, the group, the other prices. What they leave of u' moved
-independently of the load. Where nothing is left, no model can tell what the price does from what called for it.
+traffic, CPU and prices of this row and the one before, the coming traffic, the time of day, the group, the other prices.
+What they leave of u' moved independently of the load. Where nothing is left, no model can tell what the price does from what called for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mpc_balancer.system_model.minute_table import SystemData, prices_in_force
 
 _CERTAIN = 3.0  # standard errors from 0 at which an effect counts as seen
 _HARDLY = 0.1  # log points per box: with an error below it, an effect that matters would show
-OWN = 0.02  # share of a price's spread below which what is left of it is the controls' misfit, not movement of its own
+OWN = 0.05  # share of a price's spread below which what is left of it is the controls' misfit, not movement of its own
 _HARMONICS = (1, 2, 3)
 _RANGES = ((0.25, 0.75), (0.05, 0.95), (0.0, 1.0))  # quantiles between which relief is taken: the first that differ
 _MEMORY = 30  # rows over which errors may hang together
@@ -68,18 +68,18 @@ def price_effects(data: SystemData, prices: PriceScale) -> PriceEffects:
     now, coming = (prices.to_unit(np.clip(one, prices.low, prices.high)) for one in prices_in_force(data))
     rows = _usable(data, now, coming)
     ends = _ends(prices.to_unit(np.clip(data.price, prices.low, prices.high)))
-    traffic, present = _traffic(data, rows), _present_cpu(data, rows)
+    traffic, state = _traffic(data, rows), _state(data, rows, now)
     services, count = data.cpu.shape[1], now.shape[1]
     zero, none = np.zeros(count), np.zeros((services, count))
-    if len(rows) < traffic.shape[1] + present.shape[1] + 6 * count + _SPARE:
+    if len(rows) < traffic.shape[1] + state.shape[1] + 6 * count + _SPARE:
         unknown = none + np.inf
         return PriceEffects(none, unknown, none, unknown, zero, zero, zero, zero, ends, np.zeros(services), len(rows))
     price, before, cpu = coming[rows], now[rows], np.log(data.next_cpu[rows])
-    controls = np.column_stack([traffic, present, before])
+    controls = np.column_stack([traffic, state, before])
     alone = _residual(controls, price)
     answer = np.maximum(_residual(traffic, price).var(axis=0) - alone.var(axis=0), 0.0)
     slope, error, noise = _slopes(controls, price, cpu, count)
-    bent = np.column_stack([traffic, present, _pieces(before, ends)])
+    bent = np.column_stack([traffic, state, _pieces(before, ends)])
     between, between_error, _ = _slopes(bent, _pieces(price, ends), cpu, count)
     span = ends[1] - ends[0]
     return PriceEffects(
@@ -135,27 +135,32 @@ def _pieces(unit: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 
 def _usable(data: SystemData, now: np.ndarray, coming: np.ndarray) -> np.ndarray:
-    """Rows with traffic, CPU and prices of this row and the next."""
-    known = np.isfinite(now).all(axis=1) & np.isfinite(coming).all(axis=1)
+    """Rows with traffic, CPU and prices of this row, the one before and the next."""
+    known = np.isfinite(now).all(axis=1)
     with np.errstate(invalid="ignore"):
-        for part in (data.cpu, data.next_cpu, data.qps[:, None], data.next_qps[:, None]):
+        for part in (data.cpu, data.qps[:, None]):
             known &= (part > 0).all(axis=1)
-    return np.flatnonzero(known)
+        known[1:] &= data.follows[:-1] & known[:-1]
+        known[:1] = False
+        for part in (data.next_cpu, data.next_qps[:, None]):
+            known &= (part > 0).all(axis=1)
+    return np.flatnonzero(known & np.isfinite(coming).all(axis=1))
 
 
 def _traffic(data: SystemData, rows: np.ndarray) -> np.ndarray:
-    """Traffic of both rows, each around its mean within the group, the time of day and the group (n, K)."""
-    coming, present = (_within(np.log(part[rows]), data.group[rows]) for part in (data.next_qps, data.qps))
+    """Traffic of the next row, this one and the one before, each around its group's mean, time of day and group (n, K)."""
+    parts = (data.next_qps[rows], data.qps[rows], data.qps[rows - 1])
+    coming, present, past = (_within(np.log(part), data.group[rows]) for part in parts)
     turn = 2 * np.pi * (data.timestamps[rows].astype("datetime64[s]").astype(np.int64) % 86_400) / 86_400
-    columns = [coming, coming**2, coming**3, present, present**2]
+    columns = [coming, coming**2, coming**3, present, present**2, past]
     columns += [wave(k * turn) for k in _HARMONICS for wave in (np.sin, np.cos)]
     return np.column_stack([np.eye(len(data.groups))[data.group[rows]], *columns])
 
 
-def _present_cpu(data: SystemData, rows: np.ndarray) -> np.ndarray:
-    """Log CPU now and its square (n, 2 D): a controller's answer to it is no independent move."""
-    cpu = _within(np.log(data.cpu[rows]), data.group[rows])
-    return np.column_stack([cpu, cpu**2])
+def _state(data: SystemData, rows: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Log CPU of this row, its square, log CPU and prices of the row before (n, K): no answer to them is independent."""
+    cpu, past = (_within(np.log(data.cpu[at]), data.group[rows]) for at in (rows, rows - 1))
+    return np.column_stack([cpu, cpu**2, past, now[rows - 1]])
 
 
 def _within(values: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_common.system import system_table
 from mpc_balancer.commission import commission
-from mpc_balancer.config import ColumnsConfig, CommissionConfig, SystemModelConfig
+from mpc_balancer.config import ColumnsConfig, CommissionConfig, ControllerConfig, SystemModelConfig
+from mpc_balancer.controllers import make_controller
 from mpc_balancer.price_scale import PriceScale, without_outliers
 from mpc_balancer.system_model.identifiability import learned_relief, price_move_skill, swapped, unidentified, unsure
 from mpc_balancer.system_model.minute_table import SystemData, from_frame, prices_in_force
@@ -25,6 +26,7 @@ from mpc_balancer.system_model.price_effects import price_effects
 from mpc_balancer.system_model.table_checks import odd_data, require_learnable
 from mpc_balancer.testbed.commission_plan import Knowledge, expected_over_use, held_share, plan_trial
 from mpc_balancer.testbed.commissioning import commissioned_table, dither_offsets, excite
+from mpc_balancer.testbed.control_loop import closed_loop
 from mpc_balancer.testbed.reference_plant import ReferenceConfig, ReferencePlant
 from mpc_balancer.testbed.reference_traffic import SyntheticTrafficConfig, synthetic_traffic
 from mpc_balancer.testbed.run_metrics import over_utilisation
@@ -102,18 +104,19 @@ def test_the_regression_is_least_squares_on_all_terms_at_once() -> None:
     data = as_data(law(np.random.default_rng(0), 0.8), extras=[])
     found = price_effects(data, SCALE)
     now, coming = (SCALE.to_unit(one) for one in prices_in_force(data))
-    rows = slice(0, -1)  # the last row's next price is not in the table
-    qps, after = np.log(data.qps[rows]), np.log(data.next_qps[rows])
-    qps, after, cpu = qps - qps.mean(), after - after.mean(), np.log(data.cpu[rows])
-    cpu = cpu - cpu.mean(axis=0)
-    turn = 2 * np.pi * np.arange(len(qps)) / 1440
-    terms = [np.ones_like(qps), after, after**2, after**3, qps, qps**2, *cpu.T, *(cpu**2).T, *now[rows].T]
+    rows = np.arange(1, len(data) - 1)  # the first has none before it, the last row's next price is not in the table
+    logs = [np.log(one) for one in (data.next_qps[rows], data.qps[rows], data.qps[rows - 1])]
+    after, qps, past = (one - one.mean() for one in logs)
+    cpu, cpu_past = (np.log(data.cpu[at]) - np.log(data.cpu[at]).mean(axis=0) for at in (rows, rows - 1))
+    turn = 2 * np.pi * rows / 1440
+    terms = [np.ones_like(qps), after, after**2, after**3, qps, qps**2, past, *cpu.T, *(cpu**2).T, *cpu_past.T]
+    terms += [*now[rows].T, *now[rows - 1].T]
     terms += [wave(k * turn) for k in (1, 2, 3) for wave in (np.sin, np.cos)]
     whole = np.column_stack([*coming[rows].T, *terms])
     expected = -np.linalg.lstsq(whole, np.log(data.next_cpu[rows]), rcond=None)[0][:2].T
     assert found.slope == pytest.approx(expected, rel=1e-6)
     assert found.movement == pytest.approx(coming[rows].std(axis=0), rel=0.05)  # all of it is independent
-    assert found.rows == len(qps)
+    assert found.rows == len(rows)
 
 
 def test_standard_errors_cover_the_truth() -> None:
@@ -141,7 +144,7 @@ def test_too_few_rows_tell_nothing() -> None:
     data = as_data(dithered().iloc[:25])
     effects = price_effects(data, SCALE)
     assert np.isinf(effects.error).all()
-    assert unidentified(data, effects)[0].endswith("24 rows with a known next row are too few")
+    assert unidentified(data, effects)[0].endswith("23 rows with a known next row are too few")
 
 
 # -- what is refused, and what is said ------------------------------------------------------------------------------------
@@ -172,6 +175,16 @@ def test_a_price_that_never_moved_by_itself_is_told(frame: Any, high: Any, expec
     assert pd.Series(notes).str.contains(expected).any(), notes
 
 
+@pytest.mark.parametrize("name", ["pi", "pi_feedforward", "mpc"])
+def test_days_under_a_controller_of_ours_teach_nothing_without_dither(name: str) -> None:
+    minutes, controller = 2880, make_controller(ControllerConfig(name=name), "reference", trained_model())
+    loop = closed_loop(ReferencePlant(PLANT, 11, minutes), controller, arrivals(11, minutes))
+    notes, crossed = verdict(system_table(loop, PLANT.services))
+    assert len(notes) == 2
+    assert all("% of its spread is movement of its own" in note for note in notes)
+    assert not crossed
+
+
 def test_a_price_that_hardly_acts_is_known_to_do_so() -> None:
     frame = law(np.random.default_rng(1), 0.0)
     data = as_data(frame, extras=[])
@@ -193,9 +206,7 @@ def test_swapped_services_are_named() -> None:
     names = {"lambda_retrieval": "lambda_ranking", "lambda_ranking": "lambda_retrieval"}
     notes, crossed = verdict(dithered().rename(columns=names))
     (line,) = crossed
-    assert line.startswith(
-        "columns 'lambda_retrieval' and 'lambda_ranking' look swapped: 'lambda_retrieval' takes 0.95"
-    )
+    assert line.startswith("columns 'lambda_retrieval' and 'lambda_ranking' look swapped: 'lambda_retrieval' takes 0.9")
     assert not notes  # each still acts a little on its own service, too
 
 
@@ -395,7 +406,7 @@ def test_a_plan_from_a_table_uses_what_the_table_tells() -> None:
     fed_back = as_data(dithered(0.0))
     effects = price_effects(fed_back, PriceScale.from_data(fed_back.price))
     known = Knowledge.of_table(config.model_copy(update={"answer": 0.0}), effects, 60)
-    assert np.all((known.answer > 0.015) & (known.answer < 0.05))
+    assert np.all((known.answer > 0.01) & (known.answer < 0.05))
 
 
 @pytest.mark.parametrize(
