@@ -18,7 +18,7 @@ from mpc_balancer.system_model.minute_table import SystemData, prices_in_force
 
 _CERTAIN = 3.0  # standard errors from 0 at which an effect counts as seen
 _HARDLY = 0.1  # log points per box: with an error below it, an effect that matters would show
-OWN = 0.05  # share of a price's spread below which what is left of it is the controls' misfit, not movement of its own
+OWN = 0.1  # share of a price's spread that must be its own: less may be the controls' misfit, and a model drowns it
 _HARMONICS = (1, 2, 3)
 _RANGES = ((0.25, 0.75), (0.05, 0.95), (0.0, 1.0))  # quantiles between which relief is taken: the first that differ
 _MEMORY = 30  # rows over which errors may hang together
