@@ -79,6 +79,9 @@ class SystemModelConfig(Config):
     tune_days: float = Field(0.75, gt=0, description="last days of each group's table that gains are tuned on")
     tune_candidates: int = Field(14, ge=2, description="gains tried per round, three rounds")
     commission_days: float = Field(5.0, gt=0, description="days of the reference plant simulated where table is null")
+    commission_dither: float = Field(
+        0.12, ge=0, description="how far λ is thrown about then, box units; 0 = not at all"
+    )
     commission_steps_per_minute: int = Field(1, ge=1, description="control steps per minute then (1, 2, 3 or 6)")
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where to train; the network is small: cpu")
     threads: int = Field(1, ge=1, description="torch threads")

@@ -75,7 +75,13 @@ def load_data(config: SystemModelConfig) -> SystemData:
     """The configured table, or days of the commissioned reference plant."""
     if config.table is not None:
         return read_system(config.table, config.columns, config.services)
-    return commissioned_table(config.columns, config.commission_days, config.seed, config.commission_steps_per_minute)
+    return commissioned_table(
+        config.columns,
+        config.commission_days,
+        config.seed,
+        config.commission_steps_per_minute,
+        config.commission_dither,
+    )
 
 
 def fit_model(

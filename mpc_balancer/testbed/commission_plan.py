@@ -53,8 +53,8 @@ class Knowledge:
 
 
 def held_share(rows: float) -> float:
-    """Independent movement a row of offsets of deviation 1 that are held for ``rows`` rows."""
-    return float(np.sqrt(2 / rows - 1 / rows**2))
+    """Independent movement a row of offsets of deviation 1 that are held for ``rows`` rows (at least one)."""
+    return float(np.sqrt(2 / max(rows, 1) - 1 / max(rows, 1) ** 2))
 
 
 @dataclass(frozen=True)

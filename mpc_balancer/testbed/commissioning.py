@@ -51,12 +51,14 @@ def dither_offsets(steps: int, prices: int, hold: int, seed: int) -> np.ndarray:
     return np.asarray(drawn.repeat(hold, axis=0)[:steps])
 
 
-def commissioned_table(columns: ColumnsConfig, days: float, seed: int, steps_per_minute: int = 1) -> SystemData:
+def commissioned_table(
+    columns: ColumnsConfig, days: float, seed: int, steps_per_minute: int = 1, dither: float = _DITHER
+) -> SystemData:
     """A system table of the reference plant, one row per control step, read under the given column names."""
     config, minutes = ReferenceConfig(), int(days * 1440)
     run = synthetic_traffic(SyntheticTrafficConfig(sub_intervals=config.sub_intervals), seed, minutes)
     high = 12 * np.array(config.half_price)
     scale = PriceScale(np.zeros(len(high)), high, high / 20)
     plant = ReferencePlant(config, seed, minutes)
-    measurements = excite(plant, run.arrivals, scale, seed, steps_per_minute=steps_per_minute)
+    measurements = excite(plant, run.arrivals, scale, seed, dither=dither, steps_per_minute=steps_per_minute)
     return from_frame(system_table(measurements, config.services), columns, config.services, "reference plant")
