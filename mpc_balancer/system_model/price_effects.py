@@ -111,7 +111,7 @@ def _slopes(
         if left.std() > _NOTHING:
             power = left @ left
             slope[:, j] = -(left @ cpu) / power
-            error[:, j] = [wide * _long_run(left * one) / power for one in rest.T]
+            error[:, j] = [wide * long_run(left * one) / power for one in rest.T]
     return slope, error, wide * rest.std(axis=0)
 
 
@@ -178,7 +178,7 @@ def _residual(terms: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(values - terms @ np.linalg.lstsq(terms, values, rcond=None)[0])
 
 
-def _long_run(scores: np.ndarray) -> float:
+def long_run(scores: np.ndarray) -> float:
     """Root of the long-run variance of a sum of scores (n,), Bartlett weights (Newey and West)."""
     memory = min(_MEMORY, len(scores) // 10)
     total = float(scores @ scores)

@@ -22,7 +22,7 @@ from mpc_balancer.controllers import make_controller
 from mpc_balancer.price_scale import PriceScale, without_outliers
 from mpc_balancer.system_model.identifiability import learned_relief, price_move_skill, swapped, unidentified, unsure
 from mpc_balancer.system_model.minute_table import SystemData, from_frame, prices_in_force
-from mpc_balancer.system_model.price_effects import price_effects
+from mpc_balancer.system_model.price_effects import long_run, price_effects
 from mpc_balancer.system_model.table_checks import odd_data, require_learnable
 from mpc_balancer.testbed.commission_plan import Knowledge, expected_over_use, held_share, plan_trial
 from mpc_balancer.testbed.commissioning import commissioned_table, dither_offsets, excite
@@ -117,6 +117,13 @@ def test_the_regression_is_least_squares_on_all_terms_at_once() -> None:
     assert found.slope == pytest.approx(expected, rel=1e-6)
     assert found.movement == pytest.approx(coming[rows].std(axis=0), rel=0.05)  # all of it is independent
     assert found.rows == len(rows)
+
+
+def test_the_long_run_variance_by_hand() -> None:
+    """Twenty scores remember two rows: Σs² + 2·⅔·Σs(t)s(t-1) + 2·⅓·Σs(t)s(t-2)."""
+    assert long_run(np.ones(20)) ** 2 == pytest.approx(20 + 4 / 3 * 19 + 2 / 3 * 18)
+    assert long_run(np.tile([1.0, -1.0], 10)) ** 2 == pytest.approx(20 - 4 / 3 * 19 + 2 / 3 * 18)
+    assert long_run(np.array([3.0, 4.0])) == 5.0  # too few to remember
 
 
 def test_standard_errors_cover_the_truth() -> None:
@@ -254,7 +261,7 @@ def test_rounded_short_and_gappy_tables_pass(edit: Any) -> None:
 
 def test_a_next_cpu_measured_by_another_sensor_passes() -> None:
     rng = np.random.default_rng(0)
-    noisy = {f"next_cpu_{s}": dithered()[f"next_cpu_{s}"] + rng.normal(0, 1, len(dithered())) for s in PLANT.services}
+    noisy = {f"next_cpu_{s}": dithered()[f"next_cpu_{s}"] + rng.normal(0, 4, len(dithered())) for s in PLANT.services}
     require_learnable(as_data(dithered().assign(**noisy).clip(upper=dithered().max(), axis=1)))
 
 
