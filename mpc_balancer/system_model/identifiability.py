@@ -41,7 +41,7 @@ def _reason(data: SystemData, effects: PriceEffects, service: int, price: int) -
         return "it moved only together with the other prices (if they are one, name one of them in columns.price)"
     own = effects.movement[price] / effects.spread[price]
     if own <= OWN:
-        return f"{own:.1%} of its spread is movement of its own, the rest followed traffic, CPU or time of day"
+        return f"only {own:.1%} of its spread is moves that its last values, CPU, traffic and the time of day don't foretell"
     return f"between its quartiles it takes {_by_regression(effects, service, price)} log points off"
 
 
