@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from marca_common.config import content_hash
+from marca_common.config import content_hash, load_config
 from marca_common.run_folder import versions
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, SolverConfig, SystemModelConfig
 from mpc_balancer.controllers.mpc import MpcController
@@ -16,11 +16,19 @@ from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.reference_plant import ReferenceConfig
 from mpc_balancer.testbed.reference_traffic import Surge
 from mpc_balancer.testbed.scenarios import Scenario, start_scenario
+from mpc_balancer.testbed.trace_traffic import TraceConfig
 from mpc_balancer.train import fit_model, load_data
 
 CACHE = Path("runs/benchmarks")
 # Steers the loop that start states are met in; spelt out, so that they stay the same whatever the default solver becomes.
 STEERING = SolverConfig(name="gauss_newton", constants=12, refine=2, iterations=6, tolerance=1e-4, deadline_ms=50.0)
+
+
+def trace_config(path: str) -> TraceConfig:
+    """A YAML file of the keys of ``traffic``, or a ``timestamp,value`` table scaled to the plant's traffic."""
+    if path.endswith(".yaml"):
+        return load_config(TraceConfig, path)
+    return TraceConfig(path=path, mean_qps=ReferenceConfig().reference_qps)
 
 
 def stamp(seed: int | str) -> dict[str, object]:

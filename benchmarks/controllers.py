@@ -1,10 +1,11 @@
-"""Controllers on the scenario suite: μ at ν = 0.64 %, the target offset swept per run.
+"""Controllers on the scenario suite: as deployed, and μ at ν = 0.64 %, the target offset swept per run.
 
-``python -m benchmarks.controllers [--quick] [--only S,S] [--controllers C,C] [--seeds N] [--part i/n] [--trace F.csv]``.
+``python -m benchmarks.controllers [--quick] [--only S,S] [--controllers C,C] [--seeds N] [--part i/n] [--trace F]``.
 Everything is tuned on development days: g and the PI gains (per delay and reading noise of the scenario) on commissioned
 days of seeds 0 and 3, defaults on seed 20. Evaluation seeds are 100 and up. Rows are kept in
 controllers_rows.csv (and, while a process runs, in runs/benchmarks) and resumed.
 
+``one_step``, ``look_ahead`` and ``pi_dead_time`` are the rivals that have MPC's model, its forecasts or the known delay.
 ``mpc`` steers once a minute; ``mpc_20s`` is the same controller with control steps of 20 seconds; ``pi_forecast`` and
 ``pi_feedforward_20s`` give the rival MPC's forecasts and MPC's shorter steps. All are judged on minute means of true CPU.
 """
@@ -20,41 +21,32 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._frontier import NU, Point, at_nu
-from benchmarks._mpc import CACHE, commissioned_model, stamp
+from benchmarks._mpc import CACHE, commissioned_model, stamp, trace_config
 from benchmarks._results import KEPT, SCRATCH, add_keep
 from marca_common.config import content_hash
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.files import read_json, write_json
 from marca_common.progress import progress
-from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig, SystemModelConfig
+from mpc_balancer.config import ControllerConfig, MpcConfig, PiConfig, SystemModelConfig
 from mpc_balancer.controllers.pi_tuning import PI_KINDS, tune_on_model
 from mpc_balancer.run import ClosedLoopConfig, simulate
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.run_metrics import per_minute, recoveries, run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, load_scenarios, start_scenario
+from mpc_balancer.testbed.trace_traffic import TraceConfig
 from mpc_balancer.train import load_data
 
 BUDGET = 65.0
 HIDDEN = [64, 64]
-# Fewer constant seeds and a shorter horizon than the defaults: on a development run (hard, seed 20, two offsets) μ and ν agreed
-# to four digits at a third of the time.
-MPC = {
-    1: MpcConfig(
-        objective=ObjectiveConfig(horizon=5),
-        max_delay=5,
-        solver=SolverConfig(iterations=2, constants=5, refine=1, tolerance=1e-3),
-    ),
-    3: MpcConfig(
-        objective=ObjectiveConfig(horizon=6),
-        max_delay=9,
-        solver=SolverConfig(iterations=2, constants=5, refine=1, tolerance=1e-3),
-    ),
-}
+MPC = {1: MpcConfig(), 3: MpcConfig(max_delay=9)}  # as shipped; delays of up to three minutes
 CONTROLLERS = {  # name in the table → controller, control steps per minute
     "mpc": ("mpc", 1),
+    "one_step": ("one_step", 1),
+    "look_ahead": ("look_ahead", 1),
     "pi": ("pi", 1),
     "pi_feedforward": ("pi_feedforward", 1),
     "pi_forecast": ("pi_forecast", 1),
+    "pi_dead_time": ("pi_dead_time", 1),
     "bisection": ("bisection", 1),
     "fixed": ("fixed", 1),
     "knows_next_minute": ("knows_next_minute", 1),
@@ -91,6 +83,13 @@ def pi_gains(kind: str, parts: int, scenario: Scenario) -> dict[str, float]:
     return kept
 
 
+def gains_of(kind: str, parts: int, scenario: Scenario) -> dict[str, float]:
+    """PI gains of a controller. MPC's are those of the rule below it; dead time is compensated, so its rule is tuned without."""
+    if kind == "pi_dead_time":
+        return pi_gains("pi_forecast", parts, scenario.model_copy(update={"delay_minutes": 0}))
+    return pi_gains("pi" if scenario.broken_model else kind if kind in PI_KINDS else "pi_feedforward", parts, scenario)
+
+
 def run_once(controller: ControllerConfig, script: Scenario, seed: int) -> dict[str, float]:
     """One run of a scenario: μ and ν in percent, longest recovery in minutes, wall time of a controller step."""
     drawn = start_scenario(script, seed)
@@ -101,13 +100,13 @@ def run_once(controller: ControllerConfig, script: Scenario, seed: int) -> dict[
     return {"seed": seed, "mu": 100 * out["mu"], "nu": 100 * out["nu"]} | known
 
 
-def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[Point, int]:
-    """μ at ν = NU of one controller on one run, and its longest recovery from 88 %."""
+def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[Point, dict[str, float]]:
+    """μ at ν = NU of one controller on one run; μ, ν and the highest CPU as deployed; its longest recovery from 88 %."""
     kind, parts = CONTROLLERS[name]
     model = system_model(parts)
-    law = "pi" if drawn.scenario.broken_model else kind if kind in PI_KINDS else "pi_feedforward"  # MPC's lower rung
-    pi = PiConfig(**pi_gains(law, parts, drawn.scenario))
+    pi = PiConfig(**gains_of(kind, parts, drawn.scenario))
     slowest: dict[float, int] = {}
+    seen: dict[float, tuple[float, float, float]] = {}
 
     def run(offset: float) -> tuple[float, float]:
         config = ControllerConfig(name=kind, budget=BUDGET, offset=offset, mpc=MPC[parts], pi=pi)
@@ -118,13 +117,15 @@ def evaluate(name: str, drawn: ScenarioRun, start: float, known: bool) -> tuple[
         cpu = per_minute(cpu, parts)
         out = run_metrics(cpu, loop.prices, np.full(2, BUDGET))
         slowest[offset] = max(recoveries(cpu, np.full(2, BUDGET)), default=0)
+        seen[offset] = out["mu"], out["nu"], float(cpu.max())
         return out["mu"], out["nu"]
 
-    if kind == "clairvoyant":
-        mu, nu = run(0.0)
-        return Point(mu, nu, 0.0, True, 1), slowest[0.0]
-    point = at_nu(run, start, tries=5, step=0.8 if known else 2.0)
-    return point, slowest[min(slowest, key=lambda offset: abs(offset - point.offset))]
+    mu, nu = run(0.0)
+    clairvoyant = kind == "clairvoyant"
+    point = Point(mu, nu, 0.0, True, 1) if clairvoyant else at_nu(run, start, tries=5, step=0.8 if known else 2.0)
+    nearest = min(slowest, key=lambda offset: abs(offset - point.offset))
+    deployed = dict(zip(("mu_deployed", "nu_deployed", "peak_deployed"), seen[0.0]))
+    return point, {"recovery_minutes": slowest[nearest], **deployed}
 
 
 def rows_of(path: Path) -> pd.DataFrame:
@@ -144,22 +145,24 @@ def measure(
     seeds: list[int],
     store: Path,
     shared: Path,
-    trace: str | None,
+    trace: TraceConfig | None,
 ) -> None:
     """Measure what is missing, row by row."""
     done = rows_of(shared)
     have = set(zip(done["scenario"], done["controller"], done["seed"])) if len(done) else set()
     todo = [
         (s, c, seed)
+        for seed in seeds
         for s in scenarios
         for c in controllers
-        for seed in seeds
-        if (s, c, seed) not in have and (c not in EXTRA or s in EXTRA_SCENARIOS)
+        if (s, c, seed) not in have
+        and (c not in EXTRA or s in EXTRA_SCENARIOS)
+        and (c != "look_ahead" or scenarios[s].moves.limited)  # elsewhere it is one_step
     ]
     offsets: dict[tuple[str, str], float] = {}
     for s, c, seed in progress(todo, what="runs"):
         drawn = start_scenario(scenarios[s], seed, trace=trace)
-        point, recovery = evaluate(c, drawn, offsets.get((s, c), 0.0), (s, c) in offsets)
+        point, found = evaluate(c, drawn, offsets.get((s, c), 0.0), (s, c) in offsets)
         offsets[s, c] = point.offset
         row = {
             "scenario": s,
@@ -169,8 +172,8 @@ def measure(
             "nu": point.nu,
             "offset": point.offset,
             "reached": int(point.reached),
-            "recovery_minutes": recovery,
             "runs": point.runs,
+            **found,
         }
         pd.DataFrame([row]).to_csv(store, mode="a", index=False, header=not store.exists(), float_format="%.6g")
 
@@ -188,6 +191,9 @@ def collect(rows: pd.DataFrame, order: list[str]) -> pd.DataFrame:
                 "seeds": len(part),
                 "mu_sd": 100 * part["mu"].std(ddof=1) if len(part) > 1 else 0.0,
                 "reached": int(part["reached"].min()),
+                "mu_deployed": 100 * part["mu_deployed"].mean(),
+                "nu_deployed": 100 * part["nu_deployed"].mean(),
+                "peak_deployed": part["peak_deployed"].max(),
                 "recovery_minutes_max": int(part["recovery_minutes"].max()),
                 "first_seed": int(part["seed"].min()),
             }
@@ -210,7 +216,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="evaluation seeds 100, 101, …")
     parser.add_argument("--part", default="1/1", help="i/n: this process takes every n-th seed")
     parser.add_argument(
-        "--trace", help="a timestamp,value file instead of synthetic traffic: one scenario, named by the file"
+        "--trace", help="recorded traffic, as in benchmarks.traces: one scenario of two days, named by the file"
     )
     parser.add_argument("--collect", action="store_true", help="only write the table and figure from the rows so far")
     add_keep(parser)
@@ -231,7 +237,7 @@ def main() -> None:
             chosen = {n: scenarios[n].model_copy(update={"days": 1 / 6}) for n in ("nominal", "hard")}
             names, seeds = [n for n in names if n not in EXTRA], seeds[:1]
         store = shared.with_name(shared.name.replace("_part", f"_{index}of{count}"))
-        measure(chosen, names, seeds, store, shared, arguments.trace)
+        measure(chosen, names, seeds, store, shared, trace_config(arguments.trace) if arguments.trace else None)
     rows = rows_of(shared)
     rows.to_csv(
         arguments.results / shared.name.replace("_part", ""), index=False, float_format="%.6g", lineterminator="\n"
@@ -239,7 +245,18 @@ def main() -> None:
     table = collect(rows, list(scenarios)).assign(**stamp("100+"))
     table.to_csv(arguments.results / f"controllers{suffix}.csv", index=False, float_format="%.5g", lineterminator="\n")
     figure(table, arguments.results / f"controllers{suffix}.png")
-    print(table[["scenario", "controller", "mu_at_nu_064", "nu", "seeds", "mu_sd", "reached"]].to_string(index=False))
+    shown = [
+        "scenario",
+        "controller",
+        "mu_deployed",
+        "nu_deployed",
+        "peak_deployed",
+        "mu_at_nu_064",
+        "nu",
+        "seeds",
+        "mu_sd",
+    ]
+    print(table[[*shown, "reached"]].to_string(index=False))
 
 
 def figure(table: pd.DataFrame, path: Path) -> None:

@@ -85,6 +85,13 @@ class Reporting(Protocol):
     refused: Counter[str]  # which parts of measurements it did not believe, how often
 
 
+@runtime_checkable
+class Alarming(Protocol):
+    """A controller that says what an operator must know."""
+
+    alarm_steps: Counter[str]  # alarms by name, and how many control steps each stood
+
+
 class Plant(Protocol):
     """A data centre under a price."""
 

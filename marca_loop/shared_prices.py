@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from marca_common.protocols import Controller, Measurement, Reporting
+from marca_common.protocols import Alarming, Controller, Measurement, Reporting
 
 
 class SharedPrices:
@@ -20,6 +20,7 @@ class SharedPrices:
         reports = controller if isinstance(controller, Reporting) else None
         self.rungs = reports.rungs if reports is not None else Counter[str]()
         self.refused = reports.refused if reports is not None else Counter[str]()
+        self.alarm_steps = controller.alarm_steps if isinstance(controller, Alarming) else Counter[str]()
 
     @property
     def lambda_(self) -> np.ndarray:

@@ -128,12 +128,38 @@ class SystemErrorsConfig(Config):
     seed: int = Field(1, ge=0, description="seed of those days")
 
 
+class MovesConfig(Config):
+    """How λ may move: what an adapter or an operator allows. All controllers keep to it, MPC plans with it."""
+
+    most_per_minute: float | None = Field(
+        None, gt=0, description="largest move of a price a minute, share of its (logarithmic) box; null = any"
+    )
+    period: int = Field(1, ge=1, description="control steps between moves")
+    levels: int | None = Field(
+        None, ge=2, description="λ takes one of so many values, evenly spaced in the box; null = any"
+    )
+
+    @property
+    def limited(self) -> bool:
+        """Whether a price may be unable to go where it should at once."""
+        return self.most_per_minute is not None or self.period > 1
+
+
 class ObjectiveConfig(Config):
     """What a plan of prices is judged by (Eq. 17 and the default of this software)."""
 
     mode: Literal["asymmetric", "paper"] = Field("asymmetric", description="paper = Eq. 17 as printed")
-    horizon: int = Field(10, ge=1, description="N, control steps looked ahead")
-    alpha: float = Field(0.8, gt=0, le=1, description="α, discount per step (the paper: 0.4)")
+    horizon: int | None = Field(
+        None,
+        ge=1,
+        description="N, control steps looked ahead; null = 15 where moves of λ are limited, else one-step inversion",
+    )
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="α, discount per step (the paper: 0.4); null = 0.97 where moves are limited, else 0.8",
+    )
     beta: float = Field(8.0, ge=0, description="paper mode: β, weight of ΔC² above the budget")
     reading: Literal["per_step", "whole_horizon"] = Field(
         "per_step", description="paper mode: β's condition holds for each step alone, or once for the whole horizon"
@@ -141,6 +167,19 @@ class ObjectiveConfig(Config):
     over_weight: float = Field(3.0, gt=0, description="asymmetric: weight of squared CPU points above the target")
     rise_weight: float = Field(0.0, ge=0, description="asymmetric: weight of squared upward moves of CPU above target")
     move_weight: float = Field(0.1, ge=0, description="asymmetric: weight of squared moves of λ, percent of the box")
+
+    @property
+    def discount(self) -> float:
+        """α where nothing else is given."""
+        return 0.8 if self.alpha is None else self.alpha
+
+    def resolved(self, moves: MovesConfig, solver: str) -> ObjectiveConfig:
+        """The nulls filled in; the horizon stays null where a plan of several steps has nothing to gain and nobody asked for one."""
+        limited, paper = moves.limited, self.mode == "paper"
+        asked = paper or solver != SolverConfig().name
+        horizon = self.horizon or (15 if limited else 10 if asked else None)
+        alpha = self.alpha or (0.97 if limited and not paper else self.discount)
+        return self.model_copy(update={"horizon": horizon, "alpha": alpha})
 
 
 class SolverConfig(Config):
@@ -179,10 +218,25 @@ class GainConfig(Config):
     )
 
 
+class WatchConfig(Config):
+    """When the system model is taken for wrong: PI with feed-forward steers until it is right again."""
+
+    memory: float = Field(0.1, gt=0, le=1, description="smoothing of squared errors, per control step")
+    worse: float = Field(1.4, gt=0, description="wrong: error above this times that of a forecast without a model")
+    bias: float = Field(0.08, gt=0, description="wrong: mean log error beyond this")
+    least_error: float = Field(0.05, ge=0, description="log errors up to this are never wrong")
+    patience: int = Field(3, ge=1, description="wrong control steps in a row after which it is taken for wrong")
+    return_steps: int = Field(20, ge=1, description="control steps of a right model before it steers again")
+    longest_return_steps: int = Field(480, ge=1, description="the same at most; it doubles with each relapse")
+
+
 class LadderConfig(Config):
     """When the MPC steps down to a simpler rule, and what counts as a bad measurement."""
 
-    bridge_minutes: int = Field(3, ge=0, description="minutes without a CPU reading that the model bridges")
+    bridge_minutes: int = Field(3, ge=0, description="minutes without CPU and traffic that the model bridges")
+    stale_margin: float = Field(
+        3.0, ge=0, description="CPU points that the target is lowered by where readings are lost for an hour or more"
+    )
     frozen_minutes: int = Field(4, ge=2, description="identical readings in a row that count as a frozen sensor")
     high_cpu: float = Field(
         85.0, gt=0, le=100, description="last good CPU at or above this and stale: λ to its maximum"
@@ -196,10 +250,17 @@ class MpcConfig(Config):
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="what a plan is judged by")
     solver: SolverConfig = Field(default_factory=SolverConfig, description="how a plan is searched")
     gain: GainConfig = Field(default_factory=GainConfig, description="online gain correction")
+    watch: WatchConfig = Field(default_factory=WatchConfig, description="when the model is taken for wrong")
     ladder: LadderConfig = Field(default_factory=LadderConfig, description="degradation ladder")
     backoff_quantile: float | None = Field(
-        0.7, gt=0, lt=1, description="the target backs off by this quantile of one-step errors; null = none"
+        0.7, gt=0, lt=1, description="the target first backs off by this quantile of one-step errors; null = never"
     )
+    over_use: float | None = Field(
+        0.6,
+        gt=0,
+        description="mean over-use, percent of the budget, that the back-off is steered to; null = it is fixed",
+    )
+    margin_rate: float = Field(0.03, ge=0, description="how fast: points per minute and point of over-use")
     forecast: Literal["auto", "persistence"] = Field("auto", description="auto = what beat persistence in back-tests")
     detect_delay: bool = Field(True, description="learn from the λ in force how late commands act")
     max_delay: int = Field(5, ge=0, description="longest actuation delay considered, control steps")
@@ -232,6 +293,7 @@ class ControllerConfig(Config):
     price_of_service: dict[str, int] | None = Field(
         None, description="which price each service pays, from 0; null = its own, or the only one"
     )
+    moves: MovesConfig = Field(default_factory=MovesConfig, description="how λ may move")
     start: list[float] | None = Field(None, description="λ before the first measurement; null = middle of the box")
     fixed_price: list[float] | None = Field(None, description="fixed: the λ to hold; null = start")
     mpc: MpcConfig = Field(default_factory=MpcConfig, description="settings of mpc and knows_next_minute")

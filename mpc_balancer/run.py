@@ -20,7 +20,7 @@ from marca_common.protocols import Controller
 from marca_common.run_folder import RunFolder
 from marca_common.stages import Stage, Stages
 from marca_common.tables import write_table
-from mpc_balancer.config import ControllerConfig, SystemModelConfig
+from mpc_balancer.config import ControllerConfig, MovesConfig, SystemModelConfig
 from mpc_balancer.controllers import find_controller, make_controller
 from mpc_balancer.controllers.price_controller import budget_of
 from mpc_balancer.forecasting.event_calendar import Calendar
@@ -31,6 +31,7 @@ from mpc_balancer.testbed.reference_plant import ReferenceConfig, ReferencePlant
 from mpc_balancer.testbed.run_figures import plot_run
 from mpc_balancer.testbed.run_metrics import run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, ScenarioRun, start_scenario
+from mpc_balancer.testbed.trace_traffic import TraceConfig
 from mpc_balancer.train import train
 
 
@@ -41,8 +42,11 @@ class ClosedLoopConfig(Config):
     plant: Literal["reference", "model"] = Field("reference", description="reference plant, or the model itself")
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="parameters of the reference plant")
     scenario: Scenario = Field(default_factory=Scenario, description="what happens; nominal where left out")
-    traffic: str | None = Field(None, description="timestamp,value file in place of synthetic traffic; null = none")
+    traffic: TraceConfig | None = Field(None, description="recorded traffic in place of synthetic; null = none")
     calendar: str | None = Field(None, description="calendar CSV; null = the scenario's own announcements")
+    capacity: str | None = Field(
+        None, description="CSV of planned capacity (start, end, share); null = the scenario's own"
+    )
     timezone: Zone = Field("UTC", description="IANA zone of times without an offset, in traffic and calendar")
     model: str | None = Field(None, description="system model checkpoint; null = train one into the run folder first")
     train: SystemModelConfig = Field(default_factory=SystemModelConfig, description="how to train where model is null")
@@ -70,6 +74,7 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
     with RunFolder(out, config) as folder:
         drawn = start_scenario(config.scenario, config.seed, config.reference, config.traffic, config.timezone)
         calendar = Calendar.read(config.calendar, config.timezone) if config.calendar else drawn.calendar
+        calendar = calendar.with_capacity(config.capacity, config.timezone) if config.capacity else calendar
         model = _model(config, folder.out)
         controller, loop, truth = simulate(config, drawn, model, calendar)
         bound = _clairvoyant(config, drawn, model) if config.clairvoyant and config.plant == "reference" else None
@@ -80,7 +85,10 @@ def run(config: ClosedLoopConfig, out: str | Path) -> ClosedLoopRun:
             "minutes": len(loop),
             "rungs": {k: v for k, v in loop.rungs.items() if v},
             "refused": {k: v for k, v in loop.refused.items() if v},
+            "alarms": {k: v for k, v in loop.alarms.items() if v},
         }
+        if config.traffic is not None:
+            summary["traffic_scale"] = drawn.traffic.scale
         frame = run_frame(loop, truth, model.services)
         write_table(frame, folder.path / "run.csv")
         budgets = dict(zip(model.services, budget))
@@ -97,6 +105,8 @@ def simulate(
     own = config.controller
     if drawn.scenario.deadline_ms is not None:
         own = replaced(own, {"mpc.solver.deadline_ms": drawn.scenario.deadline_ms})
+    if drawn.scenario.moves != MovesConfig():
+        own = own.model_copy(update={"moves": drawn.scenario.moves})
     deployed = broken(model) if drawn.scenario.broken_model else model
     controller = make_controller(own, group, deployed, calendar)
     plant: ModelPlant | ReferencePlant
@@ -150,6 +160,6 @@ if __name__ == "__main__":
         default_out="runs/mpc_run",
         flags={
             "--plant": ("plant", "reference, or model: the system model as its own plant"),
-            "--traffic": ("traffic", "timestamp,value file that replaces the synthetic traffic"),
+            "--traffic": ("traffic.path", "timestamp,value file that replaces the synthetic traffic"),
         },
     )

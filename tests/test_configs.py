@@ -45,7 +45,7 @@ TYPES = {
     "revenue_sim/ope.yaml": ("revenue_sim.ope", "OpeConfig"),
 }
 # a table of scenarios, each with a type of its own; tests/mpc_balancer reads it
-TABLES = {"mpc_balancer/scenarios.yaml"}
+TABLES = {"mpc_balancer/scenarios.yaml", "mpc_balancer/faults.yaml"}
 SHIPPED = sorted({str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} - TABLES)
 
 

@@ -16,7 +16,9 @@ from mpc_balancer.controllers.clairvoyant import ClairvoyantController
 from mpc_balancer.controllers.fixed import FixedController
 from mpc_balancer.controllers.knows_next_minute import KnowsNextMinuteController
 from mpc_balancer.controllers.mpc import MpcController
+from mpc_balancer.controllers.one_step import LookAheadController, OneStepController
 from mpc_balancer.controllers.pi import PiController
+from mpc_balancer.controllers.pi_dead_time import PiDeadTimeController
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
 from mpc_balancer.controllers.pi_forecast import PiForecastController
 from mpc_balancer.controllers.price_controller import PriceController
@@ -27,9 +29,12 @@ from mpc_balancer.system_model.model import SystemModel
 
 CONTROLLERS: dict[str, type[PriceController]] = {
     "mpc": MpcController,
+    "one_step": OneStepController,
+    "look_ahead": LookAheadController,
     "pi": PiController,
     "pi_feedforward": PiFeedforwardController,
     "pi_forecast": PiForecastController,
+    "pi_dead_time": PiDeadTimeController,
     "bisection": BisectionController,
     "fixed": FixedController,
     "knows_next_minute": KnowsNextMinuteController,

@@ -16,7 +16,7 @@ from mpc_balancer.system_model.tuned import PiGains
 class PiFeedforwardController(PiController):
     """Works in log cost relief (gain schedule), adds the log change of measured traffic, knows planned events.
 
-    A model that answers with no numbers leaves plain PI.
+    A model that answers with no numbers, or knows of no effect of λ, leaves plain PI.
     """
 
     tuned_as = "pi_feedforward"
@@ -29,9 +29,20 @@ class PiFeedforwardController(PiController):
     def push(self, reading: Reading) -> np.ndarray | float:
         """feedforward · log(forecast of the coming interval / forecast of the one just ended)."""
         self.forecaster.update(reading.timestamp, reading.qps, reading.arrivals)
-        before, self._forecast_before = self._forecast_before, float(self.forecaster.predict(1)[0])
+        before, self._forecast_before = self._forecast_before, self.coming_traffic()
         change = np.log(max(self._forecast_before, 1e-9) / max(before, 1e-9)) if np.isfinite(before) else 0.0
         return self.gains.feedforward * float(np.clip(change, -2, 2))
+
+    def coming_traffic(self) -> float:
+        """Requests per second forecast for the interval that the price will act in, times the load that planned capacity makes of it."""
+        ahead = 1 + self.late
+        time = self.forecaster.time + ahead * np.timedelta64(self.system_model.step_seconds, "s")
+        return float(self.forecaster.predict(ahead)[-1] * self.calendar.load(time))
+
+    @property
+    def late(self) -> int:
+        """Control steps by which prices are presumed to act late."""
+        return 0
 
     def low(self, error: np.ndarray) -> np.ndarray | float:
         """As far below zero as CPU is short of its target.
@@ -43,7 +54,7 @@ class PiFeedforwardController(PiController):
     def _curve(self) -> CostCurve:
         model = self.system_model
         curve = CostCurve.from_model(model, model.features.group_index(self.group))
-        if not np.isfinite(curve.relief).all():
+        if not curve.learnt:
             return CostCurve.identity(self.scale.size)
         unit = model.prices.to_unit(self.scale.from_unit(curve.unit[:, None].repeat(self.scale.size, axis=1)))
         relief = curve.to_relief(unit)  # the same curve over this controller's own box

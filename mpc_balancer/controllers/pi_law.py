@@ -8,6 +8,8 @@ import numpy as np
 
 from mpc_balancer.system_model.model import SystemModel
 
+_LEAST_RELIEF = 0.1  # log points; a price whose whole box is said to take off less was not learnt
+
 
 @dataclass(frozen=True)
 class CostCurve:
@@ -54,9 +56,19 @@ class CostCurve:
         )
 
     @property
+    def learnt(self) -> bool:
+        """Whether the curve is one of numbers and each price takes something off."""
+        return bool(np.isfinite(self.relief).all() and (self.top >= _LEAST_RELIEF).all())
+
+    @property
     def top(self) -> np.ndarray:
         """The most relief each price can give, (L,)."""
         return self.relief[:, -1]
+
+
+def knows_prices(model: SystemModel, group: int) -> bool:
+    """Whether a system model says of every price that it takes something off. One trained while λ stood still does not."""
+    return CostCurve.from_model(model, group).learnt
 
 
 def pi_step(

@@ -12,16 +12,20 @@ from marca_common.errors import UserError
 from marca_common.prices import price_of_service
 from marca_common.protocols import Measurement
 from mpc_balancer.config import ControllerConfig
+from mpc_balancer.controllers.alarms import Alarms
 from mpc_balancer.controllers.checked_reading import Checks, Reading
+from mpc_balancer.controllers.moves import Moves
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
 
+_ALARM_STEPS = 3  # control steps in a row that something must be amiss
+_FAR = 2.0  # times the least or most traffic of the training table
 _MOST_TRAFFIC = 100.0  # times a data centre's mean in training; traffic beyond that is not believed
 
 
 class PriceController(ABC):
-    """Turns measurements into prices; subclasses implement ``decide``. A Controller and Reporting of marca_common."""
+    """Turns measurements into prices; subclasses implement ``decide``. A Controller, Reporting and Alarming of marca_common."""
 
     def __init__(
         self,
@@ -33,11 +37,15 @@ class PriceController(ABC):
         calendar: Calendar | None,
     ) -> None:
         self.config, self.group, self.services = config, group, tuple(services)
-        self.scale, self.model, self.calendar = scale, model, calendar
+        self.scale, self.model, self.calendar = scale, model, calendar or Calendar([])
         self.budget = budget_of(config, services, model)
         self.target = self.budget * (1 + config.offset / 100)  # (D,) percent
         self.checks = _checks(config, group, len(self.services), scale.size, model)
         self.rungs, self.refused = Counter[str](), self.checks.refused
+        self.moves = Moves(config.moves, scale, 60 if model is None else model.step_seconds)
+        self.alarms = Alarms(group)
+        self.alarm_steps = self.alarms.steps
+        self._silent, self.odd_traffic = np.zeros(len(self.services)), 0  # control steps in a row
         self.expected_qps = float("nan")
         middle = scale.from_unit(np.full(scale.size, 0.5))
         start = middle if config.start is None else np.asarray(config.start, np.float64)
@@ -52,8 +60,34 @@ class PriceController(ABC):
         """Prices of the next interval (L,), finite and inside the box, whatever is measured: never raises."""
         with np.errstate(all="ignore"):
             reading = self.checks.read(measurement, self.lambda_)
-            self.lambda_ = self.scale.clip(self.decide(reading))
+            self._check(reading)
+            self.lambda_ = self.moves.allowed(self.scale.clip(self.decide(reading)), self.lambda_)
+            self.applied(self.lambda_)
+        self.alarms.end_step()
         return self.lambda_
+
+    def applied(self, lambda_: np.ndarray) -> None:  # noqa: B027 (most rules need not know)
+        """Told the price (L,) that was set in this step, where moves are limited not the one that was decided."""
+
+    def _check(self, reading: Reading) -> None:
+        """Alarms for sensors that fell silent and for traffic in what must be another unit."""
+        self._silent = np.where(np.isfinite(reading.cpu), 0, self._silent + 1)
+        for name, steps in zip(self.services, self._silent):
+            if steps >= _ALARM_STEPS:
+                self.alarms.raise_(f"sensor_{name}", f"no believable CPU of {name} for {steps:.0f} control steps")
+        self.odd_traffic = self.odd_traffic + 1 if self._is_odd(reading.qps) else 0
+        if self.odd_traffic >= _ALARM_STEPS:
+            self.alarms.raise_(
+                "traffic", f"{reading.qps:g} requests per second, far from those of the training table: which unit?"
+            )
+
+    def _is_odd(self, qps: float) -> bool:
+        """Whether traffic is far outside what the system model was trained on."""
+        if self.model is None or not qps > 0:
+            return False
+        relative = float(self.model.relative_traffic(np.array([qps]), self.model.features.group_index(self.group))[0])
+        least, most = np.exp(self.model.features.low[0]), np.exp(self.model.features.high[0])
+        return not least / _FAR <= relative <= most * _FAR
 
     @abstractmethod
     def decide(self, reading: Reading) -> np.ndarray:

@@ -17,7 +17,8 @@ class StuckSensors:
 
     def __init__(self, services: int, frozen_minutes: int) -> None:
         self.least = frozen_minutes - 1  # repeats before a sensor can be called stuck
-        self._last, self._run = np.full(services, np.nan), np.zeros(services, np.int64)
+        self._last, self.run = np.full(services, np.nan), np.zeros(services, np.int64)  # run: repeats so far
+        self.stuck = np.zeros(services, bool)
         self._repeats, self._changes = np.zeros(services), np.zeros(services)
         self._whole = np.ones(services, bool)  # whether all readings so far were whole numbers
 
@@ -27,9 +28,10 @@ class StuckSensors:
         same = usual & (cpu == self._last)
         self._whole &= ~np.isfinite(cpu) | (cpu == np.round(cpu))
         self._learn(~same & usual & np.isfinite(self._last), np.abs(cpu - self._last) <= 1)
-        self._run = np.where(same, self._run + 1, 0)
+        self.run = np.where(same, self.run + 1, 0)
         self._last = cpu.copy()
-        return np.asarray(self._run >= self._needed())
+        self.stuck = np.asarray(self.run >= self._needed())
+        return self.stuck
 
     def _needed(self) -> np.ndarray:
         """Repeats in a row (D,) that are too many to be luck."""
@@ -40,7 +42,7 @@ class StuckSensors:
     def _learn(self, changed: np.ndarray, little: np.ndarray) -> None:
         """Count the repeats of rows that ended: those too short to be stuck, and long ones of a rounding sensor that ended with
         the least step. A stuck sensor comes back with a leap."""
-        believed = (self._run < self._needed()) | (self._whole & little)
+        believed = (self.run < self._needed()) | (self._whole & little)
         keep = np.where(changed, _MEMORY, 1.0)
-        self._repeats = keep * self._repeats + np.where(changed & believed, self._run, 0)
+        self._repeats = keep * self._repeats + np.where(changed & believed, self.run, 0)
         self._changes = keep * self._changes + changed

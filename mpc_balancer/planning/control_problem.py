@@ -26,6 +26,7 @@ class Problem:
     low: np.ndarray  # (N, L) price coordinate
     high: np.ndarray  # (N, L)
     gain: np.ndarray | float = 1.0  # κ (D,)
+    reach: np.ndarray | None = None  # (N,) largest move into each step, price coordinate; null = any
     now: Callable[[], float] = time.perf_counter  # seconds; what deadlines are read off
     evaluations: int = 0
 
@@ -69,8 +70,15 @@ class Problem:
         )
 
     def clip(self, plans: np.ndarray) -> np.ndarray:
-        """Plans moved into the box."""
-        return np.asarray(np.clip(plans, self.low, self.high))
+        """Plans (…, N, L) moved into the box, and no step further from the one before than it may be."""
+        inside = np.clip(plans, self.low, self.high)
+        if self.reach is None:
+            return np.asarray(inside)
+        before = self.start.unit
+        for i in np.flatnonzero(np.isfinite(self.reach)):
+            before = inside[..., i - 1, :] if i else before
+            inside[..., i, :] = np.clip(inside[..., i, :], before - self.reach[i], before + self.reach[i])
+        return np.asarray(inside)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def objective(
         raise ValueError(f"start: CPU {start.cpu.shape}, prices {start.unit.shape} do not fit the path and the plan")
     paper = config.mode == "paper"
     kind = _ASYMMETRIC if not paper else (_PER_STEP if config.reading == "per_step" else _WHOLE)
-    discount = config.alpha ** np.arange(1, path.shape[1] + 1)  # (N,)
+    discount = config.discount ** np.arange(1, path.shape[1] + 1)  # (N,)
     move = discount * (0.0 if paper else config.move_weight * 1e4)
     beta = config.beta if paper else config.rise_weight
     before = np.where(np.isnan(start.cpu_before), start.cpu, start.cpu_before)

@@ -7,6 +7,8 @@ and online, and the pair that predicted best of late is the one in use: noisier 
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from marca_common.errors import UserError
@@ -22,6 +24,7 @@ _FEWEST = 20  # rows a back-test can say anything from
 _JUMP = 3.0  # times the usual size of errors; beyond it the plant moved, it is not noise
 _LEAST = 0.002  # usual size of errors, log scale, is never taken for less: a quiet hour must not make all noise a jump
 _MEMORY = 400  # intervals over which the bank's errors are compared online
+_PAST = 30  # intervals that can be undone
 _OUTLIER = 8.0  # CPU points beyond which an error says nothing more about a pair
 
 
@@ -38,6 +41,15 @@ class GainTracker:
         self.rate, self.config = rate, config
         self.log_gain = np.zeros(shape)
         self._error, self._size = np.zeros(shape), np.full(shape, 0.02)
+
+    def copy(self) -> np.ndarray:
+        """All that is known (3, …), for ``restore``."""
+        return np.array([self.log_gain, self._error, self._size])
+
+    def restore(self, copied: np.ndarray, service: int) -> None:
+        """One service's column as it was when ``copied``."""
+        for now, then in zip((self.log_gain, self._error, self._size), copied):
+            now[..., service] = then[..., service]
 
     def update(self, measured: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Take in one interval's CPU and what g with the present κ said of it, broadcastable to the shape; return where the
@@ -142,6 +154,8 @@ class Observer:
         self._seen = _MEMORY // 4 if usable else 0  # the back-test counts as that many intervals
         self._best = int(np.argmin(self._scores))
         self.cpu_before = self.cpu
+        self._past: deque[np.ndarray] = deque(maxlen=_PAST)
+        self.predicted = np.full(len(model.services), np.nan)  # (D,) what was expected of the last interval, percent
 
     @property
     def model(self) -> SystemModel:
@@ -167,10 +181,26 @@ class Observer:
         """Trust of the pair in use."""
         return float(self._bank.trust[self._best, 0])
 
+    def foretold(self, units: np.ndarray, exogenous: np.ndarray, traffic: float) -> np.ndarray:
+        """CPU (n, D) of the coming interval under n prices in force (n, L), price coordinate."""
+        one = np.ones((len(units), 1), np.float32)
+        start = one * self.cpu / self.gain
+        rows = self.model.step_rows(start, units, one * exogenous, one[:, 0] * np.float32(traffic))
+        return np.asarray(self.gain * rows)
+
+    def forget(self, services: np.ndarray, steps: np.ndarray) -> None:
+        """Undo what the last ``steps`` (D,) readings of ``services`` (D,) did to κ: they turned out to be of a stuck sensor."""
+        for j in np.flatnonzero(services):
+            if len(self._past):
+                self._bank.tracker.restore(self._past[-min(int(steps[j]), len(self._past))], int(j))
+
     def update(self, measured: np.ndarray, unit: np.ndarray, exogenous: np.ndarray, traffic: float) -> None:
         """Take in one interval's CPU (D,) (NaN: lost), under the price in force and its traffic."""
+        self._past.append(self._bank.tracker.copy())
         before = self.cpu
-        error = measured - self._bank.step(measured, unit, exogenous, traffic)  # (P, D)
+        predicted = self._bank.step(measured, unit, exogenous, traffic)  # (P, D)
+        self.predicted = np.asarray(predicted[self._best])
+        error = measured - predicted
         if np.isfinite(error).any() and np.isfinite(before).all():
             self._seen = min(self._seen + 1, _MEMORY)
             surprise = np.nanmean(np.minimum(error**2, _OUTLIER**2), axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 from marca_common.errors import UserError
 from marca_common.plain_numbers import plain_number, plain_numbers
 from marca_common.progress import progress
-from marca_common.protocols import Coming, Controller, Foresight, Measurement, Plant, Previewable, Reporting
+from marca_common.protocols import Alarming, Coming, Controller, Foresight, Measurement, Plant, Previewable, Reporting
 
 
 class LoopResult(list[Measurement]):
@@ -26,6 +26,7 @@ class LoopResult(list[Measurement]):
         self.forecasts: list[float] = []  # traffic each controller step expected of the coming interval, NaN where none
         self.rungs: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.alarms: Counter[str] = Counter()  # control steps that each alarm stood
 
     @property
     def measured_cpu(self) -> np.ndarray:
@@ -68,6 +69,8 @@ def closed_loop(
         result.forecasts.append(float("nan") if reports is None else plain_number(reports.expected_qps))
     if reports is not None:
         result.rungs, result.refused = Counter(reports.rungs), Counter(reports.refused)
+    if isinstance(controller, Alarming):
+        result.alarms = Counter(controller.alarm_steps)
     return result
 
 

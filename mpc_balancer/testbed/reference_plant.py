@@ -70,7 +70,9 @@ class Disturbances:
     blind: np.ndarray | None = None  # bool: everything measured is NaN
     frozen: np.ndarray | None = None  # bool: readings repeat
     stuck: np.ndarray | None = None  # bool: the commanded λ is not applied
-    garbage: np.ndarray | None = None  # (T,) CPU reading replaced by this where not NaN
+    garbage: np.ndarray | None = None  # (T,) or (T, D) CPU reading replaced by this where not NaN
+    qps_factor: float = 1.0  # traffic is reported multiplied by this
+    echoed: bool = False  # the λ reported as being in force is the last command, whenever it acts
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -195,8 +197,9 @@ class ReferencePlant:
         if self._hit("frozen", minute) and np.isfinite(self._reported).all():
             reading = self._reported
         self._reported = reading
-        if self.disturbances.garbage is not None and np.isfinite(self.disturbances.garbage[minute]):
-            reading = np.full_like(reading, self.disturbances.garbage[minute])
+        if self.disturbances.garbage is not None:
+            replaced = np.broadcast_to(self.disturbances.garbage[minute], reading.shape)
+            reading = np.where(np.isfinite(replaced), replaced, reading)
         if self._hit("lost", minute) or self._hit("blind", minute):
             reading = np.full_like(reading, np.nan)
         blind = self._hit("blind", minute)
@@ -209,14 +212,15 @@ class ReferencePlant:
             aggregates |= {f"c_{name}_sum": float(each * served), f"c_{name}_mean": float(each)}
         seconds = self._position * 60 // own.sub_intervals
         assert self._in_force is not None
+        said = self._commands[-1] if self.disturbances.echoed else self._in_force
         return Measurement(
             minute=minute,
             timestamp=self.start + np.timedelta64(seconds, "s"),
             group=self.group,
-            qps=float("nan") if blind else qps,
+            qps=float("nan") if blind else qps * self.disturbances.qps_factor,
             cpu=reading,
             degradation=float(self._degradation[0]),
-            lambda_=self._in_force.copy(),
-            arrivals=None if blind else arrivals,
+            lambda_=said.copy(),
+            arrivals=None if blind else arrivals * self.disturbances.qps_factor,
             aggregates={k: float("nan") for k in aggregates} if blind else aggregates,
         )

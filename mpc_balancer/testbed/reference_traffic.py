@@ -1,9 +1,8 @@
-"""Traffic for the reference plant: a day shape with noise at several time scales, or any ``timestamp,value`` trace."""
+"""Synthetic traffic for the reference plant: a day shape with noise at several time scales."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,7 @@ from pydantic import Field
 from scipy.signal import lfilter
 
 from marca_common.config import Config
-from marca_common.errors import UserError
 from marca_common.seeding import numpy_generator
-from marca_common.tables import Column, read_table
 
 
 class Surge(Config):
@@ -44,6 +41,7 @@ class TrafficRun:
 
     timestamps: np.ndarray  # datetime64[s] (T,) start of each minute
     arrivals: np.ndarray  # (T, I) requests per sub-interval
+    scale: float = 1.0  # recorded traffic was multiplied by this
 
 
 def synthetic_traffic(
@@ -81,45 +79,6 @@ def surge_factor(surges: list[Surge], minute: np.ndarray) -> np.ndarray:
         )
         out *= np.where(active, 1 + (surge.factor - 1) * size, 1.0)
     return out
-
-
-def trace_traffic(
-    path: str | Path,
-    mean_qps: float,
-    sub_intervals: int,
-    seed: int,
-    minutes: int | None = None,
-    timezone: str = "UTC",
-) -> TrafficRun:
-    """Drive a run with any ``timestamp,value`` file at any interval: interpolated to sub-intervals, scaled to ``mean_qps``."""
-    frame = read_table(path, [Column("timestamp", "time"), Column("value", low=0)], timezone=timezone)
-    times = frame["timestamp"].to_numpy("datetime64[s]").astype(np.int64)
-    if len(times) < 2:
-        raise UserError(f"{path}: got {len(times)} rows; expected at least 2")
-    jump = np.diff(times)
-    if (jump <= 0).any():
-        row = int(np.argmax(jump <= 0)) + 2
-        kind = "is duplicated" if jump[row - 2] == 0 else "comes after a later one"
-        raise UserError(
-            f"{path}: row {row}, column 'timestamp': {frame['timestamp'].iloc[row - 1]} {kind}; expected ascending times"
-        )
-    if jump.max() > 3 * np.median(jump):
-        row = int(np.argmax(jump > 3 * np.median(jump))) + 2
-        raise UserError(
-            f"{path}: row {row}: {jump[row - 2]} s after the row before; expected about {int(np.median(jump))} s"
-        )
-    mean = float(frame["value"].mean())
-    if not mean > 0:
-        raise UserError(f"{path}: column 'value': all values are 0; expected traffic")
-    length = int((times[-1] - times[0]) // 60)
-    length = min(length, minutes) if minutes is not None else length
-    step = 60 / sub_intervals
-    grid = times[0] + (np.arange(length * sub_intervals) + 0.5) * step
-    rate = np.interp(grid, times, frame["value"].to_numpy(np.float64)) / mean * mean_qps
-    generator = numpy_generator(seed, "mpc_balancer", "trace")
-    arrivals = generator.poisson(rate * step).astype(np.float64).reshape(length, sub_intervals)
-    start = times[0].astype("datetime64[s]")
-    return TrafficRun(start + np.arange(length) * np.timedelta64(60, "s"), arrivals)
 
 
 def calendar_frame(surges: list[Surge], start: np.datetime64) -> pd.DataFrame:

@@ -64,7 +64,7 @@ from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.run import ClosedLoopConfig
 from mpc_balancer.system_model.minute_table import read_system
 from mpc_balancer.system_model.model import SystemModel
-from mpc_balancer.testbed.reference_traffic import trace_traffic
+from mpc_balancer.testbed.trace_traffic import TraceConfig, trace_traffic
 from revenue_sim.config import EvaluateConfig as AllocationJudging
 from revenue_sim.config import RunConfig
 from revenue_sim.judging.score_files import read_allocation, read_demand
@@ -139,7 +139,7 @@ def tables(folder: Path) -> list[Table]:
         Table("calendar", _head("calendar.csv", 2), {"start": "time", "factor": "float 1e-9", "decay_minutes": "float 1e-9"},
               lambda path: str(Calendar.read(path).events), "start", ordered=True),
         Table("world trace", trace, value, lambda path: str(read_trace(path)), "timestamp", ordered=True),
-        Table("plant trace", trace, value, lambda path: str(vars(trace_traffic(path, 100.0, 2, 0))), "timestamp", ordered=True),
+        Table("plant trace", trace, value, lambda path: str(vars(trace_traffic(TraceConfig(path=str(path)), 2, 0))), "timestamp", ordered=True),
         Table("long scores", scores, {**keyed, "value": "float"}, lambda path: str(read_long_scores(path, SPEC, ["value"]).scores)),
         Table("states", states, {"state": "category", "count": "int 0"},
               lambda path: str(read_demand(str(path), str(folder / "sound_quotas.csv"), SPEC, STATES))),

@@ -1,4 +1,4 @@
-"""Bad tables, calendars, traces and configs: one line that names the place; and the paper's table by configuration alone."""
+"""Bad tables, calendars and configs: one line that names the place; and the paper's table by configuration alone."""
 
 import sys
 import types
@@ -17,7 +17,6 @@ from mpc_balancer.controllers import make_controller
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.system_model.minute_table import from_frame, read_system
-from mpc_balancer.testbed.reference_traffic import trace_traffic
 from mpc_balancer.testbed.scenarios import load_scenarios
 from mpc_balancer.train import fit_model
 
@@ -178,22 +177,6 @@ def test_calendar_factor_by_hand(tmp_path: Path) -> None:
     )
     minute = 20 * (1 - np.exp(-1 / 20))  # mean of exp(-t/20) over a minute
     assert at == pytest.approx([1.0, 1 + 2 * minute, 1 + 2 * minute * np.exp(-1)])
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("timestamp,value\n2026-01-01 00:00:00,5\n2026-01-01 00:00:00,6\n", "row 2, column 'timestamp': .* duplicated"),
-        ("timestamp,value\n2026-01-01 00:05:00,5\n2026-01-01 00:00:00,6\n", "row 2, .* later one"),
-        ("timestamp,value\n2026-01-01 00:00:00,5\n", "expected at least 2"),
-        ("timestamp,value\n2026-01-01 00:00:00,0\n2026-01-01 00:05:00,0\n", "expected traffic"),
-        ("timestamp,value\n2026-01-01 00:00:00,-1\n2026-01-01 00:05:00,0\n", "column 'value': got -1"),
-    ],
-)
-def test_bad_traces(text: Any, expected: Any, tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(UserError, match=expected):
-        trace_traffic(tmp_path / "t.csv", 400, 6, 0)
 
 
 def test_bad_controllers() -> None:

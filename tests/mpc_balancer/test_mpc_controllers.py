@@ -10,7 +10,15 @@ from mpc_fixtures import random_model, trained_model
 
 from marca_common.errors import UserError
 from marca_common.protocols import Foresight, Measurement, Reporting
-from mpc_balancer.config import ControllerConfig, GainConfig, MpcConfig, ObjectiveConfig, PiConfig, SolverConfig
+from mpc_balancer.config import (
+    ControllerConfig,
+    GainConfig,
+    MpcConfig,
+    ObjectiveConfig,
+    PiConfig,
+    SolverConfig,
+    WatchConfig,
+)
 from mpc_balancer.controllers import CONTROLLERS, make_controller
 from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.controllers.pi_law import pi_step
@@ -25,6 +33,7 @@ from mpc_balancer.testbed.run_metrics import over_utilisation, recoveries, run_m
 QUICK = MpcConfig(
     objective=ObjectiveConfig(horizon=4), solver=SolverConfig(iterations=2, constants=5, refine=1, deadline_ms=None)
 )
+UNWATCHED = QUICK.model_copy(update={"watch": WatchConfig(least_error=10)})  # whatever the readings, the model is right
 PI = PiConfig(kp=0.15, ki=0.15, down_factor=0.7, feedforward=0.6)
 GROUP = "reference"
 
@@ -264,7 +273,7 @@ def test_gain_correction_removes_a_mismatch() -> None:
     run = synthetic_traffic(SyntheticTrafficConfig(), 6, 240)
     over = {}
     for rate in (0.0, 0.2):
-        mpc = QUICK.model_copy(update={"gain": GainConfig(rate=rate), "backoff_quantile": None})
+        mpc = UNWATCHED.model_copy(update={"gain": GainConfig(rate=rate), "backoff_quantile": None})
         plant = ReferencePlant(ReferenceConfig(), 6, 240, disturbances=Disturbances(cost=np.full(240, 1.2)))
         closed_loop(plant, make_controller(ControllerConfig(name="mpc", mpc=mpc), GROUP, trained_model()), run.arrivals)
         over[rate] = np.mean(over_utilisation(np.array(plant.truth)[60:], 65.0))
@@ -277,13 +286,14 @@ class TestLadder:
         for minute in range(6):
             price = mpc.step(measured(minute, [80.0 - minute, 80.0 - minute]))
             assert np.isfinite(price).all()
-        assert mpc.rungs["pi"] == 6
-        assert mpc.rungs["solver_failed"] == mpc.rungs["grid_failed"] == 6
+        assert mpc.rungs["pi"] == mpc.alarms.steps["prices_not_learnt"] == 6
 
     def test_a_solver_out_of_time_leaves_pi_and_no_grid(self) -> None:
         solver = QUICK.solver.model_copy(update={"deadline_ms": 50.0})
         mpc: Any = make_controller(
-            ControllerConfig(name="mpc", mpc=QUICK.model_copy(update={"solver": solver}), pi=PI), GROUP, trained_model()
+            ControllerConfig(name="mpc", mpc=UNWATCHED.model_copy(update={"solver": solver}), pi=PI),
+            GROUP,
+            trained_model(),
         )
         mpc.now = itertools.count().__next__  # a second passes whenever the clock is read
         rule = make_controller(ControllerConfig(name="pi_feedforward", pi=PI), GROUP, trained_model())
@@ -300,13 +310,16 @@ class TestLadder:
             one = measured(minute, [80.0 - minute, 60.0 + minute])
             assert rule.step(one) == pytest.approx(plain.step(one))
 
-    def test_lost_readings_are_bridged_then_held(self) -> None:
-        mpc = controller("mpc")
+    def test_lost_readings_are_bridged_while_traffic_is_known_and_held_without(self) -> None:
+        mpc: Any = make_controller(ControllerConfig(name="mpc", mpc=UNWATCHED, pi=PI), GROUP, trained_model())
         for minute in range(5):
             mpc.step(measured(minute, [60.0 + minute, 60.0]))
-        for minute in range(5, 12):
-            price = mpc.step(measured(minute, [np.nan, np.nan]))
-        assert mpc.rungs["solver"] == 5 + 3
+        for minute in range(5, 45):
+            mpc.step(measured(minute, [np.nan, np.nan]))
+        assert mpc.rungs["solver"] == 45
+        for minute in range(45, 52):
+            price = mpc.step(measured(minute, [np.nan, np.nan], qps=np.nan))
+        assert mpc.rungs["solver"] == 45 + 3
         assert mpc.rungs["hold"] == 4
         assert np.array_equal(price, mpc.lambda_)
 

@@ -13,6 +13,7 @@ from scipy.optimize import differential_evolution
 
 from marca_common.errors import UserError
 from mpc_balancer.config import SolverConfig
+from mpc_balancer.planning.inversion import _newton, invert_ahead
 from mpc_balancer.planning.solvers import SOLVERS, find_solver, solve
 from mpc_balancer.run import broken
 
@@ -152,3 +153,55 @@ def test_a_warm_start_is_never_made_worse() -> None:
         warm = solve(problem, config("gauss_newton")).plan
         again = solve(problem, config("gauss_newton", iterations=1, constants=2), warm)
         assert again.value <= problem.values(warm[None])[0] + 1e-6
+
+
+def limited(seed: int, reach: float, steps: int = 4) -> Any:
+    problem = random_problem(seed, steps=steps, move_weight=0.0)
+    problem.reach = np.full(steps, reach)
+    return problem
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_no_step_of_a_plan_goes_further_than_it_may(name: Any) -> None:
+    problem = limited(3, 0.05)
+    problem.reach[2] = 0.0  # between two moments at which λ may move
+    plan = solve(problem, config(name)).plan
+    moves = np.abs(np.diff(np.concatenate([problem.start.unit[None], plan]), axis=0)).max(axis=1)
+    assert (moves <= problem.reach + 1e-9).all()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_gauss_newton_with_limited_moves_matches_a_global_search_over_moves(seed: int) -> None:
+    problem = limited(seed, 0.15, steps=3)
+
+    def cost(flat: Any) -> Any:
+        plan = problem.start.unit + np.cumsum(flat.reshape(problem.shape), axis=0)
+        return problem.values(problem.clip(plan)[None])[0]
+
+    best = differential_evolution(cost, [(-0.15, 0.15)] * 6, seed=0, maxiter=40, popsize=10, tol=1e-7, polish=False).fun
+    assert solve(problem, config("gauss_newton", iterations=25)).value <= best * 1.01 + 0.05
+
+
+@given(seed=st.integers(0, 5_000))
+@settings(max_examples=25, deadline=None)
+def test_inversion_puts_each_steps_cpu_on_the_target_or_the_price_at_the_end_of_its_box(seed: int) -> None:
+    problem = random_problem(seed, steps=3)
+    price_of = np.arange(2)
+    plan = _newton(problem, problem.clip(problem.low), problem.low, problem.high, price_of)
+    path = problem.path(plan)
+    inside = (plan > 1e-9) & (plan < 1 - 1e-9)
+    off = np.abs(np.log(np.maximum(path, 0.1) / problem.target))
+    lively = (
+        np.abs(problem.model.jacobians(problem.trace(plan[None])[1])[1][0][:, [0, 1], [0, 1]]) > 8.0
+    )  # λ does something
+    assert (off[inside & lively] < 0.02).mean() > 0.9 if (inside & lively).any() else True
+
+
+def test_looking_ahead_sets_out_for_the_dearest_step() -> None:
+    problem = random_problem(4, steps=5)
+    problem.reach = np.full(5, 0.1)
+    called = _newton(problem, problem.clip(problem.low), problem.low, problem.high, np.arange(2))
+    expected = np.clip(
+        (called - 0.1 * np.arange(5)[:, None]).max(axis=0), problem.start.unit - 0.1, problem.start.unit + 0.1
+    ).clip(0, 1)
+    np.testing.assert_allclose(invert_ahead(problem, np.arange(2), 0), expected)

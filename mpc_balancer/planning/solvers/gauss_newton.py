@@ -94,7 +94,9 @@ def _directions(
 
 def _solve_all(problem: Problem, plans: np.ndarray, chain: np.ndarray, q: Quadratic, damping: np.ndarray) -> np.ndarray:
     weights = (q.by_cpu, q.by_unit, q.level_weight, q.rise_weight, q.move_weight)
-    return np.asarray(_normal_steps(chain, weights, plans, (problem.low, problem.high), damping))
+    reach = np.full(len(problem.low), np.inf) if problem.reach is None else problem.reach
+    box = (problem.low, problem.high, problem.start.unit, reach)
+    return np.asarray(_normal_steps(chain, weights, plans, box, damping))
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -124,11 +126,15 @@ def _normal_steps(
     chain: np.ndarray,
     weights: tuple[np.ndarray, ...],
     plans: np.ndarray,
-    box: tuple[np.ndarray, np.ndarray],
+    box: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
     damping: np.ndarray,
 ) -> np.ndarray:
-    """x (B, N, L) of (H + damping) x = -∇J/2 per plan, H from first derivatives, on free variables only."""
-    (by_cpu, by_unit, level, rise, move), (low, high) = weights, box
+    """x (B, N, L) of (H + damping) x = -∇J/2 per plan, H from first derivatives, on free variables only.
+
+    Where moves are limited, the variables are the moves: only then does a bound hold one variable, and a plan can begin to climb early.
+    """
+    (by_cpu, by_unit, level, rise, move), (low, high, unit, reach) = weights, box
+    limited = np.isfinite(reach).any()
     out = np.zeros(plans.shape)
     batch, steps, size = by_cpu.shape
     prices = plans.shape[2]
@@ -157,6 +163,8 @@ def _normal_steps(
                 hessian[v, v] += move[i] + (move[i + 1] if i + 1 < steps else 0.0)
                 if i:
                     hessian[v, v - prices] -= move[i]
+        if limited:
+            _to_moves(hessian, gradient, prices)
         trace = 1e-12
         for v in range(count):
             trace += hessian[v, v] / count
@@ -164,6 +172,9 @@ def _normal_steps(
             i, j = v // prices, v % prices
             u, g = plans[b, i, j], gradient[v]
             held = high[i, j] <= low[i, j] or (u <= low[i, j] + 1e-9 and g > 0) or (u >= high[i, j] - 1e-9 and g < 0)
+            if np.isfinite(reach[i]):
+                moved = u - (plans[b, i - 1, j] if i else unit[j])
+                held = held or (moved <= 1e-9 - reach[i] and g > 0) or (moved >= reach[i] - 1e-9 and g < 0)
             if held:
                 hessian[v, :v] = 0.0
                 for x in range(v + 1, count):
@@ -174,5 +185,21 @@ def _normal_steps(
                 hessian[v, v] += damping[b] * trace
         _solve(hessian, -0.5 * gradient, row)
         for v in range(count):
+            if limited and v >= prices:
+                row[v] += row[v - prices]
             out[b, v // prices, v % prices] = row[v]
     return out
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _to_moves(hessian: np.ndarray, gradient: np.ndarray, prices: int) -> None:
+    """Derivatives by prices (lower triangle) turned into those by moves: each price is the sum of the moves so far."""
+    count = len(gradient)
+    for v in range(count):
+        for x in range(v):
+            hessian[x, v] = hessian[v, x]
+    for v in range(count - prices - 1, -1, -1):
+        gradient[v] += gradient[v + prices]
+        hessian[v] += hessian[v + prices]
+    for v in range(count - prices - 1, -1, -1):
+        hessian[:, v] += hessian[:, v + prices]

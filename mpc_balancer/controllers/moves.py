@@ -1,0 +1,40 @@
+"""How λ may move: a limit per minute, a period between moves, a few levels. Kept to by every controller, planned with by MPC."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpc_balancer.config import MovesConfig
+from mpc_balancer.price_scale import PriceScale
+
+
+class Moves:
+    """Turns the price that a rule wants into the one that may be set."""
+
+    def __init__(self, config: MovesConfig, scale: PriceScale, step_seconds: int) -> None:
+        self.config, self.scale = config, scale
+        rate = np.inf if config.most_per_minute is None else config.most_per_minute
+        self.most = rate * config.period * step_seconds / 60  # price coordinate, at a step that may move
+        self.until = 0  # control steps until λ may move again
+
+    def allowed(self, wanted: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Prices (L,) of this step, as near to ``wanted`` as may be; the price stays where it is between periods."""
+        if self.until > 0:
+            self.until -= 1
+            return last
+        self.until = self.config.period - 1
+        if not self.config.limited and self.config.levels is None:
+            return wanted
+        before = self.scale.to_unit(last)
+        unit = np.clip(self.scale.to_unit(wanted), before - self.most, before + self.most)
+        if self.config.levels is not None:
+            unit = np.round(unit * (self.config.levels - 1)) / (self.config.levels - 1)
+        return self.scale.clip(self.scale.from_unit(unit))
+
+    def reach(self, pending: int, steps: int) -> np.ndarray | None:
+        """Largest move into each of ``steps`` coming steps (N,), price coordinate, of which ``pending`` are given already; null = any."""
+        if not self.config.limited:
+            return None
+        ahead = np.arange(steps - pending)
+        may = (ahead >= self.until) & ((ahead - self.until) % self.config.period == 0)
+        return np.concatenate([np.full(pending, np.inf), np.where(may, self.most, 0.0)])

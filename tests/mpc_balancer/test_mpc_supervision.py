@@ -1,0 +1,266 @@
+"""What guards a controller against a wrong model, wrong sensors and wrong adapters."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpc_fixtures import trained_model
+
+from mpc_balancer.config import ControllerConfig, MovesConfig, WatchConfig
+from mpc_balancer.controllers import make_controller
+from mpc_balancer.controllers.alarms import Alarms
+from mpc_balancer.controllers.delay_detector import DelayDetector
+from mpc_balancer.controllers.margin import Margin
+from mpc_balancer.controllers.model_watch import ModelWatch
+from mpc_balancer.run import ClosedLoopConfig, simulate
+from mpc_balancer.testbed.run_metrics import run_metrics
+from mpc_balancer.testbed.scenarios import Scenario, load_scenarios, start_scenario
+
+FAULTS = Path(__file__).parents[2] / "configs" / "mpc_balancer" / "faults.yaml"
+BUDGET = np.full(2, 65.0)
+
+
+def run(scenario: Scenario, name: str = "mpc", seed: int = 7, **options: Any) -> tuple[Any, dict[str, Any]]:
+    drawn = start_scenario(scenario, seed)
+    config = ClosedLoopConfig(controller=ControllerConfig(name=name, **options))
+    controller, loop, cpu = simulate(config, drawn, trained_model(), drawn.calendar, progress=False)
+    return controller, run_metrics(cpu, loop.prices, BUDGET)
+
+
+class TestModelWatch:
+    def watch(self) -> ModelWatch:
+        return ModelWatch(1, WatchConfig(memory=0.5, patience=3, return_steps=5, longest_return_steps=8))
+
+    def feed(self, watch: ModelWatch, errors: list[float]) -> list[bool]:
+        """CPU moves by a tenth up and down; the model is off by the given log errors."""
+        told = []
+        for k, error in enumerate(errors):
+            cpu = np.array([60.0 * 1.1 ** (k % 2)])
+            watch.update(cpu, cpu * np.exp(-error), 100.0)
+            told.append(watch.agrees)
+        return told
+
+    def test_a_model_better_than_none_agrees_however_noisy(self) -> None:
+        assert all(self.feed(self.watch(), [0.09, -0.09] * 20))  # CPU moves by log 1.1 = .095 each step
+
+    def test_three_wrong_steps_in_a_row_end_it_and_five_right_ones_bring_it_back(self) -> None:
+        watch = self.watch()
+        told = self.feed(watch, [0.0] * 4 + [0.4] * 3)
+        assert told == [True] * 6 + [False]
+        told = self.feed(watch, [0.0] * 20)
+        assert told.index(True) >= 5
+        self.feed(watch, [0.4] * 3)
+        again = self.feed(watch, [0.0] * 30)
+        assert again.index(True) >= told.index(True) + 3  # each relapse is forgiven later
+
+    def test_a_single_outlier_is_no_wrong_model(self) -> None:
+        assert all(self.feed(self.watch(), [0.0] * 5 + [0.6] + [0.0] * 10))
+
+    def test_readings_of_a_stuck_sensor_are_undone(self) -> None:
+        watch = self.watch()
+        self.feed(watch, [0.01] * 6)
+        before = watch.error.copy()
+        self.feed(watch, [0.4] * 3)
+        assert not watch.agrees
+        watch.forget(np.array([True]), np.array([3]))
+        assert watch.agrees
+        np.testing.assert_array_equal(watch.error, before)
+
+    def test_a_lost_reading_teaches_nothing(self) -> None:
+        watch = self.watch()
+        self.feed(watch, [0.02] * 6)
+        before = watch.error.copy()
+        watch.update(np.array([np.nan]), np.array([60.0]), 100.0)
+        np.testing.assert_array_equal(watch.error, before)
+
+
+def test_the_margin_by_hand() -> None:
+    margin = Margin(np.array([1.0, 1.0, 1.0]), np.full(3, 50.0), wanted=1.0, rate=0.1)
+    margin.update(np.array([56.0, 40.0, np.nan]), np.array([True, True, True]))
+    np.testing.assert_allclose(margin.points, [1.0 + 0.1 * (6.0 - 0.5), 1.0 - 0.1 * 0.5, 1.0])
+    margin.update(np.array([56.0, 40.0, 56.0]), np.array([False, False, False]))
+    np.testing.assert_allclose(margin.points, [1.55, 0.95, 1.0])
+
+
+def test_a_margin_ends_where_over_use_is_as_wanted() -> None:
+    generator = np.random.default_rng(0)
+    for spread in (1.0, 4.0):
+        margin = Margin(np.zeros(1), np.array([60.0]), wanted=0.6, rate=0.03)
+        over = []
+        for _ in range(20_000):
+            cpu = 60.0 - margin.points + spread * generator.standard_normal(1)
+            over.append(max(float(cpu[0]) - 60.0, 0.0))
+            margin.update(cpu, np.array([True]))
+        assert np.mean(over[5000:]) / 60 * 100 == pytest.approx(0.6, rel=0.1)
+
+
+def test_alarms_are_counted_and_say_when_they_rose_and_ended(caplog: pytest.LogCaptureFixture) -> None:
+    alarms = Alarms("east")
+    for step in range(6):
+        if 2 <= step < 5:
+            alarms.raise_("model", "the model is off by 30 percent")
+        alarms.end_step()
+    assert alarms.first == {"model": 2}
+    assert alarms.steps == {"model": 3}
+    assert [record.message for record in caplog.records] == [
+        "east: alarm model: the model is off by 30 percent",
+        "east: alarm model is over",
+    ]
+
+
+class TestDelayFromCpu:
+    def detector(self) -> DelayDetector:
+        return DelayDetector(trained_model().prices, 4)
+
+    def feed(self, detector: DelayDetector, true_delay: int, steps: int, size: float = 0.1) -> None:
+        generator = np.random.default_rng(3)
+        for _ in range(steps):
+            command = detector.scale.from_unit(generator.random(2))
+            detector.command(command)
+            detector.observe(command)  # the adapter echoes
+            if len(detector.candidates()):
+                surprise = np.full(5, size**2)
+                surprise[true_delay] = 0.01**2
+                detector.compare(surprise)
+
+    def test_an_echoed_delay_is_found(self) -> None:
+        detector = self.detector()
+        self.feed(detector, 3, 60)
+        assert (detector.reported, detector.inferred, detector.delay) == (0, 3, 3)
+        commands = list(detector._commands)
+        acting = detector.acting(detector.scale.from_unit(commands[-1]))
+        np.testing.assert_allclose(detector.scale.to_unit(acting), commands[-4])
+
+    def test_no_delay_is_seen_where_there_is_none(self) -> None:
+        detector = self.detector()
+        self.feed(detector, 0, 60)
+        assert detector.delay == 0
+
+    def test_a_model_that_explains_nothing_proves_no_delay(self) -> None:
+        detector = self.detector()
+        for _ in range(60):
+            detector.command(detector.scale.from_unit(np.random.default_rng(len(detector._commands)).random(2)))
+            detector.compare(np.array([0.5, 0.1, 0.1, 0.05, 0.1]))
+        assert detector.delay == 0
+
+
+HALF_DAY = {"days": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "alarm"),
+    [
+        ("qps_half", "model"),
+        ("qps_tenth", "traffic"),
+        ("qps_sixty", "traffic"),
+        ("price_effect_fifth", "model"),
+    ],
+)
+def test_a_wrong_model_hands_over_to_pi_and_is_told_within_ten_minutes(name: str, alarm: str) -> None:
+    scenario = load_scenarios(FAULTS)[name].model_copy(update=HALF_DAY)
+    steered, seen = run(scenario)
+    _, rule = run(scenario, "pi_feedforward")
+    assert steered.alarms.first[alarm] <= 10
+    assert steered.rungs["pi"] > 500
+    assert seen["nu"] <= 1.5 * rule["nu"]
+    assert seen["mu"] >= rule["mu"] - 0.004
+
+
+def test_a_release_that_doubles_the_cost_is_told_within_ten_minutes() -> None:
+    scenario = Scenario.model_validate({"days": 0.4, "cost_steps": [{"minute": 300, "factor": 2.5}]})
+    steered, _ = run(scenario)
+    assert 300 <= steered.alarms.first["model"] <= 310
+    assert set(steered.alarms.first) == {"model", "gain"}
+
+
+def test_an_ordinary_day_and_a_noisy_one_raise_no_alarm() -> None:
+    for scenario in (Scenario(days=0.5), Scenario(days=0.5, reading_noise=2.0), Scenario(days=0.5, delay_minutes=1)):
+        steered, _ = run(scenario)
+        assert not steered.alarms.steps
+        assert set(+steered.rungs) == {"solver"}
+
+
+@pytest.mark.parametrize("name", ["one_sensor_stuck", "both_stuck_low", "both_read_zero"])
+def test_lost_sensors_are_bridged_by_the_model_for_hours(name: str) -> None:
+    scenario = load_scenarios(FAULTS)[name]
+    moved = [sensor.model_copy(update={"minute": 200}) for sensor in scenario.wrong_sensors]
+    steered, seen = run(scenario.model_copy(update={"days": 0.6, "wrong_sensors": moved}))
+    assert seen["nu"] < 0.006
+    assert seen["mu"] > 0.93
+    lost = {f"sensor_{('retrieval', 'ranking')[sensor.service]}" for sensor in moved}
+    assert lost <= set(steered.alarms.first)
+    assert all(200 <= steered.alarms.first[one] <= 210 for one in lost)
+
+
+def test_a_delay_that_the_adapter_hides_is_found() -> None:
+    steered, seen = run(Scenario(days=0.5, delay_minutes=3, echoed=True))
+    assert steered.delay.inferred == 3
+    assert "delay" in steered.alarms.first
+    assert seen["nu"] < 0.016
+
+
+def test_dead_time_compensation_helps_pi_where_prices_act_late() -> None:
+    scenario = Scenario(days=0.5, delay_minutes=3)
+    _, plain = run(scenario, "pi_forecast", pi={"kp": 0.3, "ki": 0.3})
+    _, smith = run(scenario, "pi_dead_time", pi={"kp": 0.3, "ki": 0.3})
+    assert smith["nu"] < 0.85 * plain["nu"]
+    assert smith["mu"] > plain["mu"]
+
+
+def test_a_price_whose_effect_was_never_learnt_is_left_to_cautious_pi() -> None:
+    model = trained_model()
+    size = len(model.services)
+    first = model.weights[0].copy()
+    first[size : 2 * size] = 0.0  # the network does not see λ
+    blind = replace(model, weights=[first, *model.weights[1:]])
+    steered: Any = make_controller(ControllerConfig(name="mpc"), "reference", blind)
+    plain = make_controller(
+        ControllerConfig(name="pi", pi={"kp": 0.3, "ki": 0.3, "down_factor": 1.0}), "reference", model
+    )
+    drawn = start_scenario(Scenario(days=0.05), 3)
+    plant = drawn.plant()
+    for minute in range(60):
+        one = plant.step(plain.lambda_, drawn.arrivals[minute])
+        np.testing.assert_allclose(steered.step(one), plain.step(one))
+    assert steered.alarms.first["prices_not_learnt"] == 0
+
+
+class TestMoves:
+    @pytest.mark.parametrize("name", ["mpc", "one_step", "look_ahead", "pi", "pi_dead_time", "bisection"])
+    @pytest.mark.parametrize(
+        "moves", [{"most_per_minute": 0.02}, {"period": 5}, {"period": 5, "most_per_minute": 0.02}, {"levels": 7}]
+    )
+    def test_every_controller_keeps_to_them(self, name: str, moves: dict[str, Any]) -> None:
+        drawn = start_scenario(Scenario.model_validate({"days": 0.06, "surges": [{"minute": 40, "factor": 2.0}]}), 5)
+        config = ClosedLoopConfig(controller=ControllerConfig(name=name, moves=MovesConfig(**moves)))
+        _, loop, _ = simulate(config, drawn, trained_model(), drawn.calendar, progress=False)
+        unit = trained_model().prices.to_unit(loop.prices)[1:]  # the first interval runs under the start price
+        steps = np.abs(np.diff(unit, axis=0)).max(axis=1)
+        period = moves.get("period", 1)
+        assert steps.max() > 0
+        assert steps.max() <= moves.get("most_per_minute", np.inf) * period + 1e-9
+        moved = np.flatnonzero(steps > 1e-12)
+        assert len(set(moved % period)) == 1 or period == 1
+        if "levels" in moves:
+            np.testing.assert_allclose(unit * 6, np.round(unit * 6), atol=1e-9)
+
+    def test_a_plan_sets_out_before_an_announced_sale_and_one_step_does_not(self) -> None:
+        scenario = Scenario.model_validate(
+            {
+                "days": 0.35,
+                "moves": {"most_per_minute": 0.02},
+                "surges": [{"minute": 300, "factor": 1.7, "decay_minutes": 45, "announced": 1.7}],
+            }
+        )
+        peaks, units = {}, {}
+        for name in ("mpc", "look_ahead", "one_step"):
+            drawn = start_scenario(scenario, 11)
+            config = ClosedLoopConfig(controller=ControllerConfig(name=name))
+            _, loop, cpu = simulate(config, drawn, trained_model(), drawn.calendar, progress=False)
+            peaks[name] = cpu[298:320].max()
+            units[name] = trained_model().prices.to_unit(loop.prices)[299].mean()
+        assert peaks["mpc"] < peaks["one_step"] - 5
+        assert peaks["look_ahead"] < peaks["one_step"] - 5
+        assert min(units["mpc"], units["look_ahead"]) > units["one_step"] + 0.05
