@@ -13,7 +13,7 @@ import pandas as pd
 
 from autobucket.bench.bench_config import LiveConfig
 from autobucket.bench.live.live_figures import draw_live
-from autobucket.bench.live.live_loop import LiveLoop, calibrate
+from autobucket.bench.live.live_loop import LiveLoop, calibrate, reachable, unreachable, with_peak
 from autobucket.bench.live.queue_controllers import QueueController, QueueScale, ScaleCost, controller_class
 from autobucket.bench.measuring.bench_requests import make_requests, payloads
 from autobucket.bench.measuring.campaign import build_target
@@ -51,9 +51,11 @@ def live(
         placement = place(config.accounting, config.target.kind)
         started = time.perf_counter()
         with generator_on(placement):
-            rows, curve, name = run_async(lambda: _run(config, placement, controller, make_target))
+            rows, curve, driven, name = run_async(lambda: _run(config, placement, controller, make_target, run.warn))
         summary = summarise(rows) | {
             "controller": name,
+            "peak_qps": driven.peak_qps,
+            "reachable_percent": {} if curve is None else reachable(driven, curve, placement.declared_cores),
             "calibration": {} if curve is None else dict(zip(map(str, curve.scale.tolist()), curve.cost_ms.tolist())),
             "machine": machine_facts(placement, config.target.threads, "CPU clocks of the target"),
             "wall_s": time.perf_counter() - started,
@@ -69,29 +71,33 @@ async def _run(
     placement: Placement,
     controller: QueueController | None,
     make_target: Callable[[], Target] | None,
-) -> tuple[pd.DataFrame, ScaleCost | None, str]:
+    warn: Callable[[str], None],
+) -> tuple[pd.DataFrame, ScaleCost | None, LiveConfig, str]:
     make = controller_class(config.controller.kind)  # before anything starts
     target = make_target() if make_target is not None else build_target(config.target, config.accounting, placement)
     try:
         await target.start()
         await _warm(config, target)
         curve, name = None, config.controller.kind
+        if config.calibration_s > 0:
+            curve = await calibrate(config, target, placement.target)
+            config = with_peak(config, curve, placement.declared_cores)
+            for note in unreachable(config, reachable(config, curve, placement.declared_cores)):
+                warn(note)
         if controller is not None:
             name = getattr(controller, "__name__", type(controller).__name__)
         else:
-            if name not in ("pi", "fixed") and config.calibration_s > 0:
-                curve = await calibrate(config, target, placement.target)
             controller = make(config, curve, placement.declared_cores)
         first = QueueScale(config.lengths).lengths(config.controller.level)
         rows = await LiveLoop(config, target, controller, first, placement.declared_cores).run()
-        return rows, curve, name
+        return rows, curve, config, name
     finally:
         await target.stop()
 
 
 async def _warm(config: LiveConfig, target: Target) -> None:
     if config.warmup_s > 0:
-        rate = 0.5 * config.peak_qps
+        rate = config.calibration_qps
         times = schedule("poisson", rate, config.warmup_s, numpy_generator(config.seed, "autobucket", "live", "warm"))
         requests = payloads(make_requests(config.traffic, config.seed, "live", "warm", count=len(times)))
         await drive(target, requests, times, Budget(len(times), abort_errors=50), horizon_s=config.warmup_s)

@@ -54,8 +54,7 @@ def model_learnt_without_moves() -> SystemModel:
 
 def onset(fault: Scenario) -> int:
     """Minute at which the fault sets in."""
-    starts = [one.minute for one in (*fault.cost_steps, *fault.wrong_sensors)]
-    return min(starts, default=0)
+    return min([one.minute for one in fault.cost_steps] + [one.minute for one in fault.wrong_sensors], default=0)
 
 
 def measure(

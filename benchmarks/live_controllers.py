@@ -21,7 +21,7 @@ from benchmarks._mpc import stamp
 from benchmarks._results import add_keep
 from marca_common.config import load_config, replaced
 from marca_common.figures import COLORS, new_figure, save_figure
-from marca_loop.live_mpc import LiveMpc, Priced, commissioned
+from marca_loop.live_mpc import LiveMpc, Priced, commissioned, with_peak
 from mpc_balancer.system_model.model import SystemModel
 
 FOLDER = Path("runs/benchmarks/live")
@@ -46,6 +46,7 @@ def main() -> None:
     quick = arguments.quick
     parts = load_config(LiveMpc, "configs/live_mpc.yaml", ["live.seconds=20", "commission_s=120"] if quick else [])
     model = commissioned(parts, FOLDER)
+    parts = with_peak(parts, FOLDER)
     records: list[dict[str, Any]] = []
     days: dict[str, pd.DataFrame] = {}
     for number in range(1 if quick else 3):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 import mpc_balancer.config
 import mpc_balancer.train
@@ -21,6 +21,7 @@ from autobucket.live import LiveResult, live
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
 from marca_common.config import Config, replaced, to_dict
+from marca_common.files import read_json
 from marca_common.protocols import Controller, Measurement
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import numpy_generator
@@ -31,6 +32,7 @@ from mpc_balancer.config import ControllerConfig, MpcConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.model import SystemModel
+from mpc_balancer.system_model.observer import FEWEST_ROWS
 
 GROUP, SERVICE = "bench", "service"
 PRICES = PriceScale(np.zeros(1), np.ones(1), np.full(1, 0.1))
@@ -56,6 +58,17 @@ class LiveMpc(Config):
         default_factory=MpcConfig, description="the controller; its budget is live.controller.target_percent"
     )
 
+    @model_validator(mode="after")
+    def _long_enough(self) -> LiveMpc:
+        rows = int(self.commission_s / self.live.interval_s)
+        least = int(np.ceil((FEWEST_ROWS + 1) / self.training.validation_share)) + self.training.rollout_steps
+        if rows < least:
+            raise ValueError(
+                f"commission_s: got {self.commission_s:g} seconds, {rows} intervals; expected at least {least * self.live.interval_s:g}"
+                f" seconds, since {self.training.validation_share:g} of the intervals must hold more than {FEWEST_ROWS} rows"
+            )
+        return self
+
 
 def live_mpc(config: LiveMpc, out: str | Path) -> LiveResult:
     """Commission a real service, learn its system model, and steer a compressed day with MPC.
@@ -65,6 +78,7 @@ def live_mpc(config: LiveMpc, out: str | Path) -> LiveResult:
     """
     with RunFolder(out, config) as run:
         model = commissioned(config, run.out)
+        config = with_peak(config, run.out)
         result = live(config.live, run.path / "live", Priced(config, model))
         run.write_summary(result.summary)
         return result
@@ -79,6 +93,12 @@ def commissioned(config: LiveMpc, out: Path) -> SystemModel:
     training = replaced(config.training, {"table": str(out / "commission/system.csv"), "services": [SERVICE]})
     stages.run(Stage("model", partial(mpc_balancer.train.train, training), to_dict(training), ("commission",)))
     return SystemModel.load(out / "model/system_model.pt")
+
+
+def with_peak(config: LiveMpc, out: Path) -> LiveMpc:
+    """The config whose day has the peak rate that was calibrated for the commissioning: g knows no other traffic."""
+    peak = read_json(out / "commission/live/summary.json")["peak_qps"]
+    return config.model_copy(update={"live": config.live.model_copy(update={"peak_qps": peak})})
 
 
 def commission(config: LiveConfig, dither: float, folder: Path) -> None:

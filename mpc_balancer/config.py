@@ -64,10 +64,13 @@ class SystemModelConfig(Config):
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
     huber_points: float = Field(5.0, gt=0, description="errors beyond this many CPU points count linearly")
     monotone_weight: float = Field(1.0, ge=0, description="weight of the hint that a service's price lowers its CPU")
+    allow_unidentified: bool = Field(
+        False, description="learn from a table that cannot say what λ does; a controller then relies on a guess"
+    )
     validation_share: float = Field(0.2, gt=0, lt=0.9, description="last share of the time span kept for validation")
     price_high: list[Annotated[float, Field(gt=0)]] | None = Field(
         None,
-        description="upper end of λ's box per price, money per core-ms; null = largest in the table times box_margin",
+        description="upper end of λ's box per price, money per core-ms; null = largest in the table, without outliers, times box_margin",
     )
     box_margin: float = Field(1.0, ge=1, description="how far beyond the largest λ seen the box may reach")
     max_minutes: float = Field(2.0, gt=0, description="wall-clock limit of the training loop, minutes")
@@ -76,10 +79,42 @@ class SystemModelConfig(Config):
     tune_days: float = Field(0.75, gt=0, description="last days of each group's table that gains are tuned on")
     tune_candidates: int = Field(14, ge=2, description="gains tried per round, three rounds")
     commission_days: float = Field(5.0, gt=0, description="days of the reference plant simulated where table is null")
+    commission_dither: float = Field(
+        0.12, ge=0, description="how far λ is thrown about then, box units; 0 = not at all"
+    )
     commission_steps_per_minute: int = Field(1, ge=1, description="control steps per minute then (1, 2, 3 or 6)")
     device: Literal["auto", "cpu", "cuda"] = Field("cpu", description="where to train; the network is small: cpu")
     threads: int = Field(1, ge=1, description="torch threads")
     seed: int = Field(0, ge=0, description="seed of initial weights and batches")
+
+
+class CommissionConfig(Config):
+    """How far and how long to throw λ about, so that a system model can tell what λ does."""
+
+    table: str | None = Field(None, description="minute table to plan from, CSV or Parquet; null = the numbers below")
+    services: list[str] = Field(["retrieval", "ranking"], description="services whose CPU is steered", min_length=1)
+    columns: ColumnsConfig = Field(default_factory=ColumnsConfig, description="column names")
+    price_high: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="upper end of λ's box per price, money per core-ms; null = the table's, or 1 without a table"
+    )
+    precision: float = Field(
+        0.1, gt=0, le=0.5, description="share of its effect to which what λ takes off CPU shall be known"
+    )
+    days: float = Field(2.0, gt=0, description="how long λ is thrown about; two days show the time of day")
+    hold: int = Field(4, ge=1, description="minutes for which an offset of λ is held: longer than commands are late")
+    step_seconds: int = Field(60, gt=0, description="seconds between rows where table is null")
+    effect: float = Field(
+        1.0, gt=0, description="what λ over its whole box takes off CPU, log points, where the table can't tell"
+    )
+    noise: float = Field(
+        0.02, gt=0, description="noise of a minute's CPU when its traffic and λ are known, log points, without a table"
+    )
+    answer: float = Field(
+        0.02, ge=0, description="how far λ moves in answer to past CPU, box units; a table without dither may show more"
+    )
+    target: float = Field(60.0, gt=0, le=100, description="CPU while λ is thrown about, percent")
+    budget: float = Field(65.0, gt=0, le=100, description="C_m, percent, that over-use is stated against")
+    seed: int = Field(0, ge=0, description="seed of the offsets")
 
 
 class SystemErrorsConfig(Config):

@@ -14,6 +14,7 @@ from marca_common.figures import new_figure, save_figure
 from marca_common.run_folder import RunFolder
 from mpc_balancer.config import SystemErrorsConfig
 from mpc_balancer.system_model.error_table import error_table
+from mpc_balancer.system_model.identifiability import price_move_skill
 from mpc_balancer.system_model.minute_table import SystemData, read_system
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.commissioning import commissioned_table
@@ -40,6 +41,7 @@ def evaluate(config: SystemErrorsConfig, out: str | Path) -> SystemErrors:
             "rows": len(data),
             "one_step_rmse_points": float(np.sqrt((whole[whole["step"] == 1]["rmse"] ** 2).mean())),
             "n_step_rmse_points": float(np.sqrt((whole[whole["step"] == config.steps]["rmse"] ** 2).mean())),
+            "price_move_skill": price_move_skill(model, data),
         }
         folder.write_summary(summary)
     return SystemErrors(errors, summary)

@@ -25,8 +25,12 @@ class PriceScale:
 
     @classmethod
     def from_data(cls, prices: np.ndarray, high: Sequence[float] | None = None, margin: float = 1.0) -> PriceScale:
-        """Box and scale from prices (T, L): up to the largest seen times ``margin``, ref at the median positive one."""
-        top = np.nanmax(prices, axis=0) * margin if high is None else np.asarray(high, np.float64)
+        """Box and scale from prices (T, L), ref at the median positive one.
+
+        The box goes up to ``high``, or to the largest price seen times ``margin``; outliers do not count.
+        """
+        seen = np.array([without_outliers(column) for column in np.asarray(prices, np.float64).T])
+        top = seen * margin if high is None else np.asarray(high, np.float64)
         if top.shape != (prices.shape[1],):
             raise UserError(f"price_high: got {top.size} values; expected one per price, {prices.shape[1]}")
         if not np.all(top > 0):
@@ -68,3 +72,13 @@ class PriceScale:
     def from_dict(cls, values: dict[str, list[float]]) -> PriceScale:
         """The scale that ``to_dict`` described."""
         return cls(*(np.array(values[name], np.float64) for name in ("low", "high", "ref")))
+
+
+_OUTLIER = 3.0  # prices above this many times the 99.9 % quantile are outliers
+
+
+def without_outliers(prices: np.ndarray) -> float:
+    """The largest of prices (T,) that is no outlier: one slip of a sensor must not stretch λ's box."""
+    known = prices[np.isfinite(prices)]
+    limit = _OUTLIER * np.quantile(known, 0.999, method="lower")
+    return float(known[known <= limit].max() if limit > 0 else known.max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 from marca_common.cli import run_cli
 from marca_common.compute import resolve_device, set_threads
+from marca_common.errors import UserError
 from marca_common.figures import new_figure, save_figure
 from marca_common.progress import MetricsLog, progress
 from marca_common.run_folder import RunFolder
@@ -22,10 +24,13 @@ from mpc_balancer.forecasting.traffic_forecast import TrafficForecast, fit_forec
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.system_model.error_table import error_table
 from mpc_balancer.system_model.features import Features
-from mpc_balancer.system_model.minute_table import SystemData, odd_data, read_system, require_learnable
+from mpc_balancer.system_model.identifiability import learned_relief, price_move_skill, swapped, unidentified, unsure
+from mpc_balancer.system_model.minute_table import SystemData, read_system
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.observer import run_observers, tune_observer
+from mpc_balancer.system_model.price_effects import PriceEffects, price_effects
 from mpc_balancer.system_model.system_network import SystemNetwork
+from mpc_balancer.system_model.table_checks import odd_data, require_learnable
 from mpc_balancer.system_model.training_loop import Report, fit_network
 from mpc_balancer.system_model.training_windows import Windows, make_windows
 from mpc_balancer.system_model.tuned import ObserverTuning, Tuned
@@ -47,8 +52,6 @@ def train(config: SystemModelConfig, out: str | Path) -> TrainedSystemModel:
     set_threads(config.threads)
     data = load_data(config)
     with RunFolder(out, config) as folder:
-        for note in odd_data(data):
-            folder.warn(note)
         bar = progress(what="system model", total=config.epochs, unit="epoch")
         metrics = MetricsLog(folder.path / "metrics.csv", ["epoch", "train_loss", "valid_rmse", "seconds"])
 
@@ -57,7 +60,7 @@ def train(config: SystemModelConfig, out: str | Path) -> TrainedSystemModel:
             bar.update()
             bar.set_postfix(rmse=f"{error:.3f}")
 
-        model, summary = fit_model(data, config, report)
+        model, summary = fit_model(data, config, report, folder.warn)
         bar.close()
         model.save(folder.path / "system_model.pt")
         _, valid = data.split(config.validation_share)
@@ -72,21 +75,32 @@ def load_data(config: SystemModelConfig) -> SystemData:
     """The configured table, or days of the commissioned reference plant."""
     if config.table is not None:
         return read_system(config.table, config.columns, config.services)
-    return commissioned_table(config.columns, config.commission_days, config.seed, config.commission_steps_per_minute)
+    return commissioned_table(
+        config.columns,
+        config.commission_days,
+        config.seed,
+        config.commission_steps_per_minute,
+        config.commission_dither,
+    )
 
 
 def fit_model(
-    data: SystemData, config: SystemModelConfig, report: Report | None = None
+    data: SystemData,
+    config: SystemModelConfig,
+    report: Report | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> tuple[SystemModel, dict[str, Any]]:
     """Everything that is learned from a table, in memory: g, forecasts, observer, residual quantiles, PI gains.
 
-    Raises UserError for a table that nothing can be learned from, and for a loss that is not a number.
+    ``warn`` takes what a reader of the results must know. Raises UserError for a table that nothing can be learned from,
+    or not what λ does (unless ``allow_unidentified``), and for a loss that is not a number.
     """
     require_learnable(data)
     device = resolve_device(config.device)
     early, late = data.split(config.validation_share)
     features = Features.fit(early, config.rollout_steps - 1)
     prices = PriceScale.from_data(data.price, config.price_high, config.box_margin)
+    effects = _judged_effects(data, prices, config, warn)
     windows = make_windows(early, features, prices, config.rollout_steps)
     valid = make_windows(late, features, prices, config.rollout_steps)
     net = _network(config, windows, data).to(device)
@@ -105,7 +119,27 @@ def fit_model(
             tune_on_model, model, data, seed=config.seed, days=config.tune_days, candidates=config.tune_candidates
         )
         model.tuned = replace(model.tuned, pi_gains={kind: tune(kind, target) for kind in PI_KINDS})
-    return model, _summary(model, data, best, found, windows)
+    relief = learned_relief(model, data, effects)
+    for note in unsure(relief, effects):
+        warn(note)
+    seen = {"price_move_skill": price_move_skill(model, late), **relief}
+    return model, _summary(model, data, best, found, windows) | seen
+
+
+def _judged_effects(
+    data: SystemData, prices: PriceScale, config: SystemModelConfig, warn: Callable[[str], None]
+) -> PriceEffects:
+    """What the table says of λ; a UserError where that is nothing for a service."""
+    effects = price_effects(data, prices)
+    notes = unidentified(data, effects)
+    if notes and not config.allow_unidentified:
+        raise UserError(
+            f"system table: {'; '.join([notes[0], *swapped(data, effects)])}; a controller would guess it. Let each λ move by "
+            "itself for some days (python -m mpc_balancer.commission writes the plan), or set allow_unidentified: true"
+        )
+    for note in [*odd_data(data), *swapped(data, effects), *notes]:
+        warn(note)
+    return effects
 
 
 def _network(config: SystemModelConfig, windows: Windows, data: SystemData) -> SystemNetwork:

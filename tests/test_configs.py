@@ -36,6 +36,7 @@ TYPES = {
     "autobucket/live.yaml": ("autobucket.bench.bench_config", "LiveConfig"),
     "mpc_balancer/train.yaml": ("mpc_balancer.config", "SystemModelConfig"),
     "mpc_balancer/paper_table.yaml": ("mpc_balancer.config", "SystemModelConfig"),
+    "mpc_balancer/commission.yaml": ("mpc_balancer.config", "CommissionConfig"),
     "mpc_balancer/evaluate.yaml": ("mpc_balancer.config", "SystemErrorsConfig"),
     "mpc_balancer/run.yaml": ("mpc_balancer.run", "ClosedLoopConfig"),
     "mpc_balancer/serve.yaml": ("mpc_balancer.serve", "ServeConfig"),

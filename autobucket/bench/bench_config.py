@@ -235,7 +235,12 @@ class LiveConfig(Config):
     accounting: AccountingConfig = AccountingConfig()
     controller: LiveControllerConfig = LiveControllerConfig()
     seconds: float = Field(default=60.0, ge=1, le=3600, description="length of the run; a day is compressed into it")
-    peak_qps: float = Field(default=140.0, gt=0, le=100_000, description="traffic of the busiest moment")
+    peak_qps: float | None = Field(
+        default=None,
+        gt=0,
+        le=100_000,
+        description="traffic of the busiest moment; null = calibrated, so that the queues of `level` keep the target there",
+    )
     night: float = Field(default=0.65, gt=0, le=1, description="quietest / busiest")
     burst: float = Field(default=1.3, ge=1, description="factor of a sudden event at two thirds of the run; 1: none")
     interval_s: float = Field(default=1.0, gt=0, le=60, description="seconds between decisions")
@@ -245,6 +250,7 @@ class LiveConfig(Config):
         description="field → shortest and longest queue that the controller may set",
     )
     calibration_s: float = Field(default=8.0, ge=0, le=120, description="time spent on the cost curve before the run")
+    calibration_qps: float = Field(default=40.0, gt=0, le=100_000, description="traffic while it is measured")
     calibration_points: int = Field(default=4, ge=2, le=20, description="queue scales measured in it")
     warmup_s: float = Field(default=1.5, ge=0, le=120, description="mixed load before anything is measured")
     max_requests: int = Field(default=100_000, ge=1, description="never send more than this")

@@ -10,7 +10,6 @@ import pandas as pd
 
 from marca_common.column_values import BadValue, as_instants
 from marca_common.errors import UserError
-from marca_common.spread import is_flat, require_earned, require_usable
 from marca_common.system import system_schema
 from marca_common.tables import Column, checked_frame, read_table
 from mpc_balancer.config import ColumnsConfig
@@ -243,31 +242,10 @@ def _check_cpu(cpu: np.ndarray, layout: Layout, order: np.ndarray, place: str) -
         )
 
 
-def require_learnable(data: SystemData) -> None:
-    """A UserError where traffic or a service's CPU is 0 throughout, or a few rows of a column drown all others."""
-    require_earned(data.qps, f"system table: column {data.layout.columns.qps!r}")
-    require_usable(data.next_qps[np.isfinite(data.next_qps)], "system table: traffic one minute later")
-    for j, name in enumerate(data.layout.cpu):
-        known = data.cpu[np.isfinite(data.cpu[:, j]), j]
-        if not len(known):
-            raise UserError(f"system table: column {name!r}: all {len(data)} readings are lost; expected some")
-        require_earned(known, f"system table: column {name!r}")
-    for names, values in ((data.layout.price, data.price), (data.layout.extras, data.extras)):
-        for j, name in enumerate(names):
-            require_usable(values[:, j], f"system table: column {name!r}")
-
-
-def odd_data(data: SystemData) -> list[str]:
-    """What a reader of the results must know of columns that never vary, a sentence each."""
-    notes = []
-    for j, name in enumerate(data.layout.price):
-        if is_flat(data.price[:, j]):
-            notes.append(
-                f"column {name!r} is {data.price[0, j]:g} in all rows: what this price does cannot be learned, "
-                "a controller would guess it"
-            )
-    for j, name in enumerate(data.layout.cpu):
-        known = data.cpu[np.isfinite(data.cpu[:, j]), j]
-        if len(known) and is_flat(known):
-            notes.append(f"column {name!r} is {known[0]:g} in all rows: is its sensor stuck?")
-    return notes
+def prices_in_force(data: SystemData) -> tuple[np.ndarray, np.ndarray]:
+    """λ in force in each row's minute and in the one after it, (T, L) each; NaN where the table does not say."""
+    unknown = np.full((1, data.price.shape[1]), np.nan)
+    if data.layout.columns.price_in_force == "this_minute":
+        return data.price, np.where(data.follows[:, None], np.concatenate([data.price[1:], unknown]), np.nan)
+    known = np.append(False, data.follows[:-1])[:, None]
+    return np.where(known, np.concatenate([unknown, data.price[:-1]]), np.nan), data.price

@@ -21,7 +21,7 @@ from mpc_balancer.system_model.tuned import ObserverTuning
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45)
 TRUSTS = (1.0, 0.7, 0.4, 0.2)
-_FEWEST = 20  # rows a back-test can say anything from
+FEWEST_ROWS = 20  # rows a back-test can say anything from
 _JUMP = 3.0  # times the usual size of errors; beyond it the plant moved, it is not noise
 _LEAST = 0.002  # usual size of errors, log scale, is never taken for less: a quiet hour must not make all noise a jump
 _MEMORY = 400  # intervals over which the bank's errors are compared online
@@ -85,11 +85,11 @@ def tune_observer(model: SystemModel, data: SystemData, config: GainConfig, limi
     errors = []
     for g in range(len(data.groups)):
         part = data.take(np.flatnonzero(data.group == g)[-limit:])
-        if len(part) > _FEWEST:
+        if len(part) > FEWEST_ROWS:
             errors.append(run_observers(model, part, pairs, config))
     if not errors:
         raise UserError(
-            f"system table: got {len(data)} validation rows; expected more than {_FEWEST} of at least one group"
+            f"system table: got {len(data)} validation rows; expected more than {FEWEST_ROWS} of at least one group"
         )
     every = np.concatenate(errors)  # (n, P, D)
     scores = np.nanmean(np.minimum(every**2, _OUTLIER**2), axis=(0, 2))

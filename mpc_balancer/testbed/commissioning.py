@@ -32,15 +32,12 @@ def excite(
 
     Without the dither a table would only show the prices that traffic called for, and g could not tell cause from effect.
     """
-    generator = numpy_generator(seed, "mpc_balancer", "dither")
-    unit, offset = np.full(scale.size, 0.5), np.zeros(scale.size)
-    measurements = []
+    unit, measurements = np.full(scale.size, 0.5), []
     arrivals = arrivals.reshape(len(arrivals) * steps_per_minute, -1)  # (T, I')
-    hold, gain = hold * steps_per_minute, gain / steps_per_minute
+    gain = gain / steps_per_minute
+    offset = dither * dither_offsets(len(arrivals), scale.size, hold * steps_per_minute, seed)
     for step in range(len(arrivals)):
-        if step % hold == 0:
-            offset = dither * generator.standard_normal(scale.size)
-        one = plant.step(scale.from_unit(np.clip(unit + offset, 0, 1)), arrivals[step])
+        one = plant.step(scale.from_unit(np.clip(unit + offset[step], 0, 1)), arrivals[step])
         measurements.append(one)
         error = np.nan_to_num((one.cpu - target) / target)
         error = error if len(error) == scale.size else np.full(scale.size, error.max())
@@ -48,12 +45,20 @@ def excite(
     return measurements
 
 
-def commissioned_table(columns: ColumnsConfig, days: float, seed: int, steps_per_minute: int = 1) -> SystemData:
+def dither_offsets(steps: int, prices: int, hold: int, seed: int) -> np.ndarray:
+    """Offsets (steps, prices) of standard deviation 1, drawn anew every ``hold`` steps, for each price by itself."""
+    drawn = numpy_generator(seed, "mpc_balancer", "dither").standard_normal((-(-steps // hold), prices))
+    return np.asarray(drawn.repeat(hold, axis=0)[:steps])
+
+
+def commissioned_table(
+    columns: ColumnsConfig, days: float, seed: int, steps_per_minute: int = 1, dither: float = _DITHER
+) -> SystemData:
     """A system table of the reference plant, one row per control step, read under the given column names."""
     config, minutes = ReferenceConfig(), int(days * 1440)
     run = synthetic_traffic(SyntheticTrafficConfig(sub_intervals=config.sub_intervals), seed, minutes)
     high = 12 * np.array(config.half_price)
     scale = PriceScale(np.zeros(len(high)), high, high / 20)
     plant = ReferencePlant(config, seed, minutes)
-    measurements = excite(plant, run.arrivals, scale, seed, steps_per_minute=steps_per_minute)
+    measurements = excite(plant, run.arrivals, scale, seed, dither=dither, steps_per_minute=steps_per_minute)
     return from_frame(system_table(measurements, config.services), columns, config.services, "reference plant")

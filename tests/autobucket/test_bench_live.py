@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from autobucket.bench.bench_config import LiveConfig
-from autobucket.bench.live.live_loop import arrival_times, planned_qps
+from autobucket.bench.live.live_loop import arrival_times, planned_qps, reachable, unreachable, with_peak
 from autobucket.bench.live.queue_controllers import (
     FeedForwardQueueController,
     FixedQueueController,
@@ -171,7 +171,7 @@ def test_the_loop_records_every_interval(
     assert (tmp_path / "run" / "live.png").stat().st_size > 0
     saved = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert saved["intervals"] == 6
-    assert (len(saved["calibration"]) == 4) == (kind == "feed_forward")
+    assert len(saved["calibration"]) == 4
 
 
 def test_a_callable_controls_and_is_kept_inside_the_ranges(
@@ -304,3 +304,49 @@ def test_an_interrupt_in_a_notebook_stops_the_work_first() -> None:
     finally:
         loop.close()
     assert cleaned == ["cancelled"]
+
+
+class TestCalibratedPeak:
+    curve = ScaleCost(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))  # core-ms per request
+
+    def test_the_peak_rate_keeps_the_target_with_the_queues_of_level(self) -> None:
+        settings = with_peak(LiveConfig(controller={"level": 0.5, "target_percent": 60.0}), self.curve, cores=2)
+        assert settings.peak_qps == pytest.approx(0.6 * 2000 / 5)
+        given = LiveConfig(peak_qps=77)
+        assert with_peak(given, self.curve, cores=2) is given
+
+    def test_what_can_be_reached_by_hand(self) -> None:
+        settings = LiveConfig(peak_qps=240, night=0.5)
+        reach = reachable(settings, self.curve, cores=2)
+        expected = {"shortest_peak": 24.0, "longest_peak": 144.0, "shortest_night": 12.0, "longest_night": 72.0}
+        assert reach == pytest.approx(expected)
+        assert unreachable(settings, reach) == []
+
+    def test_an_unreachable_target_is_said_before_the_run(self) -> None:
+        slow = LiveConfig(peak_qps=50, night=0.5)
+        notes = unreachable(slow, reachable(slow, self.curve, cores=2))
+        assert len(notes) == 2
+        assert (
+            "target_percent 60 is out of reach at peak: 5 percent with the shortest queues, 30 with the longest"
+            in notes[0]
+        )
+        fast = LiveConfig(peak_qps=2000, night=0.5)
+        assert [note.split(":")[0][-5:] for note in unreachable(fast, reachable(fast, self.curve, cores=2))] == [
+            " peak",
+            "night",
+        ]
+
+
+def test_a_run_warns_of_a_target_out_of_reach_and_says_its_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_virtual_time: Any
+) -> None:
+    monkeypatch.setattr("autobucket.live.draw_live", lambda *_: None)
+    options: dict[str, Any] = {"seconds": 1, "interval_s": 0.25, "warmup_s": 0, "accounting": {"pin": False}}
+    slow = live(LiveConfig(peak_qps=1, calibration_s=0.4, **options), tmp_path / "slow", make_target=FakeTarget)
+    assert "out of reach at peak" in json.loads((tmp_path / "slow/summary.json").read_text())["warnings"][0]
+    assert slow.summary["peak_qps"] == 1
+    found = live(LiveConfig(calibration_s=0.4, **options), tmp_path / "found", make_target=FakeTarget).summary
+    reach = found["reachable_percent"]
+    assert reach["shortest_peak"] < 60 < reach["longest_peak"]
+    with pytest.raises(UserError, match="peak_qps: got null without a calibration"):
+        live(LiveConfig(calibration_s=0, controller={"kind": "pi"}, **options), tmp_path / "none", make_target=FakeTarget)

@@ -30,6 +30,7 @@ import cascade_world.generate
 import cascade_world.sample
 import marca_loop.live_mpc
 import marca_loop.orchestrate
+import mpc_balancer.commission
 import mpc_balancer.evaluate
 import mpc_balancer.run
 import mpc_balancer.serve
@@ -59,7 +60,7 @@ from marca_common.requests import RequestSpec
 from marca_common.scores import read_long_scores, read_scores
 from marca_loop.live_mpc import LiveMpc
 from marca_loop.settings import Orchestration
-from mpc_balancer.config import ColumnsConfig, SystemErrorsConfig, SystemModelConfig
+from mpc_balancer.config import ColumnsConfig, CommissionConfig, SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.run import ClosedLoopConfig
 from mpc_balancer.serve import ServeConfig
@@ -214,6 +215,7 @@ def programs(folder: Path) -> dict[str, Program]:
         Program("revenue_sim.evaluate", revenue_sim.evaluate.evaluate, AllocationJudging, "configs/revenue_sim/evaluate.yaml", (f"allocation={folder}/allocation.csv", f"truth={truth}"), (("allocation", "allocation"), ("truth", "scores"))),
         Program("revenue_sim.ope", revenue_sim.ope.evaluate_policy, OpeConfig, "configs/revenue_sim/ope.yaml", (f"requests={log}", f"scores={truth}"), (("requests", "requests"), ("scores", "scores"))),
         Program("mpc_balancer.train", mpc_balancer.train.train, SystemModelConfig, "configs/mpc_balancer/train.yaml", (f"table={minutes}", "epochs=2", "hidden=[8]", "tune_candidates=2", "tune_days=0.05", "forecast_horizon=2", "rollout_steps=2"), (("table", "system"),)),
+        Program("mpc_balancer.commission", mpc_balancer.commission.commission, CommissionConfig, "configs/mpc_balancer/commission.yaml", (f"table={minutes}", "days=1"), (("table", "system"),)),
         Program("mpc_balancer.evaluate", mpc_balancer.evaluate.evaluate, SystemErrorsConfig, "configs/mpc_balancer/evaluate.yaml", (f"model={model}", f"table={minutes}", "steps=2"), (("table", "system"), ("model", "system model"))),
         Program("mpc_balancer.run", mpc_balancer.run.run, ClosedLoopConfig, "configs/mpc_balancer/run.yaml", loop, (("traffic", "plant trace"), ("calendar", "calendar"), ("model", "system model"))),
         Program("mpc_balancer.serve", mpc_balancer.serve.serve, ServeConfig, "configs/mpc_balancer/serve.yaml", (f"model={model}", f"source.path={folder}/lines.jsonl", "source.follow=false"), (("calendar", "calendar"), ("model", "system model"))),

@@ -15,6 +15,7 @@ import pytest
 from autobucket.bench.live.queue_controllers import Observation
 from autobucket.live import live
 from marca_common.config import load_config
+from marca_common.errors import UserError
 from marca_loop import live_mpc
 from marca_loop.live_mpc import LiveMpc, Priced, measurement
 from tests.autobucket.bench_fakes import FakeTarget, virtual_time
@@ -84,3 +85,8 @@ def test_a_late_service_is_braked_whatever_the_price(config: Any, monkeypatch: p
 def test_clocks_a_little_over_all_cores_read_100_percent() -> None:
     assert measurement(seen(102.0), np.zeros(1)).cpu.tolist() == [100.0]
     assert measurement(seen(40.0), np.zeros(1)).cpu == pytest.approx([40.0])
+
+
+def test_a_commissioning_too_short_to_learn_from_is_refused_before_it_runs() -> None:
+    with pytest.raises(UserError, match="commission_s: got 60 seconds, 60 intervals; expected at least 108"):
+        load_config(LiveMpc, "configs/live_mpc.yaml", ["commission_s=60"])

@@ -270,7 +270,7 @@ def test_unknown_scenario_key(tmp_path: Path) -> None:
 
 
 def test_a_table_too_short_to_back_test() -> None:
-    config = SystemModelConfig(services=SERVICES, epochs=1, tune_pi=False)
+    config = SystemModelConfig(services=SERVICES, epochs=1, tune_pi=False, allow_unidentified=True)
     data = from_frame(table(40), config.columns, SERVICES, "short.csv")
     with pytest.raises(UserError, match="got 8 validation rows; expected more than 20"):
         fit_model(data, config)

@@ -13,7 +13,7 @@ from mpc_fixtures import trained_model
 
 from marca_common.config import load_config
 from marca_common.files import read_json
-from mpc_balancer.config import SystemErrorsConfig, SystemModelConfig
+from mpc_balancer.config import CommissionConfig, SystemErrorsConfig, SystemModelConfig
 from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.traffic_forecast import fit_forecast
 from mpc_balancer.price_scale import PriceScale
@@ -29,6 +29,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "mpc_balancer"
     [
         ("train", SystemModelConfig),
         ("paper_table", SystemModelConfig),
+        ("commission", CommissionConfig),
         ("evaluate", SystemErrorsConfig),
         ("run", ClosedLoopConfig),
     ],
@@ -99,6 +100,7 @@ def test_train_evaluate_run_leave_complete_folders(tmp_path: Path) -> None:
     errors = evaluate(SystemErrorsConfig(model=path, commission_days=0.3, steps=3), tmp_path / "evaluate").errors
     assert set(errors["step"]) == {1, 2, 3}
     assert {"all", "steady"} <= set(errors["regime"])
+    assert read_json(tmp_path / "evaluate/summary.json")["price_move_skill"] < 1.0
     for plant in ("reference", "model"):
         config = load_config(
             ClosedLoopConfig,

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from mpc_fixtures import trained_model
 
+from marca_common.errors import UserError
 from mpc_balancer.config import ControllerConfig, MovesConfig, WatchConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.controllers.alarms import Alarms
 from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.controllers.margin import Margin
 from mpc_balancer.controllers.model_watch import ModelWatch
+from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.run import ClosedLoopConfig, simulate
 from mpc_balancer.testbed.run_metrics import run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, load_scenarios, start_scenario
@@ -264,3 +266,40 @@ class TestMoves:
         assert peaks["mpc"] < peaks["one_step"] - 5
         assert peaks["look_ahead"] < peaks["one_step"] - 5
         assert min(units["mpc"], units["look_ahead"]) > units["one_step"] + 0.05
+
+
+class TestPlannedCapacity:
+    def calendar(self, tmp_path: Path, text: str) -> Calendar:
+        path = tmp_path / "capacity.csv"
+        path.write_text(text, encoding="utf-8")
+        return Calendar([]).with_capacity(path)
+
+    def test_load_by_hand(self, tmp_path: Path) -> None:
+        rows = "start,end,share\n2026-03-09T10:00,2026-03-09T12:00,0.5\n2026-03-09T11:00,2026-03-09T13:00,0.8\n"
+        calendar = self.calendar(tmp_path, rows)
+        times = np.array(
+            ["2026-03-09T09:59", "2026-03-09T10:00", "2026-03-09T11:00", "2026-03-09T12:00", "2026-03-09T13:00"]
+        )
+        np.testing.assert_allclose(calendar.load(times.astype("datetime64[s]")), [1.0, 2.0, 2.5, 1.25, 1.0])
+
+    @pytest.mark.parametrize(
+        ("rows", "said"),
+        [
+            ("start,end,share\n2026-03-09T10:00,2026-03-09T09:00,0.5\n", "row 1: got share 0.5"),
+            ("start,end,share\n2026-03-09T10:00,2026-03-09T11:00,0\n", "expected a share above 0"),
+            ("start,end,share\n2026-03-09T10:00,soon,0.5\n", "column 'end'"),
+            ("start,share\n2026-03-09T10:00,0.5\n", "'end'"),
+        ],
+    )
+    def test_bad_rows_are_named(self, tmp_path: Path, rows: str, said: str) -> None:
+        with pytest.raises(UserError, match=said):
+            self.calendar(tmp_path, rows)
+
+    def test_a_planned_change_is_met_when_it_comes(self) -> None:
+        scenario = Scenario.model_validate({"days": 0.3, "capacity": [{"minute": 200, "minutes": 100, "share": 0.67}]})
+        drawn = start_scenario(scenario, 4)
+        config = ClosedLoopConfig(controller=ControllerConfig(name="mpc"))
+        _, _, told = simulate(config, drawn, trained_model(), drawn.calendar, progress=False)
+        _, _, untold = simulate(config, drawn, trained_model(), Calendar([]), progress=False)
+        assert untold[200].max() > 75 > told[200].max()
+        assert told[300].min() > 55 > untold[300].min()

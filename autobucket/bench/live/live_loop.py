@@ -30,7 +30,13 @@ def planned_qps(config: LiveConfig, at: np.ndarray) -> np.ndarray:
     day = config.night + (1 - config.night) * (0.5 - 0.5 * np.cos(2 * np.pi * share))
     since = share - 2 / 3
     event = np.where(since >= 0, 1 + (config.burst - 1) * np.exp(-since / 0.08), 1.0)
-    return config.peak_qps * day * event
+    return _peak(config) * day * event
+
+
+def _peak(config: LiveConfig) -> float:
+    if config.peak_qps is None:
+        raise UserError("peak_qps: got null without a calibration; set peak_qps, or calibration_s above 0")
+    return config.peak_qps
 
 
 def arrival_times(config: LiveConfig, generator: np.random.Generator) -> np.ndarray:
@@ -187,7 +193,7 @@ async def calibrate(config: LiveConfig, target: Target, cores: Sequence[int] | N
     """Cost per request at a few queue scales, each for an equal part of ``calibration_s``, made monotone."""
     scales = np.linspace(0, 1, config.calibration_points)
     span = config.calibration_s / len(scales)
-    rate, costs = 0.5 * config.peak_qps, []
+    rate, costs = config.calibration_qps, []
     for k, scale in enumerate(scales):
         generator = numpy_generator(config.seed, "autobucket", "live", "calibration", k)
         times = schedule("poisson", rate, span, generator)
@@ -199,3 +205,33 @@ async def calibrate(config: LiveConfig, target: Target, cores: Sequence[int] | N
         costs.append(1000 * window.cpu_total / window.ok)
     rising = isotonic_regression(costs).x + 1e-6 * np.arange(len(costs))  # strictly, so that it can be turned round
     return ScaleCost(scales, rising)
+
+
+def with_peak(config: LiveConfig, curve: ScaleCost, cores: int) -> LiveConfig:
+    """The config with its peak rate: the given one, or that at which queues of ``level`` keep CPU on the target."""
+    if config.peak_qps is not None:
+        return config
+    cost = float(np.interp(config.controller.level, curve.scale, curve.cost_ms))  # core-ms per request
+    return config.model_copy(update={"peak_qps": 10 * cores * config.controller.target_percent / cost})
+
+
+def reachable(config: LiveConfig, curve: ScaleCost, cores: int) -> dict[str, float]:
+    """CPU in percent of the cores that the longest and the shortest queues bring, at the busiest and the quietest moment."""
+    percent = {
+        name: cost * _peak(config) / (10 * cores) for name, cost in zip(("shortest", "longest"), curve.cost_ms[[0, -1]])
+    }
+    day = {"peak": 1.0, "night": config.night}
+    return {f"{name}_{moment}": value * share for moment, share in day.items() for name, value in percent.items()}
+
+
+def unreachable(config: LiveConfig, reach: dict[str, float]) -> list[str]:
+    """What keeps the target from being met whoever steers, a line each."""
+    target, notes = config.controller.target_percent, []
+    for moment in ("peak", "night"):
+        least, most = reach[f"shortest_{moment}"], reach[f"longest_{moment}"]
+        if not least <= target <= most:
+            notes.append(
+                f"controller.target_percent {target:g} is out of reach at {moment}: {least:.0f} percent with the shortest queues,"
+                f" {most:.0f} with the longest; change peak_qps ({_peak(config):.0f}), night or lengths"
+            )
+    return notes
