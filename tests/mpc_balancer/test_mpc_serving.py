@@ -28,6 +28,7 @@ from mpc_balancer.serving.decision_log import read_log
 from mpc_balancer.serving.loop import serve_loop
 from mpc_balancer.serving.replay import differing, replay
 from mpc_balancer.serving.sinks import Sink
+from mpc_balancer.serving.state_file import _sum
 from mpc_balancer.serving.steered import Steered
 from mpc_balancer.testbed.scenarios import Scenario, start_scenario
 
@@ -218,18 +219,12 @@ def test_a_state_of_another_controller_model_or_shape_is_refused(tmp_path: Path)
     start(tmp_path).close()  # a refusal lets go of the folder, and leaves the file
     content = json.loads(path.read_text())
     content["state"]["controller"]["lambda_"] = [1.0]
-    content["checksum"] = balancer_module_checksum(content["state"])
+    content["checksum"] = _sum(json.dumps(content["state"]))
     path.write_text(json.dumps(content))
     with pytest.raises(
         UserError, match=r"reference\.json: state\.controller\.lambda_: got \[1\.0\]; expected numbers of shape"
     ):
         start(tmp_path)
-
-
-def balancer_module_checksum(state: Any) -> str:
-    from mpc_balancer.serving.state_file import _sum
-
-    return _sum(json.dumps(state))
 
 
 def test_a_state_that_is_too_old_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
