@@ -225,6 +225,12 @@ class WatchConfig(Config):
     worse: float = Field(1.4, gt=0, description="wrong: error above this times that of a forecast without a model")
     bias: float = Field(0.08, gt=0, description="wrong: mean log error beyond this")
     least_error: float = Field(0.05, ge=0, description="log errors up to this are never wrong")
+    effect_memory: float = Field(0.03, gt=0, le=1, description="smoothing of what λ's moves did, per control step")
+    too_strong: float = Field(
+        1.0,
+        gt=0,
+        description="wrong: λ's moves do more than the model says by more than this share of it, beyond doubt",
+    )
     patience: int = Field(3, ge=1, description="wrong control steps in a row after which it is taken for wrong")
     return_steps: int = Field(20, ge=1, description="control steps of a right model before it steers again")
     longest_return_steps: int = Field(480, ge=1, description="the same at most; it doubles with each relapse")

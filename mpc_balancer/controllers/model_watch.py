@@ -2,7 +2,10 @@
 
 The test asks what matters to control: does the model foretell the next reading better than a forecast without a model? That
 forecast is the better of two: CPU stays, or CPU follows traffic. No size of errors has to be known beforehand, so that noisy readings or a
-restless day raise no alarm. A model that lost may return once it has led for a while; each time it loses again, that while doubles.
+restless day raise no alarm. A second test asks whether λ's moves do what the model says: its errors are regressed on the effects that it
+foretold of them. A model that makes too little of λ moves it too far, and the loop swings. Then even a forecast without a model is poor.
+
+A model that lost may return once it has led for a while; each time it loses again, that while doubles.
 """
 
 from __future__ import annotations
@@ -15,19 +18,23 @@ from mpc_balancer.config import WatchConfig
 from mpc_balancer.stateful import Stateful
 
 _ERROR = 1.0  # log errors count as no more than this
+_DOUBT, _FEWEST = 2.5, 12  # standard errors, intervals
 
 
 class ModelWatch(Stateful):
     """Follows one-step log errors of the model and of forecasts without one, (D,) per interval."""
 
-    STATE = ["agrees", "_errors", "_seen", "_good", "_wrong", "_wait", "_last_cpu", "_last_qps", "_past"]
+    STATE = ["agrees", "_errors", "_seen", "_good", "_wrong", "_wait", "_last_cpu", "_last_qps", "_past", "_moments"]
+    STATE += ["effects_wrong"]
 
     def __init__(self, services: int, config: WatchConfig) -> None:
         self.config = config
         self.agrees = True
+        self.effects_wrong = False  # it lost for what it says of λ, and did not return since
         self._errors = np.zeros(
             (4, services)
         )  # smoothed: squared log errors of the model, of two plain forecasts; log error
+        self._moments = np.zeros((5, services))  # smoothed: effect, error, effect², effect·error, error²
         self._seen = 0
         self._good, self._wrong = 0, 0  # intervals in a row in which the model led, or was wrong and had just erred
         self._wait = config.return_steps
@@ -42,8 +49,9 @@ class ModelWatch(Stateful):
                 self._errors[:, j] = then[:4]
                 self.agrees = self.agrees or bool(then[4])
 
-    def update(self, cpu: np.ndarray, predicted: np.ndarray, qps: float) -> None:
-        """Take in an interval's CPU (D,), NaN where lost, what the model had said of it, and its traffic."""
+    def update(self, cpu: np.ndarray, predicted: np.ndarray, qps: float, effect: np.ndarray | float = 0.0) -> None:
+        """Take in an interval's CPU (D,), NaN where lost, what the model had said of it, its traffic, and the log effect (D,) on it that the
+        model foretold of the last move of λ."""
         self._past.append(np.vstack([self._errors, np.full(len(cpu), self.agrees)]))
         with np.errstate(invalid="ignore", divide="ignore"):
             model = np.log(cpu / predicted)
@@ -58,7 +66,28 @@ class ModelWatch(Stateful):
         self._seen += 1
         share = np.where(known, max(self.config.memory, 1 / self._seen), 0.0)
         self._errors += share * (np.concatenate([every**2, every[:1]]) - self._errors)
+        self._take_effect(np.where(known, np.nan_to_num(effect), 0.0), every[0], known)
         self._judge(np.abs(every[0]))
+
+    def _take_effect(self, effect: np.ndarray, error: np.ndarray, known: np.ndarray) -> None:
+        share = np.where(known, max(self.config.effect_memory, 1 / self._seen), 0.0)
+        self._moments += share * (np.array([effect, error, effect**2, effect * error, error**2]) - self._moments)
+
+    @property
+    def excess(self) -> tuple[np.ndarray, np.ndarray]:
+        """What λ's moves do beyond what the model says, as a share of that (D,), and its standard error (D,)."""
+        effect, error, squares, product, errors = self._moments
+        spread = np.maximum(squares - effect**2, 1e-12)
+        slope = (product - effect * error) / spread
+        left = np.maximum(errors - error**2 - slope**2 * spread, 1e-12)
+        count = min(self._seen, (2 - self.config.effect_memory) / self.config.effect_memory)
+        return slope, np.sqrt(left / (spread * max(count - 2, 1)))
+
+    @property
+    def underrates(self) -> np.ndarray:
+        """Where λ's moves do so much more than the model says (D,) that it moves λ too far."""
+        slope, deviation = self.excess
+        return np.asarray((slope - _DOUBT * deviation > self.config.too_strong) & (self._seen >= _FEWEST))
 
     @property
     def error(self) -> np.ndarray:
@@ -73,11 +102,16 @@ class ModelWatch(Stateful):
     def _judge(self, last: np.ndarray) -> None:
         own = self.config
         off = (self.error > own.least_error) & ((self.ratio > own.worse) | (np.abs(self._errors[3]) > own.bias))
+        off |= self.underrates
         led = not off.any() and bool(((self.ratio < 1) | (self.error < own.least_error / 2)).all())
+        if self.effects_wrong:  # then it must be shown right, not only no longer shown wrong
+            slope, deviation = self.excess
+            led = led and bool((slope + _DOUBT * deviation < own.too_strong).all())
         self._good = self._good + 1 if led else 0
-        self._wrong = self._wrong + 1 if (off & (last > own.least_error / 2)).any() else 0
+        self._wrong = self._wrong + 1 if (off & ((last > own.least_error / 2) | self.underrates)).any() else 0
+        self.effects_wrong |= bool(self.underrates.any())
         if self.agrees and self._wrong >= own.patience:
             self.agrees = False
         elif not self.agrees and self._good >= self._wait:
-            self.agrees = True
+            self.agrees, self.effects_wrong = True, False
             self._wait = min(2 * self._wait, own.longest_return_steps)

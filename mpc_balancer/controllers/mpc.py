@@ -4,7 +4,8 @@ Each interval: check the reading → correct state and gain → forecast traffic
 of λ are not limited, a plan of one step says all, and its price is found by inversion of the model: no objective is needed.
 When a rung fails the next one answers: solver → grid → PI → hold → λ max (CPU was high and readings are stale). A solver whose
 time is up before it improved on its seeds has failed, and then there is no time for a grid. The PI (with feed-forward where
-the model allows) runs along every interval, from the price that was given.
+the model allows) runs along every interval, from the price that was given. So does a plain one with untuned gains, for a model whose word on
+λ is wrong: the other's gain schedule and gains come from that model.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from mpc_balancer.config import SolverConfig
+from mpc_balancer.config import PiConfig, SolverConfig
 from mpc_balancer.controllers.checked_reading import Reading
 from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.controllers.margin import Margin
 from mpc_balancer.controllers.model_watch import ModelWatch
+from mpc_balancer.controllers.pi import PiController
 from mpc_balancer.controllers.pi_feedforward import PiFeedforwardController
 from mpc_balancer.controllers.pi_law import knows_prices
 from mpc_balancer.controllers.price_controller import PriceController
@@ -31,6 +34,7 @@ from mpc_balancer.planning.objective import Start
 from mpc_balancer.planning.solvers import find_solver, solve
 from mpc_balancer.planning.solvers.seeds import shifted
 from mpc_balancer.system_model.observer import Observer
+from mpc_balancer.system_model.tuned import PiGains
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +42,20 @@ log = logging.getLogger(__name__)
 class MpcController(PriceController):
     """Receding-horizon control with the learned system model g."""
 
-    STATE = ["observer", "forecaster", "delay", "backup", "margin", "watch", "_generator", "_warm", "_stale", "_blind"]
-    STATE += ["_lost", "_stuck", "_extras", "_qps", "_last_cpu"]
+    STATE = [
+        "observer",
+        "forecaster",
+        "delay",
+        "backup",
+        "cautious",
+        "margin",
+        "watch",
+        "_generator",
+        "_warm",
+        "_stale",
+        "_blind",
+    ]
+    STATE += ["_lost", "_stuck", "_extras", "_qps", "_last_cpu", "_acted"]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -55,10 +71,13 @@ class MpcController(PriceController):
         self.backup = PiFeedforwardController(
             self.config, self.group, self.services, self.scale, self.model, self.calendar
         )
+        untuned = self.config.model_copy(update={"pi": PiConfig(**asdict(PiGains()))})
+        self.cautious = PiController(untuned, self.group, self.services, self.scale, self.model, self.calendar)
         wanted = None if own.backoff_quantile is None else own.over_use
         rate = own.margin_rate * model.step_seconds / 60
         self.margin = Margin(model.backoff(own.backoff_quantile), self.target, wanted, rate)
         self.knows_prices = knows_prices(model, self.group_index)
+        self._acted = self._unit(self.lambda_)  # the price in force in the last interval
         self.watch = ModelWatch(len(self.services), own.watch)
         self._generator = np.random.default_rng(own.solver.seed)
         self._warm: np.ndarray | None = None
@@ -74,7 +93,8 @@ class MpcController(PriceController):
         """Climb down the ladder until a rung answers with finite prices."""
         self._take_in(reading)
         self._raise_alarms()
-        standby, price = self.backup.decide(reading), None
+        rules = self.backup.decide(reading), self.cautious.decide(reading)  # both run along
+        standby, price = rules[int(self.watch.effects_wrong)], None
         if self._may_use_model():
             late = self.rungs["timeout"]
             price = self._attempt("solver", self.config.mpc.solver)
@@ -88,14 +108,16 @@ class MpcController(PriceController):
         return price
 
     def applied(self, lambda_: np.ndarray) -> None:
-        """The PI that runs along goes on from the price that was set; the delay detector notes it."""
+        """The PIs that run along go on from the price that was set; the delay detector notes it."""
         self.backup.follow(lambda_)
+        self.cautious.follow(lambda_)
         self.delay.command(lambda_)
 
     def follow(self, lambda_: np.ndarray) -> None:
         """As the base's; the PI that runs along follows, and the last command was another one."""
         super().follow(lambda_)
         self.backup.follow(self.lambda_)
+        self.cautious.follow(self.lambda_)
         self.delay.replace(self.lambda_)
 
     # -- taking in a measurement ------------------------------------------------------------------------------------
@@ -132,8 +154,11 @@ class MpcController(PriceController):
         if len(tried) and np.isfinite(self.observer.cpu).all() and np.isfinite(reading.cpu).all():
             foretold = self.observer.foretold(self._unit(self.scale.from_unit(tried)), inputs, traffic)
             self.delay.compare((np.log(np.maximum(reading.cpu, 0.1) / np.maximum(foretold, 0.1)) ** 2).max(axis=1))
-        self.observer.update(reading.cpu, self._unit(self.delay.acting(reading.lambda_)), inputs, traffic)
-        self.watch.update(reading.cpu, self.observer.predicted, reading.qps)
+        unit = self._unit(self.delay.acting(reading.lambda_))
+        foretold = self.observer.foretold(np.array([unit, self._acted]), inputs, traffic)
+        self._acted = unit
+        self.observer.update(reading.cpu, unit, inputs, traffic)
+        self.watch.update(reading.cpu, self.observer.predicted, reading.qps, np.log(foretold[0] / foretold[1]))
         inside = (self.lambda_ > self.scale.low) & (self.lambda_ < self.scale.high)
         self.margin.update(np.where(np.isfinite(reading.cpu), self.observer.cpu, np.nan), inside[self.price_of])
 
@@ -142,6 +167,11 @@ class MpcController(PriceController):
         if not self.knows_prices:
             self.alarms.raise_(
                 "prices_not_learnt", "the system model knows of no effect of λ; PI steers. Commission, then train"
+            )
+        if self.watch.underrates.any():
+            times = 1 + self.watch.excess[0].max()
+            self.alarms.raise_(
+                "price_effect", f"λ's moves do {times:.1f} times what the system model says. Commission, then train"
             )
         if not self.watch.agrees:
             self.alarms.raise_(

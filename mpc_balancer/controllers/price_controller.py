@@ -28,7 +28,7 @@ _MOST_TRAFFIC = 100.0  # times a data centre's mean in training; traffic beyond 
 class PriceController(Stateful, ABC):
     """Turns measurements into prices; subclasses implement ``decide``. A Controller, Reporting and Alarming of marca_common."""
 
-    STATE = ["lambda_", "rungs", "expected_qps", "checks", "moves", "alarms", "_silent", "odd_traffic"]
+    STATE = ["lambda_", "rungs", "expected_qps", "checks", "moves", "alarms", "_silent", "_at_limit", "odd_traffic"]
 
     def __init__(
         self,
@@ -48,7 +48,8 @@ class PriceController(Stateful, ABC):
         self.moves = Moves(config.moves, scale, 60 if model is None else model.step_seconds)
         self.alarms = Alarms(group)
         self.alarm_steps = self.alarms.steps
-        self._silent, self.odd_traffic = np.zeros(len(self.services)), 0  # control steps in a row
+        self._silent, self._at_limit = np.zeros((2, len(self.services)))  # control steps in a row
+        self.odd_traffic = 0
         self.expected_qps = float("nan")
         middle = scale.from_unit(np.full(scale.size, 0.5))
         start = middle if config.start is None else np.asarray(config.start, np.float64)
@@ -82,6 +83,11 @@ class PriceController(Stateful, ABC):
         for name, steps in zip(self.services, self._silent):
             if steps >= _ALARM_STEPS:
                 self.alarms.raise_(f"sensor_{name}", f"no believable CPU of {name} for {steps:.0f} control steps")
+        over = (reading.cpu > self.budget) & (self.lambda_ >= self.scale.high)[self.price_of]
+        self._at_limit = np.where(over, self._at_limit + 1, 0)
+        for name, steps in zip(self.services, self._at_limit):
+            if steps >= _ALARM_STEPS:
+                self.alarms.raise_(f"price_limit_{name}", f"{name} is above its budget at the highest price allowed")
         self.odd_traffic = self.odd_traffic + 1 if self._is_odd(reading.qps) else 0
         if self.odd_traffic >= _ALARM_STEPS:
             self.alarms.raise_(

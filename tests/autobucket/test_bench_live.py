@@ -349,4 +349,6 @@ def test_a_run_warns_of_a_target_out_of_reach_and_says_its_peak(
     reach = found["reachable_percent"]
     assert reach["shortest_peak"] < 60 < reach["longest_peak"]
     with pytest.raises(UserError, match="peak_qps: got null without a calibration"):
-        live(LiveConfig(calibration_s=0, controller={"kind": "pi"}, **options), tmp_path / "none", make_target=FakeTarget)
+        live(
+            LiveConfig(calibration_s=0, controller={"kind": "pi"}, **options), tmp_path / "none", make_target=FakeTarget
+        )

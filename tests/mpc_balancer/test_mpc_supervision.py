@@ -70,6 +70,19 @@ class TestModelWatch:
         assert watch.agrees
         np.testing.assert_array_equal(watch.error, before)
 
+    @pytest.mark.parametrize(("times", "told"), [(1.0, False), (1.6, False), (3.0, True)])
+    def test_moves_that_do_far_more_than_foretold_are_noticed(self, times: float, told: bool) -> None:
+        """CPU answers λ's moves ``times`` as strongly as the model says, with noise."""
+        generator = np.random.default_rng(1)
+        watch = ModelWatch(1, WatchConfig())
+        for _ in range(80):
+            effect, noise = 0.03 * generator.standard_normal(1), 0.01 * generator.standard_normal(1)
+            predicted = np.array([60.0])
+            watch.update(predicted * np.exp((times - 1) * effect + noise), predicted, 100.0, effect)
+        slope, deviation = watch.excess
+        assert abs(slope[0] - (times - 1)) < 4 * deviation[0]
+        assert watch.underrates[0] == watch.effects_wrong == (not watch.agrees) == told
+
     def test_a_lost_reading_teaches_nothing(self) -> None:
         watch = self.watch()
         self.feed(watch, [0.02] * 6)
@@ -227,6 +240,32 @@ def test_a_price_whose_effect_was_never_learnt_is_left_to_cautious_pi() -> None:
         one = plant.step(plain.lambda_, drawn.arrivals[minute])
         np.testing.assert_allclose(steered.step(one), plain.step(one))
     assert steered.alarms.first["prices_not_learnt"] == 0
+
+
+def test_a_model_that_makes_too_little_of_the_price_leaves_it_to_untuned_pi() -> None:
+    model = trained_model()
+    size = len(model.services)
+    first = model.weights[0].copy()
+    first[size : 2 * size] *= 0.25  # the network hears a quarter of λ
+    drawn = start_scenario(Scenario(days=0.3), 7)
+    config = ClosedLoopConfig(controller=ControllerConfig(name="mpc"))
+    steered: Any
+    steered, loop, cpu = simulate(
+        config, drawn, replace(model, weights=[first, *model.weights[1:]]), drawn.calendar, progress=False
+    )
+    assert "price_effect" in steered.alarms.first
+    assert steered.rungs["pi"] > 200
+    assert run_metrics(cpu[100:], loop.prices, BUDGET)["nu"] < 0.02
+
+
+def test_a_price_at_its_limit_is_told() -> None:
+    scenario = Scenario.model_validate({"days": 0.1, "surges": [{"minute": 60, "factor": 4.0}]})
+    for name in ("mpc", "pi"):
+        steered, _ = run(scenario, name, price_high=[3e-4, 3e-4])
+        assert {one for one in steered.alarms.first if one.startswith("price_limit")} == {
+            "price_limit_retrieval",
+            "price_limit_ranking",
+        }
 
 
 class TestMoves:
