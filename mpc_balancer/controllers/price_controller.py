@@ -21,7 +21,7 @@ from mpc_balancer.stateful import Stateful
 from mpc_balancer.system_model.model import SystemModel
 
 _ALARM_STEPS = 3  # control steps in a row that something must be amiss
-_FAR = 2.0  # times the least or most traffic of the training table
+_FAR = 4.0  # times the least or most traffic of the training table: more than a failover brings, less than another unit
 _MOST_TRAFFIC = 100.0  # times a data centre's mean in training; traffic beyond that is not believed
 
 

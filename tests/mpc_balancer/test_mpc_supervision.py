@@ -168,7 +168,7 @@ HALF_DAY = {"days": 0.5}
     ("name", "alarm"),
     [
         ("qps_half", "model"),
-        ("qps_tenth", "traffic"),
+        ("qps_tenth", "model"),
         ("qps_sixty", "traffic"),
         ("price_effect_fifth", "model"),
     ],
