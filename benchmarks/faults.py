@@ -2,7 +2,7 @@
 
 faults.csv: ``fault, controller, mu, nu, alarm_minutes`` and more, means over evaluation seeds 100, …; μ and ν in percent. ``alarm_minutes`` is how long
 after its onset the first alarm rose, the longest over seeds; empty where none did. ``mu_unguarded`` and ``nu_unguarded`` are those of the same controller whose model is
-always believed. faults.png shows one fault with and without the guard.
+always believed and whose margin is fixed. faults.png shows one fault with and without the guard.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from mpc_balancer.train import fit_model
 
 CONTROLLERS = ["mpc", "one_step", "pi_dead_time", "pi_feedforward", "pi"]
 GUARDED = ["mpc", "one_step"]
-UNGUARDED = MpcConfig(watch=WatchConfig(least_error=1e9))
-DRAWN = "qps_half"  # the fault of the figure
+UNGUARDED = MpcConfig(watch=WatchConfig(least_error=1e9), over_use=None)
+DRAWN, HOURS = "release_cost_2_5", (11, 16)  # the fault of the figure, and the part of the day shown
 
 
 def model_learnt_without_moves() -> SystemModel:
@@ -114,13 +114,14 @@ def figure(paths: dict[str, np.ndarray], path: Any) -> None:
     """CPU of the first service under the fault drawn, with and without the guard."""
     plot, axis = new_figure(width=8.0, height=3.4)
     for color, (label, cpu) in zip(COLORS, paths.items()):
-        axis.plot(np.arange(len(cpu)) / 60, cpu[:, 0], color=color, lw=0.8, label=f"the model is {label}")
+        axis.plot(np.arange(len(cpu)) / 60, cpu[:, 0], color=color, lw=1.0, label=f"the model is {label}")
     axis.axhline(BUDGET, color="black", ls="--", lw=1, label="budget")
     axis.set(
-        title="MPC when half of the traffic is reported",
-        xlabel="hours",
+        title="MPC when a release at noon makes requests 2.5 times as dear",
+        xlabel="hour of the day",
         ylabel="CPU of retrieval (percent)",
-        ylim=(0, 102),
+        ylim=(40, 102),
+        xlim=HOURS,
     )
     axis.legend(loc="lower right")
     save_figure(plot, path)

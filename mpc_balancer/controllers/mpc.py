@@ -159,7 +159,7 @@ class MpcController(PriceController):
         self._acted = unit
         self.observer.update(reading.cpu, unit, inputs, traffic)
         self.watch.update(reading.cpu, self.observer.predicted, reading.qps, np.log(foretold[0] / foretold[1]))
-        inside = (self.lambda_ > self.scale.low) & (self.lambda_ < self.scale.high)
+        inside = (self.lambda_ > self.scale.low) & (self.lambda_ < self.scale.high) & self.watch.agrees
         self.margin.update(np.where(np.isfinite(reading.cpu), self.observer.cpu, np.nan), inside[self.price_of])
 
     def _raise_alarms(self) -> None:
