@@ -253,6 +253,8 @@ class LadderConfig(Config):
 class MpcConfig(Config):
     """The model predictive controller."""
 
+    RENAMED: ClassVar[dict[str, str]] = {"detect_delay": "delay"}
+
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="what a plan is judged by")
     solver: SolverConfig = Field(default_factory=SolverConfig, description="how a plan is searched")
     gain: GainConfig = Field(default_factory=GainConfig, description="online gain correction")
@@ -268,7 +270,7 @@ class MpcConfig(Config):
     )
     margin_rate: float = Field(0.03, ge=0, description="how fast: points per minute and point of over-use")
     forecast: Literal["auto", "persistence"] = Field("auto", description="auto = what beat persistence in back-tests")
-    detect_delay: bool = Field(True, description="learn from the λ in force how late commands act")
+    delay: int | None = Field(None, ge=0, description="control steps by which commands act late; null = detected")
     max_delay: int = Field(5, ge=0, description="longest actuation delay considered, control steps")
 
 

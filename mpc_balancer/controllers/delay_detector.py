@@ -24,8 +24,11 @@ class DelayDetector(Stateful):
 
     STATE = ["reported", "inferred", "_surprise", "_compared", "_led", "_misses", "_commands"]
 
-    def __init__(self, scale: PriceScale, longest: int) -> None:
-        self.scale, self.longest = scale, longest
+    def __init__(self, scale: PriceScale, longest: int, declared: int | None = None) -> None:
+        """``longest``: the latest action that is looked for; a ``declared`` delay is taken for true instead."""
+        self.scale, self.declared = scale, declared
+        self.longest = longest if declared is None else declared
+        longest = self.longest
         self.reported, self.inferred = 0, 0
         self._surprise, self._compared, self._led = np.zeros(longest + 1), 0, 0
         self._misses = np.zeros(longest + 1)
@@ -34,7 +37,7 @@ class DelayDetector(Stateful):
     @property
     def delay(self) -> int:
         """Intervals by which commands act late."""
-        return self.reported or self.inferred
+        return (self.reported or self.inferred) if self.declared is None else self.declared
 
     def command(self, lambda_: np.ndarray) -> None:
         """Note a command just given."""
@@ -46,7 +49,7 @@ class DelayDetector(Stateful):
 
     def observe(self, lambda_: np.ndarray) -> None:
         """Note the λ (L,) in force in the interval that followed the last command."""
-        if len(self._commands) <= self.longest:
+        if self.declared is not None or len(self._commands) <= self.longest:
             return
         recent = np.array(self._commands)[::-1]  # newest first: delay 0, 1, …
         if np.abs(np.diff(recent, axis=0)).max(initial=0.0) < 10 * _SAME:
@@ -63,7 +66,12 @@ class DelayDetector(Stateful):
         """Commands (longest + 1, L) that would be in force at delays of 0, 1, …, price coordinate; none while these can't be told apart
         or reports show a delay."""
         recent = np.array(self._commands)[::-1].reshape(-1, self.scale.size)
-        if self.reported or len(recent) <= self.longest or np.ptp(recent, axis=0).max(initial=0.0) < 10 * _SAME:
+        if (
+            self.declared is not None
+            or self.reported
+            or len(recent) <= self.longest
+            or np.ptp(recent, axis=0).max(initial=0.0) < 10 * _SAME
+        ):
             return recent[:0]
         return recent
 
@@ -79,9 +87,10 @@ class DelayDetector(Stateful):
 
     def acting(self, lambda_: np.ndarray) -> np.ndarray:
         """λ (L,) that acted in the interval just ended, where ``lambda_`` was reported."""
-        if self.reported or not self.inferred or len(self._commands) <= self.inferred:
+        late = self.inferred if self.declared is None else self.declared
+        if self.reported or not late or len(self._commands) <= late:
             return lambda_
-        return self.scale.from_unit(self._commands[-1 - self.inferred])
+        return self.scale.from_unit(self._commands[-1 - late])
 
     def pending(self) -> np.ndarray:
         """Commands given but not yet in force, oldest first, price coordinate (delay, L)."""

@@ -66,7 +66,7 @@ class MpcController(PriceController):
         self.group_index = model.features.group_index(self.group)
         self.observer = Observer(model, own.gain)
         self.forecaster = Forecaster(self._fitted_forecast(), self.calendar)
-        self.delay = DelayDetector(self.scale, own.max_delay if own.detect_delay else 0)
+        self.delay = DelayDetector(self.scale, own.max_delay, own.delay)
         self.delay.command(self.lambda_)
         self.backup = PiFeedforwardController(
             self.config, self.group, self.services, self.scale, self.model, self.calendar
@@ -244,20 +244,20 @@ class MpcController(PriceController):
         steps = (self.objective.horizon or 1) + len(pending)
         ahead = self.forecast(steps)
         self.expected_qps = float(ahead[0])
-        before = np.concatenate([[self._qps], ahead[:-1]])
         step = np.timedelta64(model.step_seconds, "s")
         times = self.forecaster.time + step * np.arange(steps)
         low = np.tile(self._unit(self.scale.low), (steps, 1))
         high = np.tile(self._unit(self.scale.high), (steps, 1))
         low[: len(pending)] = high[: len(pending)] = np.clip(pending, low[: len(pending)], high[: len(pending)])
         start = Start(self.observer.cpu, self.observer.cpu_before, model.prices.to_unit(self.lambda_))
+        load = self.calendar.load(times + step)
         return Problem(
             model,
             self.objective,
             self._target_now(),
             start,
-            self._inputs(before, ahead, times),
-            (model.relative_traffic(ahead, self.group_index) * self.calendar.load(times + step)).astype(np.float32),
+            self._inputs(np.concatenate([[self._qps], ahead[:-1]]), ahead, times),
+            (model.relative_traffic(ahead, self.group_index) * load).astype(np.float32),
             low,
             high,
             self.observer.gain,

@@ -20,7 +20,7 @@ class PiDeadTimeController(PiForecastController):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         own = self.config.mpc
-        self.delay = DelayDetector(self.scale, own.max_delay if own.detect_delay else 0)
+        self.delay = DelayDetector(self.scale, own.max_delay, own.delay)
         self.delay.command(self.lambda_)
 
     def decide(self, reading: Reading) -> np.ndarray:

@@ -51,6 +51,10 @@ class Problem:
         path, tape = self.model.rollout_with_tape(self.start.cpu, plans, self.exogenous, self.traffic, self.gain)
         return objective(self.config, self.target, self.start, path, plans), tape
 
+    def chain(self, tape: list[np.ndarray]) -> np.ndarray:
+        """∂C_i/∂u_j for all steps (B, N, D, N, L) where ``tape`` was recorded."""
+        return self.model.sensitivities(*self.model.jacobians(tape, self.gain))
+
     def gradient(self, plan: np.ndarray) -> tuple[float, np.ndarray]:
         """J and ∂J/∂u (N, L) of one plan by the adjoint recursion a_i = ∂J/∂C_i + A_{i+1}ᵀ a_{i+1}."""
         quadratic, tape = self.trace(plan[None])

@@ -148,6 +148,16 @@ class TestDelayFromCpu:
         acting = detector.acting(detector.scale.from_unit(commands[-1]))
         np.testing.assert_allclose(detector.scale.to_unit(acting), commands[-4])
 
+    def test_a_declared_delay_is_taken_for_true(self) -> None:
+        detector = DelayDetector(trained_model().prices, 5, declared=2)
+        self.feed(detector, 0, 20)  # the adapter echoes
+        assert detector.delay == 2
+        assert len(detector.candidates()) == 0
+        commands = list(detector._commands)
+        acting = detector.acting(detector.scale.from_unit(commands[-1]))
+        np.testing.assert_allclose(detector.scale.to_unit(acting), commands[-3])
+        assert len(detector.pending()) == 2
+
     def test_no_delay_is_seen_where_there_is_none(self) -> None:
         detector = self.detector()
         self.feed(detector, 0, 60)
@@ -216,6 +226,14 @@ def test_a_delay_that_the_adapter_hides_is_found() -> None:
     assert steered.delay.inferred == 3
     assert "delay" in steered.alarms.first
     assert seen["nu"] < rule["nu"]
+
+
+def test_a_declared_delay_needs_no_finding() -> None:
+    scenario = Scenario(days=0.5, delay_minutes=3, echoed=True)
+    _, found = run(scenario)
+    told, known = run(scenario, mpc={"delay": 3})
+    assert known["nu"] < found["nu"]
+    assert "delay" not in told.alarms.first
 
 
 def test_dead_time_compensation_helps_pi_where_prices_act_late() -> None:

@@ -78,8 +78,7 @@ def _directions(
 
     Eq. 17 jumps where CPU crosses the budget: further directions aim just below it, where ΔC costs nothing.
     """
-    by_cpu, by_price = problem.model.jacobians(tape, problem.gain)
-    chain = problem.model.sensitivities(by_cpu, by_price)  # (B, N, D, N, L)
+    chain = problem.chain(tape)  # (B, N, D, N, L)
     found: list[tuple[np.ndarray, tuple[float, ...]]] = [
         (_solve_all(problem, plans, chain, quadratic, damping), _STEPS)
     ]
