@@ -262,11 +262,8 @@ def main() -> None:
 def figure(table: pd.DataFrame, path: Path) -> None:
     """μ at equal ν, one row per scenario."""
     scenarios = list(dict.fromkeys(table["scenario"]))
-    shown = [
-        c
-        for c in CONTROLLERS
-        if c in set(table["controller"]) and c not in ("fixed", "bisection", "clairvoyant", *EXTRA)
-    ]
+    drawn_ones = ("mpc", "one_step", "look_ahead", "pi_feedforward", "pi_dead_time", "knows_next_minute")
+    shown = [c for c in drawn_ones if c in set(table["controller"])]
     plot, axis = new_figure(width=8.0, height=1.6 + 0.32 * len(scenarios))
     marks = dict(zip(shown, "oDs^v<"))
     for color, name in zip(COLORS, shown):
@@ -292,7 +289,7 @@ def figure(table: pd.DataFrame, path: Path) -> None:
     drawn = table[table["controller"].isin(shown) & (table["mu_at_nu_064"] < _LEFT)]
     for scenario, part in drawn.groupby("scenario"):
         left = ", ".join(f"{row.controller} {row.mu_at_nu_064:.1f}" for row in part.itertuples())
-        axis.text(_LEFT + 0.1, scenarios.index(scenario), f"◂ {left}", va="center", fontsize=8)
+        axis.text(_LEFT + 0.1, scenarios.index(scenario) - 0.32, f"◂ {left}", va="center", fontsize=8)
     axis.invert_yaxis()
     axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1.04), ncols=3)
     save_figure(plot, path)
