@@ -91,7 +91,8 @@ class PriceController(Stateful, ABC):
         self.odd_traffic = self.odd_traffic + 1 if self._is_odd(reading.qps) else 0
         if self.odd_traffic >= _ALARM_STEPS:
             self.alarms.raise_(
-                "traffic", f"{reading.qps:g} requests per second, far from those of the training table: which unit?"
+                "traffic",
+                f"{reading.qps:g} requests per second, far from those of the training table: another unit, or a drained data centre?",
             )
 
     def _is_odd(self, qps: float) -> bool:
