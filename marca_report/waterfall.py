@@ -22,7 +22,7 @@ _MEANING = {
     "clock": "a blend per hour and weekday",
     "feedback": "a price follows the CPU",
     "who gets what": "every request by its own Q and C",
-    "horizon": "the price looks ahead",
+    "horizon": "MPC sets the price, not PI",
     "true Q": "values known exactly",
     "true C": "costs known exactly",
     "clairvoyant λ": "the day's traffic known before",
