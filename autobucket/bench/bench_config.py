@@ -239,7 +239,7 @@ class LiveConfig(Config):
         default=None,
         gt=0,
         le=100_000,
-        description="traffic of the busiest moment; null = calibrated, so that the queues of `level` keep the target there",
+        description="traffic of the busiest moment; null = calibrated, so that the longest queues exceed the target by a tenth at night",
     )
     night: float = Field(default=0.65, gt=0, le=1, description="quietest / busiest")
     burst: float = Field(default=1.3, ge=1, description="factor of a sudden event at two thirds of the run; 1: none")

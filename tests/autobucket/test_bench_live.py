@@ -309,9 +309,10 @@ def test_an_interrupt_in_a_notebook_stops_the_work_first() -> None:
 class TestCalibratedPeak:
     curve = ScaleCost(np.array([0.0, 0.5, 1.0]), np.array([2.0, 5.0, 12.0]))  # core-ms per request
 
-    def test_the_peak_rate_keeps_the_target_with_the_queues_of_level(self) -> None:
-        settings = with_peak(LiveConfig(controller={"level": 0.5, "target_percent": 60.0}), self.curve, cores=2)
-        assert settings.peak_qps == pytest.approx(0.6 * 2000 / 5)
+    def test_at_the_peak_rate_the_longest_queues_exceed_the_target_by_a_tenth_at_night(self) -> None:
+        settings = with_peak(LiveConfig(controller={"target_percent": 60.0}, night=0.5), self.curve, cores=2)
+        assert settings.peak_qps == pytest.approx(0.66 * 2000 / 12 / 0.5)
+        assert reachable(settings, self.curve, cores=2)["longest_night"] == pytest.approx(66.0)
         given = LiveConfig(peak_qps=77)
         assert with_peak(given, self.curve, cores=2) is given
 

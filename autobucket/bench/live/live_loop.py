@@ -208,11 +208,11 @@ async def calibrate(config: LiveConfig, target: Target, cores: Sequence[int] | N
 
 
 def with_peak(config: LiveConfig, curve: ScaleCost, cores: int) -> LiveConfig:
-    """The config with its peak rate: the given one, or that at which queues of ``level`` keep CPU on the target."""
+    """The config with its peak rate: the given one, or that at which the longest queues exceed the target by a tenth at night."""
     if config.peak_qps is not None:
         return config
-    cost = float(np.interp(config.controller.level, curve.scale, curve.cost_ms))  # core-ms per request
-    return config.model_copy(update={"peak_qps": 10 * cores * config.controller.target_percent / cost})
+    night = 11 * cores * config.controller.target_percent / float(curve.cost_ms[-1])
+    return config.model_copy(update={"peak_qps": night / config.night})
 
 
 def reachable(config: LiveConfig, curve: ScaleCost, cores: int) -> dict[str, float]:
