@@ -139,6 +139,16 @@ class MovesConfig(Config):
         None, ge=2, description="λ takes one of so many values, evenly spaced in the box; null = any"
     )
 
+    @model_validator(mode="after")
+    def _levels_in_reach(self) -> MovesConfig:
+        if self.levels is not None and self.most_per_minute is not None:
+            apart, most = 1 / (self.levels - 1), self.most_per_minute * self.period
+            if apart > most:
+                raise ValueError(
+                    f"levels: got {self.levels}, {apart:.3g} of the box apart; λ may move by {most:.3g} at a time, expected more levels"
+                )
+        return self
+
     @property
     def limited(self) -> bool:
         """Whether a price may be unable to go where it should at once."""
@@ -270,7 +280,9 @@ class MpcConfig(Config):
     )
     margin_rate: float = Field(0.03, ge=0, description="how fast: points per minute and point of over-use")
     forecast: Literal["auto", "persistence"] = Field("auto", description="auto = what beat persistence in back-tests")
-    delay: int | None = Field(None, ge=0, description="control steps by which commands act late; null = detected")
+    delay: int | None = Field(
+        None, ge=0, le=1440, description="control steps by which commands act late; null = detected"
+    )
     max_delay: int = Field(5, ge=0, description="longest actuation delay considered, control steps")
 
 

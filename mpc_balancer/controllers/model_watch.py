@@ -31,28 +31,26 @@ class ModelWatch(Stateful):
         self.config = config
         self.agrees = True
         self.effects_wrong = False  # it lost for what it says of λ, and did not return since
-        self._errors = np.zeros(
-            (4, services)
-        )  # smoothed: squared log errors of the model, of two plain forecasts; log error
+        self._errors = np.zeros((4, services))  # smoothed: squared log errors, model and two plain forecasts; log error
         self._moments = np.zeros((5, services))  # smoothed: effect, error, effect², effect·error, error²
         self._seen = 0
         self._good, self._wrong = 0, 0  # intervals in a row in which the model led, or was wrong and had just erred
         self._wait = config.return_steps
         self._last_cpu, self._last_qps = np.full(services, np.nan), np.nan
-        self._past: deque[np.ndarray] = deque(maxlen=30)  # rows of _errors and of whether it agreed, (5, D)
+        self._past: deque[np.ndarray] = deque(maxlen=30)  # _errors, _moments and whether it agreed, (10, D)
 
     def forget(self, services: np.ndarray, steps: np.ndarray) -> None:
         """Undo what the last ``steps`` (D,) readings of ``services`` (D,) did: they turned out to be of a stuck sensor."""
         for j in np.flatnonzero(services):
             if len(self._past):
                 then = self._past[-min(int(steps[j]), len(self._past))][:, j]
-                self._errors[:, j] = then[:4]
-                self.agrees = self.agrees or bool(then[4])
+                self._errors[:, j], self._moments[:, j] = then[:4], then[4:9]
+                self.agrees = self.agrees or bool(then[9])
 
     def update(self, cpu: np.ndarray, predicted: np.ndarray, qps: float, effect: np.ndarray | float = 0.0) -> None:
         """Take in an interval's CPU (D,), NaN where lost, what the model had said of it, its traffic, and the log effect (D,) on it that the
         model foretold of the last move of λ."""
-        self._past.append(np.vstack([self._errors, np.full(len(cpu), self.agrees)]))
+        self._past.append(np.vstack([self._errors, self._moments, np.full(len(cpu), self.agrees)]))
         with np.errstate(invalid="ignore", divide="ignore"):
             model = np.log(cpu / predicted)
             stays = np.log(cpu / self._last_cpu)

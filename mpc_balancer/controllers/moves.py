@@ -31,8 +31,15 @@ class Moves(Stateful):
         before = self.scale.to_unit(last)
         unit = np.clip(self.scale.to_unit(wanted), before - self.most, before + self.most)
         if self.config.levels is not None:
-            unit = np.round(unit * (self.config.levels - 1)) / (self.config.levels - 1)
+            unit = self._level(unit, before)
         return self.scale.clip(self.scale.from_unit(unit))
+
+    def _level(self, unit: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """The nearest levels (L,), price coordinate; the ones on this side where those are further than λ may move."""
+        steps = (self.config.levels or 2) - 1
+        nearest = np.round(unit * steps)
+        too_far = np.abs(nearest / steps - before) > self.most + 1e-9
+        return np.asarray((nearest - np.where(too_far, np.sign(nearest / steps - before), 0)) / steps)
 
     def reach(self, pending: int, steps: int) -> np.ndarray | None:
         """Largest move into each of ``steps`` coming steps (N,), price coordinate, of which ``pending`` are given already; null = any."""

@@ -174,6 +174,8 @@ def _disturbances(scenario: Scenario, seed: int, minutes: int, services: int) ->
     lost = numpy_generator(seed, "mpc_balancer", "lost").random(minutes) < scenario.lost_share
     garbage = np.full((minutes, services), np.nan)
     for sensor in scenario.wrong_sensors:
+        if sensor.service >= services:
+            raise UserError(f"scenario.wrong_sensors: got service {sensor.service}; expected a number below {services}")
         garbage[sensor.minute :, sensor.service] = sensor.value
     return Disturbances(
         cost=cost,
