@@ -15,6 +15,7 @@ from mpc_balancer.controllers.alarms import Alarms
 from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.controllers.margin import Margin
 from mpc_balancer.controllers.model_watch import ModelWatch
+from mpc_balancer.controllers.moves import Moves
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.run import ClosedLoopConfig, simulate
 from mpc_balancer.testbed.run_metrics import run_metrics
@@ -278,6 +279,12 @@ def test_a_model_that_makes_too_little_of_the_price_leaves_it_to_untuned_pi() ->
     assert run_metrics(cpu[100:], loop.prices, BUDGET)["nu"] < 0.02
 
 
+def test_a_scenario_with_a_sensor_of_no_service_is_refused() -> None:
+    scenario = Scenario.model_validate({"days": 0.1, "wrong_sensors": [{"service": 2, "value": 50.0}]})
+    with pytest.raises(UserError, match=r"scenario\.wrong_sensors: got service 2; expected a number below 2"):
+        start_scenario(scenario, 1)
+
+
 def test_a_price_at_its_limit_is_told() -> None:
     scenario = Scenario.model_validate({"days": 0.1, "surges": [{"minute": 60, "factor": 4.0}]})
     for name in ("mpc", "pi"):
@@ -306,6 +313,20 @@ class TestMoves:
         assert len(set(moved % period)) == 1 or period == 1
         if "levels" in moves:
             np.testing.assert_allclose(unit * 6, np.round(unit * 6), atol=1e-9)
+
+    def test_levels_never_lead_further_than_lambda_may_move(self) -> None:
+        scale = trained_model().prices
+        moves = Moves(MovesConfig(levels=11, most_per_minute=0.13), scale, 60)
+        at = np.array([0.5, 0.5])
+        for wanted, expected in (([0.9, 0.1], [0.6, 0.4]), ([0.56, 0.44], [0.6, 0.4]), ([0.54, 0.46], [0.5, 0.5])):
+            found = moves.allowed(scale.from_unit(np.array(wanted)), scale.from_unit(at))
+            np.testing.assert_allclose(scale.to_unit(found), expected, atol=1e-9)
+        off = moves.allowed(scale.from_unit(np.array([0.9, 0.9])), scale.from_unit(np.array([0.43, 0.43])))
+        np.testing.assert_allclose(scale.to_unit(off), [0.5, 0.5], atol=1e-9)  # .56 would round to .6, .17 away
+
+    def test_levels_further_apart_than_lambda_may_move_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"levels: got 5, 0.25 of the box apart; λ may move by 0.02 at a time"):
+            MovesConfig(levels=5, most_per_minute=0.02)
 
     def test_a_plan_sets_out_before_an_announced_sale_and_one_step_does_not(self) -> None:
         scenario = Scenario.model_validate(
