@@ -21,7 +21,7 @@ from marca_common.figures import COLORS, new_figure, save_figure
 from marca_report.looks import Look
 
 _TITLES = {
-    "user_value": "user value, tenths of the tiers, lowest first",
+    "user_value": "user value, in tenths",
     "placement": "placement",
     "hour": "hour of day",
 }
