@@ -84,6 +84,31 @@ class TestModelWatch:
         assert abs(slope[0] - (times - 1)) < 4 * deviation[0]
         assert watch.underrates[0] == watch.effects_wrong == (not watch.agrees) == told
 
+    def test_a_model_that_traffic_alone_beats_is_wrong(self) -> None:
+        watch = self.watch()
+        for k in range(10):
+            factor = 1.1 ** (k % 2)
+            watch.update(np.array([60.0 * factor]), np.array([60.0 * 1.1 ** ((k + 1) % 2)]), 100.0 * factor)
+        assert not watch.agrees  # CPU followed traffic to the last digit, the model said the opposite
+
+    def test_a_model_that_lost_for_its_effects_returns_only_when_they_are_shown_right(self) -> None:
+        generator = np.random.default_rng(2)
+        watch = ModelWatch(1, WatchConfig(return_steps=5))
+
+        def live(steps: int, size: float, times: float) -> None:
+            for _ in range(steps):
+                effect, noise = size * generator.standard_normal(1), 0.01 * generator.standard_normal(1)
+                watch.update(np.array([60.0]) * np.exp((times - 1) * effect + noise), np.array([60.0]), 100.0, effect)
+
+        live(60, 0.03, 3.0)
+        assert watch.effects_wrong
+        live(200, 1e-4, 1.0)  # λ hardly moves: no evidence
+        assert watch.effects_wrong
+        assert not watch.agrees
+        live(80, 0.03, 1.0)
+        assert watch.agrees
+        assert not watch.effects_wrong
+
     def test_a_lost_reading_teaches_nothing(self) -> None:
         watch = self.watch()
         self.feed(watch, [0.02] * 6)
@@ -110,6 +135,14 @@ def test_a_margin_ends_where_over_use_is_as_wanted() -> None:
             over.append(max(float(cpu[0]) - 60.0, 0.0))
             margin.update(cpu, np.array([True]))
         assert np.mean(over[5000:]) / 60 * 100 == pytest.approx(0.6, rel=0.1)
+
+
+def test_a_plan_aims_below_the_budget_by_the_margin() -> None:
+    steered: Any = make_controller(ControllerConfig(name="mpc", offset=-2.0), "reference", trained_model())
+    drawn = start_scenario(Scenario(days=0.01), 3)
+    steered.step(drawn.plant().step(steered.lambda_, drawn.arrivals[0]))
+    steered.margin.points[:] = [1.5, 4.0]
+    np.testing.assert_allclose(steered.problem()[0].target, 65 * 0.98 - np.array([1.5, 4.0]))
 
 
 def test_alarms_are_counted_and_say_when_they_rose_and_ended(caplog: pytest.LogCaptureFixture) -> None:
@@ -313,6 +346,15 @@ class TestMoves:
         assert len(set(moved % period)) == 1 or period == 1
         if "levels" in moves:
             np.testing.assert_allclose(unit * 6, np.round(unit * 6), atol=1e-9)
+
+    def test_the_reach_of_coming_steps_by_hand(self) -> None:
+        scale = trained_model().prices
+        moves = Moves(MovesConfig(period=3, most_per_minute=0.1), scale, 60)
+        assert moves.reach(1, 6) == pytest.approx([np.inf, 0.3, 0.0, 0.0, 0.3, 0.0])
+        moves.allowed(scale.high, scale.low)
+        assert moves.reach(0, 5) == pytest.approx([0.0, 0.0, 0.3, 0.0, 0.0])
+        assert Moves(MovesConfig(most_per_minute=0.1), scale, 20).reach(0, 2) == pytest.approx([0.1 / 3, 0.1 / 3])
+        assert Moves(MovesConfig(levels=5), scale, 60).reach(0, 2) is None
 
     def test_levels_never_lead_further_than_lambda_may_move(self) -> None:
         scale = trained_model().prices
