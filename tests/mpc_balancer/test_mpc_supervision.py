@@ -64,12 +64,13 @@ class TestModelWatch:
     def test_readings_of_a_stuck_sensor_are_undone(self) -> None:
         watch = self.watch()
         self.feed(watch, [0.01] * 6)
-        before = watch.error.copy()
-        self.feed(watch, [0.4] * 3)
+        before = watch.error.copy(), *watch.excess
+        for _ in range(3):
+            watch.update(np.array([60.0]), np.array([40.0]), 100.0, np.array([0.2]))
         assert not watch.agrees
         watch.forget(np.array([True]), np.array([3]))
         assert watch.agrees
-        np.testing.assert_array_equal(watch.error, before)
+        np.testing.assert_allclose([watch.error, watch.excess[0]], before[:2], atol=1e-12)
 
     @pytest.mark.parametrize(("times", "told"), [(1.0, False), (1.6, False), (3.0, True)])
     def test_moves_that_do_far_more_than_foretold_are_noticed(self, times: float, told: bool) -> None:
@@ -143,6 +144,44 @@ def test_a_plan_aims_below_the_budget_by_the_margin() -> None:
     steered.step(drawn.plant().step(steered.lambda_, drawn.arrivals[0]))
     steered.margin.points[:] = [1.5, 4.0]
     np.testing.assert_allclose(steered.problem()[0].target, 65 * 0.98 - np.array([1.5, 4.0]))
+
+
+def steps(count: int, qps_factor: float = 1.0) -> tuple[Any, Any, Any]:
+    """MPC after some steps on the reference plant, the plant and its traffic."""
+    steered: Any = make_controller(ControllerConfig(name="mpc"), "reference", trained_model())
+    drawn = start_scenario(Scenario(days=0.05, qps_factor=qps_factor), 3)
+    plant = drawn.plant()
+    for minute in range(count):
+        steered.step(plant.step(steered.lambda_, drawn.arrivals[minute]))
+    return steered, plant, drawn
+
+
+def test_the_margin_rests_while_pi_steers() -> None:
+    steered, plant, drawn = steps(10)
+    one = plant.step(steered.lambda_, drawn.arrivals[10])
+    high = replace(one, cpu=np.array([80.0, 80.0]))
+    before = steered.margin.points.copy()
+    steered.watch.agrees, steered.watch._wait = False, 10**6
+    steered.step(high)
+    np.testing.assert_array_equal(steered.margin.points, before)
+    assert steered.rungs["pi"] == 1
+
+
+def test_an_untuned_pi_takes_over_from_the_price_that_was_given() -> None:
+    steered, plant, drawn = steps(40)
+    last = steered.scale.to_unit(steered.lambda_)
+    steered.watch.agrees, steered.watch.effects_wrong, steered.watch._wait = False, True, 10**6
+    price = steered.step(plant.step(steered.lambda_, drawn.arrivals[40]))
+    assert steered.rungs["pi"] == 1
+    assert np.abs(steered.scale.to_unit(price) - last).max() < 0.05
+    assert np.abs(last - 0.5).max() > 0.06  # where the rule itself started
+
+
+@pytest.mark.parametrize(("factor", "told"), [(1.0, False), (0.4, False), (0.05, True), (20.0, True)])
+def test_traffic_far_from_the_training_tables_is_told(factor: float, told: bool) -> None:
+    steered, _, _ = steps(5, factor)
+    assert ("traffic" in steered.alarms.first) == told
+    assert (steered.odd_traffic > 0) == told
 
 
 def test_alarms_are_counted_and_say_when_they_rose_and_ended(caplog: pytest.LogCaptureFixture) -> None:
