@@ -386,6 +386,19 @@ class TestMoves:
         if "levels" in moves:
             np.testing.assert_allclose(unit * 6, np.round(unit * 6), atol=1e-9)
 
+    @pytest.mark.parametrize("name", ["pi", "pi_feedforward", "pi_dead_time"])
+    def test_an_integrator_does_not_wind_up_where_moves_are_limited(self, name: str) -> None:
+        moves = MovesConfig(most_per_minute=0.005)
+        rule: Any = make_controller(ControllerConfig(name=name, moves=moves), "reference", trained_model())
+        drawn = start_scenario(Scenario(days=0.02), 3)
+        one = drawn.plant().step(rule.lambda_, drawn.arrivals[0])
+        for minute in range(20):
+            stamp = one.timestamp + minute * np.timedelta64(60, "s")
+            rule.step(replace(one, timestamp=stamp, cpu=np.array([90.0 + 0.1 * minute] * 2)))
+        held = rule.curve.to_unit(rule._state)
+        np.testing.assert_allclose(held, rule.scale.to_unit(rule.lambda_), atol=1e-6)
+        assert rule.scale.to_unit(rule.lambda_).max() < 0.5 + 20 * 0.005 + 1e-9
+
     def test_the_reach_of_coming_steps_by_hand(self) -> None:
         scale = trained_model().prices
         moves = Moves(MovesConfig(period=3, most_per_minute=0.1), scale, 60)
