@@ -158,9 +158,13 @@ class MpcController(PriceController):
         foretold = self.observer.foretold(np.array([unit, self._acted]), inputs, traffic)
         self._acted = unit
         self.observer.update(reading.cpu, unit, inputs, traffic)
-        self.watch.update(reading.cpu, self.observer.predicted, reading.qps, np.log(foretold[0] / foretold[1]))
+        full = reading.cpu >= self.config.mpc.gain.saturated_cpu
+        # a machine that is full can't do as much as was foretold, nor would a margin have kept it from filling
+        judged = np.where(full & (reading.cpu < self.observer.predicted), np.nan, reading.cpu)
+        self.watch.update(judged, self.observer.predicted, reading.qps, np.log(foretold[0] / foretold[1]))
         inside = (self.lambda_ > self.scale.low) & (self.lambda_ < self.scale.high) & self.watch.agrees
-        self.margin.update(np.where(np.isfinite(reading.cpu), self.observer.cpu, np.nan), inside[self.price_of])
+        known = np.isfinite(reading.cpu) & ~full
+        self.margin.update(np.where(known, self.observer.cpu, np.nan), inside[self.price_of])
 
     def _raise_alarms(self) -> None:
         gain, error = self.observer.gain, 100 * self.watch.error.max()
@@ -177,6 +181,8 @@ class MpcController(PriceController):
             self.alarms.raise_(
                 "model", f"the system model is off by {error:.0f} percent of CPU; PI steers. Train it again"
             )
+        if self.watch.one_sided.any():
+            self.alarms.raise_("one_sided", "the system model's errors keep their sign: it misses something that lasts")
         own = self.config.mpc.gain
         if ((gain <= own.low * 1.001) | (gain >= own.high * 0.999)).any():
             self.alarms.raise_(

@@ -48,6 +48,7 @@ class ReferenceConfig(Config):
     reading_noise: float = Field(0.5, ge=0, description="standard deviation of CPU readings over a minute, points")
     degrade_above: float = Field(92.0, gt=0, description="CPU above which elastic degradation sets in, percent")
     degrade_relief: float = Field(0.12, ge=0, lt=1, description="share of the cost that full degradation (1) removes")
+    degrade_recovery: float = Field(0.05, gt=0, le=1, description="share of it that ends per sub-interval below that")
     delay_minutes: int = Field(0, ge=0, description="minutes until a commanded λ is in force")
     sub_intervals: int = Field(6, ge=1, description="sub-intervals per minute")
 
@@ -87,6 +88,7 @@ def _advance(
     queue_limit: float,
     degrade_above: float,
     degrade_relief: float,
+    degrade_recovery: float,
 ) -> np.ndarray:
     """Sub-intervals of one step in place: cpu (D,), queue (D,) in percent·sub-intervals; work (I, D). Returns the mean CPU."""
     steps, size = work.shape
@@ -102,7 +104,7 @@ def _advance(
             mean[s] += cpu[s] / steps
             worst = max(worst, cpu[s])
         goal = min(max((worst - degrade_above) / (100.0 - degrade_above), 0.0), 1.0)
-        degradation[0] += (0.5 if goal > degradation[0] else 0.05) * (goal - degradation[0])
+        degradation[0] += (0.5 if goal > degradation[0] else degrade_recovery) * (goal - degradation[0])
     return mean
 
 
@@ -182,7 +184,7 @@ class ReferencePlant:
     ) -> np.ndarray:
         own = self.config
         limit = 100.0 * own.queue_seconds / (60 / own.sub_intervals)
-        fixed = (self._idle, self._keep, limit, own.degrade_above, own.degrade_relief)
+        fixed = (self._idle, self._keep, limit, own.degrade_above, own.degrade_relief, own.degrade_recovery)
         return np.asarray(_advance(cpu, queue, degradation, relief, work, *fixed))
 
     def _hit(self, name: str, minute: int) -> bool:

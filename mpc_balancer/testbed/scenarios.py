@@ -70,6 +70,12 @@ class Scenario(Config):
     cost_steps: list[CostStep] = Field([], description="lasting jumps of the cost")
     capacity: list[CapacityChange] = Field([], description="planned changes of capacity")
     queue_seconds: float | None = Field(None, ge=0, description="most work that waits; null = the plant's own")
+    degrade_relief: float | None = Field(
+        None, ge=0, lt=1, description="share of the cost that full elastic degradation removes; null = the plant's own"
+    )
+    degrade_recovery: float | None = Field(
+        None, gt=0, le=1, description="share of it that ends per sub-interval; null = the plant's own"
+    )
     price_effect: float = Field(1.0, gt=0, description="λ acts as if it were multiplied by this")
     delay_minutes: int = Field(0, ge=0, description="actuation delay")
     moves: MovesConfig = Field(
@@ -145,10 +151,9 @@ def start_scenario(
         "delay_minutes": scenario.delay_minutes,
         "sub_intervals": scenario.traffic.sub_intervals,
     }
-    if scenario.reading_noise is not None:
-        updates["reading_noise"] = scenario.reading_noise
-    if scenario.queue_seconds is not None:
-        updates["queue_seconds"] = scenario.queue_seconds
+    for name in ("reading_noise", "queue_seconds", "degrade_relief", "degrade_recovery"):
+        if getattr(scenario, name) is not None:
+            updates[name] = getattr(scenario, name)
     if scenario.price_effect != 1.0:
         updates["half_price"] = [h / scenario.price_effect for h in reference.half_price]
     reference = reference.model_copy(update=updates)

@@ -110,6 +110,24 @@ class TestModelWatch:
         assert watch.agrees
         assert not watch.effects_wrong
 
+    @pytest.mark.parametrize(("bias", "told"), [(0.0, False), (0.02, True)])
+    def test_errors_that_keep_their_sign_are_told_however_small(self, bias: float, told: bool) -> None:
+        generator = np.random.default_rng(3)
+        watch, seen = ModelWatch(1, WatchConfig()), []
+        for _ in range(400):
+            error = bias + 0.01 * generator.standard_normal(1)
+            watch.update(60.0 * np.exp(error), np.array([60.0]), 100.0)
+            seen.append(bool(watch.one_sided[0]))
+        assert watch.agrees  # two percent are no reason to leave the model
+        assert any(seen) == told
+        assert not any(seen[:38])  # too few to say
+
+    def test_the_sign_of_a_lost_reading_is_nobodys(self) -> None:
+        watch = self.watch()
+        for error in (0.01, np.nan, 0.01, np.nan) * 30:
+            watch.update(np.array([60.0 * np.exp(error)]), np.array([60.0]), 100.0)
+        assert watch.one_sided[0]
+
     def test_a_lost_reading_teaches_nothing(self) -> None:
         watch = self.watch()
         self.feed(watch, [0.02] * 6)
@@ -165,6 +183,20 @@ def test_the_margin_rests_while_pi_steers() -> None:
     steered.step(high)
     np.testing.assert_array_equal(steered.margin.points, before)
     assert steered.rungs["pi"] == 1
+
+
+def test_a_full_machine_teaches_neither_margin_nor_watch() -> None:
+    steered, plant, drawn = steps(10)
+    margin, seen = steered.margin.points.copy(), steered.watch._seen
+    one = plant.step(steered.lambda_, drawn.arrivals[10])
+    steered.step(replace(one, qps=4 * one.qps, arrivals=4 * one.arrivals, cpu=np.array([99.0, 98.9])))
+    assert (steered.observer.predicted > 105).all()  # which no machine can do
+    np.testing.assert_array_equal(steered.margin.points, margin)
+    assert steered.watch._seen == seen
+    steered, plant, drawn = steps(10)
+    steered.step(replace(plant.step(steered.lambda_, drawn.arrivals[10]), cpu=np.array([80.0, 80.0])))
+    assert (steered.margin.points > margin).all()
+    assert steered.watch._seen == seen + 1
 
 
 def test_an_untuned_pi_takes_over_from_the_price_that_was_given() -> None:
@@ -270,7 +302,7 @@ def test_a_release_that_doubles_the_cost_is_told_within_ten_minutes() -> None:
     scenario = Scenario.model_validate({"days": 0.4, "cost_steps": [{"minute": 300, "factor": 2.5}]})
     steered, _ = run(scenario)
     assert 300 <= steered.alarms.first["model"] <= 310
-    assert set(steered.alarms.first) == {"model", "gain"}
+    assert set(steered.alarms.first) == {"model", "gain", "one_sided"}
 
 
 def test_an_ordinary_day_and_a_noisy_one_raise_no_alarm() -> None:
@@ -477,3 +509,20 @@ class TestPlannedCapacity:
         _, _, untold = simulate(config, drawn, trained_model(), Calendar([]), progress=False)
         assert untold[200].max() > 75 > told[200].max()
         assert told[300].min() > 55 > untold[300].min()
+
+
+def test_degradation_that_recovers_slowly_keeps_the_cost_low_for_longer() -> None:
+    def degradation(recovery: float) -> np.ndarray:
+        scenario = Scenario.model_validate({"days": 0.03, "degrade_recovery": recovery, "degrade_relief": 0.3})
+        drawn = start_scenario(scenario, 3)
+        plant = drawn.plant()
+        assert plant.config.degrade_relief == 0.3
+        load = np.where(np.arange(len(drawn.arrivals)) < 10, 9.0, 0.1)  # ten minutes of far too much traffic
+        return np.array([plant.step(np.zeros(2), k * one).degradation for k, one in zip(load, drawn.arrivals)])
+
+    fast, slow = degradation(0.05), degradation(0.005)
+    np.testing.assert_allclose(slow[:10], fast[:10], atol=0.01)
+    assert fast[9] > 0.9
+    # minutes of six sub-intervals without load: what is left is a power of what does not end
+    assert slow[22] / slow[12] == pytest.approx(0.995**60, rel=0.001)
+    assert fast[22] / fast[12] == pytest.approx(0.95**60, rel=0.001)
