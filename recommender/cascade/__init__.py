@@ -1,0 +1,1 @@
+"""The cascade: joint actions, stages, one request at a time."""

@@ -1,0 +1,1 @@
+"""Models that are trained once on what lies before the split."""

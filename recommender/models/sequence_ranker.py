@@ -1,0 +1,112 @@
+"""The large ranker: a recurrent network over the history, to which each candidate attends."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marca_common.progress import progress
+from marca_common.seeding import numpy_generator, torch_generator
+from recommender.config import ModelsConfig
+from recommender.models.taste_models import FEATURES
+from recommender.request import Request
+
+_BATCH = 64
+
+
+class SequenceRanker(nn.Module):
+    """GRU over the last ``sequence`` films → attention from each candidate → network over all, one logit a candidate."""
+
+    def __init__(self, films: int, factors: int, width: int, sequence: int) -> None:
+        super().__init__()
+        self.sequence = sequence
+        self.film = nn.Embedding(films + 1, factors, padding_idx=films)  # the last row stands for "no film"
+        self.flag = nn.Embedding(2, factors)
+        self.memory = nn.GRU(factors, width, batch_first=True)
+        self.query = nn.Linear(factors, width)
+        self.score = nn.Sequential(
+            nn.Linear(factors + 2 * width + len(FEATURES), width), nn.ReLU(), nn.Linear(width, 1)
+        )
+        self.register_buffer("mean", torch.zeros(len(FEATURES)))
+        self.register_buffer("scale", torch.ones(len(FEATURES)))
+
+    def forward(self, history: Tensor, flags: Tensor, films: Tensor, features: Tensor) -> Tensor:
+        """Logits (B, C) of candidates ``films`` (B, C) with ``features`` (B, C, F); ``history``, ``flags`` (B, T).
+
+        Shorter histories are filled up at their end, so that no state depends on what fills them.
+        """
+        nothing = history == self.film.padding_idx
+        length = (~nothing).sum(dim=1).clamp(min=1)
+        states = self.memory(self.film(history) + self.flag(flags))[0]  # (B, T, W)
+        last = states[torch.arange(len(states)), length - 1][:, None]  # (B, 1, W)
+        own = self.film(films)  # (B, C, D)
+        weight = self.query(own) @ states.transpose(1, 2) / states.shape[2] ** 0.5  # (B, C, T)
+        weight = weight.masked_fill(nothing[:, None, :], -1e9).softmax(dim=2)
+        known = (features - self.mean) / self.scale
+        parts = [own, weight @ states, last.expand(-1, own.shape[1], -1), known]
+        logits: Tensor = self.score(torch.cat(parts, dim=2))[:, :, 0]
+        return logits
+
+    def read(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """The end of the history and its like flags, int64 (T,), at least one place."""
+        films, flags = request.films[-self.sequence :], request.flags[-self.sequence :].astype(np.int64)
+        if not len(films):
+            return np.array([self.film.padding_idx]), np.zeros(1, np.int64)
+        return films, flags
+
+    @torch.inference_mode()
+    def rank_scores(self, request: Request, films: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Scores (n,) of candidates (n,) with features (n, F)."""
+        history, flags = (torch.from_numpy(part)[None] for part in self.read(request))
+        known = torch.from_numpy(features.astype(np.float32))[None]
+        return np.asarray(self(history, flags, torch.from_numpy(films)[None], known)[0].numpy().astype(np.float64))
+
+
+def fit_sequence_ranker(
+    requests: list[Request], films: np.ndarray, features: np.ndarray, liked: np.ndarray, vectors: np.ndarray,
+    config: ModelsConfig, seed: int,
+) -> SequenceRanker:  # fmt: skip
+    """Train on requests (V), candidates (V, C; −1: none), their features (V, C, F) and likes (V, C).
+
+    Film vectors begin as those of ALS (I, D).
+    """
+    network = _begun(vectors, features[films >= 0], config, seed)
+    read = [network.read(request) for request in requests]
+    history = np.full((len(read), config.sequence), network.film.padding_idx)
+    flags = np.zeros_like(history)
+    for row, (one, flag) in enumerate(read):
+        history[row, : len(one)], flags[row, : len(one)] = one, flag
+    there = films >= 0
+    parts = [torch.from_numpy(x) for x in (history, flags, np.where(there, films, network.film.padding_idx))]
+    known, label, mask = (torch.from_numpy(x.astype(np.float32)) for x in (features, liked, there))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
+    order = numpy_generator(seed, "large order")
+    starts = range(0, len(read), _BATCH)
+    for _ in progress(range(config.epochs), what="large ranker", unit="epoch"):
+        rows = torch.from_numpy(order.permutation(len(read)))
+        for first in starts:
+            at = rows[first : first + _BATCH]
+            logits = network(*(part[at] for part in parts), known[at])
+            loss = (
+                nn.functional.binary_cross_entropy_with_logits(logits, label[at], mask[at], reduction="sum")
+                / mask[at].sum()
+            )
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return network.eval()
+
+
+def _begun(vectors: np.ndarray, features: np.ndarray, config: ModelsConfig, seed: int) -> SequenceRanker:
+    network = SequenceRanker(len(vectors), vectors.shape[1], config.width, config.sequence)
+    generator = torch_generator(seed, "large weights")
+    for name, weight in network.named_parameters():
+        bound = weight.shape[-1] ** -0.5
+        nn.init.uniform_(weight, -bound, bound, generator=generator) if "film" not in name else None
+    with torch.no_grad():
+        network.film.weight[:-1] = torch.from_numpy(vectors / max(vectors.std(), 1e-9) * 0.3)
+        network.film.weight[-1] = 0
+    network.mean.copy_(torch.from_numpy(features.mean(axis=0)))
+    network.scale.copy_(torch.from_numpy(np.maximum(features.std(axis=0), 1e-6)))
+    return network

@@ -1,0 +1,1 @@
+"""What a platform would have logged."""

@@ -1,0 +1,1 @@
+"""What every joint action shows, earns and costs."""
