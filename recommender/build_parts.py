@@ -105,7 +105,7 @@ class Parts:
 
     def cost_of_visits(self) -> np.ndarray:
         """Core-milliseconds per visit, setting and service, float64 (V, D, services): that of the visit's history tier."""
-        return self.costs.table[self.states["history"].to_numpy()]
+        return np.asarray(self.costs.table[self.states["history"].to_numpy()])
 
     def _write_models(self, path: Path) -> None:
         people, config = self.people, self.config

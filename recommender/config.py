@@ -50,9 +50,8 @@ class SplitConfig(Config):
 class ModelsConfig(Config):
     """The models behind channels and rankers."""
 
-    factors: dict[Literal["light", "heavy"], int] = Field(
-        default={"light": 16, "heavy": 64}, description="retrieval model → numbers in its ALS vectors"
-    )
+    light_factors: int = Field(default=16, ge=1, description="ALS: numbers in the vectors of the light model")
+    heavy_factors: int = Field(default=64, ge=1, description="ALS: numbers in the vectors of the heavy model")
     confidence: float = Field(default=20.0, gt=0, description="ALS: weight of a like beside that of a film not rated")
     ridge: float = Field(default=8.0, gt=0, description="ALS: weight of the squared length of vectors")
     als_sweeps: int = Field(default=12, ge=1, description="ALS: alternations")

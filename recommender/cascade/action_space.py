@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -58,9 +59,10 @@ def action_space(config: RecommenderConfig) -> ActionSpace:
 
 
 def _setting(config: RecommenderConfig, choice: dict[str, int]) -> Setting:
-    lengths, chosen = dict.fromkeys(CHANNELS, 0), {}
+    lengths: dict[str, int] = dict.fromkeys(CHANNELS, 0)
+    chosen: dict[str, Any] = {}  # a level's type follows from the kind, as the config has checked
     for name, action in config.actions.items():
-        level = action.levels[choice[name]]
+        level: Any = action.levels[choice[name]]
         if action.kind == "queue":
             lengths |= dict.fromkeys(action.channels, level)
         else:

@@ -58,11 +58,11 @@ class Cascade:
     def rank(self, request: Request, films: np.ndarray, fused: np.ndarray, ranker: str) -> np.ndarray:
         """The page out of ``films`` (n,), whose merged scores decide where there is no ranker."""
         scores = fused if ranker == "none" else self.ranking_scores(request, films, ranker)
-        return films[np.argsort(-scores)[: self.slots]]
+        return np.asarray(films[np.argsort(-scores)[: self.slots]])
 
     def preranking_scores(self, request: Request, films: np.ndarray) -> np.ndarray:
         """Scores (n,) from light features."""
-        return self.preranker(self.taste.features(request, films, "light")) + self.taste.tie[films]
+        return np.asarray(self.preranker(self.taste.features(request, films, "light")) + self.taste.tie[films])
 
     def ranking_scores(self, request: Request, films: np.ndarray, ranker: str) -> np.ndarray:
         """Scores (n,) from heavy features, which ranking makes anew: it is a service of its own."""
@@ -71,4 +71,4 @@ class Cascade:
             scores = np.asarray(self.small.predict(features, raw_score=True, num_threads=1))
         else:
             scores = self.large.rank_scores(request, films, features)
-        return scores + self.taste.tie[films]
+        return np.asarray(scores + self.taste.tie[films])

@@ -36,7 +36,7 @@ class People:
         """Films that the visit's user likes from then on, of one half or of all."""
         later = slice(visits.now[row], visits.end[row])
         liked = self.split.liked[later] if half is None else self.split.half[later] == half
-        return self.ratings.film[later][liked]
+        return np.asarray(self.ratings.film[later][liked])
 
 
 def people_of(ratings: Ratings, config: SplitConfig, like: float, seed: int, place: str) -> People:

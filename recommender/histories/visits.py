@@ -34,9 +34,8 @@ def visits_between(ratings: Ratings, split: Split, first: np.ndarray, end: np.nd
     """
     second = begins_of_seconds(ratings)
     rows = []
-    for user in np.flatnonzero(split.usable):
-        asked = np.arange(first[user], end[user], every)
-        rows += [(user, now) for now in np.unique(second[asked]) if now >= first[user]]
+    for one in np.flatnonzero(split.usable):
+        rows += [(one, moment) for moment in np.unique(second[first[one] : end[one] : every])]
     user, now = np.array(rows, np.int64).reshape(-1, 2).T
     order = np.lexsort((user, ratings.time[now]))
     user, now = user[order], now[order]

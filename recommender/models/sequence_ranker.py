@@ -21,22 +21,23 @@ class SequenceRanker(nn.Module):
     def __init__(self, films: int, factors: int, width: int, sequence: int) -> None:
         super().__init__()
         self.sequence = sequence
-        self.film = nn.Embedding(films + 1, factors, padding_idx=films)  # the last row stands for "no film"
+        self.nothing = films  # in place of a film
+        self.film = nn.Embedding(films + 1, factors, padding_idx=films)
         self.flag = nn.Embedding(2, factors)
         self.memory = nn.GRU(factors, width, batch_first=True)
         self.query = nn.Linear(factors, width)
         self.score = nn.Sequential(
             nn.Linear(factors + 2 * width + len(FEATURES), width), nn.ReLU(), nn.Linear(width, 1)
         )
-        self.register_buffer("mean", torch.zeros(len(FEATURES)))
-        self.register_buffer("scale", torch.ones(len(FEATURES)))
+        self.mean = nn.Buffer(torch.zeros(len(FEATURES)))
+        self.scale = nn.Buffer(torch.ones(len(FEATURES)))
 
     def forward(self, history: Tensor, flags: Tensor, films: Tensor, features: Tensor) -> Tensor:
         """Logits (B, C) of candidates ``films`` (B, C) with ``features`` (B, C, F); ``history``, ``flags`` (B, T).
 
         Shorter histories are filled up at their end, so that no state depends on what fills them.
         """
-        nothing = history == self.film.padding_idx
+        nothing = torch.eq(history, self.nothing)
         length = (~nothing).sum(dim=1).clamp(min=1)
         states = self.memory(self.film(history) + self.flag(flags))[0]  # (B, T, W)
         last = states[torch.arange(len(states)), length - 1][:, None]  # (B, 1, W)
@@ -52,7 +53,7 @@ class SequenceRanker(nn.Module):
         """The end of the history and its like flags, int64 (T,), at least one place."""
         films, flags = request.films[-self.sequence :], request.flags[-self.sequence :].astype(np.int64)
         if not len(films):
-            return np.array([self.film.padding_idx]), np.zeros(1, np.int64)
+            return np.array([self.nothing]), np.zeros(1, np.int64)
         return films, flags
 
     @torch.inference_mode()
@@ -73,12 +74,12 @@ def fit_sequence_ranker(
     """
     network = _begun(vectors, features[films >= 0], config, seed)
     read = [network.read(request) for request in requests]
-    history = np.full((len(read), config.sequence), network.film.padding_idx)
+    history = np.full((len(read), config.sequence), network.nothing)
     flags = np.zeros_like(history)
     for row, (one, flag) in enumerate(read):
         history[row, : len(one)], flags[row, : len(one)] = one, flag
     there = films >= 0
-    parts = [torch.from_numpy(x) for x in (history, flags, np.where(there, films, network.film.padding_idx))]
+    parts = [torch.from_numpy(x) for x in (history, flags, np.where(there, films, network.nothing))]
     known, label, mask = (torch.from_numpy(x.astype(np.float32)) for x in (features, liked, there))
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
     order = numpy_generator(seed, "large order")

@@ -71,13 +71,9 @@ def fit_taste_models(
     """Fit on ratings (n,) of the features part; ``genres`` (I, G) of all films."""
     films = len(genres)
     likes = sparse.csr_matrix((np.ones(int(liked.sum())), (user[liked], film[liked])), shape=(users, films))
-    vectors = {
-        model: fit_als(
-            likes, config.factors[model], config.confidence, config.ridge, config.als_sweeps,
-            numpy_generator(seed, "als", model),
-        )
-        for model in MODELS
-    }  # fmt: skip
+    sizes = zip(MODELS, (config.light_factors, config.heavy_factors))
+    fit = config.confidence, config.ridge, config.als_sweeps
+    vectors = {model: fit_als(likes, size, *fit, numpy_generator(seed, "als", model)) for model, size in sizes}
     neighbours, likeness = fit_neighbours(likes, config.neighbours, config.shrink)
     count = np.bincount(film, minlength=films)
     popularity = np.log1p(np.asarray(likes.sum(axis=0)).ravel())

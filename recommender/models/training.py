@@ -91,7 +91,9 @@ def load_models(path: str | Path) -> tuple[TasteModels, Rankers]:
     """What ``save_models`` wrote; a damaged file is a UserError."""
     payload = load_checkpoint(path, _KIND, list(FEATURES))
     with content_of(path):
-        parts = {name: x.numpy() if isinstance(x, torch.Tensor) else x for name, x in payload["taste"].items()}
+        parts: dict[str, Any] = {
+            name: x.numpy() if isinstance(x, torch.Tensor) else x for name, x in payload["taste"].items()
+        }
         large = SequenceRanker(*payload["sizes"])
         load_weights(large, payload["large"])
         small = lightgbm.Booster(model_str=payload["small"])

@@ -41,6 +41,8 @@ class Format:
 
 
 def _flags(header: list[str], fields: list[str]) -> tuple[str, list[str]]:
+    if len(fields) <= len(_GENRES_100K):
+        raise ValueError
     return fields[0], [name for name, flag in zip(_GENRES_100K, fields[-len(_GENRES_100K) :]) if flag.strip() == "1"]
 
 

@@ -69,8 +69,8 @@ def measure_costs(
     for number, cell in progress(
         [(number, cell) for number, cells in enumerate(order) for cell in cells], what="costs", unit="cell"
     ):
-        tier, setting = divmod(int(cell), size)
-        rounds[number, tier, setting] = cpu_ms(cascade, requests[tier], space.settings[setting])
+        tier, place = divmod(int(cell), size)
+        rounds[number, tier, place] = cpu_ms(cascade, requests[tier], space.settings[place])
     return Costs(rounds)
 
 

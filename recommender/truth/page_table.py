@@ -63,4 +63,4 @@ def page_table(cascade: Cascade, people: People, space: ActionSpace) -> PageTabl
 
 def kept_of(page: np.ndarray) -> np.ndarray:
     """The films of a page that may be short, int64."""
-    return page[page != NOTHING].astype(np.int64)
+    return np.asarray(page[page != NOTHING], np.int64)

@@ -1,0 +1,193 @@
+"""The cascade: joint actions, stages, and tables that agree with a slow run of one request and one action at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from recommender.build_parts import Parts
+from recommender.cascade.all_pages import NOTHING, Plan, all_pages
+from recommender.cascade.channels import best_unseen
+from recommender.cascade.stages import Cascade
+from recommender.config import RecommenderConfig
+from recommender.models.als import fit_als, fold_in, gram_of
+from recommender.models.item_knn import fit_neighbours, neighbour_scores
+from recommender.models.small_rankers import fit_preranker
+from recommender.truth.page_table import kept_of
+from tests.recommender.conftest import SHIPPED, tiny_config
+from tests.reference.recommender_reference import slow_page, slow_value
+
+
+def test_the_shipped_cascade_has_enough_actions_in_three_stages() -> None:
+    config = load_config(RecommenderConfig, SHIPPED)
+    assert list(config.spec.agents) == ["retrieval", "preranking", "ranking"]
+    assert config.spec.n_joint == 810
+    from recommender.cascade.action_space import action_space
+
+    space = action_space(config)
+    assert len(space.settings) == 298  # 1 kept, 3 popular lists, 6 + 6 + 18 personal ones, times 3 · 3; see the docs
+    assert len(space.settings) == 1 + (3 + 6 + 6 + 18) * 9
+    kept = [name for name in space.names if name == "cached"]
+    assert len(kept) == 1
+    assert (space.distinct[: 3 * 3 * 2 * 3 * 3] == 0).all()  # whatever else is chosen, the kept answer is the same
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("actions.a1.levels=[[als, radio]]", r"actions.a1: got \['als', 'radio'\]; expected \[cached\] or some of"),
+        ("actions.a1.levels=[[cached, als]]", "expected .cached. or some of"),
+        ("actions.a4.levels=[light, huge]", "actions.a4: got 'huge'; expected"),
+        ("actions.a5.levels=[0, 5]", "actions.a5: got 0; expected a length from 1"),
+        ("actions.a3.channels=[popular]", "the queues set the lengths of"),
+        ("actions.a3.kind=truncation", "got 2 of kind truncation; expected one"),
+        ("cached_answer.a1=0", "the kept answer cannot be the kept answer itself"),
+        ("cached_answer.a2=7", "expected one choice for every sub-action"),
+        ("split.features=0.9", "must leave at least .05 for later"),
+    ],
+)
+def test_cascades_that_make_no_sense_are_refused(override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        load_config(RecommenderConfig, SHIPPED, [override])
+    assert "\n" not in str(refused.value)
+
+
+def test_pages_and_values_equal_a_slow_run_of_every_joint_action(parts: Parts) -> None:
+    config, visits = parts.config, parts.people.visits
+    table = config.spec.joint_table()
+    generator = np.random.default_rng(0)
+    for row in generator.choice(len(visits), 3, replace=False):
+        request = parts.people.request(visits, row, kept_of(parts.pages.kept[row]))
+        liked = set(parts.people.later_likes(visits, row, half=1).tolist())
+        for joint in generator.choice(len(table), 60, replace=False):
+            choice = dict(zip(config.spec.sub_actions, table[joint].tolist()))
+            setting = parts.space.distinct[joint]
+            page = slow_page(parts.cascade, request, config, choice)
+            assert kept_of(parts.pages.films[row, setting]).tolist() == page, choice
+            money = parts.worth.film, parts.worth.user[visits.user[row]]
+            slow = slow_value(page, liked, config.page.click, config.page.stray, *money)
+            assert parts.values[1, row, setting] == pytest.approx(slow, rel=1e-5)
+
+
+def test_all_settings_at_once_equal_the_cascade_that_serves(parts: Parts) -> None:
+    plan = Plan.of(parts.space)
+    for row in (0, len(parts.people.visits) // 2, len(parts.people.visits) - 1):
+        request = parts.people.request(parts.people.visits, row, kept_of(parts.pages.kept[row]))
+        pages = all_pages(parts.cascade, request, plan, len(parts.space.settings))
+        for d, setting in enumerate(parts.space.settings):
+            page, retrieved, preranked = parts.cascade.serve(request, setting)
+            assert kept_of(pages.films[d]).tolist() == page.tolist(), parts.space.names[d]
+            assert (pages.retrieved[d], pages.preranked[d]) == (retrieved, preranked)
+        assert (parts.pages.films[row] == pages.films).all()
+
+
+def test_pages_hold_no_film_twice_and_none_that_was_rated(parts: Parts) -> None:
+    for row in range(0, len(parts.people.visits), 7):
+        seen = parts.people.request(parts.people.visits, row).films
+        for page in parts.pages.films[row]:
+            shown = kept_of(page)
+            assert len(set(shown.tolist())) == len(shown)
+            assert not np.isin(shown, seen).any()
+
+
+def test_the_kept_answer_is_the_page_of_the_users_visit_before(parts: Parts) -> None:
+    visits, pages = parts.people.visits, parts.pages
+    user = int(np.bincount(visits.user).argmax())
+    rows = np.flatnonzero(visits.user == user)
+    cached = next(d for d, one in enumerate(parts.space.settings) if one.cached)
+    assert (pages.kept[rows[0]] == NOTHING).all()
+    for before, row in zip(rows, rows[1:]):
+        assert (pages.kept[row] == pages.films[before, parts.space.kept]).all()
+        seen = parts.people.request(visits, row).films
+        left = [film for film in pages.kept[row] if film not in seen]
+        assert pages.films[row, cached, : len(left)].tolist() == left
+
+
+def test_history_of_a_user_without_likes_is_served(parts: Parts) -> None:
+    visits = parts.people.visits
+    request: Any = parts.people.request(visits, 0)
+    nobody = type(request)(request.user, request.films, request.films[:0], np.zeros(len(request.films), bool), request.kept)
+    for setting in parts.space.settings:
+        assert len(parts.cascade.serve(nobody, setting)[0]) > 0
+
+
+def test_best_unseen_by_hand() -> None:
+    scores = np.array([5.0, 1, 4, 3, 2])
+    assert best_unseen(scores, np.array([0]), 3).tolist() == [2, 3, 4]
+    assert best_unseen(scores, np.array([0, 2, 3, 4]), 3).tolist() == [1]
+    assert best_unseen(scores, np.arange(5), 3).tolist() == []
+
+
+def test_als_minimises_its_loss() -> None:
+    generator = np.random.default_rng(0)
+    dense = (generator.random((7, 9)) < 0.3).astype(float)
+    users, films = fit_als(sparse.csr_matrix(dense), 3, 5.0, 0.5, 30, generator)
+
+    def loss(x: np.ndarray) -> float:
+        weight = 1 + 5.0 * dense[2]
+        return float((weight * (dense[2] - films @ x) ** 2).sum() + 0.5 * x @ x)
+
+    for direction in np.vstack([np.eye(3), -np.eye(3)]):
+        assert loss(users[2]) < loss(users[2] + 1e-3 * direction)
+    again = fold_in(np.flatnonzero(dense[2]), films, gram_of(films, 0.5), 5.0)
+    assert again == pytest.approx(users[2])
+    nobody = fold_in(np.zeros(0, int), films, gram_of(films, 0.5), 5.0)
+    assert nobody == pytest.approx(np.zeros(3))
+
+
+def test_neighbours_by_hand() -> None:
+    likes = sparse.csr_matrix(np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1.0]]))
+    films, likeness = fit_neighbours(likes, 1, shrink=2.0)
+    assert films.ravel().tolist() == [1, 0, 0]
+    together = 2 / np.sqrt(3 * 2) * 2 / (2 + 2)
+    assert likeness.ravel() == pytest.approx([together, together, 1 / np.sqrt(3) * 1 / 3])
+    assert neighbour_scores(np.array([1, 2]), films, likeness) == pytest.approx([together + 1 / np.sqrt(27), 0, 0])
+
+
+def test_the_preranker_finds_what_matters() -> None:
+    generator = np.random.default_rng(1)
+    features = generator.normal(size=(4000, 3)) * [1, 10, 1] + [0, 100, 5]
+    liked = generator.random(4000) < 1 / (1 + np.exp(-(features[:, 0] + 0.2 * (features[:, 1] - 100))))
+    assert fit_preranker(features, liked).weight == pytest.approx([1, 0.2, 0], abs=0.1)
+
+
+def test_the_large_ranker_reads_a_batch_as_it_reads_one(parts: Parts) -> None:
+    """In training shorter histories are filled up; that must change nothing."""
+    import torch
+
+    large = parts.cascade.large
+    short = parts.people.request(parts.people.visits, 0)
+    short = type(short)(short.user, short.films[-4:], short.liked, short.flags[-4:], short.kept)
+    films = np.array([3, 8])
+    features = parts.cascade.taste.features(short, films, "heavy")
+    history = np.full((1, large.sequence), large.nothing)
+    flags = np.zeros_like(history)
+    history[0, :4], flags[0, :4] = short.films, short.flags
+    known = torch.from_numpy(features.astype(np.float32))[None]
+    with torch.no_grad():
+        filled = large(torch.from_numpy(history), torch.from_numpy(flags), torch.from_numpy(films)[None], known)[0]
+    assert large.rank_scores(short, films, features) == pytest.approx(filled.numpy(), abs=1e-5)
+
+
+def test_models_learn_tastes(tiny_folder: Path, parts: Parts) -> None:
+    """Users like films of one genre in four: personal channels must show far more of what is liked than popular ones."""
+    mean = parts.values.mean(axis=(0, 1))
+    by_name = dict(zip(parts.space.names, mean))
+    popular = max(value for name, value in by_name.items() if name.startswith("popular"))
+    best = max(by_name.values())
+    assert tiny_config(tiny_folder) == parts.config
+    assert best > 1.05 * popular or best > max(value for name, value in by_name.items() if name == "cached")
+
+
+def test_a_cascade_is_what_its_checkpoint_says(parts: Parts) -> None:
+    cascade: Cascade = parts.cascade
+    again = Parts(parts.config, parts.folder, parts.people).cascade
+    request = parts.people.request(parts.people.visits, 1)
+    for setting in parts.space.settings[::17]:
+        assert cascade.serve(request, setting)[0].tolist() == again.serve(request, setting)[0].tolist()
