@@ -41,4 +41,4 @@ def _shared(departure: np.ndarray, group: np.ndarray, first: np.ndarray) -> floa
             found += rows.sum() * float(
                 np.mean(one.mean(axis=0, dtype=np.float64) * two.mean(axis=0, dtype=np.float64))
             )
-    return found / len(group)
+    return float(found / len(group))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import sparse
 
 from marca_common.config import load_config
 from marca_common.errors import UserError
@@ -16,11 +15,8 @@ from recommender.cascade.all_pages import NOTHING, Plan, all_pages
 from recommender.cascade.channels import best_unseen
 from recommender.cascade.stages import Cascade
 from recommender.config import RecommenderConfig
-from recommender.models.als import fit_als, fold_in, gram_of
-from recommender.models.item_knn import fit_neighbours, neighbour_scores
-from recommender.models.small_rankers import fit_preranker
 from recommender.truth.page_table import kept_of
-from tests.recommender.conftest import SHIPPED, tiny_config
+from tests.recommender.conftest import SHIPPED
 from tests.reference.recommender_reference import slow_page, slow_value
 
 
@@ -102,7 +98,7 @@ def test_the_kept_answer_is_the_page_of_the_users_visit_before(parts: Parts) -> 
     rows = np.flatnonzero(visits.user == user)
     cached = next(d for d, one in enumerate(parts.space.settings) if one.cached)
     assert (pages.kept[rows[0]] == NOTHING).all()
-    for before, row in zip(rows, rows[1:]):
+    for before, row in itertools.pairwise(rows.tolist()):
         assert (pages.kept[row] == pages.films[before, parts.space.kept]).all()
         seen = parts.people.request(visits, row).films
         left = [film for film in pages.kept[row] if film not in seen]
@@ -112,7 +108,9 @@ def test_the_kept_answer_is_the_page_of_the_users_visit_before(parts: Parts) -> 
 def test_history_of_a_user_without_likes_is_served(parts: Parts) -> None:
     visits = parts.people.visits
     request: Any = parts.people.request(visits, 0)
-    nobody = type(request)(request.user, request.films, request.films[:0], np.zeros(len(request.films), bool), request.kept)
+    nobody = type(request)(
+        request.user, request.films, request.films[:0], np.zeros(len(request.films), bool), request.kept
+    )
     for setting in parts.space.settings:
         assert len(parts.cascade.serve(nobody, setting)[0]) > 0
 
@@ -122,67 +120,6 @@ def test_best_unseen_by_hand() -> None:
     assert best_unseen(scores, np.array([0]), 3).tolist() == [2, 3, 4]
     assert best_unseen(scores, np.array([0, 2, 3, 4]), 3).tolist() == [1]
     assert best_unseen(scores, np.arange(5), 3).tolist() == []
-
-
-def test_als_minimises_its_loss() -> None:
-    generator = np.random.default_rng(0)
-    dense = (generator.random((7, 9)) < 0.3).astype(float)
-    users, films = fit_als(sparse.csr_matrix(dense), 3, 5.0, 0.5, 30, generator)
-
-    def loss(x: np.ndarray) -> float:
-        weight = 1 + 5.0 * dense[2]
-        return float((weight * (dense[2] - films @ x) ** 2).sum() + 0.5 * x @ x)
-
-    for direction in np.vstack([np.eye(3), -np.eye(3)]):
-        assert loss(users[2]) < loss(users[2] + 1e-3 * direction)
-    again = fold_in(np.flatnonzero(dense[2]), films, gram_of(films, 0.5), 5.0)
-    assert again == pytest.approx(users[2])
-    nobody = fold_in(np.zeros(0, int), films, gram_of(films, 0.5), 5.0)
-    assert nobody == pytest.approx(np.zeros(3))
-
-
-def test_neighbours_by_hand() -> None:
-    likes = sparse.csr_matrix(np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1.0]]))
-    films, likeness = fit_neighbours(likes, 1, shrink=2.0)
-    assert films.ravel().tolist() == [1, 0, 0]
-    together = 2 / np.sqrt(3 * 2) * 2 / (2 + 2)
-    assert likeness.ravel() == pytest.approx([together, together, 1 / np.sqrt(3) * 1 / 3])
-    assert neighbour_scores(np.array([1, 2]), films, likeness) == pytest.approx([together + 1 / np.sqrt(27), 0, 0])
-
-
-def test_the_preranker_finds_what_matters() -> None:
-    generator = np.random.default_rng(1)
-    features = generator.normal(size=(4000, 3)) * [1, 10, 1] + [0, 100, 5]
-    liked = generator.random(4000) < 1 / (1 + np.exp(-(features[:, 0] + 0.2 * (features[:, 1] - 100))))
-    assert fit_preranker(features, liked).weight == pytest.approx([1, 0.2, 0], abs=0.1)
-
-
-def test_the_large_ranker_reads_a_batch_as_it_reads_one(parts: Parts) -> None:
-    """In training shorter histories are filled up; that must change nothing."""
-    import torch
-
-    large = parts.cascade.large
-    short = parts.people.request(parts.people.visits, 0)
-    short = type(short)(short.user, short.films[-4:], short.liked, short.flags[-4:], short.kept)
-    films = np.array([3, 8])
-    features = parts.cascade.taste.features(short, films, "heavy")
-    history = np.full((1, large.sequence), large.nothing)
-    flags = np.zeros_like(history)
-    history[0, :4], flags[0, :4] = short.films, short.flags
-    known = torch.from_numpy(features.astype(np.float32))[None]
-    with torch.no_grad():
-        filled = large(torch.from_numpy(history), torch.from_numpy(flags), torch.from_numpy(films)[None], known)[0]
-    assert large.rank_scores(short, films, features) == pytest.approx(filled.numpy(), abs=1e-5)
-
-
-def test_models_learn_tastes(tiny_folder: Path, parts: Parts) -> None:
-    """Users like films of one genre in four: personal channels must show far more of what is liked than popular ones."""
-    mean = parts.values.mean(axis=(0, 1))
-    by_name = dict(zip(parts.space.names, mean))
-    popular = max(value for name, value in by_name.items() if name.startswith("popular"))
-    best = max(by_name.values())
-    assert tiny_config(tiny_folder) == parts.config
-    assert best > 1.05 * popular or best > max(value for name, value in by_name.items() if name == "cached")
 
 
 def test_a_cascade_is_what_its_checkpoint_says(parts: Parts) -> None:

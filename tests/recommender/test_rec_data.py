@@ -83,7 +83,11 @@ def test_a_folder_without_ratings_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name, content, said",
     [
-        ("u.data", "1,2,3,4\n", r"u.data: its first line is '1,2,3,4'; expected user, film, stars, timestamp separated"),
+        (
+            "u.data",
+            "1,2,3,4\n",
+            r"u.data: its first line is '1,2,3,4'; expected user, film, stars, timestamp separated",
+        ),
         ("u.data", "1\t2\t3\n", "expected user, film, stars, timestamp separated by"),
         ("u.data", "", "u.data: the file is empty"),
         ("u.data", "1\t2\tfive\t4\n", r"u.data: row 1, column 'stars': got 'five'; expected a finite number"),
@@ -106,7 +110,9 @@ def test_other_separators_of_csv_are_refused(tmp_path: Path) -> None:
     write_20m(tmp_path, tiny_ratings())
     text = (tmp_path / "ratings.csv").read_text()
     (tmp_path / "ratings.csv").write_text(text.replace(",", ";"))
-    with pytest.raises(UserError, match=r"its first line is 'userId;movieId;rating;timestamp'; expected userId, movieId"):
+    with pytest.raises(
+        UserError, match=r"its first line is 'userId;movieId;rating;timestamp'; expected userId, movieId"
+    ):
         read_movielens(tmp_path)
     (tmp_path / "ratings.csv").write_text(text.replace("userId", "who"))
     with pytest.raises(UserError, match=r"ratings.csv: column 'user' is missing"):
@@ -124,7 +130,9 @@ def fake_wheel(folder: Path, inside: str) -> None:
         archive.writestr(about + "RECORD", "")
 
 
-def test_data_comes_out_of_the_wheel_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_data_comes_out_of_the_wheel_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     fake_wheel(tmp_path, "recbole/dataset_example/ml-100k/")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
@@ -138,7 +146,9 @@ def test_data_comes_out_of_the_wheel_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_wheel_that_cannot_be_had_says_what_to_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(UserError, match=r"recbole==1.2.1: the wheel cannot be had .*ml-100k.zip.*data.folder") as refused:
+    with pytest.raises(
+        UserError, match=r"recbole==1.2.1: the wheel cannot be had .*ml-100k.zip.*data.folder"
+    ) as refused:
         movielens_100k(tmp_path / "cache")
     assert "\n" not in str(refused.value)
     fake_wheel(tmp_path, "elsewhere/")

@@ -47,11 +47,11 @@ def test_the_split_never_leaks(times: list[list[int]], features: float, every: i
         return
     split = people.split
     for user in np.flatnonzero(split.usable):
-        begin, ranker, later, end = (int(x[user]) for x in (split.begin, split.ranker, split.later, split.end))
+        begin, first, second, end = (int(x[user]) for x in (split.begin, split.ranker, split.later, split.end))
         time = ratings.time
-        assert time[begin:ranker].max() < time[ranker:later].min() <= time[ranker:later].max() < time[later:end].min()
+        assert time[begin:first].max() < time[first:second].min() <= time[first:second].max() < time[second:end].min()
         assert (ratings.user[begin:end] == user).all()
-        assert split.features()[begin:end].sum() == ranker - begin
+        assert split.features()[begin:end].sum() == first - begin
     for visits, low, high in ((people.training, split.ranker, split.later), (people.visits, split.later, split.end)):
         assert (np.diff(visits.time) >= 0).all()
         assert len(visits) > 0

@@ -41,7 +41,9 @@ def slow_page(cascade: Cascade, request: Request, config: RecommenderConfig, cho
         passed = sorted(passed, key=lambda film: -pre[film])[: level["truncation"]]
     order = {film: fused[film] for film in passed}
     if level["ranker"] != "none":
-        order = {film: float(cascade.ranking_scores(request, _one(film), level["ranker"])[0]) - tie[film] for film in passed}
+        order = {
+            film: float(cascade.ranking_scores(request, _one(film), level["ranker"])[0]) - tie[film] for film in passed
+        }
     return sorted(passed, key=lambda film: -(order[film] + tie[film]))[: cascade.slots]
 
 
@@ -56,7 +58,9 @@ def slow_features(cascade: Cascade, request: Request, film: int, model: str) -> 
     return [float(x) for x in cascade.taste.features(request, _one(film), model)[0]]
 
 
-def slow_value(page: list[int], liked: set[int], click: float, stray: float, film_money: Any, user_money: float) -> float:
+def slow_value(
+    page: list[int], liked: set[int], click: float, stray: float, film_money: Any, user_money: float
+) -> float:
     """Expected revenue of a page: DCG's discounts, liked films clicked more often than others."""
     total = 0.0
     for slot, film in enumerate(page, start=1):
