@@ -31,7 +31,7 @@ from recommender.movielens.wheel import LICENCE, movielens_100k
 from recommender.records.request_log import request_log
 from recommender.request import Request
 from recommender.truth.costs import Costs, measure_costs
-from recommender.truth.page_table import PageTable, kept_of, page_table
+from recommender.truth.page_table import PageTable, page_table, shown
 from recommender.truth.worth import Worth, value_table
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Parts:
         return measure_costs(self.cascade, requests, self.space, self.config.cost, self.config.seed)
 
     def _request(self, row: int) -> Request:
-        return self.people.request(self.people.visits, row, kept_of(self.pages.kept[row]))
+        return self.people.request(self.people.visits, row, shown(self.pages.kept[self.people.visits.user[row]]))
 
     def _write_visits(self, path: Path) -> None:
         """One row per visit: what its requests look like, and where it stands in the tables of pages and values."""

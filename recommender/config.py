@@ -11,7 +11,7 @@ from marca_common.config import Config
 from marca_common.requests import RequestSpec
 
 CHANNELS = ("als", "knn", "popular", "content")
-CACHED = "cached"  # in place of channels: the answer that is kept from the user's last visit
+CACHED = "cached"  # in place of channels: the answer that is kept for each user since the models were trained
 MODELS = ("light", "heavy")
 RANKERS = ("none", "small", "large")
 STATE = ("activity", "recency", "taste", "hour", "history")
@@ -51,13 +51,14 @@ class ModelsConfig(Config):
     """The models behind channels and rankers."""
 
     light_factors: int = Field(default=16, ge=1, description="ALS: numbers in the vectors of the light model")
-    heavy_factors: int = Field(default=64, ge=1, description="ALS: numbers in the vectors of the heavy model")
-    confidence: float = Field(default=20.0, gt=0, description="ALS: weight of a like beside that of a film not rated")
-    ridge: float = Field(default=8.0, gt=0, description="ALS: weight of the squared length of vectors")
+    heavy_factors: int = Field(default=32, ge=1, description="ALS: numbers in the vectors of the heavy model")
+    confidence: float = Field(default=1.0, gt=0, description="ALS: weight of a like beside that of a film not rated")
+    ridge: float = Field(default=15.0, gt=0, description="ALS: weight of the squared length of vectors")
     als_sweeps: int = Field(default=12, ge=1, description="ALS: alternations")
-    neighbours: int = Field(default=60, ge=1, description="kNN: films kept beside each film")
-    shrink: float = Field(default=10.0, ge=0, description="kNN: likes in common at which a cosine counts half")
-    recent: int = Field(default=10, ge=1, description="kNN: likes of the history that the light model reads")
+    neighbours: int = Field(default=200, ge=1, description="kNN: films kept beside each film")
+    shrink: float = Field(default=1.0, ge=0, description="kNN: likes in common at which a cosine counts half")
+    light_recent: int = Field(default=4, ge=1, description="kNN: latest likes that the light model reads")
+    heavy_recent: int = Field(default=15, ge=1, description="kNN: latest likes that the heavy model reads")
     fusion: float = Field(default=20.0, ge=0, description="ranks are merged as Σ 1 / (fusion + rank)")
     candidates: int = Field(default=80, ge=5, description="most films not liked per visit that rankers learn from")
     trees: int = Field(default=120, ge=1, description="small ranker: trees")
@@ -116,7 +117,9 @@ class RecommenderConfig(Config):
     split: SplitConfig = SplitConfig()
     models: ModelsConfig = ModelsConfig()
     actions: dict[str, ActionConfig] = Field(min_length=1, description="sub-action column → what it does, in order")
-    cached_answer: dict[str, int] = Field(description="sub-actions of the answer that is kept for a user's next visit")
+    cached_answer: dict[str, int] = Field(
+        description="sub-actions that make the answers which are kept when models are trained"
+    )
     page: PageConfig = PageConfig()
     log: LogConfig = LogConfig()
     cost: CostConfig = CostConfig()

@@ -15,4 +15,4 @@ class Request:
     films: np.ndarray  # rated so far, oldest first, int64 (n,)
     liked: np.ndarray  # the liked ones among them, int64 (m,)
     flags: np.ndarray  # which of ``films`` are liked, bool (n,)
-    kept: np.ndarray  # the page that was kept from the user's last visit; empty: none, int64 (k,)
+    kept: np.ndarray  # the answer that is kept for the user; empty: none, int64 (k,)

@@ -38,7 +38,7 @@ class ActionSpace:
 
     settings: list[Setting]  # D
     distinct: np.ndarray  # joint action → its setting, int64 (A,)
-    kept: int  # the setting whose answer is kept for a user's next visit
+    kept: int  # the setting whose answers are kept
 
     @property
     def names(self) -> list[str]:

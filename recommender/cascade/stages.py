@@ -40,7 +40,7 @@ class Cascade:
         return page, len(films), int(kept.sum())
 
     def kept_answer(self, request: Request) -> np.ndarray:
-        """The page kept from the last visit without what the user has rated since, filled up with popular films."""
+        """The answer kept for the user without what was rated since, filled up with popular films."""
         left = request.kept[~np.isin(request.kept, request.films)]
         seen = np.concatenate([request.films, left])
         return np.concatenate([left, best_unseen(self.taste.popularity + self.taste.tie, seen, self.slots)])[

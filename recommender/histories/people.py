@@ -28,9 +28,13 @@ class People:
 
     def request(self, visits: Visits, row: int, kept: np.ndarray = _NOTHING) -> Request:
         """The request of a visit: only ratings strictly older than it."""
-        history = slice(visits.begin[row], visits.now[row])
+        return self.request_at(int(visits.user[row]), int(visits.now[row]), kept)
+
+    def request_at(self, user: int, now: int, kept: np.ndarray = _NOTHING) -> Request:
+        """A request of a user whose history ends before the rating ``now``."""
+        history = slice(self.split.begin[user], now)
         films, liked = self.ratings.film[history], self.split.liked[history]
-        return Request(int(visits.user[row]), films, films[liked], liked, kept)
+        return Request(user, films, films[liked], liked, kept)
 
     def later_likes(self, visits: Visits, row: int, half: int | None = None) -> np.ndarray:
         """Films that the visit's user likes from then on, of one half or of all."""

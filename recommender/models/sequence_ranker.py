@@ -16,7 +16,7 @@ _BATCH = 64
 
 
 class SequenceRanker(nn.Module):
-    """GRU over the last ``sequence`` films → attention from each candidate → network over all, one logit a candidate."""
+    """GRU over the last ``sequence`` films → attention from each candidate → network over all, plus candidate times last state."""
 
     def __init__(self, films: int, factors: int, width: int, sequence: int) -> None:
         super().__init__()
@@ -42,11 +42,12 @@ class SequenceRanker(nn.Module):
         states = self.memory(self.film(history) + self.flag(flags))[0]  # (B, T, W)
         last = states[torch.arange(len(states)), length - 1][:, None]  # (B, 1, W)
         own = self.film(films)  # (B, C, D)
-        weight = self.query(own) @ states.transpose(1, 2) / states.shape[2] ** 0.5  # (B, C, T)
+        query = self.query(own) / states.shape[2] ** 0.5
+        weight = query @ states.transpose(1, 2)  # (B, C, T)
         weight = weight.masked_fill(nothing[:, None, :], -1e9).softmax(dim=2)
         known = (features - self.mean) / self.scale
         parts = [own, weight @ states, last.expand(-1, own.shape[1], -1), known]
-        logits: Tensor = self.score(torch.cat(parts, dim=2))[:, :, 0]
+        logits: Tensor = self.score(torch.cat(parts, dim=2))[:, :, 0] + (query * last).sum(dim=2)
         return logits
 
     def read(self, request: Request) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ class TasteModels:
     tie: np.ndarray  # settles ties: the more popular film first; distinct, below 1e-9, float64 (I,)
     gram: np.ndarray  # of the heavy film vectors, with the ridge, float64 (d_heavy, d_heavy)
     confidence: float
-    recent: int
+    recent: dict[str, int]  # model → latest likes that kNN reads
 
     def als(self, request: Request, model: str) -> tuple[np.ndarray, np.ndarray]:
         """The user's vector (d,) and all films' (I, d). Light: as it was stored; heavy: folded in from the history now."""
@@ -40,9 +40,8 @@ class TasteModels:
         return fold_in(request.liked, self.film_heavy, self.gram, self.confidence), self.film_heavy
 
     def knn(self, request: Request, model: str) -> np.ndarray:
-        """Scores of all films (I,). Light: of the latest likes; heavy: of all."""
-        liked = request.liked[-self.recent :] if model == "light" else request.liked
-        return neighbour_scores(liked, self.neighbours, self.likeness)
+        """Scores of all films (I,), from the latest likes: a heavy model reads more of them."""
+        return neighbour_scores(request.liked[-self.recent[model] :], self.neighbours, self.likeness)
 
     def content(self, request: Request) -> np.ndarray:
         """Match (G,) of the likes' genres; a film's score is its genres times this."""
@@ -91,5 +90,5 @@ def fit_taste_models(
         tie=1e-9 * np.argsort(order) / films,
         gram=gram_of(vectors["heavy"][1], config.ridge),
         confidence=config.confidence,
-        recent=config.recent,
+        recent=dict(zip(MODELS, (config.light_recent, config.heavy_recent))),
     )

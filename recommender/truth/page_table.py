@@ -23,7 +23,7 @@ class PageTable:
     films: np.ndarray  # int32 (V, D, slots), NOTHING where a page is shorter
     retrieved: np.ndarray  # int32 (V, D)
     preranked: np.ndarray  # int32 (V, D)
-    kept: np.ndarray  # the page kept from the user's visit before, int32 (V, slots), NOTHING on the first
+    kept: np.ndarray  # the answer kept for each user since the models were trained, int32 (U, slots)
 
     def save(self, path: str | Path) -> None:
         """One compressed file, atomically."""
@@ -43,24 +43,29 @@ class PageTable:
 
 
 def page_table(cascade: Cascade, people: People, space: ActionSpace) -> PageTable:
-    """Run the cascade for each visit under each setting. Visits are in time order, as the kept answers need them."""
+    """Run the cascade for each visit under each setting."""
     plan, size = Plan.of(space), len(space.settings)
     visits = people.visits
     films = np.full((len(visits), size, cascade.slots), NOTHING, np.int32)
     retrieved, preranked = np.zeros((len(visits), size), np.int32), np.zeros((len(visits), size), np.int32)
-    kept = np.full((len(visits), cascade.slots), NOTHING, np.int32)
-    last: dict[int, np.ndarray] = {}
+    kept = kept_answers(cascade, people, space)
     for row in progress(range(len(visits)), what="pages", unit="visit"):
-        user = int(visits.user[row])
-        if user in last:
-            kept[row] = last[user]
-        request = people.request(visits, row, kept_of(kept[row]))
+        request = people.request(visits, row, shown(kept[visits.user[row]]))
         pages = all_pages(cascade, request, plan, size)
         films[row], retrieved[row], preranked[row] = pages.films, pages.retrieved, pages.preranked
-        last[user] = films[row, space.kept]
     return PageTable(films, retrieved, preranked, kept)
 
 
-def kept_of(page: np.ndarray) -> np.ndarray:
+def kept_answers(cascade: Cascade, people: People, space: ActionSpace) -> np.ndarray:
+    """Answers that a batch job makes for all users when models are trained, from the features part, int32 (U, slots)."""
+    setting = space.settings[space.kept]
+    kept = np.full((len(people.split.begin), cascade.slots), NOTHING, np.int32)
+    for user in range(len(kept)):
+        page = cascade.serve(people.request_at(user, int(people.split.ranker[user])), setting)[0]
+        kept[user, : len(page)] = page
+    return kept
+
+
+def shown(page: np.ndarray) -> np.ndarray:
     """The films of a page that may be short, int64."""
     return np.asarray(page[page != NOTHING], np.int64)

@@ -15,7 +15,7 @@ from tests.recommender.tiny_movielens import tiny_ratings, write_100k
 SHIPPED = "configs/recommender/movielens.yaml"
 TINY = [
     "models.light_factors=4", "models.heavy_factors=8", "models.als_sweeps=3", "models.neighbours=8", "models.trees=8",
-    "models.candidates=12", "models.sequence=12", "models.width=8", "models.epochs=2", "models.recent=3", "split.tiers=3", "split.tastes=4",
+    "models.candidates=12", "models.sequence=12", "models.width=8", "models.epochs=2", "models.light_recent=2", "split.tiers=3", "split.tastes=4",
     "actions.a2.levels=[3, 8, 20]", "actions.a3.levels=[2, 5, 20]", "actions.a5.levels=[5, 9, 25]", "page.slots=6",
     "cost.rounds=2", "cost.visits=1", "log.draws=4",
 ]  # fmt: skip
