@@ -3,10 +3,13 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-fast lint docs notebooks bench paper clean
+.PHONY: demo real test test-fast lint docs notebooks bench paper clean
 
 demo: .venv/.ready        ## the main job: logs in, decisions and a report out (runs/demo)
 	$(PY) orchestrate.py --config configs/demo.yaml --out runs/demo
+
+real: .venv/.ready        ## the real cascade on MovieLens-100K: models, log, values and measured costs (runs/recommender)
+	$(PY) -m recommender.build
 
 test: .venv/.ready lint   ## lint, then the fast and the slow tests
 	$(PY) -m pytest -q -n 2 -m "not slow"

@@ -69,8 +69,9 @@ def run_cli(
 
 def _keys_text(config_class: type[Config], default_config: str) -> str:
     """The config's keys, one a line, with their defaults; the keys of a config inside it, one level deep."""
-    page = Path(default_config).parent.name
-    where = f"comments in {default_config}; explained in docs/{'architecture' if page == 'configs' else page}.md"
+    folder = Path(default_config).parent.name
+    page = {"configs": "architecture", "recommender": "real_data"}.get(folder, folder)
+    where = f"comments in {default_config}; explained in docs/{page}.md"
     width = min(max(shutil.get_terminal_size().columns, 60), 120) - 2
     lines = textwrap.wrap(f"config keys, for YAML and --set ({where}):", width)
     for key, text in _keys(config_class):

@@ -33,8 +33,8 @@ def build(config: RecommenderConfig, out: str | Path) -> Built:
     Learners read logs/ only. Files that a run of the same config has finished already are kept, so an interrupted run goes on.
     """
     set_threads(1)  # the clock of the cost table is the whole process'
-    people = load_people(config)
     with RunFolder(out, config, resumes_from=MODELS_FILE) as folder:
+        people = load_people(config)
         parts = Parts(config, folder.path, people)
         wall: dict[str, float] = {}
         cpu: dict[str, float] = {}

@@ -27,7 +27,7 @@ class DataConfig(Config):
     cache: str | None = Field(default=None, description="where fetched data is kept; null: the user's cache folder")
     min_ratings: int = Field(default=20, ge=4, description="users with fewer ratings are left out")
     most_users: int | None = Field(default=None, ge=2, description="users drawn at random from larger sets; null: all")
-    like: float = Field(default=4.0, description="stars from which a rating is a like")
+    like: float = Field(default=4.0, ge=0, description="stars from which a rating is a like")
 
 
 class SplitConfig(Config):

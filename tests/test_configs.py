@@ -21,6 +21,7 @@ TYPES = {
     "smoke.yaml": ("marca_loop.orchestrate", "Orchestration"),
     "live_mpc.yaml": ("marca_loop.live_mpc", "LiveMpc"),
     "cascade_world": ("cascade_world.config", "WorldConfig"),
+    "recommender": ("recommender.config", "RecommenderConfig"),
     "awrq_mixer": ("awrq_mixer.config", "TrainConfig"),
     "awrq_mixer/predict.yaml": ("awrq_mixer.config", "PredictConfig"),
     "awrq_mixer/evaluate.yaml": ("awrq_mixer.config", "EvaluateConfig"),

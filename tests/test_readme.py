@@ -37,7 +37,7 @@ def test_the_table_lists_every_entry_point() -> None:
     listed = {program for _, program in PROGRAMS}
     found = {
         f"{path.parent.name}.{path.stem}"
-        for folder in ("cascade_world", "awrq_mixer", "autobucket", "mpc_balancer", "revenue_sim", "marca_loop")
+        for folder in ("cascade_world", "recommender", "awrq_mixer", "autobucket", "mpc_balancer", "revenue_sim", "marca_loop")
         for path in (REPOSITORY / folder).glob("*.py")
         if 'if __name__ == "__main__"' in path.read_text(encoding="utf-8")
     }

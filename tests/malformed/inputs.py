@@ -35,6 +35,7 @@ import mpc_balancer.evaluate
 import mpc_balancer.run
 import mpc_balancer.serve
 import mpc_balancer.train
+import recommender.build
 import revenue_sim.evaluate
 import revenue_sim.ope
 import revenue_sim.run
@@ -67,6 +68,7 @@ from mpc_balancer.serve import ServeConfig
 from mpc_balancer.system_model.minute_table import read_system
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.trace_traffic import TraceConfig, trace_traffic
+from recommender.config import RecommenderConfig
 from revenue_sim.config import EvaluateConfig as AllocationJudging
 from revenue_sim.config import RunConfig
 from revenue_sim.judging.score_files import read_allocation, read_demand
@@ -74,6 +76,7 @@ from revenue_sim.ope import OpeConfig
 from revenue_sim.train import GroundTruth
 from revenue_sim.train import TrainConfig as TruthTraining
 from tests.malformed.cases import Program
+from tests.recommender.tiny_movielens import tiny_ratings, write_100k
 
 SAMPLE = Path(__file__).parents[2] / "data/sample"
 SERVICES = ("retrieval", "ranking")
@@ -224,6 +227,7 @@ def programs(folder: Path) -> dict[str, Program]:
         Program("cascade_world.sample", cascade_world.sample.sample, WorldConfig, "configs/cascade_world/sample.yaml", (), (("traffic.trace", "world trace"),)),
         Program("marca_loop.orchestrate", marca_loop.orchestrate.orchestrate, Orchestration, "configs/smoke.yaml"),
         Program("marca_loop.live_mpc", marca_loop.live_mpc.live_mpc, LiveMpc, "configs/live_mpc.yaml"),
+        Program("recommender.build", recommender.build.build, RecommenderConfig, "configs/recommender/movielens.yaml", (f"data.folder={folder}/movielens",)),
     ]  # fmt: skip
     return {one.name: one for one in listed}
 
@@ -231,6 +235,7 @@ def programs(folder: Path) -> dict[str, Program]:
 def prepare(folder: Path) -> dict[str, Program]:
     """Run what later programs read: learner, profile, estimator, cost maps, truth, system model, an allocation."""
     found = programs(folder)
+    write_100k(folder / "movielens", tiny_ratings())
     for name, out in {
         "awrq_mixer.train": "learner", "awrq_mixer.profile": "profile", "autobucket.train": "estimator", "autobucket.fit_costs": "costs",
         "autobucket.predict": "predicted", "revenue_sim.train": "truth", "mpc_balancer.train": "model",
