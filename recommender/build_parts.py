@@ -75,7 +75,8 @@ class Parts:
         """The trained cascade."""
         taste, rankers = load_models(self.folder / MODELS_FILE)
         channels = Channels(taste, self.config.models.fusion)
-        return Cascade(channels, rankers.preranker, rankers.small, rankers.large, self.config.page.slots)
+        money = np.log(self.worth.film)
+        return Cascade(channels, rankers.preranker, rankers.small, rankers.large, money, self.config.page.slots)
 
     @cached_property
     def pages(self) -> PageTable:

@@ -65,7 +65,7 @@ class ModelsConfig(Config):
     leaves: int = Field(default=15, ge=2, description="small ranker: leaves of a tree")
     sequence: int = Field(default=50, ge=2, description="large ranker: films of the history that it reads")
     width: int = Field(default=64, ge=4, description="large ranker: width of its recurrent state")
-    epochs: int = Field(default=6, ge=1, description="large ranker: passes over the visits it learns from")
+    epochs: int = Field(default=1, ge=1, description="large ranker: passes over the visits it learns from")
     lr: float = Field(default=0.002, gt=0, description="large ranker: learning rate")
 
 
@@ -106,7 +106,7 @@ class CostConfig(Config):
     """How CPU is measured."""
 
     rounds: int = Field(default=6, ge=2, description="rounds; in each, every action is measured in random order")
-    visits: int = Field(default=12, ge=1, description="visits of each history tier, the same in all rounds")
+    visits: int = Field(default=30, ge=1, description="visits of each history tier, the same in all rounds")
 
 
 class RecommenderConfig(Config):

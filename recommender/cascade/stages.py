@@ -23,6 +23,7 @@ class Cascade:
     preranker: Preranker
     small: lightgbm.Booster
     large: SequenceRanker
+    log_money: np.ndarray  # of a click on each film, float64 (I,): rankers order by expected money
     slots: int
 
     @property
@@ -65,10 +66,10 @@ class Cascade:
         return np.asarray(self.preranker(self.taste.features(request, films, "light")) + self.taste.tie[films])
 
     def ranking_scores(self, request: Request, films: np.ndarray, ranker: str) -> np.ndarray:
-        """Scores (n,) from heavy features, which ranking makes anew: it is a service of its own."""
+        """Log of expected money (n,) but for a constant, from heavy features made anew: ranking is a service of its own."""
         features = self.taste.features(request, films, "heavy")
         if ranker == "small":
             scores = np.asarray(self.small.predict(features, raw_score=True, num_threads=1))
         else:
             scores = self.large.rank_scores(request, films, features)
-        return np.asarray(scores + self.taste.tie[films])
+        return np.asarray(scores + self.log_money[films] + self.taste.tie[films])

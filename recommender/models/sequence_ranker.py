@@ -81,7 +81,8 @@ def fit_sequence_ranker(
         history[row, : len(one)], flags[row, : len(one)] = one, flag
     there = films >= 0
     parts = [torch.from_numpy(x) for x in (history, flags, np.where(there, films, network.nothing))]
-    known, label, mask = (torch.from_numpy(x.astype(np.float32)) for x in (features, liked, there))
+    known, label = (torch.from_numpy(x.astype(np.float32)) for x in (features, liked))
+    mask = torch.from_numpy(there)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
     order = numpy_generator(seed, "large order")
     starts = range(0, len(read), _BATCH)
@@ -90,12 +91,10 @@ def fit_sequence_ranker(
         for first in starts:
             at = rows[first : first + _BATCH]
             logits = network(*(part[at] for part in parts), known[at])
-            loss = (
-                nn.functional.binary_cross_entropy_with_logits(logits, label[at], mask[at], reduction="sum")
-                / mask[at].sum()
-            )
+            chance = logits.masked_fill(~mask[at], -1e9).log_softmax(dim=1)
+            loss = -(label[at] * chance).sum() / label[at].sum().clamp(min=1)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
     return network.eval()
 

@@ -37,7 +37,7 @@ class Rankers:
 def fit_rankers(
     taste: TasteModels, requests: list[Request], likes: list[np.ndarray], candidates: Candidates, config: ModelsConfig, seed: int
 ) -> Rankers:  # fmt: skip
-    """Train on requests and the films (one array each) that their users like next; what else the channels offer is not liked.
+    """Train on what the channels offer to requests; ``likes`` (one array each) says what their users like next.
 
     UserError where no request has both.
     """
@@ -65,7 +65,8 @@ def _samples(
     films = np.full((len(requests), 2 * most), -1)
     liked = np.zeros(films.shape, bool)
     for row, (request, own) in enumerate(zip(progress(requests, what="ranker samples", unit="visit"), likes)):
-        other = np.setdiff1d(candidates(request), own)
+        offered = candidates(request)
+        own, other = np.intersect1d(own, offered), np.setdiff1d(offered, own)
         own, other = (generator.permutation(x)[:most] for x in (own, other))
         films[row, : len(own) + len(other)] = np.concatenate([own, other])
         liked[row, : len(own)] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,18 @@ def test_history_of_a_user_without_likes_is_served(parts: Parts) -> None:
     )
     for setting in parts.space.settings:
         assert len(parts.cascade.serve(nobody, setting)[0]) > 0
+
+
+def test_rankers_order_by_expected_money_and_what_comes_before_does_not(parts: Parts) -> None:
+    visits, cascade = parts.people.visits, parts.cascade
+    request, films = parts.people.request(visits, 3), np.setdiff1d(np.arange(60), parts.people.request(visits, 3).films)
+    assert cascade.log_money == pytest.approx(np.log(parts.worth.film))
+    dear = dataclasses.replace(cascade, log_money=cascade.log_money + np.where(np.arange(60) == films[-1], 50.0, 0.0))
+    for ranker in ("small", "large"):
+        gain = dear.ranking_scores(request, films, ranker) - cascade.ranking_scores(request, films, ranker)
+        assert gain == pytest.approx(np.where(films == films[-1], 50.0, 0.0))
+        assert dear.rank(request, films, np.zeros(len(films)), ranker)[0] == films[-1]
+    assert (dear.preranking_scores(request, films) == cascade.preranking_scores(request, films)).all()
 
 
 def test_best_unseen_by_hand() -> None:
