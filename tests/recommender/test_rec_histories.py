@@ -73,6 +73,12 @@ def test_cuts_by_hand() -> None:
     people = people_of(ratings, SplitConfig(features=0.5, ranker=0.2, every=2), 4.0, 0, "here")
     assert people.visits.now.tolist() == [7, 9]
     assert people.visits.time.tolist() == [8, 10]
+    assert people.later_likes(people.visits, 0).tolist() == [
+        7,
+        8,
+        9,
+    ]  # the film rated at the visit's second is still to come
+    assert people.later_likes(people.training, 0).tolist() == [3, 4, 5, 6]
     assert people.training.now.tolist() == [3]  # the second one would begin at the same second
     assert people.training.end.tolist() == [7]
 
