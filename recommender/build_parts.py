@@ -102,7 +102,7 @@ class Parts:
         """State columns of all visits (V rows)."""
         split = self.config.split
         taste = taste_groups(self.cascade.taste.user_light, split.tastes, self.config.seed)
-        return state_frame(self.people.visits, self.people.ratings, taste, split.tiers)
+        return state_frame(self.people.visits, self.people.ratings, taste, self.worth.user, split.tiers)
 
     def cost_of_visits(self) -> np.ndarray:
         """Core-milliseconds per visit, setting and service, float64 (V, D, services): that of the visit's history tier."""

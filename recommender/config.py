@@ -14,7 +14,7 @@ CHANNELS = ("als", "knn", "popular", "content")
 CACHED = "cached"  # in place of channels: the answer that is kept for each user since the models were trained
 MODELS = ("light", "heavy")
 RANKERS = ("none", "small", "large")
-STATE = ("activity", "recency", "taste", "hour", "history")
+STATE = ("user_value", "activity", "recency", "taste", "hour", "history")
 SERVICES = ("retrieval", "ranking")
 
 
@@ -36,8 +36,12 @@ class SplitConfig(Config):
     features: float = Field(default=0.5, gt=0, lt=1, description="share that models of taste are fitted on")
     ranker: float = Field(default=0.2, gt=0, lt=1, description="share that rankers learn from")
     every: int = Field(default=3, ge=1, description="ratings from one visit to the next")
-    most_visits: int = Field(default=20_000, ge=10, description="visits in the truth, drawn at random from more")
-    tiers: int = Field(default=5, ge=2, description="tiers of activity and of history length")
+    most_visits: int = Field(
+        default=20_000,
+        ge=10,
+        description="visits in the truth, and visits that rankers learn from; drawn at random from more",
+    )
+    tiers: int = Field(default=5, ge=2, description="tiers of user value, of activity and of history length")
     tastes: int = Field(default=12, ge=2, description="taste groups")
 
     @model_validator(mode="after")

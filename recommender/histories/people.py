@@ -55,4 +55,5 @@ def people_of(ratings: Ratings, config: SplitConfig, like: float, seed: int, pla
             )
     training = visits_between(ratings, split, split.ranker, split.later, config.every)
     visits = visits_between(ratings, split, split.later, split.end, config.every)
+    training = sampled(training, config.most_visits, numpy_generator(seed, "training visits"))
     return People(ratings, split, training, sampled(visits, config.most_visits, numpy_generator(seed, "visits")))

@@ -14,10 +14,10 @@ _RECENCY_S = np.array([60, 3600, 86400, 7 * 86400])  # edges: a minute, an hour,
 _WEEK_S = 7 * 86400
 
 
-def state_frame(visits: Visits, ratings: Ratings, taste: np.ndarray, tiers: int) -> pd.DataFrame:
-    """``activity``, ``recency``, ``taste``, ``hour``, ``history``, int64 (V,) each; ``taste`` (U,) is the user's group.
+def state_frame(visits: Visits, ratings: Ratings, taste: np.ndarray, money: np.ndarray, tiers: int) -> pd.DataFrame:
+    """``user_value``, ``activity``, ``recency``, ``taste``, ``hour``, ``history``, int64 (V,) each.
 
-    activity: tier of the ratings of the last seven days; history: tier of the length of the history; recency: the last
+    ``taste`` (U,) is the user's group, ``money`` (U,) what a click of the user brings; user_value is its tier. activity: tier of the ratings of the last seven days; history: tier of the length of the history; recency: the last
     rating was within a minute 0, an hour 1, a day 2, a week 3, or longer ago 4; hour: of the day, UTC.
     """
     recent = [
@@ -26,6 +26,7 @@ def state_frame(visits: Visits, ratings: Ratings, taste: np.ndarray, tiers: int)
     ]
     return pd.DataFrame(
         {
+            "user_value": tiers_of(money[visits.user], tiers),
             "activity": tiers_of(np.array(recent), tiers),
             "recency": np.searchsorted(_RECENCY_S, visits.time - ratings.time[visits.now - 1]),
             "taste": taste[visits.user].astype(np.int64),

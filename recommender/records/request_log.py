@@ -25,7 +25,7 @@ def request_log(
     logged = states.iloc[visit].reset_index(drop=True)
     policy = LoggingPolicy(spec, config.exploration, tiers)
     joint, propensity = policy.act(
-        logged["activity"].to_numpy(), logged["history"].to_numpy(), numpy_generator(seed, "logged actions")
+        logged["user_value"].to_numpy(), logged["activity"].to_numpy(), numpy_generator(seed, "logged actions")
     )
     setting = distinct[joint]
     clicks, revenue = _earned(people, visit, pages.films[visit, setting], worth, seed)

@@ -29,8 +29,8 @@ class Costs:
 
     @property
     def between_round_cv(self) -> np.ndarray:
-        """Standard deviation between rounds over the mean, of all services together, float64 (H, D)."""
-        total = self.rounds.sum(axis=3)
+        """Standard deviation between rounds over the mean, of all services and mean over tiers, float64 (D,)."""
+        total = self.rounds.sum(axis=3).mean(axis=1)
         return np.asarray(total.std(axis=0, ddof=1) / total.mean(axis=0))
 
     def frame(self, names: list[str]) -> pd.DataFrame:

@@ -57,10 +57,10 @@ def page_table(cascade: Cascade, people: People, space: ActionSpace) -> PageTabl
 
 
 def kept_answers(cascade: Cascade, people: People, space: ActionSpace) -> np.ndarray:
-    """Answers that a batch job makes for all users when models are trained, from the features part, int32 (U, slots)."""
+    """Answers that a batch job makes for those who will visit, from the features part alone, int32 (U, slots)."""
     setting = space.settings[space.kept]
     kept = np.full((len(people.split.begin), cascade.slots), NOTHING, np.int32)
-    for user in range(len(kept)):
+    for user in np.unique(people.visits.user).tolist():
         page = cascade.serve(people.request_at(user, int(people.split.ranker[user])), setting)[0]
         kept[user, : len(page)] = page
     return kept

@@ -97,6 +97,17 @@ def test_halves_are_disjoint_and_hold_all_later_likes(tmp_path: Path) -> None:
         assert logged | judged == set(people.later_likes(people.visits, row))
 
 
+def test_a_sample_of_visits_stays_in_order_and_without_doubles(tmp_path: Path) -> None:
+    ratings = cleaned(read_movielens(write_100k(tmp_path, tiny_ratings())), 20, "here")
+    every = people_of(ratings, SplitConfig(), 4.0, 0, "here")
+    some = people_of(ratings, SplitConfig(most_visits=20), 4.0, 0, "here")
+    for all_visits, drawn in ((every.visits, some.visits), (every.training, some.training)):
+        assert len(drawn) == 20 < len(all_visits)
+        assert (np.diff(drawn.time) >= 0).all()
+        assert len(set(drawn.now.tolist())) == 20
+        assert set(drawn.now.tolist()) <= set(all_visits.now.tolist())
+
+
 def test_people_that_cannot_be_split_are_refused() -> None:
     with pytest.raises(UserError, match=r"here: no user's ratings can be cut in three by time"):
         people_of(ratings_at([[1] * 9, [2] * 9]), SplitConfig(), 4.0, 0, "here")
@@ -109,10 +120,11 @@ def test_state_columns_by_hand() -> None:
     ratings = ratings_at([[0, day, 8 * day, 8 * day + 30, 8 * day + 90, 30 * day + 7200]])
     now = np.array([3, 4, 5])
     visits = Visits(np.zeros(3, int), np.zeros(3, int), now, np.full(3, 6), ratings.time[now])
-    frame = state_frame(visits, ratings, np.array([2]), tiers=2)
+    frame = state_frame(visits, ratings, np.array([2]), np.array([1.5]), tiers=2)
     assert frame["recency"].tolist() == [0, 0, 4]  # 30 s, 60 s, three weeks
     assert frame["hour"].tolist() == [0, 0, 2]
     assert frame["taste"].tolist() == [2, 2, 2]
+    assert len(set(frame["user_value"])) == 1
     assert frame["history"].tolist() == [0, 1, 1]  # 3, 4 and 5 ratings, cut at 4
     assert frame["activity"].tolist() == [1, 1, 0]  # 1 (the eighth day), 2 and 0 within the week before; cut at 1
 

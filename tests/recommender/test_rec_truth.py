@@ -50,10 +50,10 @@ def test_values_of_a_half_know_nothing_of_the_other(parts: Parts) -> None:
 def test_propensities_sum_to_one_and_match_frequencies() -> None:
     spec = RequestSpec(agents={"retrieval": ["a1", "a2"], "ranking": ["a3"]}, sizes={"a1": 3, "a2": 2, "a3": 2})
     policy = LoggingPolicy(spec, 0.4, tiers=3)
-    activity, history = np.repeat([0, 2], 60_000), np.repeat([0, 1], 60_000)
-    exact = policy.probabilities(activity[[0, -1]], history[[0, -1]])
+    value, activity = np.repeat([0, 2], 60_000), np.repeat([0, 1], 60_000)
+    exact = policy.probabilities(value[[0, -1]], activity[[0, -1]])
     assert exact.sum(axis=1) == pytest.approx(1)
-    joint, propensity = policy.act(activity, history, np.random.default_rng(0))
+    joint, propensity = policy.act(value, activity, np.random.default_rng(0))
     for part, row in ((slice(0, 60_000), exact[0]), (slice(60_000, None), exact[1])):
         assert propensity[part] == pytest.approx(row[joint[part]])
         seen = np.bincount(joint[part], minlength=12) / 60_000
@@ -77,6 +77,8 @@ def test_the_log_is_what_the_contract_says(parts: Parts) -> None:
     assert (log["preranked"] <= 25).all()
     users = parts.people.ratings.users[parts.people.visits.user[log["visit"]]]
     assert (log["user"].to_numpy() == users).all()
+    money = parts.worth.user[parts.people.visits.user[log["visit"]]]
+    assert money[log["user_value"] == 0].max() < money[log["user_value"] == 2].min()
 
 
 def test_mean_rewards_of_the_log_are_the_logged_values(parts: Parts) -> None:
@@ -103,7 +105,7 @@ def test_costs_take_the_median_over_rounds_and_say_how_rounds_differ() -> None:
     costs = Costs(rounds)
     assert costs.table.tolist() == [[[1, 3], [4, 4]]]
     totals = np.array([3.0, 5, 12])
-    assert costs.between_round_cv[0] == pytest.approx([totals.std(ddof=1) / totals.mean(), 0])
+    assert costs.between_round_cv == pytest.approx([totals.std(ddof=1) / totals.mean(), 0])
     frame = costs.frame(["one", "two"])
     assert (Costs.of_frame(frame).rounds == rounds).all()
     assert frame["action"].tolist() == ["one", "two"] * 3
@@ -126,10 +128,16 @@ def test_variance_shares_by_hand() -> None:
     found = variance_shares(values, states, user, 0)
     total = values.var()
     assert found["profile"] == pytest.approx(1 / total, rel=0.2)
-    assert found["taste"] == pytest.approx(9 / total, rel=0.05)
-    assert found["noise"] == pytest.approx(0, abs=0.01)  # five visits a group: their own means would say .04
+    assert found["departure"]["taste"] == pytest.approx(9 / total, rel=0.05)
+    assert found["departure"]["noise"] == pytest.approx(
+        0, abs=0.01
+    )  # five visits a group: their own means would say .04
     assert found["between_visits"] == pytest.approx((level.var() + 4.5) / total, rel=0.05)
-    assert set(variance_shares(np.ones((4, 2)), states[:4], user[:4], 0).values()) == {0.0}
+    assert abs(found["level"]["taste"]) < 0.02
+    rich = variance_shares(values + 4 * sign[:, None], states, user, 0)
+    assert rich["level"]["taste"] == pytest.approx(16 / (total + 16), rel=0.1)
+    nothing = variance_shares(np.ones((4, 2)), states[:4], user[:4], 0)
+    assert (nothing["profile"], nothing["level"]["taste"]) == (0, 0)
 
 
 def test_truth_by_state_is_the_mean_over_its_visits(parts: Parts) -> None:
