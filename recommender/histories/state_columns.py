@@ -17,8 +17,9 @@ _WEEK_S = 7 * 86400
 def state_frame(visits: Visits, ratings: Ratings, taste: np.ndarray, money: np.ndarray, tiers: int) -> pd.DataFrame:
     """``user_value``, ``activity``, ``recency``, ``taste``, ``hour``, ``history``, int64 (V,) each.
 
-    ``taste`` (U,) is the user's group, ``money`` (U,) what a click of the user brings; user_value is its tier. activity: tier of the ratings of the last seven days; history: tier of the length of the history; recency: the last
-    rating was within a minute 0, an hour 1, a day 2, a week 3, or longer ago 4; hour: of the day, UTC.
+    ``taste`` (U,) is the user's group, ``money`` (U,) what a click of the user brings; user_value is its tier.
+    activity: tier of the ratings of the last seven days; history: tier of the length of the history.
+    recency: the last rating was within a minute 0, an hour 1, a day 2, a week 3, or longer ago 4. hour: of the day, UTC.
     """
     recent = [
         now - begin - np.searchsorted(ratings.time[begin:now], time - _WEEK_S)
