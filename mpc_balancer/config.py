@@ -242,7 +242,10 @@ class WatchConfig(Config):
         description="wrong: λ's moves do more than the model says by more than this share of it, beyond doubt",
     )
     one_sided: float = Field(
-        0.6, gt=0, le=1, description="not white: mean product of the signs of successive errors above this; an alarm only"
+        0.6,
+        gt=0,
+        le=1,
+        description="not white: mean product of the signs of successive errors above this; an alarm only",
     )
     patience: int = Field(3, ge=1, description="wrong control steps in a row after which it is taken for wrong")
     return_steps: int = Field(20, ge=1, description="control steps of a right model before it steers again")
