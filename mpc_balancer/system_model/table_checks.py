@@ -19,8 +19,10 @@ def require_learnable(data: SystemData) -> None:
     """A UserError where nothing could be learned.
 
     Traffic or a service's CPU is 0 throughout, or a few rows of a column drown all others; CPU is a share of 1, not
-    percent; ``next_cpu`` is another row's or another service's CPU.
+    percent; ``next_cpu`` is another row's or another service's CPU; there are too few rows.
     """
+    if len(data) < _PAIRS:
+        raise UserError(f"system table: {len(data)} rows are too few for a system model; expected at least {_PAIRS}")
     require_earned(data.qps, f"system table: column {data.layout.columns.qps!r}")
     require_usable(data.next_qps[np.isfinite(data.next_qps)], "system table: traffic one minute later")
     for j, name in enumerate(data.layout.cpu):
@@ -65,6 +67,17 @@ def _distance(data: SystemData, service: int, other: int, lag: int) -> float:
     gap = np.abs(data.next_cpu[rows, service] - data.cpu[later, other])
     gap = gap[apart & (data.group[rows] == data.group[later]) & np.isfinite(gap)]
     return float(np.median(gap)) if len(gap) >= _PAIRS else np.inf
+
+
+def require_moving_price(data: SystemData) -> None:
+    """A UserError where a price is 0 throughout: it has no effect to learn, and no box to steer it in."""
+    for j, name in enumerate(data.layout.price):
+        if not (data.price[:, j] > 0).any():
+            raise UserError(
+                f"system table: column {name!r} is 0 in all rows: what λ takes off CPU cannot be learned, nor in which range to"
+                " steer it. Let λ move (python -m mpc_balancer.commission writes the plan), or set price_high, its largest"
+                " value, and allow_unidentified: true"
+            )
 
 
 def odd_data(data: SystemData) -> list[str]:
