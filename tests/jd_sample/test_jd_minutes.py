@@ -137,7 +137,9 @@ def test_lambda_of_zero_trains_where_that_is_allowed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["minute_of_day yyyy-mm-dd", "minute_of_day", "%Y %m minute_of_day"])
 def test_a_time_format_without_a_word_for_each_column_is_refused(form: str) -> None:
-    with pytest.raises(UserError, match=r"timestamp_format: .*expected a word for each of them, minute_of_day the last"):
+    with pytest.raises(
+        UserError, match=r"timestamp_format: .*expected a word for each of them, minute_of_day the last"
+    ):
         load_config(SystemModelConfig, CONFIG, [f"columns.timestamp_format='{form}'"])
 
 
