@@ -108,7 +108,7 @@ class RequestSpec(TableFormat):
         choices = sum(self.shape)
         if rows < choices:
             raise UserError(
-                f"{place}: {rows} rows are too few for learning what {choices} choices do; expected at least {choices}"
+                f"{place}: {rows} rows to learn from are too few for the effects of {choices} choices; expected at least {choices}"
             )
 
     def distinct_states(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:

@@ -85,7 +85,7 @@ def test_odd_logs_give_numbers_and_a_warning(loss: str, edit: Edit, expected: st
             r"row 6, column 'retrieved': got -1(\.0)?; expected a number of at least 0",
         ),
         (lambda f: f.head(1), "mse", "too few for training and validation"),
-        (lambda f: f.head(10), "mse", r"log\.parquet: 8 rows are too few for learning what 21 choices do"),
+        (lambda f: f.head(10), "mse", r"log\.parquet: 8 rows to learn from are too few for the effects of 21 choices"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_in_one_line(

@@ -65,7 +65,7 @@ def test_a_log_without_revenue_is_refused(learner: str, fit: Any, tmp_path: Path
         (with_columns(money=lambda f: f["money"] * 1e-320), "too small for single precision"),
         (with_columns(b1=0, b2=0, b3=0), "column 'b1': the only value in the training rows is 0"),
         (lambda f: f.head(1), "1 rows leave 1 for training"),
-        (lambda f: f.head(10), "8 rows are too few for learning what 9 choices do; expected at least 9"),
+        (lambda f: f.head(10), "8 rows to learn from are too few for the effects of 9 choices; expected at least 9"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_in_one_line(

@@ -57,7 +57,7 @@ def test_headed_and_headerless_files_give_one_frame(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fit", "rows"), [(_train, module1), (_train_results, module2)])
 def test_ten_rows_are_too_few_to_train_on(fit: Callable[..., Any], rows: Any, tmp_path: Path) -> None:
     path = write(rows(10), tmp_path / "ten.csv", header=False)
-    with pytest.raises(UserError, match=r"ten\.csv: 8 rows are too few for learning what 21 choices do"):
+    with pytest.raises(UserError, match=r"ten\.csv: 8 rows to learn from are too few for the effects of 21 choices"):
         fit(path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -99,6 +99,12 @@ def test_negative_rewards_are_clipped_or_dropped_where_declared(
     read = config.spec.read(write(frame, tmp_path / "module1.csv", header=False))
     assert (len(read), read["reward"].sum()) == (rows, total)
     assert read.index.equals(pd.RangeIndex(rows))
+
+
+def test_a_headed_file_of_which_only_the_labels_are_called_otherwise_is_no_headerless_one(tmp_path: Path) -> None:
+    path = write(module2(60), tmp_path / "module2.csv")
+    with pytest.raises(UserError, match="first row holds the column name 'uv' while header says"):
+        _train_results(path, tmp_path / "run")
 
 
 def test_negative_labels_are_refused_unless_declared(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _fit(edit: Edit, folder: Path, **nets: Any) -> TrainResult:
         (with_cell("money", 1e20), "a million times as far"),
         (with_cell("price", 1e300), r"log\.parquet: state column 'price': got 1e\+300"),
         (with_columns(money=lambda f: np.where(f.index == 3, 5.0, 0.0)), "all revenue lies in fold . of 2"),
-        (lambda f: f.head(4), "4 rows are too few for learning what 5 choices do"),
+        (lambda f: f.head(4), "4 rows to learn from are too few for the effects of 5 choices"),
         (lambda f: f.head(3), r"3 rows; expected at least two per fold \(2\)"),
     ],
 )
