@@ -19,10 +19,8 @@ def require_learnable(data: SystemData) -> None:
     """A UserError where nothing could be learned.
 
     Traffic or a service's CPU is 0 throughout, or a few rows of a column drown all others; CPU is a share of 1, not
-    percent; ``next_cpu`` is another row's or another service's CPU; there are too few rows.
+    percent; ``next_cpu`` is another row's or another service's CPU.
     """
-    if len(data) < _PAIRS:
-        raise UserError(f"system table: {len(data)} rows are too few for a system model; expected at least {_PAIRS}")
     require_earned(data.qps, f"system table: column {data.layout.columns.qps!r}")
     require_usable(data.next_qps[np.isfinite(data.next_qps)], "system table: traffic one minute later")
     for j, name in enumerate(data.layout.cpu):
@@ -67,6 +65,12 @@ def _distance(data: SystemData, service: int, other: int, lag: int) -> float:
     gap = np.abs(data.next_cpu[rows, service] - data.cpu[later, other])
     gap = gap[apart & (data.group[rows] == data.group[later]) & np.isfinite(gap)]
     return float(np.median(gap)) if len(gap) >= _PAIRS else np.inf
+
+
+def require_rows(data: SystemData) -> None:
+    """A UserError where there are too few rows for a system model, whatever they hold."""
+    if len(data) < _PAIRS:
+        raise UserError(f"system table: {len(data)} rows are too few for a system model; expected at least {_PAIRS}")
 
 
 def require_moving_price(data: SystemData) -> None:
