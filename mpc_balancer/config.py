@@ -47,7 +47,6 @@ class ColumnsConfig(TableFormat):
     )
     timezone: Zone = Field("UTC", description="IANA zone of times without an offset")
 
-
     @model_validator(mode="after")
     def _minute_of_day_is_last(self) -> ColumnsConfig:
         words = (self.timestamp_format or "").split(" ")
