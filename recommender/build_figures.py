@@ -29,7 +29,7 @@ def draw_values(parts: Parts, path: Path) -> Path:
 
 
 def draw_costs(parts: Parts, path: Path) -> Path:
-    """Cost of the two services by history tier: the median, cheapest and dearest action of each ranker."""
+    """Cost of the two services by history tier: the median action of each ranker, and a band from the cheapest to the dearest."""
     table = parts.costs.table  # (H, D, services)
     figure, axes = new_figure(1, 2, width=8.6, height=3.4)
     tiers = np.arange(len(table))
@@ -42,5 +42,6 @@ def draw_costs(parts: Parts, path: Path) -> Path:
                 axis.fill_between(tiers, low, high, color=color, alpha=0.15, lw=0)
         axis.set(title=service, xlabel="tier of history length", xticks=tiers)
     axes[0].set_ylabel("core-ms per request")
-    axes[1].legend(loc="upper left", fontsize=8)
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return save_figure(figure, path)

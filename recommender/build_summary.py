@@ -59,6 +59,7 @@ def value_ranges(parts: Parts, judged: np.ndarray, logged: np.ndarray) -> dict[s
         "best": float(mean[best]),
         "best_action": parts.space.names[best],
         "best_action_cost_ms": float(cost[best]),
+        "kept_answer": float(mean[[one.cached for one in parts.space.settings]].max(initial=0.0)),
         "best_with": {ranker: float(mean[own].max()) for ranker, own in _by_ranker(parts).items()},
         "split_half_best": float(np.take_along_axis(judged, logged.argmax(axis=1)[:, None], axis=1).mean()),
         "own_half_best": float(judged.max(axis=1).mean()),
@@ -79,8 +80,8 @@ def ranker_gains(parts: Parts, mean: np.ndarray) -> dict[str, float]:
 
 
 def _by_ranker(parts: Parts) -> dict[str, np.ndarray]:
-    settings = parts.space.settings
-    found = {ranker: np.array([d for d, one in enumerate(settings) if one.ranker == ranker], int) for ranker in RANKERS}
+    served = [(d, one.ranker) for d, one in enumerate(parts.space.settings) if not one.cached]
+    found = {ranker: np.array([d for d, own in served if own == ranker], int) for ranker in RANKERS}
     return {ranker: own for ranker, own in found.items() if len(own)}
 
 
