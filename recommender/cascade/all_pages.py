@@ -11,7 +11,7 @@ from recommender.cascade.stages import Cascade
 from recommender.config import CHANNELS
 from recommender.request import Request
 
-NOTHING = -1  # in place of a film where a page has fewer
+NOTHING = -1  # in place of a film where a page has fewer; as an index, the last entry
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,9 @@ def _begun(vectors: np.ndarray, features: np.ndarray, config: ModelsConfig, seed
     network = SequenceRanker(len(vectors), vectors.shape[1], config.width, config.sequence)
     generator = torch_generator(seed, "large weights")
     for name, weight in network.named_parameters():
-        bound = weight.shape[-1] ** -0.5
-        nn.init.uniform_(weight, -bound, bound, generator=generator) if "film" not in name else None
+        if name != "film.weight":
+            bound = weight.shape[-1] ** -0.5
+            nn.init.uniform_(weight, -bound, bound, generator=generator)
     with torch.no_grad():
         network.film.weight[:-1] = torch.from_numpy(vectors / max(vectors.std(), 1e-9) * 0.3)
         network.film.weight[-1] = 0

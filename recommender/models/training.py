@@ -39,7 +39,7 @@ def fit_rankers(
 ) -> Rankers:  # fmt: skip
     """Train on what the channels offer to requests; ``likes`` (one array each) says what their users like next.
 
-    UserError where no request has both.
+    UserError where the channels offer nothing that is liked, or nothing else.
     """
     films, liked = _samples(requests, likes, candidates, config.candidates, seed)
     there = films >= 0
@@ -70,7 +70,8 @@ def _samples(
         own, other = (generator.permutation(x)[:most] for x in (own, other))
         films[row, : len(own) + len(other)] = np.concatenate([own, other])
         liked[row, : len(own)] = True
-    return films[:, : (films >= 0).sum(axis=1).max(initial=1)], liked[:, : (films >= 0).sum(axis=1).max(initial=1)]
+    width = (films >= 0).sum(axis=1).max(initial=1)
+    return films[:, :width], liked[:, :width]
 
 
 def save_models(path: str | Path, taste: TasteModels, rankers: Rankers) -> None:

@@ -29,14 +29,14 @@ _GENRES_100K = [
 
 @dataclass(frozen=True)
 class Format:
-    """One layout of ratings and films; ``None`` as header: names stand in the first line."""
+    """One layout of ratings and films."""
 
     name: str
-    ratings: str  # file name, or its ending after *
+    ratings: str  # pattern of the file's name
     films: str
     separator: str
     rating_columns: Sequence[str]  # those of user, film, stars, timestamp
-    header: bool
+    header: bool  # whether both files begin with the names of their columns
     genres: Callable[[list[str], list[str]], tuple[str, list[str]]]  # header and fields of a line → film, its genres
 
 
@@ -47,7 +47,7 @@ def _flags(header: list[str], fields: list[str]) -> tuple[str, list[str]]:
 
 
 def _piped(header: list[str], fields: list[str]) -> tuple[str, list[str]]:
-    return fields[0], [name for name in fields[-1].strip().strip('"').split("|") if name]
+    return fields[0], [name for name in fields[-1].strip().strip('"').split("|") if name and name != _NO_GENRES]
 
 
 def _tokens(header: list[str], fields: list[str]) -> tuple[str, list[str]]:
@@ -55,6 +55,7 @@ def _tokens(header: list[str], fields: list[str]) -> tuple[str, list[str]]:
     return fields[header.index("item_id:token")], fields[genres].split()
 
 
+_NO_GENRES = "(no genres listed)"
 _PLAIN = ("user", "film", "stars", "timestamp")
 _ATOMIC = ("user_id:token", "item_id:token", "rating:float", "timestamp:float")
 _CSV = ("userId", "movieId", "rating", "timestamp")
@@ -135,7 +136,7 @@ def _ratings(form: Format, path: Path) -> pd.DataFrame:
 
 def _films(form: Format, path: Path) -> tuple[list[str], np.ndarray]:
     """Names of films and their genres, float32 (I, G)."""
-    lines = [line for line in _text(path).splitlines() if line]
+    lines = [line for line in _text(path).replace("\r", "").split("\n") if line]  # titles may hold odder line ends
     separator = "|" if form.films == "u.item" else form.separator
     header = lines.pop(0).split(separator) if form.header and lines else []
     rows: dict[str, list[str]] = {}

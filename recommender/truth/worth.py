@@ -8,7 +8,6 @@ import numpy as np
 
 from marca_common.progress import progress
 from marca_common.seeding import numpy_generator
-from recommender.cascade.all_pages import NOTHING
 from recommender.config import PageConfig
 from recommender.histories.people import People
 
@@ -43,7 +42,7 @@ def discounts(slots: int) -> np.ndarray:
 
 def expected_revenue(pages: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """Σ over slots of discount × ``gain`` of the film there; ``pages`` (D, slots), ``gain`` (I,) → (D,)."""
-    return np.asarray(np.append(gain, 0.0)[pages] @ discounts(pages.shape[1]))  # NOTHING is the last one
+    return np.asarray(np.append(gain, 0.0)[pages] @ discounts(pages.shape[1]))  # NOTHING is the last entry
 
 
 def value_table(people: People, films: np.ndarray, worth: Worth, half: int) -> np.ndarray:
@@ -51,7 +50,6 @@ def value_table(people: People, films: np.ndarray, worth: Worth, half: int) -> n
 
     ``films`` (V, D, slots) as in a PageTable.
     """
-    assert NOTHING == -1
     values = np.empty(films.shape[:2], np.float32)
     for row in progress(range(len(films)), what=f"values, half {half}", unit="visit"):
         rates = worth.click_rates(people.later_likes(people.visits, row, half))

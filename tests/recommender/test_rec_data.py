@@ -33,6 +33,19 @@ def test_every_format_gives_the_same_ratings_and_genres(form: str, tmp_path: Pat
     assert sorted(GENRES) == GENRES
 
 
+def test_a_film_without_genres_has_none(tmp_path: Path) -> None:
+    write_20m(tmp_path, tiny_ratings())
+    text = (tmp_path / "movies.csv").read_text(encoding="utf-8")
+    (tmp_path / "movies.csv").write_text(
+        text.replace('Café, 1 (1995)",Action', 'Café, 1 (1995)",(no genres listed)').replace("\n60,", "\n61,")
+    )
+    ratings = read_movielens(tmp_path)
+    genres = dict(zip(ratings.films, ratings.genres.sum(axis=1)))
+    assert (genres["1"], genres["5"]) == (0, 1)
+    assert genres["60"] == 0  # rated, but not among the films
+    assert ratings.genres.shape == (61, 4)
+
+
 def test_cleaning_orders_by_user_and_time_and_keeps_the_first_of_repeated_ratings() -> None:
     five = np.array([1, 0, 1, 1, 0])
     ratings = Ratings(

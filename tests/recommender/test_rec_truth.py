@@ -22,6 +22,7 @@ from recommender.truth.costs import Costs, measuring_order
 from recommender.truth.variance import variance_shares
 from recommender.truth.worth import Worth, discounts, expected_revenue, value_table
 from tests.recommender.conftest import tiny_config
+from tests.recommender.tiny_movielens import tiny_ratings, write_100k
 
 
 def test_a_pages_worth_by_hand() -> None:
@@ -173,16 +174,28 @@ def test_a_build_goes_on_where_it_was_interrupted(
     ]  # fmt: skip
 
 
-def test_the_summary_says_what_was_left_out(tmp_path: Path, tiny_folder: Path, parts: Parts) -> None:
+def test_the_summary_counts_what_it_says(parts: Parts) -> None:
     summary = read_json(parts.folder / "summary.json")
     assert "warnings" not in summary
     assert (summary["joint_actions"], summary["distinct_actions"]) == (810, 298)
     assert summary["value"]["least"] <= summary["value"]["best_with"]["none"] <= summary["value"]["best"]
     assert summary["value"]["own_half_best"] >= summary["value"]["best"]  # it knows what it is judged by
-    assert (pd.read_parquet(parts.folder / COSTS_FILE)["round"].nunique(), summary["visits"]) == (
-        2,
-        len(parts.people.visits),
-    )
+    rounds = pd.read_parquet(parts.folder / COSTS_FILE)["round"].nunique()
+    assert (rounds, summary["visits"]) == (2, len(parts.people.visits))
+
+
+def test_what_was_left_out_is_said(tmp_path: Path) -> None:
+    frame = tiny_ratings()
+    few = (frame["user"] == 3) & (frame.groupby("user").cumcount() >= 5)
+    at_once = frame["time"].where(frame["user"] != 4, 880_000_000)
+    spoilt = pd.concat([frame.assign(time=at_once)[~few], frame[frame["user"] == 7].head(6).assign(time=990_000_000)])
+    built = build(tiny_config(write_100k(tmp_path / "data", spoilt)), tmp_path / "run")
+    assert built.summary["duplicates"] == 6
+    assert read_json(built.folder / "summary.json")["warnings"] == [
+        "6 ratings left out: their user had rated the film before",
+        "1 users left out: fewer ratings than data.min_ratings",
+        "1 users never visit: their ratings cannot be cut in three by time",
+    ]
 
 
 @pytest.mark.slow
