@@ -10,6 +10,7 @@ import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -25,8 +26,9 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 class PromptFeatures:
     """Features fitted to training prompts, for any others."""
 
-    rarity: np.ndarray  # (BUCKETS,) weight of a bucket, 0 where too rare
-    directions: np.ndarray  # (BUCKETS, K)
+    buckets: np.ndarray  # int64 (V,) those with enough training prompts
+    rarity: np.ndarray  # (V,) their weights
+    directions: np.ndarray  # (V, K)
     middle: np.ndarray  # (16,) mean of each statistic
     spread: np.ndarray  # (16,)
     frequencies: np.ndarray  # (16, WAVES)
@@ -38,11 +40,13 @@ class PromptFeatures:
         """Rarity, directions, scales and the known domains of training prompts."""
         counts, plain = word_counts(texts), statistics(texts)
         prompts = np.bincount(counts.indices, minlength=BUCKETS)
-        rarity = np.where(prompts >= LEAST_PROMPTS, 1.0 + np.log((1.0 + len(texts)) / (1.0 + prompts)), 0.0)
+        buckets = np.flatnonzero(prompts >= LEAST_PROMPTS)
+        rarity = 1.0 + np.log((1.0 + len(texts)) / (1.0 + prompts[buckets]))
         size = plain.shape[1]
         return cls(
+            buckets,
             rarity,
-            _directions(_weighted(counts, rarity), generator),
+            _directions(_weighted(counts[:, buckets], rarity), generator),
             plain.mean(axis=0),
             plain.std(axis=0) + 1e-9,
             generator.standard_normal((size, WAVES)) / np.sqrt(size),
@@ -50,13 +54,12 @@ class PromptFeatures:
             sorted(set(domains)),
         )
 
-    def of(self, texts: list[str], domains: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Features for the linear member and for the trees: (S, K + domains + WAVES), (S, K + domains + 16)."""
-        plain = statistics(texts)
-        words = _weighted(word_counts(texts), self.rarity) @ self.directions
-        shared = np.hstack([words, np.array(domains, dtype=object)[:, None] == np.array(self.domains, dtype=object)])
-        angle = (plain - self.middle) / self.spread @ self.frequencies + self.phases
-        return np.hstack([shared, np.sqrt(2.0 / WAVES) * np.cos(angle)]), np.hstack([shared, plain])
+    def of(self, texts: list[str], domains: list[str]) -> np.ndarray:
+        """Features of prompts: directions of words, one column per known domain, waves; (S, K + domains + WAVES)."""
+        words = _weighted(word_counts(texts)[:, self.buckets], self.rarity) @ self.directions
+        known = np.array(domains, dtype=object)[:, None] == np.array(self.domains, dtype=object)
+        angle = (statistics(texts) - self.middle) / self.spread @ self.frequencies + self.phases
+        return np.hstack([words, known, np.sqrt(2.0 / WAVES) * np.cos(angle)])
 
 
 def word_counts(texts: list[str]) -> sparse.csr_array:
@@ -70,7 +73,7 @@ def word_counts(texts: list[str]) -> sparse.csr_array:
 
 def _grams(text: str) -> list[str]:
     words = _WORD.findall(text.lower())
-    pairs = [f"2 {one} {other}" for one, other in zip(words, words[1:])]
+    pairs = [f"2 {one} {other}" for one, other in pairwise(words)]
     ends = [f"first {' '.join(words[:1])}", f"first two {' '.join(words[:2])}", f"last {' '.join(words[-1:])}"]
     return [f"1 {word}" for word in words] + pairs + ends
 
@@ -98,7 +101,7 @@ def _weighted(counts: sparse.csr_array, rarity: np.ndarray) -> sparse.csr_array:
 
 def _directions(weighted: sparse.csr_array, generator: np.random.Generator) -> np.ndarray:
     """Leading right singular vectors, by a random start and power iterations (Halko, Martinsson and Tropp 2011)."""
-    size = min(DIRECTIONS + 20, weighted.shape[0])
+    size = min(DIRECTIONS + 20, *weighted.shape)
     basis = weighted @ generator.standard_normal((weighted.shape[1], size))
     for _ in range(3):
         basis = weighted @ (weighted.T @ np.linalg.qr(basis)[0])
