@@ -25,7 +25,8 @@ class RouterResult:
 
     out: Path
     summary: dict[str, Any]
-    table: pd.DataFrame
+    table: pd.DataFrame  # llm_router.csv
+    cross_validated: pd.DataFrame
 
 
 def run(config: RouterConfig, out: str | Path) -> RouterResult:
@@ -44,7 +45,7 @@ def run(config: RouterConfig, out: str | Path) -> RouterResult:
         accuracy_figure(held_out, folder.path / "llm_router.png")
         summary = {one.name: _summary(one, held_out, within) for one in data}
         folder.write_summary(summary)
-        return RouterResult(folder.out, summary, held_out)
+        return RouterResult(folder.out, summary, held_out, within)
 
 
 def _routed(data: DataSet, config: RouterConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
