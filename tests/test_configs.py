@@ -44,6 +44,7 @@ TYPES = {
     "revenue_sim/run.yaml": ("revenue_sim.config", "RunConfig"),
     "revenue_sim/evaluate.yaml": ("revenue_sim.config", "EvaluateConfig"),
     "revenue_sim/ope.yaml": ("revenue_sim.ope", "OpeConfig"),
+    "other_computation/llm_router.yaml": ("examples.llm_router.config", "RouterConfig"),
 }
 # a table of scenarios, each with a type of its own; tests/mpc_balancer reads it
 TABLES = {"mpc_balancer/scenarios.yaml", "mpc_balancer/faults.yaml"}

@@ -58,9 +58,7 @@ def load_folder(config: RouterConfig) -> list[DataSet]:
     folder = Path(config.data)
     if not folder.is_dir():
         raise UserError(f"data: {folder}: no such folder; expected one with {EXPECTED}")
-    files = {path.name.removesuffix(".gz").removesuffix(".csv"): path for path in _tables(folder)}
-    if not files:
-        raise UserError(f"data: {folder}: holds no CSV files; expected {EXPECTED}")
+    files = _tables(folder)
     if "train" not in files and "test" not in files:
         return [_pair(config, name, path) for name, path in files.items()]
     for name in ("train", "test"):
@@ -69,13 +67,22 @@ def load_folder(config: RouterConfig) -> list[DataSet]:
     return [_scored(config, folder, files["train"], files["test"])]
 
 
-def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name.endswith((".csv", ".csv.gz")))
+def _tables(folder: Path) -> dict[str, Path]:
+    """The folder's CSV files by their names without endings."""
+    files: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.name.endswith((".csv", ".csv.gz"))):
+        name = path.name.removesuffix(".gz").removesuffix(".csv")
+        if name in files:
+            raise UserError(f"data: {folder}: holds {files[name].name} and {path.name}; expected one of them")
+        files[name] = path
+    if not files:
+        raise UserError(f"data: {folder}: holds no CSV files; expected {EXPECTED}")
+    return files
 
 
 def _scored(config: RouterConfig, folder: Path, train_file: Path, test_file: Path) -> DataSet:
     frame = read_all_columns(train_file)
-    models = sorted(str(name) for name in frame.columns if name != "question")
+    models = sorted(str(name) for name in frame.columns if name not in ("question", "domain"))
     if len(models) < 2:
         raise UserError(f"{train_file}: scores of {len(models)} models; expected columns of at least two")
     prices = _prices(config, models, folder / "llm_prices.json")

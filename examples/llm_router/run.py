@@ -11,7 +11,7 @@ import pandas as pd
 from examples.llm_router.config import RouterConfig
 from examples.llm_router.judging import judged
 from examples.llm_router.prompts import DataSet, load_folder
-from examples.llm_router.router import learn
+from examples.llm_router.router import Router, learn
 from examples.llm_router.router_figure import accuracy_figure
 from marca_common.cli import run_cli
 from marca_common.compute import set_threads
@@ -37,36 +37,45 @@ def run(config: RouterConfig, out: str | Path) -> RouterResult:
     """
     with RunFolder(out, config) as folder:
         set_threads(1)
-        data = load_folder(config)
-        found = [_routed(one, config) for one in data]
-        held_out, within = (pd.concat(tables, ignore_index=True) for tables in zip(*found))
+        found = [_routed(one, config) for one in load_folder(config)]
+        held_out = pd.concat([one.held_out for one in found], ignore_index=True)
+        within = pd.concat([one.within for one in found], ignore_index=True)
         write_table(held_out.round(6), folder.path / "llm_router.csv")
         write_table(within.round(6), folder.path / "cross_validated.csv")
         accuracy_figure(held_out, folder.path / "llm_router.png")
-        summary = {one.name: _summary(one, held_out, within) for one in data}
+        summary = {one.data.name: _summary(one) for one in found}
         folder.write_summary(summary)
         return RouterResult(folder.out, summary, held_out, within)
 
 
-def _routed(data: DataSet, config: RouterConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table on held-out prompts, and the same on training prompts by a router that was not given them."""
+@dataclass
+class _Routed:
+    data: DataSet
+    router: Router
+    held_out: pd.DataFrame  # the table on held-out prompts
+    within: pd.DataFrame  # the same on training prompts, by fits that were not given them
+
+
+def _routed(data: DataSet, config: RouterConfig) -> _Routed:
     router, out_of_fold = learn(data.train, config.folds, config.seed)
     held_out = judged(data.name, data.test.scores, router.expected(data.test), data.prices, config)
-    return held_out, judged(data.name, data.train.scores, out_of_fold, data.prices, config)
+    return _Routed(data, router, held_out, judged(data.name, data.train.scores, out_of_fold, data.prices, config))
 
 
-def _summary(data: DataSet, held_out: pd.DataFrame, within: pd.DataFrame) -> dict[str, Any]:
+def _summary(routed: _Routed) -> dict[str, Any]:
+    parts = {"train": routed.data.train, "test": routed.data.test}
     return {
-        "prompts": {"train": len(data.train.texts), "test": len(data.test.texts)},
-        "mean_score": {"train": float(data.train.scores.mean()), "test": float(data.test.scores.mean())},
-        "lead_over_static": _leads(held_out, data.name),
-        "lead_cross_validated": _leads(within, data.name),
+        "prompts": {name: len(part.texts) for name, part in parts.items()},
+        "mean_score": {name: float(part.scores.mean()) for name, part in parts.items()},
+        "nets_weight": routed.router.nets_weight,
+        "lead_over_static": _leads(routed.held_out),
+        "lead_cross_validated": _leads(routed.within),
     }
 
 
-def _leads(table: pd.DataFrame, name: str) -> dict[str, float]:
+def _leads(table: pd.DataFrame) -> dict[str, float]:
     """The router's relative lead over the best static mixture at each budget."""
-    rows = table[(table["data"] == name) & (table["strategy"] == "router")]
+    rows = table[table["strategy"] == "router"]
     return {f"{budget:g}": float(lead) for budget, lead in zip(rows["budget"], rows["lead_over_static"])}
 
 

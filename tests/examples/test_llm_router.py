@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from examples.llm_router import router as router_module
 from examples.llm_router.config import RouterConfig
 from examples.llm_router.features import PromptFeatures, word_counts
 from examples.llm_router.judging import STRATEGIES, judged
 from examples.llm_router.nets import Nets
 from examples.llm_router.prompts import Prompts, load_folder, split
 from examples.llm_router.ridge import Ridge, leave_one_out
+from examples.llm_router.router import learn
 from examples.llm_router.run import run
 from examples.llm_router.strategies import at_random, cheapest_first, shares
 from marca_common.cli import run_cli
@@ -162,7 +164,9 @@ def test_nets_learn_who_is_right_and_repeat_themselves() -> None:
     found = Nets.fit(x, y, seed=0).expected(x)
     assert ((found[:, 0] > found[:, 1]) == (x[:, 0] > 0)).mean() > 0.9
     assert 0 <= found.min() <= found.max() <= 1
-    np.testing.assert_array_equal(found, Nets.fit(x, y, seed=0).expected(x))
+    again = Nets.fit(x, y, seed=0)
+    for _ in range(2):  # nothing is drawn any more once it is fitted
+        np.testing.assert_array_equal(found, again.expected(x))
 
 
 def test_words_by_hand() -> None:
@@ -184,9 +188,51 @@ def test_features_of_new_prompts_and_of_an_unknown_domain() -> None:
     np.testing.assert_allclose(features.directions.T @ features.directions, np.eye(size), atol=1e-9)
 
 
+def test_a_word_of_two_prompts_counts_for_nothing() -> None:
+    texts = ["rare word here", "rare word there", "word"]
+    features = PromptFeatures.fit(texts, [""] * 3, np.random.default_rng(0))
+    kept = set(features.buckets)
+    assert word_counts(["word"]).indices[0] in kept
+    assert kept.isdisjoint(word_counts(["rare"]).indices)
+
+
+class Memory:
+    """A member that expects ``seen`` of prompts that it was fitted to, and ``new`` of others."""
+
+    def __init__(self, seen: float, new: float) -> None:
+        self.seen, self.new, self.known = seen, new, set[bytes]()
+
+    @staticmethod
+    def key(row: np.ndarray) -> bytes:
+        return bytes((np.round(row, 6) + 0.0).tobytes())  # a matrix product may differ in its last digit
+
+    def fit(self, features: np.ndarray, scores: np.ndarray, *_: int) -> Memory:
+        fitted = Memory(self.seen, self.new)
+        fitted.known = {self.key(row) for row in features}
+        return fitted
+
+    def expected(self, features: np.ndarray) -> np.ndarray:
+        return np.array([[self.seen if self.key(row) in self.known else self.new] * 2 for row in features])
+
+
+@pytest.mark.parametrize("ridge, nets, weight", [(0.4, 0.0, 0.0), (0.0, 0.4, 1.0), (0.0, 0.8, 0.5), (0.3, 0.7, 0.25)])
+def test_members_are_blended_by_what_they_say_of_prompts_they_were_not_given(
+    monkeypatch: pytest.MonkeyPatch, ridge: float, nets: float, weight: float
+) -> None:
+    """All scores are .4. What a member says of prompts that it has seen, 9, must not count."""
+    monkeypatch.setattr(router_module, "Ridge", Memory(9.0, ridge))
+    monkeypatch.setattr(router_module, "Nets", Memory(9.0, nets))
+    texts = poems_and_sums(40, 6)["question"].tolist()
+    router, out_of_fold = learn(Prompts(texts, [""] * 40, np.full((40, 2), 0.4)), folds=4, seed=0)
+    assert router.nets_weight == weight
+    np.testing.assert_allclose(out_of_fold, 0.4)
+    np.testing.assert_allclose(router.expected(Prompts(texts, [""] * 40, np.zeros((40, 2)))), 9.0)
+
+
 def test_rows_of_one_prompt_stay_together() -> None:
     texts = [f"prompt {i % 50}" if i % 2 else f"  Prompt\n{i % 50} " for i in range(200)]
     whole = Prompts(texts, [""] * 200, np.arange(200.0)[:, None])
+    assert len(set(whole.keys())) == 50
     train, test = split(whole, 0.3, np.random.default_rng(0))
     assert not set(train.keys()) & set(test.keys())
     assert len(test.texts) == 60  # 15 of 50 prompts, four rows each
@@ -314,6 +360,19 @@ def test_a_pair_without_a_price_is_refused(pairs: Path) -> None:
 def test_a_budget_below_the_cheapest_model_is_refused_with_the_least(scored: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"budgets: got 0.05; the cheapest model alone needs 0.1"):
         run(config(scored, budgets=[0.05]), tmp_path / "out")
+
+
+def test_a_file_that_stands_there_packed_and_unpacked_is_refused(scored: Path) -> None:
+    (scored / "train.csv.gz").write_bytes(gzip.compress((scored / "train.csv").read_bytes()))
+    with pytest.raises(UserError, match=r"holds train.csv and train.csv.gz; expected one of them"):
+        load_folder(config(scored))
+
+
+def test_a_static_mixture_that_is_never_right_has_no_lead(tmp_path: Path) -> None:
+    wrong = np.zeros((30, 2))
+    table = judged("wrong", wrong, wrong, np.array([1.0, 2.0]), config(tmp_path, budgets=[0.75]))
+    assert table["accuracy"].eq(0).all()
+    assert table["lead_over_static"].isna().all()
 
 
 def test_one_model_is_no_choice(scored: Path) -> None:
