@@ -86,6 +86,7 @@ class _Training:
         self.device = resolve_device(config.device)
         frame = read_log(config.data, config.tasks)
         train_frame, validation_frame, test_frame = split(config.data, frame)
+        config.data.spec.require_rows(len(train_frame), config.data.requests)
         for part in (train_frame, validation_frame):
             require_learnable(config.data, part, config.tasks)
         self.test_frame = test_frame if len(test_frame) else validation_frame

@@ -11,12 +11,12 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from marca_common.column_values import Zone
-from marca_common.config import Config
-from marca_common.table_files import Separator
+from marca_common.errors import UserError
+from marca_common.table_format import TableFormat
 from marca_common.tables import Column, read_table
 
 
-class RequestSpec(Config):
+class RequestSpec(TableFormat):
     """Columns of a request log; nothing about agents or sub-actions is hard-coded elsewhere."""
 
     state: dict[str, Literal["category", "numeric"]] = Field(
@@ -38,8 +38,6 @@ class RequestSpec(Config):
         default="propensity", description="probability of the logged joint action; null: not logged"
     )
     columns: dict[str, str] = Field(default={}, description="names in the file → names here, where they differ")
-    header: list[str] | None = Field(default=None, description="column names of a file without a header row")
-    separator: Separator = Field(default=",", description="field separator of CSV files")
     timezone: Zone = Field(default="UTC", description="IANA zone of times without an offset")
 
     @model_validator(mode="after")
@@ -98,13 +96,20 @@ class RequestSpec(Config):
             path,
             [*self.table_schema(**parts), *(extra or [])],
             rename=self.columns,
-            header=self.header,
-            separator=self.separator,
             timezone=self.timezone,
+            **self.reading,
         )
         if self.timestamp and not frame[self.timestamp].is_monotonic_increasing:
             frame = frame.sort_values(self.timestamp, kind="stable", ignore_index=True)
         return frame
+
+    def require_rows(self, rows: int, place: str | Path) -> None:
+        """A UserError where there are fewer rows to learn from than choices of all sub-actions together."""
+        choices = sum(self.shape)
+        if rows < choices:
+            raise UserError(
+                f"{place}: {rows} rows to learn from are too few for the effects of {choices} choices; expected at least {choices}"
+            )
 
     def distinct_states(self, frame: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
         """Distinct states in order of first appearance, the state id of every row (M,), and counts (S,)."""

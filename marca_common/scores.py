@@ -7,6 +7,7 @@ values and the sub-actions joined by ``_``; small files and other people's files
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from marca_common.column_values import category, words
+from marca_common.column_values import words
 from marca_common.errors import UserError
 from marca_common.files import atomic_path
+from marca_common.keyed_tables import KeyedTable
 from marca_common.requests import RequestSpec
-from marca_common.tables import Column, checked_frame, read_table
+from marca_common.tables import Column, checked_frame
+
+log = logging.getLogger(__name__)
 
 _MOST = float(np.finfo(np.float32).max)
 
@@ -99,37 +103,41 @@ def read_scores(path: str | Path, spec: RequestSpec) -> ScoreMatrix:
     return ScoreMatrix(states, scores)
 
 
-def read_long_scores(path: str | Path, spec: RequestSpec, names: list[str]) -> ScoreMatrix:
-    """Read a long file; a missing, doubled or unknown (state, action) pair is a UserError.
+def read_long_scores(
+    path: str | Path,
+    spec: RequestSpec,
+    names: list[str],
+    table: KeyedTable | None = None,
+    missing: float | None = None,
+) -> ScoreMatrix:
+    """Read a long file, laid out as ``table`` says (null: columns ``state`` and ``action``).
 
-    State values must not contain ``_``, since the key is split at it.
+    A doubled or unknown (state, action) pair is a UserError. So is a missing one, unless ``missing`` is its value.
     """
-    path = Path(path)
-    schema = [
-        Column("state", "category"),
-        Column("action", "category"),
-        *(Column(name, low=-_MOST, high=_MOST) for name in names),
-    ]
-    frame = read_table(path, schema)
-    joint = pd.Index(action_keys(spec)).get_indexer(frame["action"].astype(str))
+    path, table = Path(path), table or KeyedTable()
+    values = [Column(name, low=-_MOST, high=_MOST) for name in names]
+    frame = table.read(path, spec, ("state", "action"), values)
+    joint = pd.Index(action_keys(spec)).get_indexer(frame["action"])
     _refuse(path, joint < 0, frame, "a known joint action")
-    state_ids, keys = pd.factorize(frame["state"].astype(str))
+    state_ids, states = table.distinct_states(frame["state"], spec, str(path))
     cell = state_ids * spec.n_joint + joint
     _refuse(path, pd.Series(cell).duplicated().to_numpy(), frame, "each pair once")
-    if len(cell) != len(keys) * spec.n_joint:
-        gap = int(np.argmax(np.bincount(cell, minlength=len(keys) * spec.n_joint) == 0))
-        pair = f"state {keys[gap // spec.n_joint]!r}, action {action_keys(spec)[gap % spec.n_joint]!r}"
-        raise UserError(f"{path}: the pair {pair} is missing; expected every joint action of every state")
-    parts = [[category(value) for value in key.split("_")] for key in keys]
-    wrong = [key for key, values in zip(keys, parts) if len(values) != len(spec.state)]
-    if wrong:
-        raise UserError(f"{path}: column 'state': got {wrong[0]!r}; expected {len(spec.state)} values joined by '_'")
+    size = len(states) * spec.n_joint
+    if len(cell) != size and missing is None:
+        gap = int(np.argmax(np.bincount(cell, minlength=size) == 0))
+        pair = f"state {state_keys(states)[gap // spec.n_joint]!r}, action {action_keys(spec)[gap % spec.n_joint]!r}"
+        raise UserError(
+            f"{path}: the pair {pair} is missing, as are {size - len(cell) - 1} others; expected every joint action of every "
+            "state (or, where it can be declared, what a missing one is worth: missing)"
+        )
+    if len(cell) != size:
+        log.warning("%s: %d of %d pairs are missing and count as %g", path, size - len(cell), size, missing)
     scores = {}
     for name in names:
-        values = np.empty(len(cell), dtype=np.float32)
-        values[cell] = frame[name].to_numpy()
-        scores[name] = values.reshape(len(keys), spec.n_joint)
-    return ScoreMatrix(pd.DataFrame(parts, columns=list(spec.state)), scores)
+        matrix = np.full(size, np.nan if missing is None else missing, dtype=np.float32)
+        matrix[cell] = frame[name].to_numpy()
+        scores[name] = matrix.reshape(len(states), spec.n_joint)
+    return ScoreMatrix(states, scores)
 
 
 def _holds_numbers(kind: pa.DataType, size: int) -> bool:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import itertools
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from marca_common.errors import UserError
 
 _PARQUET = (".parquet", ".parq", ".pq")
 _EMPTY = ["", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "<NA>", "#N/A", "#NA"]
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*", re.IGNORECASE)
 _KINDS = {
     b"PAR1": "Parquet",
     b"\x1f\x8b": "gzip",
@@ -158,6 +160,11 @@ def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[s
     if not rows:
         return list(layout.header or [])
     names = list(layout.header) if layout.header else rows[0]
+    found = {rename.get(name, name) for name in rows[0]}
+    if layout.header:
+        _require_no_header(path, layout.header, rows[0])
+    elif wanted and not found & wanted:
+        _require_header(path, rows[0])
     other = next((mark for mark in ";\t|," if mark != layout.separator and mark in "".join(rows[0])), None)
     if len(rows[0]) == 1 and len(wanted or ()) > 1 and other:
         raise UserError(
@@ -165,6 +172,29 @@ def _names(path: Path, layout: TextLayout, rename: dict[str, str], wanted: set[s
         )
     _require_distinct(path, names, rename, wanted)
     return names
+
+
+def _require_header(path: Path, first: list[str]) -> None:
+    """A UserError where the first row, which has none of the expected names, looks like data."""
+    number = next((field for field in first if _NUMBER.fullmatch(field)), None)
+    if number is not None:
+        raise UserError(
+            f"{path}: its first row holds {number!r}, expected column names; if it has no header row, name the columns under header"
+        )
+
+
+def _require_no_header(path: Path, header: Sequence[str], first: list[str]) -> None:
+    """A UserError where the first row holds the names that ``header`` gives, or fewer fields than it names."""
+    named = [field for field in first if field in header]
+    if len(named) > len(header) / 2:
+        raise UserError(
+            f"{path}: its first row holds the column name {named[0]!r} while header says that it has no header row; set "
+            "header: null"
+        )
+    if 1 < len(first) < len(header):
+        raise UserError(
+            f"{path}: row 1 has {len(first)} fields; header names {len(header)} columns: {', '.join(header)}"
+        )
 
 
 def _opened(path: Path) -> IO[str]:

@@ -7,8 +7,9 @@ Rows are counted from 1, the header not included. CSV, Parquet and a frame in me
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,10 @@ from marca_common.errors import UserError
 from marca_common.files import atomic_path, shipped
 from marca_common.table_files import TextLayout, is_parquet, parts, raw_frames
 
+log = logging.getLogger(__name__)
+
 Kind = Literal["int", "float", "category", "time"]
+Negative = Literal["clip", "drop"]  # a number below 0 where none is expected: 0 in its place, or the row left out
 
 
 @dataclass(frozen=True)
@@ -72,15 +76,16 @@ def read_chunks(
     header: Sequence[str] | None = None,
     separator: str = ",",
     timezone: str = "UTC",
+    negative: Mapping[str, Negative] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """As read_table, ``rows`` rows at a time (None: a file at once), for tables larger than memory.
 
     ``rename`` maps names in the file to names in the schema; ``header`` names the columns of a text file without a header
-    row; times without an offset are read in ``timezone``.
+    row; times without an offset are read in ``timezone``; ``negative`` says what becomes of numbers below 0, by column.
     """
     path = shipped(path)
     wanted = {column.name for column in schema}
-    total, first = 0, None
+    total, kept, first = 0, 0, None
     for part in parts(path):
         layout = TextLayout(separator, header, as_text={c.name for c in schema if c.kind in ("category", "time")})
         start = 0
@@ -89,9 +94,14 @@ def read_chunks(
             if set(raw.columns) != first[1]:
                 odd = sorted(set(raw.columns) ^ first[1])[0]
                 raise UserError(f"{part}: column {odd!r} stands in only one of this part and {first[0].name}")
-            yield checked_frame(raw, schema, str(part), timezone=timezone, start=start)
-            start += len(raw)
+            aside = {(rename or {}).get(name, name) for name in raw.attrs["names"]} - wanted
+            here = {name: how for name, how in (negative or {}).items() if name not in aside}
+            frame = checked_frame(raw, schema, str(part), timezone=timezone, start=start, negative=here)
+            start, kept = start + len(raw), kept + len(frame)
+            yield frame
         total += start
+    if total and not kept:
+        raise UserError(f"{path}: all {total} rows are left out for a number below 0; expected some others")
     if total == 0:
         expected = ", ".join(c.name for c in schema)
         raise UserError(
@@ -100,11 +110,21 @@ def read_chunks(
 
 
 def checked_frame(
-    frame: pd.DataFrame, schema: Schema, place: str, *, timezone: str = "UTC", start: int = 0
+    frame: pd.DataFrame,
+    schema: Schema,
+    place: str,
+    *,
+    timezone: str = "UTC",
+    start: int = 0,
+    negative: Mapping[str, Negative] | None = None,
 ) -> pd.DataFrame:
-    """The schema's columns of a frame in memory, checked and typed as those of a file are; ``place`` opens messages."""
+    """The schema's columns of a frame in memory, checked and typed as those of a file are; ``place`` opens messages.
+
+    ``start``: rows before this frame, for messages. ``negative`` as in ``read_chunks``.
+    """
+    negative = negative or {}
     columns = {}
-    for column in schema:
+    for column in _with_negatives(schema, negative, frame, place):
         if column.name not in frame:
             if not column.required:
                 continue
@@ -119,7 +139,7 @@ def checked_frame(
             raise UserError(
                 f"{place}: row {row}, column {column.name!r}: got {value}; expected {bad.expected}"
             ) from None
-    return pd.DataFrame(columns, index=frame.index)
+    return _without_negatives(pd.DataFrame(columns, index=frame.index), negative, place)
 
 
 def write_table(frame: pd.DataFrame, path: str | Path) -> None:
@@ -129,6 +149,36 @@ def write_table(frame: pd.DataFrame, path: str | Path) -> None:
             pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), temporary, compression="zstd")
         else:
             frame.to_csv(temporary, index=False, lineterminator="\n", date_format="%Y-%m-%d %H:%M:%S")
+
+
+def _with_negatives(schema: Schema, negative: Mapping[str, Negative], frame: pd.DataFrame, place: str) -> list[Column]:
+    """The schema, open below 0 in the columns that ``negative`` names; one that can't hold a 0 is a UserError."""
+    for column in schema:
+        if column.name in negative and (column.kind not in ("int", "float") or column.low > 0):
+            raise UserError(f"{place}: negative: {column.name!r}: expected a column of numbers that may be 0")
+    names = {column.name for column in schema} | set(frame.columns)
+    unknown = next((name for name in negative if name not in names), None)
+    if unknown is not None:
+        raise UserError(f"{place}: negative: column {unknown!r} is missing; {_found(unknown, frame)}")
+    return [replace(column, low=-np.inf) if column.name in negative else column for column in schema]
+
+
+def _without_negatives(frame: pd.DataFrame, negative: Mapping[str, Negative], place: str) -> pd.DataFrame:
+    """Numbers below 0 set to 0, or their rows left out, as declared; said in the log, with their number."""
+    kept = np.ones(len(frame), dtype=bool)
+    for name, how in negative.items():
+        below = frame[name].to_numpy() < 0 if name in frame else np.zeros(len(frame), dtype=bool)
+        if not below.any():
+            continue
+        log.warning("%s: column %r: %d of %d values below 0: %s", place, name, below.sum(), len(frame), _DONE[how])
+        if how == "clip":
+            frame[name] = frame[name].clip(lower=0)
+        else:
+            kept &= ~below
+    return frame if kept.all() else frame[kept].reset_index(drop=True)
+
+
+_DONE = {"clip": "counted as 0", "drop": "their rows are left out, later row numbers are without them"}
 
 
 def _found(name: str, frame: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -9,14 +10,20 @@ from pydantic import Field, model_validator
 from marca_common.column_values import Zone
 from marca_common.config import Config
 from marca_common.prices import PRICE_UNIT
-from marca_common.table_files import Separator
+from marca_common.table_format import TableFormat
+
+MINUTE_OF_DAY = "minute_of_day"  # in a time format: minutes since midnight, 694 is 11:34
 
 
-class ColumnsConfig(Config):
+class ColumnsConfig(TableFormat):
     """Which columns of the minute table mean what; every name may be replaced, so that foreign tables can be read."""
 
     timestamp: list[str] = Field(["timestamp"], description="columns that, joined by a space, give the minute's start")
-    timestamp_format: str | None = Field(None, description="strptime format of the joined text; null = ISO 8601")
+    timestamp_format: str | None = Field(
+        None,
+        description="strptime format of the joined text; minute_of_day as its last word reads 694 as 11:34; without a %d"
+        " the date is unknown; null = ISO 8601",
+    )
     group: list[str] = Field(["idc"], description="columns that, joined by '/', name the data centre (or group)")
     qps: str = Field("qps", description="traffic of the minute")
     qps_divisor: float = Field(1.0, gt=0, description="traffic / this = requests per second (60 for counts a minute)")
@@ -38,9 +45,27 @@ class ColumnsConfig(Config):
     gaps: Literal["error", "split"] = Field(
         "error", description="a missing minute: refuse the table or learn around it"
     )
-    header: list[str] | None = Field(None, description="columns of a file without a header row; null = it has one")
-    separator: Separator = Field(",", description="separator of a CSV file")
     timezone: Zone = Field("UTC", description="IANA zone of times without an offset")
+
+    @model_validator(mode="after")
+    def _minute_of_day_is_last(self) -> ColumnsConfig:
+        words = (self.timestamp_format or "").split(" ")
+        if MINUTE_OF_DAY in words[:-1] or (self.minutes_counted and len(words) != len(self.timestamp)):
+            raise ValueError(
+                f"timestamp_format: got {self.timestamp_format!r} for the columns {self.timestamp}; expected a word for each of "
+                f"them, {MINUTE_OF_DAY} the last"
+            )
+        return self
+
+    @property
+    def minutes_counted(self) -> bool:
+        """Whether the last time column counts minutes from midnight."""
+        return (self.timestamp_format or "").split(" ")[-1] == MINUTE_OF_DAY
+
+    @property
+    def date_known(self) -> bool:
+        """Whether times have a date; without one only the time of day is known, and the order of rows."""
+        return self.timestamp_format is None or re.search("%[djcxsDF]", self.timestamp_format) is not None
 
 
 class SystemModelConfig(Config):
@@ -242,7 +267,10 @@ class WatchConfig(Config):
         description="wrong: λ's moves do more than the model says by more than this share of it, beyond doubt",
     )
     one_sided: float = Field(
-        0.6, gt=0, le=1, description="not white: mean product of the signs of successive errors above this; an alarm only"
+        0.6,
+        gt=0,
+        le=1,
+        description="not white: mean product of the signs of successive errors above this; an alarm only",
     )
     patience: int = Field(3, ge=1, description="wrong control steps in a row after which it is taken for wrong")
     return_steps: int = Field(20, ge=1, description="control steps of a right model before it steers again")

@@ -30,7 +30,7 @@ from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.system_model.observer import run_observers, tune_observer
 from mpc_balancer.system_model.price_effects import PriceEffects, price_effects
 from mpc_balancer.system_model.system_network import SystemNetwork
-from mpc_balancer.system_model.table_checks import odd_data, require_learnable
+from mpc_balancer.system_model.table_checks import odd_data, require_learnable, require_moving_price, require_rows
 from mpc_balancer.system_model.training_loop import Report, fit_network
 from mpc_balancer.system_model.training_windows import Windows, make_windows
 from mpc_balancer.system_model.tuned import ObserverTuning, Tuned
@@ -95,7 +95,10 @@ def fit_model(
     ``warn`` takes what a reader of the results must know. Raises UserError for a table that nothing can be learned from,
     or not what λ does (unless ``allow_unidentified``), and for a loss that is not a number.
     """
+    require_rows(data)
     require_learnable(data)
+    if config.price_high is None:
+        require_moving_price(data)
     device = resolve_device(config.device)
     early, late = data.split(config.validation_share)
     features = Features.fit(early, config.rollout_steps - 1)

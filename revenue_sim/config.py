@@ -7,14 +7,30 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from marca_common.config import Config
+from marca_common.keyed_tables import KeyedTable
 from marca_common.requests import RequestSpec
 
 
-class ScoreSource(Config):
-    """Where scores are read from; a plain path, or a list of them, may stand for it."""
+class ScoreSource(KeyedTable):
+    """Where scores are read from; a plain path, or a list of them, may stand for it. The layout is that of long files."""
 
     files: list[str] = Field(min_length=1, description="score files, one per training seed")
-    column: str | None = Field(default=None, description="score column; null: the file's only one")
+    column: str | None = Field(
+        default=None, description="score column; null: the only one of a wide file, 'value' of a long one"
+    )
+    missing: float | None = Field(
+        default=None,
+        ge=-3e38,
+        le=3e38,
+        description="what a pair that a long file lacks is worth, money; null: it must hold every pair",
+    )
+
+
+class CountTable(KeyedTable):
+    """A table of counts; a plain path may stand for it."""
+
+    file: str = Field(description="table of counts, CSV or Parquet")
+    count: str | None = Field(default="count", description="column of counts; null: each row counts as 1")
 
 
 def as_source(value: Any) -> Any:
@@ -22,6 +38,11 @@ def as_source(value: Any) -> Any:
     if isinstance(value, str):
         return {"files": [value]}
     return {"files": value} if isinstance(value, list) else value
+
+
+def as_table(value: Any) -> Any:
+    """A path as the mapping of a CountTable."""
+    return {"file": value} if isinstance(value, str) else value
 
 
 def path_not_columns(value: Any) -> Any:
@@ -38,8 +59,8 @@ class RunConfig(Config):
 
     spec: RequestSpec = Field(default=RequestSpec(), description="columns of the request log")
     requests: str | None = Field(default=None, description="request log that quotas and state counts are taken from")
-    states: str | None = Field(default=None, description="table of state counts, instead of the log's")
-    quotas: str | None = Field(default=None, description="table of action quotas, instead of the log's")
+    states: CountTable | None = Field(default=None, description="table of state counts, instead of the log's")
+    quotas: CountTable | None = Field(default=None, description="table of action quotas, instead of the log's")
     truth: ScoreSource = Field(description="scores taken as the truth")
     models: dict[str, ScoreSource] = Field(min_length=1, description="models to judge: name → score files")
     costs: str | None = Field(default=None, description="score file of true costs, a column per service; null: none")
@@ -66,6 +87,7 @@ class RunConfig(Config):
     seed: int = Field(default=0, ge=0, description="seed of the state sample and of the bootstrap")
 
     _source = field_validator("truth", mode="before")(as_source)
+    _tables = field_validator("states", "quotas", mode="before")(as_table)
     _path = field_validator("requests", mode="before")(path_not_columns)
 
     @field_validator("models", mode="before")
@@ -80,9 +102,10 @@ class EvaluateConfig(Config):
     RENAMED: ClassVar[dict[str, str]] = {"requests": "spec"}
 
     spec: RequestSpec = Field(default=RequestSpec(), description="columns of states and sub-actions")
-    allocation: str = Field(description="table of the allocation to judge: state, action, count")
+    allocation: CountTable = Field(description="table of the allocation to judge: state, action, count")
     truth: ScoreSource = Field(description="scores taken as the truth")
     costs: str | None = Field(default=None, description="score file of true costs, a column per service; null: unknown")
     threads: int | None = Field(default=None, ge=1, description="threads of the compiled loops; null: all processors")
 
     _source = field_validator("truth", mode="before")(as_source)
+    _table = field_validator("allocation", mode="before")(as_table)

@@ -37,7 +37,7 @@ def evaluate(config: EvaluateConfig, out: str | Path) -> EvaluateResult:
     """
     with RunFolder(out, config) as folder:
         spec = config.spec
-        states, _ = load_scores(config.truth.files[0], spec, config.truth.column)
+        states, _ = load_scores(config.truth.files[0], spec, config.truth)
         truth = mean_scores(config.truth, spec, states)
         state, action, count = read_allocation(config.allocation, spec, states)
         counts = np.bincount(state, weights=count, minlength=len(states)).astype(np.int64)

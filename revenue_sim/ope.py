@@ -65,7 +65,7 @@ def evaluate_policy(config: OpeConfig, out: str | Path) -> OpeResult:
     """
     with RunFolder(out, config) as folder:
         spec = config.spec
-        states, _ = load_scores(config.scores.files[0], spec, config.scores.column)
+        states, _ = load_scores(config.scores.files[0], spec, config.scores)
         scores = mean_scores(config.scores, spec, states)
         costs = total(load_costs(config.costs, spec, states)) if config.costs else None
         frame = spec.read(config.requests)

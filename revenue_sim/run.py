@@ -56,6 +56,10 @@ def run(config: RunConfig, out: str | Path) -> RunResult:
     """
     with RunFolder(out, config) as folder:
         inputs = load_inputs(config)
+        if any(source.missing is not None for source in (config.truth, *config.models.values())):
+            folder.warn(
+                "pairs that a score file lacks count as what `missing` says; so they do in the rank correlations"
+            )
         generator = numpy_generator(config.seed, "revenue_sim", "bootstrap")
         truth = judge([inputs.truth], inputs)
         models = progress(inputs.models.items(), what="quotas", unit="model")

@@ -119,6 +119,7 @@ def _require_learnable(config: TrainConfig, frame: pd.DataFrame) -> None:
     place, reward = config.requests[0], frame[config.spec.reward].to_numpy(np.float64)
     if len(frame) < 2 * config.folds:
         raise UserError(f"{place}: {len(frame)} rows; expected at least two per fold ({config.folds})")
+    config.spec.require_rows(len(frame), place)
     require_earned(reward, f"{place}: column {config.spec.reward!r}")
     fold = _folds(config, len(frame))
     for k in range(config.folds):

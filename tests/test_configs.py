@@ -35,7 +35,6 @@ TYPES = {
     "autobucket/testbench_quick.yaml": ("autobucket.bench.bench_config", "TestbenchConfig"),
     "autobucket/live.yaml": ("autobucket.bench.bench_config", "LiveConfig"),
     "mpc_balancer/train.yaml": ("mpc_balancer.config", "SystemModelConfig"),
-    "mpc_balancer/paper_table.yaml": ("mpc_balancer.config", "SystemModelConfig"),
     "mpc_balancer/commission.yaml": ("mpc_balancer.config", "CommissionConfig"),
     "mpc_balancer/evaluate.yaml": ("mpc_balancer.config", "SystemErrorsConfig"),
     "mpc_balancer/run.yaml": ("mpc_balancer.run", "ClosedLoopConfig"),
@@ -45,6 +44,11 @@ TYPES = {
     "revenue_sim/evaluate.yaml": ("revenue_sim.config", "EvaluateConfig"),
     "revenue_sim/ope.yaml": ("revenue_sim.ope", "OpeConfig"),
     "other_computation/llm_router.yaml": ("examples.llm_router.config", "RouterConfig"),
+    "jd_sample/awrq_mixer.yaml": ("awrq_mixer.config", "TrainConfig"),
+    "jd_sample/autobucket.yaml": ("autobucket.config", "TrainConfig"),
+    "jd_sample/mpc_balancer.yaml": ("mpc_balancer.config", "SystemModelConfig"),
+    "jd_sample/revenue_sim_run.yaml": ("revenue_sim.config", "RunConfig"),
+    "jd_sample/revenue_sim_evaluate.yaml": ("revenue_sim.config", "EvaluateConfig"),
 }
 # a table of scenarios, each with a type of its own; tests/mpc_balancer reads it
 TABLES = {"mpc_balancer/scenarios.yaml", "mpc_balancer/faults.yaml"}

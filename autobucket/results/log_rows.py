@@ -53,7 +53,7 @@ def read_log(config: DataConfig, tasks: Mapping[str, TaskConfig]) -> pd.DataFram
     """State, action and task columns of the log in time order."""
     schema = config.spec.table_schema(reward=False)
     known = {column.name for column in schema}
-    extra = [Column(name, "float") for name in tasks if name not in known]
+    extra = [Column(name, low=0 if name in config.spec.results else -np.inf) for name in tasks if name not in known]
     frame = config.spec.read(config.requests, reward=False, extra=extra)
     return frame if config.max_rows is None else frame.tail(config.max_rows).reset_index(drop=True)
 

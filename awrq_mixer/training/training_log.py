@@ -52,6 +52,7 @@ def load_log(config: TrainConfig) -> Log:
     if len(train) < 2:
         rows = len(train) + len(validation) + len(test)
         raise UserError(f"{config.requests}: {rows} rows leave {len(train)} for training; expected at least 2")
+    spec.require_rows(len(train), config.requests)
     for name in spec.sub_actions:
         if spec.sizes[name] > 1 and train[name].nunique() < 2:
             raise UserError(

@@ -34,7 +34,9 @@ class ModelWatch(Stateful):
         self.agrees = True
         self.effects_wrong = False  # it lost for what it says of λ, and did not return since
         self._errors = np.zeros((4, services))  # smoothed: squared log errors, model and two plain forecasts; log error
-        self._moments = np.zeros((6, services))  # smoothed: effect, error, effect², effect·error, error², sign·sign before
+        self._moments = np.zeros(
+            (6, services)
+        )  # smoothed: effect, error, effect², effect·error, error², sign·sign before
         self._last_sign = np.zeros(services)  # of the model's last error
         self._seen = 0
         self._good, self._wrong = 0, 0  # intervals in a row in which the model led, or was wrong and had just erred

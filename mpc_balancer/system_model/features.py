@@ -42,7 +42,7 @@ class Features:
             data.extras.mean(axis=0),
             np.where(scale > ROUNDING * np.abs(data.extras).max(axis=0, initial=0.0), scale, 1.0),
             bool(days >= 2),
-            bool(days >= 14),
+            bool(days >= 14 and data.layout.columns.date_known),
             np.full(1, -np.inf),
             np.full(1, np.inf),
         )

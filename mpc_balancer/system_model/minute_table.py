@@ -12,7 +12,7 @@ from marca_common.column_values import BadValue, as_instants
 from marca_common.errors import UserError
 from marca_common.system import system_schema
 from marca_common.tables import Column, checked_frame, read_table
-from mpc_balancer.config import ColumnsConfig
+from mpc_balancer.config import MINUTE_OF_DAY, ColumnsConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Layout:
             if _is_iso_column(own)
             else [Column(n, "category") for n in own.timestamp]
         )
+        if own.minutes_counted:
+            when[-1] = Column(own.timestamp[-1], "int", 0, 24 * 60 - 1)
         house = {column.name: column for column in system_schema(self.services)}
         optional = [Column(own.next_qps, low=0, required=False)] if own.next_qps else []
         return [
@@ -112,8 +114,8 @@ class SystemData:
 def read_system(path: str | Path, columns: ColumnsConfig, services: list[str]) -> SystemData:
     """Read and check a system table; a UserError names file, row, column, value and expectation."""
     layout = Layout.of(columns, services)
-    reading = {"header": columns.header, "separator": columns.separator, "timezone": columns.timezone}
-    return _data(read_table(path, layout.schema(), **reading), layout, str(path))
+    frame = read_table(path, layout.schema(), timezone=columns.timezone, **columns.reading)
+    return _data(frame, layout, str(path))
 
 
 def from_frame(
@@ -121,13 +123,14 @@ def from_frame(
 ) -> SystemData:
     """As read_system for a frame in memory."""
     layout = Layout.of(columns, services)
-    return _data(checked_frame(frame, layout.schema(), place, timezone=columns.timezone), layout, place)
+    checked = checked_frame(frame, layout.schema(), place, timezone=columns.timezone, negative=columns.negative)
+    return _data(checked, layout, place)
 
 
 def _data(frame: pd.DataFrame, layout: Layout, place: str) -> SystemData:
     columns = layout.columns
-    times = _times(frame, columns, place)
     code, groups = _groups(frame, columns.group, place)
+    times = _times(frame, columns, code, place)
     _check_order(times, code, groups, place)
     order = np.argsort(code, kind="stable")
     times, code, frame = times[order], code[order], frame.iloc[order]
@@ -175,21 +178,36 @@ def _is_iso_column(columns: ColumnsConfig) -> bool:
     return len(columns.timestamp) == 1 and columns.timestamp_format is None
 
 
-def _times(frame: pd.DataFrame, columns: ColumnsConfig, place: str) -> np.ndarray:
+def _times(frame: pd.DataFrame, columns: ColumnsConfig, code: np.ndarray, place: str) -> np.ndarray:
     if _is_iso_column(columns):
         return np.asarray(frame[columns.timestamp[0]].to_numpy("datetime64[s]"))
-    text = frame[columns.timestamp].astype(str).agg(" ".join, axis=1)
-    expected = columns.timestamp_format or "ISO 8601"
+    text = _time_text(frame[columns.timestamp], columns)
     if columns.timestamp_format is not None:
-        parsed = pd.to_datetime(text, format=columns.timestamp_format, errors="coerce", utc="%z" in expected)
-        _refuse_time(parsed.isna().to_numpy(), text, columns, place, f"a time as {expected}")
-        text = parsed
+        form = columns.timestamp_format.replace(MINUTE_OF_DAY, "%H:%M")
+        parsed = pd.to_datetime(text, format=form, errors="coerce", utc="%z" in form)
+        _refuse_time(parsed.isna().to_numpy(), text, columns, place, f"a time as {form}")
+        text = parsed if columns.date_known else _days_counted(parsed, code)
     try:
         times = as_instants(text, columns.timezone)
     except BadValue as bad:
         _refuse_time(np.arange(len(text)) == bad.row, text.astype(str), columns, place, bad.expected)
         raise
     return np.asarray(times.to_numpy("datetime64[s]"))
+
+
+def _time_text(parts: pd.DataFrame, columns: ColumnsConfig) -> pd.Series:
+    """The time columns joined by a space; minutes since midnight as a time of day."""
+    parts = parts.astype(str)
+    if columns.minutes_counted:
+        parts[columns.timestamp[-1]] = [f"{int(one) // 60:02d}:{int(one) % 60:02d}" for one in parts.iloc[:, -1]]
+    return parts.agg(" ".join, axis=1)
+
+
+def _days_counted(times: pd.Series, code: np.ndarray) -> pd.Series:
+    """Times of day on counted days: each group's rows begin on 1970-01-01, and a fall by half a day or more is midnight."""
+    clock = times - times.dt.floor("D")
+    midnight = clock.groupby(code).diff() <= -pd.Timedelta(hours=12)
+    return pd.Timestamp(0) + clock + pd.to_timedelta(midnight.groupby(code).cumsum(), unit="D")
 
 
 def _refuse_time(bad: np.ndarray, text: pd.Series, columns: ColumnsConfig, place: str, expected: str) -> None:

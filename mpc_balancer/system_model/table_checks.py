@@ -67,6 +67,23 @@ def _distance(data: SystemData, service: int, other: int, lag: int) -> float:
     return float(np.median(gap)) if len(gap) >= _PAIRS else np.inf
 
 
+def require_rows(data: SystemData) -> None:
+    """A UserError where there are too few rows for a system model, whatever they hold."""
+    if len(data) < _PAIRS:
+        raise UserError(f"system table: {len(data)} rows are too few for a system model; expected at least {_PAIRS}")
+
+
+def require_moving_price(data: SystemData) -> None:
+    """A UserError where a price is 0 throughout: it has no effect to learn, and no box to steer it in."""
+    for j, name in enumerate(data.layout.price):
+        if not (data.price[:, j] > 0).any():
+            raise UserError(
+                f"system table: column {name!r} is 0 in all rows: what λ takes off CPU cannot be learned, nor in which range to"
+                " steer it. Let λ move (python -m mpc_balancer.commission writes the plan), or set price_high, its largest"
+                " value, and allow_unidentified: true"
+            )
+
+
 def odd_data(data: SystemData) -> list[str]:
     """What a reader of the results must know of single columns, a sentence each."""
     notes = []

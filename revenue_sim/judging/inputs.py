@@ -43,7 +43,7 @@ class Inputs:
 def load_inputs(config: RunConfig) -> Inputs:
     """Read all files and bring them to the sampled states; quotas are those of the log, or of the two tables."""
     spec = config.spec
-    states, _ = load_scores(config.truth.files[0], spec, config.truth.column)
+    states, _ = load_scores(config.truth.files[0], spec, config.truth)
     if config.states and config.quotas:
         demand, kept = score_files.read_demand(config.states, config.quotas, spec, states)
         states = states.iloc[kept].reset_index(drop=True)

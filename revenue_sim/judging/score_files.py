@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from marca_common.errors import UserError
+from marca_common.keyed_tables import Key
 from marca_common.requests import RequestSpec
 from marca_common.scores import action_keys, read_long_scores, read_scores, state_index, state_keys
 from marca_common.table_files import is_parquet
-from marca_common.tables import Column, read_table
-from revenue_sim.config import ScoreSource
+from marca_common.tables import Column
+from revenue_sim.config import CountTable, ScoreSource
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,13 @@ class Demand:
     actions: np.ndarray  # int64 (A,)
 
 
-def load_scores(path: str | Path, spec: RequestSpec, column: str | None) -> tuple[pd.DataFrame, np.ndarray]:
-    """States (S, state columns) and one score (S, A) float32 of a wide Parquet or long CSV file."""
+def load_scores(path: str | Path, spec: RequestSpec, source: ScoreSource) -> tuple[pd.DataFrame, np.ndarray]:
+    """States (S, state columns) and one score (S, A) float32 of a source's file, wide Parquet or long CSV."""
+    column = source.column
     if is_parquet(path):
         matrix = read_scores(path, spec)
     else:
-        matrix = read_long_scores(path, spec, [column or "value"])
+        matrix = read_long_scores(path, spec, [column or "value"], source, source.missing)
     names = list(matrix.scores)
     if column is None and len(names) > 1:
         raise UserError(f"{path}: several score columns {', '.join(names)}; name one with 'column'")
@@ -40,7 +43,7 @@ def load_scores(path: str | Path, spec: RequestSpec, column: str | None) -> tupl
 
 def load_source(source: ScoreSource, spec: RequestSpec, states: pd.DataFrame) -> list[np.ndarray]:
     """One (S, A) array per file, its rows in the order of ``states``; a state that it lacks is a UserError."""
-    return [_aligned(file, *load_scores(file, spec, source.column), states) for file in source.files]
+    return [_aligned(file, *load_scores(file, spec, source), states) for file in source.files]
 
 
 def mean_scores(source: ScoreSource, spec: RequestSpec, states: pd.DataFrame) -> np.ndarray:
@@ -92,53 +95,63 @@ def state_rows(frame: pd.DataFrame, spec: RequestSpec, states: pd.DataFrame) -> 
 
 
 def read_demand(
-    states_path: str, quotas_path: str, spec: RequestSpec, states: pd.DataFrame
+    states_table: CountTable, quotas_table: CountTable, spec: RequestSpec, states: pd.DataFrame
 ) -> tuple[Demand, np.ndarray]:
     """Counts and quotas from their tables; also the rows of ``states`` that have a count."""
-    by_state = _read_counts(states_path, "state", state_keys(states))
-    by_action = _read_counts(quotas_path, "action", action_keys(spec))
+    by_state = _read_counts(states_table, "state", spec, state_keys(states))
+    by_action = _read_counts(quotas_table, "action", spec, action_keys(spec))
     if by_state.sum() != by_action.sum():
         raise UserError(
-            f"{quotas_path}: the quotas sum to {by_action.sum()}; expected {by_state.sum()}, the sum of {states_path}"
+            f"{quotas_table.file}: the quotas sum to {by_action.sum()}; expected {by_state.sum()}, the sum of "
+            f"{states_table.file}"
         )
     return Demand(by_state, by_action), np.nonzero(by_state)[0]
 
 
-def _read_counts(path: str, key: str, known: np.ndarray) -> np.ndarray:
-    frame = read_table(path, [Column(key, "category"), Column("count", "int", 0)])
-    at = _places(path, frame, key, known, f"a {key} of the scores")
-    _refuse(path, frame, key, frame[key].duplicated().to_numpy(), f"a {key} that stands once")
-    counts = np.zeros(len(known), dtype=np.int64)
-    counts[at] = frame["count"].to_numpy()
-    return counts
+def _read_counts(table: CountTable, key: Key, spec: RequestSpec, known: np.ndarray) -> np.ndarray:
+    """Counts at the places of the ``known`` keys, int64; where each row counts as 1, a key may stand several times."""
+    frame, number = _keyed_counts(table, spec, (key,))
+    at = _places(table, frame, key, known, f"a {key} of the scores")
+    if table.count is not None:
+        _refuse(table, frame, key, frame[key].duplicated().to_numpy(), f"a {key} that stands once")
+    return np.bincount(at, number, len(known)).astype(np.int64)
 
 
-def read_allocation(path: str, spec: RequestSpec, states: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """State rows, joint actions and counts of an allocation table ``state, action, count``."""
-    frame = read_table(path, [Column("state", "category"), Column("action", "category"), Column("count", "int", 0)])
-    rows = _places(path, frame, "state", state_keys(states), "a state of the scores")
-    joint = _places(path, frame, "action", action_keys(spec), "a declared joint action")
-    twice = pd.Series(rows * spec.n_joint + joint).duplicated().to_numpy()
-    _refuse(path, frame, "action", twice, "each pair once")
-    return rows, joint, frame["count"].to_numpy()
+def read_allocation(
+    table: CountTable, spec: RequestSpec, states: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """State rows, joint actions and counts of an allocation table; each pair stands once in them."""
+    frame, number = _keyed_counts(table, spec, ("state", "action"))
+    rows = _places(table, frame, "state", state_keys(states), "a state of the scores")
+    joint = _places(table, frame, "action", action_keys(spec), "a declared joint action")
+    cell, first = np.unique(rows * spec.n_joint + joint, return_inverse=True)
+    if table.count is not None:
+        _refuse(table, frame, "action", pd.Series(first).duplicated().to_numpy(), "each pair once")
+    return cell // spec.n_joint, cell % spec.n_joint, np.bincount(first, number).astype(np.int64)
 
 
-def _places(path: str, frame: pd.DataFrame, column: str, known: np.ndarray, expected: str) -> np.ndarray:
-    """Place of each key of a column among the ``known`` ones, int64."""
+def _keyed_counts(table: CountTable, spec: RequestSpec, keys: Sequence[Key]) -> tuple[pd.DataFrame, np.ndarray]:
+    columns = [] if table.count is None else [Column(table.count, "int", 0)]
+    frame = table.read(table.file, spec, keys, columns)
+    return frame, np.ones(len(frame), np.int64) if table.count is None else frame[table.count].to_numpy()
+
+
+def _places(table: CountTable, frame: pd.DataFrame, key: Key, known: np.ndarray, expected: str) -> np.ndarray:
+    """Place of each key among the ``known`` ones, int64."""
     index = pd.Index(known)
     if not index.is_unique:
         twice = index[index.duplicated()][0]
         raise UserError(
-            f"{path}: two states of the scores are both written {twice!r}; expected state values without '_'"
+            f"{table.file}: two states of the scores are both written {twice!r}; expected state values without '_'"
         )
-    at = index.get_indexer(pd.Index(frame[column].astype(str)))
-    _refuse(path, frame, column, at < 0, expected)
+    at = index.get_indexer(pd.Index(frame[key]))
+    _refuse(table, frame, key, at < 0, expected)
     return np.asarray(at, dtype=np.int64)
 
 
-def _refuse(path: str, frame: pd.DataFrame, column: str, bad: np.ndarray, expected: str) -> None:
+def _refuse(table: CountTable, frame: pd.DataFrame, key: Key, bad: np.ndarray, expected: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
         raise UserError(
-            f"{path}: row {row + 1}, column {column!r}: got {frame[column].iloc[row]!r}; expected {expected}"
+            f"{table.file}: row {row + 1}, {table.place_of(key)}: got {frame[key].iloc[row]!r}; expected {expected}"
         )

@@ -13,7 +13,8 @@ from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.evaluate import regression_metrics
 from autobucket.fit_costs import FitCostsResult, fit_costs
 from autobucket.predict import predict
-from autobucket.results.estimator_config import TrainConfig
+from autobucket.results.estimator_config import TaskConfig, TrainConfig
+from autobucket.results.tasks import Task
 from autobucket.train import TrainResult, train
 from marca_common.errors import UserError
 from marca_common.files import read_json
@@ -57,7 +58,7 @@ def _scores(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         (with_columns(price=14.62), "state column 'price' is 14.62 in all training rows"),
         (with_columns(a1=0, a2=0), "column 'a1' is 0 in all training rows: its other choices are guessed"),
         (with_columns(user_value="x", placement="x", segment="x", idc="x"), None),
-        (lambda f: f.head(12), None),
+        (lambda f: f.head(30), None),
         (with_cell("clicks", 1e300), None),
     ],
 )
@@ -78,8 +79,13 @@ def test_odd_logs_give_numbers_and_a_warning(loss: str, edit: Edit, expected: st
         ),
         (with_cell("retrieved", 1e20), "mse", r"column 'retrieved': got 1e\+20, a million times as far"),
         (with_cell("price", 1e300), "mse", r"log\.parquet: state column 'price': got 1e\+300"),
-        (with_cell("retrieved", -1), "poisson", "got the label -1; loss poisson expects non-negative results"),
+        (
+            with_cell("retrieved", -1),
+            "mse",
+            r"row 6, column 'retrieved': got -1(\.0)?; expected a number of at least 0",
+        ),
         (lambda f: f.head(1), "mse", "too few for training and validation"),
+        (lambda f: f.head(10), "mse", r"log\.parquet: 8 rows to learn from are too few for the effects of 21 choices"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_in_one_line(
@@ -88,6 +94,11 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(
     with pytest.raises(UserError, match=expected):
         _fit(edit, tmp_path, loss)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_of_any_column_says_which_labels_its_loss_takes() -> None:
+    with pytest.raises(UserError, match="task 'x': got the label -1; loss poisson expects non-negative results"):
+        Task.fit("x", TaskConfig(loss="poisson"), np.array([-1.0, 2.0]), np.array([0, 1]), 2)
 
 
 def test_a_constant_result_is_predicted_within_a_unit_of_it(tmp_path: Path) -> None:

@@ -382,12 +382,12 @@ def test_shipped_configs_load(name: Any) -> None:
 
 
 def test_the_papers_sample_format_needs_only_a_config(tmp_path: Path) -> None:
-    sample = load_config(TrainConfig, "configs/autobucket/paper_sample.yaml")
+    sample = load_config(TrainConfig, "configs/jd_sample/autobucket.yaml")
     result = training.train(sample, tmp_path / "run")
     assert set(result.summary["test"]) == {"retrieved", "preranked"}
     state = pd.DataFrame([{"uv": "v10", "w": "feed", "g": "s01", "i": "north"}])
     assert result.estimator.results(state)["preranked"].shape == (1, 1000)
-    wrong = load_config(TrainConfig, "configs/autobucket/paper_sample.yaml", ["data.spec.sizes.a1=2"])
+    wrong = load_config(TrainConfig, "configs/jd_sample/autobucket.yaml", ["data.spec.sizes.a1=2"])
     with pytest.raises(UserError, match=r"column 'a1': got [23]; expected a whole number from 0 to 1"):
         training.train(wrong, tmp_path / "wrong")
 

@@ -65,6 +65,7 @@ def test_a_log_without_revenue_is_refused(learner: str, fit: Any, tmp_path: Path
         (with_columns(money=lambda f: f["money"] * 1e-320), "too small for single precision"),
         (with_columns(b1=0, b2=0, b3=0), "column 'b1': the only value in the training rows is 0"),
         (lambda f: f.head(1), "1 rows leave 1 for training"),
+        (lambda f: f.head(10), "8 rows to learn from are too few for the effects of 9 choices; expected at least 9"),
     ],
 )
 def test_what_cannot_be_learned_from_is_refused_in_one_line(
@@ -85,10 +86,7 @@ _ODD: dict[str, tuple[Edit, str | None]] = {
     "one category": (with_columns(place="x"), None),
     "one state": (with_columns(place="x", segment="y"), None),
     "no state twice": (with_columns(segment=lambda f: np.arange(len(f)).astype(str)), "nothing can be compared"),
-    "two rows": (
-        lambda f: f.head(2).assign(b1=[0, 1], b2=[0, 1], b3=[0, 1], money=[1.0, 0.0]),
-        "nothing can be compared",
-    ),
+    "a row per choice": (lambda f: f.head(11).assign(money=[1.0] + [0.0] * 10), "nothing can be compared"),
     "fewer rows than a batch": (lambda f: f.head(40), None),
     "one moment": (with_columns(timestamp=pd.Timestamp("2026-01-01")), None),
     "one paid row": (

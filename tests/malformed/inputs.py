@@ -67,8 +67,8 @@ from mpc_balancer.serve import ServeConfig
 from mpc_balancer.system_model.minute_table import read_system
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.trace_traffic import TraceConfig, trace_traffic
+from revenue_sim.config import CountTable, RunConfig
 from revenue_sim.config import EvaluateConfig as AllocationJudging
-from revenue_sim.config import RunConfig
 from revenue_sim.judging.score_files import read_allocation, read_demand
 from revenue_sim.ope import OpeConfig
 from revenue_sim.train import GroundTruth
@@ -144,16 +144,20 @@ def tables(folder: Path) -> list[Table]:
         Table("plant trace", trace, value, lambda path: str(vars(trace_traffic(TraceConfig(path=str(path)), 2, 0))), "timestamp", ordered=True),
         Table("long scores", scores, {**keyed, "value": "float"}, lambda path: str(read_long_scores(path, SPEC, ["value"]).scores)),
         Table("states", states, {"state": "category", "count": "int 0"},
-              lambda path: str(read_demand(str(path), str(folder / "sound_quotas.csv"), SPEC, STATES))),
+              lambda path: str(_demand(path, folder / "sound_quotas.csv"))),
         Table("quotas", quotas, {"action": "category", "count": "int 0"},
-              lambda path: str(read_demand(str(folder / "sound_states.csv"), str(path), SPEC, STATES))),
+              lambda path: str(_demand(folder / "sound_states.csv", path))),
         Table("profile", profile, {"a1": "int 0 1", "a2": "int 0 2", "value": "float 0"}, lambda path: str(read_profile(path, SPEC))),
         Table("allocation", allocation, {**keyed, "count": "int 0"}, lambda path: str(_judged(path))),
     ]  # fmt: skip
 
 
+def _demand(states: Path, quotas: Path) -> str:
+    return str(read_demand(CountTable(file=str(states)), CountTable(file=str(quotas)), SPEC, STATES))
+
+
 def _judged(path: Path) -> list[Any]:
-    state, action, count = read_allocation(str(path), SPEC, STATES)
+    state, action, count = read_allocation(CountTable(file=str(path)), SPEC, STATES)
     return sorted(zip(state.tolist(), action.tolist(), count.tolist()))
 
 

@@ -117,7 +117,11 @@ def test_scores_read_back_equal_wide_and_long(tmp_path: Path) -> None:
         (lambda f: pd.concat([f, f.iloc[[3]]]), "row 25: .*expected each pair once"),
         (lambda f: f.assign(action=f["action"].replace("0_0_0", "9_9_9")), "expected a known joint action"),
         (lambda f: f.assign(q=f["q"].where(f.index != 2)), "row 3, column 'q'"),
-        (lambda f: f.assign(state="only"), "each pair once"),
+        (lambda f: f.assign(state="a_1"), "row 13: .*expected each pair once"),
+        (
+            lambda f: f.assign(state="only"),
+            "row 1, column 'state': got the state 'only'; expected 2 values joined by '_'",
+        ),
     ],
 )
 def test_long_scores_with_gaps_doubles_and_strangers(tmp_path: Path, edit: Any, message: str) -> None:

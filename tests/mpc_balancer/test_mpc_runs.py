@@ -28,7 +28,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "mpc_balancer"
     ("name", "kind"),
     [
         ("train", SystemModelConfig),
-        ("paper_table", SystemModelConfig),
+        ("../jd_sample/mpc_balancer", SystemModelConfig),
         ("commission", CommissionConfig),
         ("evaluate", SystemErrorsConfig),
         ("run", ClosedLoopConfig),

@@ -69,6 +69,7 @@ def _fit(edit: Edit, folder: Path, **nets: Any) -> TrainResult:
         (with_cell("money", 1e20), "a million times as far"),
         (with_cell("price", 1e300), r"log\.parquet: state column 'price': got 1e\+300"),
         (with_columns(money=lambda f: np.where(f.index == 3, 5.0, 0.0)), "all revenue lies in fold . of 2"),
+        (lambda f: f.head(4), "4 rows to learn from are too few for the effects of 5 choices"),
         (lambda f: f.head(3), r"3 rows; expected at least two per fold \(2\)"),
     ],
 )
@@ -86,7 +87,7 @@ def test_what_cannot_be_learned_from_is_refused_in_one_line(edit: Edit, expected
         (with_columns(b1=0), "column 'b1' is 0 in all rows"),
         (with_columns(place="x", segment="y"), None),
         (with_columns(segment=lambda f: f.index.astype(str)), None),
-        (lambda f: f.head(4).assign(money=[1.0, 2.0, 3.0, 4.0]), None),
+        (lambda f: f.head(5).assign(money=[1.0, 2.0, 3.0, 4.0, 5.0]), None),
     ],
 )
 def test_odd_logs_give_numbers_and_a_warning(edit: Edit, expected: str | None, tmp_path: Path) -> None:
