@@ -27,4 +27,4 @@ class RouterConfig(Config):
     folds: int = Field(default=4, ge=2, description="folds of the cross-validation within the training prompts")
     bootstrap_draws: int = Field(default=2000, ge=10, description="draws of test prompts for the intervals")
     confidence: float = Field(default=0.95, gt=0, lt=1, description="coverage of the intervals")
-    seed: int = Field(default=0, ge=0, description="seed of split, folds, features, trees and bootstrap")
+    seed: int = Field(default=0, ge=0, description="seed of split, folds, features, networks and bootstrap")
