@@ -1,4 +1,4 @@
-"""Controllers on recorded traffic, as deployed: ``python -m benchmarks.traces F.csv G.yaml … [--days D] [--seeds S,S] [--keep]``.
+"""Controllers on recorded traffic, as deployed: ``python -m benchmarks.traces F.csv G.yaml … [--days D] [--seeds S,S] [--keep]`` or ``--quick``.
 
 A CSV holds ``timestamp,value`` and is scaled to the plant's 400 requests per second. A YAML file holds the keys of
 ``traffic`` in configs/mpc_balancer/run.yaml. μ and ν are in percent, at offset 0. ``correlation`` is how much the last ten
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks._mpc import stamp, trace_config
-from benchmarks._results import add_keep
+from benchmarks._results import SCRATCH, add_keep
 from benchmarks.controllers import BUDGET, MPC, pi_gains, system_model
 from mpc_balancer.config import ControllerConfig, PiConfig
 from mpc_balancer.run import ClosedLoopConfig, simulate
@@ -44,13 +44,27 @@ def deployed(name: str, drawn: ScenarioRun) -> dict[str, float]:
     return {"mu": 100 * out["mu"], "nu": 100 * out["nu"]}
 
 
+def made_up(folder: Path) -> Path:
+    """A file of six hours of counts by the minute that rise and fall."""
+    start, minutes = np.datetime64("2026-03-09T00:00:00"), np.arange(360)
+    counts = (24_000 * (1 + 0.3 * np.sin(minutes / 60))).astype(int)
+    path = folder / "made_up.csv"
+    pd.DataFrame({"timestamp": start + minutes * np.timedelta64(60, "s"), "value": counts}).to_csv(path, index=False)
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("traces", nargs="+")
+    parser.add_argument("traces", nargs="*")
+    parser.add_argument("--quick", action="store_true", help="six hours of a made-up trace, one seed")
     parser.add_argument("--days", type=float, help="most days of a trace; all of it where left out")
     parser.add_argument("--seeds", default="100,101,102", help="of plant and traffic, comma-separated")
     add_keep(parser)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.traces, arguments.seeds = [str(made_up(SCRATCH))], "0"
+    elif not arguments.traces:
+        parser.error("got no trace; expected at least one file, or --quick")
     rows = []
     for trace in arguments.traces:
         for seed in map(int, arguments.seeds.split(",")):

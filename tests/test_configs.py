@@ -44,6 +44,7 @@ TYPES = {
     "revenue_sim/run.yaml": ("revenue_sim.config", "RunConfig"),
     "revenue_sim/evaluate.yaml": ("revenue_sim.config", "EvaluateConfig"),
     "revenue_sim/ope.yaml": ("revenue_sim.ope", "OpeConfig"),
+    "other_computation/llm_router.yaml": ("examples.llm_router.config", "RouterConfig"),
     "jd_sample/awrq_mixer.yaml": ("awrq_mixer.config", "TrainConfig"),
     "jd_sample/autobucket.yaml": ("autobucket.config", "TrainConfig"),
     "jd_sample/mpc_balancer.yaml": ("mpc_balancer.config", "SystemModelConfig"),

@@ -12,13 +12,14 @@ from mpc_balancer.stateful import Stateful
 class Moves(Stateful):
     """Turns the price that a rule wants into the one that may be set."""
 
-    STATE = ["until"]
+    STATE = ["until", "held"]
 
     def __init__(self, config: MovesConfig, scale: PriceScale, step_seconds: int) -> None:
         self.config, self.scale = config, scale
         rate = np.inf if config.most_per_minute is None else config.most_per_minute
         self.most = rate * config.period * step_seconds / 60  # price coordinate, at a step that may move
         self.until = 0  # control steps until λ may move again
+        self.held = np.zeros(scale.size, bool)  # was the last move (L,) upwards, and as far as may be?
 
     def allowed(self, wanted: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Prices (L,) of this step, as near to ``wanted`` as may be; the price stays where it is between periods."""
@@ -28,8 +29,9 @@ class Moves(Stateful):
         self.until = self.config.period - 1
         if not self.config.limited and self.config.levels is None:
             return wanted
-        before = self.scale.to_unit(last)
-        unit = np.clip(self.scale.to_unit(wanted), before - self.most, before + self.most)
+        before, unit = self.scale.to_unit(last), self.scale.to_unit(wanted)
+        self.held = unit >= before + self.most - 1e-9
+        unit = np.clip(unit, before - self.most, before + self.most)
         if self.config.levels is not None:
             unit = self._level(unit, before)
         return self.scale.clip(self.scale.from_unit(unit))

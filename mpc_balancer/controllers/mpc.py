@@ -162,7 +162,8 @@ class MpcController(PriceController):
         # a machine that is full can't do as much as was foretold, nor would a margin have kept it from filling
         judged = np.where(full & (reading.cpu < self.observer.predicted), np.nan, reading.cpu)
         self.watch.update(judged, self.observer.predicted, reading.qps, np.log(foretold[0] / foretold[1]))
-        inside = (self.lambda_ > self.scale.low) & (self.lambda_ < self.scale.high) & self.watch.agrees
+        inside = (self.lambda_ > self.scale.low) & (self.lambda_ < self.scale.high) & ~self.moves.held
+        inside &= self.watch.agrees
         known = np.isfinite(reading.cpu) & ~full
         self.margin.update(np.where(known, self.observer.cpu, np.nan), inside[self.price_of])
 

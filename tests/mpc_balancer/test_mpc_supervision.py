@@ -431,6 +431,22 @@ class TestMoves:
         np.testing.assert_allclose(held, rule.scale.to_unit(rule.lambda_), atol=1e-6)
         assert rule.scale.to_unit(rule.lambda_).max() < 0.5 + 20 * 0.005 + 1e-9
 
+    def test_a_price_that_rose_as_far_as_it_may_is_held(self) -> None:
+        scale = trained_model().prices
+        moves = Moves(MovesConfig(most_per_minute=0.1), scale, 60)
+        last = scale.from_unit(np.array([0.5, 0.5]))
+        for wanted, held in (([0.9, 0.55], [True, False]), ([0.1, 0.6], [False, True]), ([0.5, 0.5], [False, False])):
+            moves.allowed(scale.from_unit(np.array(wanted)), last)
+            assert moves.held.tolist() == held
+
+    def test_over_use_of_a_price_that_is_held_widens_no_margin(self) -> None:
+        for held, wider in ((False, True), (True, False)):
+            steered, plant, drawn = steps(10)
+            before = steered.margin.points.copy()
+            steered.moves.held[:] = held
+            steered.step(replace(plant.step(steered.lambda_, drawn.arrivals[10]), cpu=np.array([80.0, 80.0])))
+            assert ((steered.margin.points > before) == wider).all()
+
     def test_the_reach_of_coming_steps_by_hand(self) -> None:
         scale = trained_model().prices
         moves = Moves(MovesConfig(period=3, most_per_minute=0.1), scale, 60)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from marca_common.config import load_config
+from marca_common.config import load_config, parse_config
 from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
 from recommender.build_parts import Parts
 from recommender.cascade.all_pages import Plan, all_pages
 from recommender.cascade.channels import best_unseen
@@ -141,3 +144,10 @@ def test_a_cascade_is_what_its_checkpoint_says(parts: Parts) -> None:
     request = parts.people.request(parts.people.visits, 1)
     for setting in parts.space.settings[::17]:
         assert cascade.serve(request, setting)[0].tolist() == again.serve(request, setting)[0].tolist()
+
+
+def test_the_page_shows_the_spec_as_it_is_configured() -> None:
+    page = Path("docs/real_data.md").read_text(encoding="utf-8")
+    block = page[page.index("    spec:\n") :].partition("\n\n")[0]
+    shown_there = parse_config(RequestSpec, yaml.safe_load(block)["spec"], "docs/real_data.md")
+    assert shown_there == load_config(RecommenderConfig, SHIPPED).spec
