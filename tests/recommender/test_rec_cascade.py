@@ -147,7 +147,7 @@ def test_a_cascade_is_what_its_checkpoint_says(parts: Parts) -> None:
 
 
 def test_the_page_shows_the_spec_as_it_is_configured() -> None:
-    page = Path("docs/real_data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/real_data.md").read_text(encoding="utf-8")
     block = page[page.index("    spec:\n") :].partition("\n\n")[0]
     shown_there = parse_config(RequestSpec, yaml.safe_load(block)["spec"], "docs/real_data.md")
     assert shown_there == load_config(RecommenderConfig, SHIPPED).spec
