@@ -22,8 +22,15 @@ def draw_values(parts: Parts, path: Path) -> Path:
     kept = [d for d, one in enumerate(parts.space.settings) if one.cached]
     axis.scatter(cost[kept], value[kept], s=60, marker="*", color=COLORS[6], label="kept answer", zorder=4)
     hull = chain(value, cost)
-    axis.plot(cost[hull], value[hull], color=COLORS[0], lw=1.3, label="hull: best mixtures of fixed actions", zorder=3)
-    axis.set(xscale="log", xlabel="cost, core-ms per request", ylabel="judged revenue, money per request")
+    mixed = np.geomspace(cost[hull[0]], cost[hull[-1]], 200)  # mixtures are straight in cost, not in its logarithm
+    best = np.interp(mixed, cost[hull], value[hull])
+    axis.plot(mixed, best, color=COLORS[0], lw=1.3, label="best mixtures of fixed actions", zorder=3)
+    axis.set(
+        xscale="log",
+        xlabel="cost, core-ms per request",
+        ylabel="judged revenue, money per request",
+        title="What each fixed joint action earns and costs",
+    )
     axis.legend(loc="lower right", fontsize=8)
     return save_figure(figure, path)
 
