@@ -15,6 +15,9 @@ from mpc_balancer.config import (
     WatchConfig,
 )
 from mpc_balancer.controllers import make_controller
+from mpc_balancer.run import ClosedLoopConfig, simulate
+from mpc_balancer.testbed.run_metrics import run_metrics
+from mpc_balancer.testbed.scenarios import Scenario, start_scenario
 
 QUICK = MpcConfig(
     objective=ObjectiveConfig(horizon=4), solver=SolverConfig(iterations=2, constants=5, refine=1, deadline_ms=None)
@@ -38,3 +41,20 @@ def measured(minute: Any, cpu: Any, qps: float = 400.0, lambda_: Any = (1e-4, 1e
         0.0,
         np.array(lambda_),
     )
+
+
+def run_scenario(scenario: Scenario, name: str = "mpc", seed: int = 7, **options: Any) -> tuple[Any, dict[str, Any]]:
+    drawn = start_scenario(scenario, seed)
+    config = ClosedLoopConfig(controller=ControllerConfig(name=name, **options))
+    controller, loop, cpu = simulate(config, drawn, trained_model(), drawn.calendar, progress=False)
+    return controller, run_metrics(cpu, loop.prices, np.full(2, 65.0))
+
+
+def stepped(count: int, qps_factor: float = 1.0) -> tuple[Any, Any, Any]:
+    """MPC after some steps on the reference plant, the plant and its traffic."""
+    steered: Any = make_controller(ControllerConfig(name="mpc"), "reference", trained_model())
+    drawn = start_scenario(Scenario(days=0.05, qps_factor=qps_factor), 3)
+    plant = drawn.plant()
+    for minute in range(count):
+        steered.step(plant.step(steered.lambda_, drawn.arrivals[minute]))
+    return steered, plant, drawn

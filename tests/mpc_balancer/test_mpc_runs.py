@@ -18,7 +18,7 @@ from mpc_balancer.evaluate import evaluate
 from mpc_balancer.forecasting.traffic_forecast import fit_forecast
 from mpc_balancer.price_scale import PriceScale
 from mpc_balancer.run import ClosedLoopConfig, run
-from mpc_balancer.testbed.scenarios import load_scenarios, start_scenario
+from mpc_balancer.testbed.scenarios import Scenario, load_scenarios, start_scenario
 from mpc_balancer.train import train
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "mpc_balancer"
@@ -209,3 +209,20 @@ def test_the_early_signal_helps_where_traffic_moves_within_the_minute() -> None:
     fitted = fit_forecast(arrivals.mean(axis=1), np.datetime64("2026-01-01", "s") + 60 * np.arange(4000), arrivals, 2)
     assert fitted.chosen[0] == "early"
     assert fitted.rmse["early"][0] < 0.85 * fitted.rmse["persistence"][0]
+
+
+def test_degradation_that_recovers_slowly_keeps_the_cost_low_for_longer() -> None:
+    def degradation(recovery: float) -> np.ndarray:
+        scenario = Scenario.model_validate({"days": 0.03, "degrade_recovery": recovery, "degrade_relief": 0.3})
+        drawn = start_scenario(scenario, 3)
+        plant = drawn.plant()
+        assert plant.config.degrade_relief == 0.3
+        load = np.where(np.arange(len(drawn.arrivals)) < 10, 9.0, 0.1)  # ten minutes of far too much traffic
+        return np.array([plant.step(np.zeros(2), k * one).degradation for k, one in zip(load, drawn.arrivals)])
+
+    fast, slow = degradation(0.05), degradation(0.005)
+    np.testing.assert_allclose(slow[:10], fast[:10], atol=0.01)
+    assert fast[9] > 0.9
+    # minutes of six sub-intervals without load: what is left is a power of what does not end
+    assert slow[22] / slow[12] == pytest.approx(0.995**60, rel=0.001)
+    assert fast[22] / fast[12] == pytest.approx(0.95**60, rel=0.001)
