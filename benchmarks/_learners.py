@@ -70,6 +70,8 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "lightgbm_history": ("latent_classes.yaml", ["learner=lightgbm_history"]),
     "low_rank": ("low_rank.yaml", []),
     "latent_classes": ("latent_classes.yaml", []),
+    "latent_classes_member": ("latent_classes.yaml", ["plus.classes=128"]),  # as in the stack, whatever tuning chose
+    "low_rank_member": ("low_rank.yaml", []),
     "latent_no_surrogate": ("latent_classes.yaml", ["plus.surrogate=null"]),
     "latent_no_history": ("latent_classes.yaml", ["plus.history=[]"]),
     "latent_one_class": ("latent_classes.yaml", ["plus.classes=1"]),
@@ -95,7 +97,7 @@ TABLES: dict[str, list[str]] = {
     "1": [
         "dqn", "ddqn", "drqn", "averaged_dqn", "rem", "vdn", "wqmix", "qmix", "awrq_mixer", "awrq_residual", "regression", "lightgbm",
         "awrq_residual_surrogate", "regression_surrogate", "lightgbm_surrogate", "neural_process", "lightgbm_history", "low_rank",
-        "latent_classes", "awrq_plus", "told_classes", *ALWAYS, "dqn_joint", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse",
+        "latent_classes", "low_rank_member", "latent_classes_member", "awrq_plus", "told_classes", *ALWAYS, "dqn_joint", "dqn_reward_everywhere", "drqn_sees_actions", "regression_mse",
         "lightgbm_mse", "latent_no_surrogate", "latent_no_history", "latent_one_class", "latent_one_member",
         "latent_no_pairs", "awrq_plus_not_crossed",
     ],
@@ -124,8 +126,8 @@ PAPER: dict[str, tuple[float, float | None]] = {
 VARIANT_OF = {
     "drqn_sees_actions": "drqn", "regression_mse": "regression", "lightgbm_mse": "lightgbm", "told_classes": "latent_classes",
     **dict.fromkeys(REFERENCES, "glm"), **{f"{name}_tau_100": name for name in BOOTSTRAPPING},
-    **{name: "latent_classes" for name in LEARNERS if name.startswith("latent_") and name != "latent_classes"},
-    "awrq_plus_not_crossed": "awrq_plus",
+    **{name: "latent_classes" for name in LEARNERS if name.startswith("latent_") and "classes" not in name},
+    **dict.fromkeys(["awrq_plus_not_crossed", "latent_classes_member", "low_rank_member"], "awrq_plus"),
     **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "awrq_mse", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
 TUNING = Path(__file__).parent / "results" / "tuning.csv"
