@@ -1,7 +1,7 @@
 """Revenue by budget on the real cascade: ``python -m benchmarks.movielens [--data FOLDER] [--seeds N] [--quick] [--keep]``.
 
 For each seed the cascade is built anew (the coin that halves the likes, money, models). Learners see its log, are trained and
-anchored, and choose an action for every visit under a budget. What they chose is judged by likes that no log has shown.
+anchored, and choose an action for every visit under a budget. Joint actions that are the same cascade have one value, the mean. What they chose is judged by likes that no log has shown.
 Intervals are percentiles over draws of users, seeds pooled. ``ceiling`` chooses by the judged likes themselves; ``logged_likes``
 by the other half's, which is what knowing each visit's labels is worth. Finished builds and learners are kept in
 runs/benchmarks/movielens.
@@ -27,7 +27,7 @@ from awrq_mixer.serving.predictor import Predictor
 from benchmarks._mpc import stamp
 from benchmarks._results import add_keep
 from marca_common.compute import set_threads
-from marca_common.config import load_config, replaced
+from marca_common.config import content_hash, load_config, replaced, to_dict
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
@@ -72,10 +72,10 @@ class Real:
     distinct: np.ndarray  # joint action → distinct one, (A,)
 
     @classmethod
-    def of(cls, seed: int, sets: list[str], root: Path) -> Real:
+    def of(cls, seed: int, sets: list[str]) -> Real:
         """Build the cascade of a seed, or take the finished build."""
         config = load_config(RecommenderConfig, "configs/recommender/movielens.yaml", [f"seed={seed}", *sets])
-        folder = root / f"seed_{seed}"
+        folder = ROOT / f"seed_{seed}_{content_hash(to_dict(config))[:8]}"
         if not (folder / "summary.json").exists():
             build(config, folder)
         parts = Parts(config, folder, load_people(config))
@@ -96,12 +96,11 @@ class Real:
 
 def learned(real: Real, name: str) -> np.ndarray:
     """Anchored Q (V, D) of a learner that saw the build's log."""
-    out, log = real.folder / "learners" / name, str(real.folder / LOG_FILE)
+    log, (config, overrides) = str(real.folder / LOG_FILE), LEARNERS[name]
+    known = [f"seed={real.seed}", f"requests={log}", f"spec={json.dumps(real.spec.model_dump(mode='json'))}"]
+    train = load_config(TrainConfig, CONFIGS / config, [*known, *overrides])
+    out = real.folder / "learners" / f"{name}_{content_hash(to_dict(train))[:8]}"
     if not (out / "anchored/anchored.pt").exists():
-        config, overrides = LEARNERS[name]
-        spec = json.dumps(real.spec.model_dump(mode="json"))
-        known = [f"seed={real.seed}", f"requests={log}", f"spec={spec}"]
-        train = load_config(TrainConfig, CONFIGS / config, [*known, *overrides])
         awrq_mixer.train.train(train, out / "values")
         profile = {"checkpoint": str(out / "values/best.pt"), "profile": str(_profile(real)), "requests": log}
         awrq_mixer.anchor.anchor(
@@ -247,13 +246,12 @@ def main() -> None:
     names, seeds = list(LEARNERS), range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     if arguments.quick:
         names, seeds, sets = list(QUICK), range(1), [*sets, "split.most_visits=500", "cost.rounds=2", "cost.visits=3"]
-    root = ROOT / ("quick" if arguments.quick else "full")
-    reals = [Real.of(seed, sets, root) for seed in seeds]
+    reals = [Real.of(seed, sets) for seed in seeds]
     found = [choices(real, names) for real in reals]
     worth, values = [one[0] for one in found], [one[1] for one in found]
     table, learners = table_of(reals, worth), learners_table(reals, worth, values)
-    write_table(table.assign(**stamp("100+")).round(5), arguments.results / "movielens.csv")
-    write_table(learners.assign(**stamp("100+")).round(4), arguments.results / "table1_movielens.csv")
+    write_table(table.assign(**stamp(f"{seeds[0]}+")).round(5), arguments.results / "movielens.csv")
+    write_table(learners.assign(**stamp(f"{seeds[0]}+")).round(4), arguments.results / "table1_movielens.csv")
     figure(table, arguments.results / "movielens.png")
     print(table.drop(columns=["ci_low", "ci_high"]).round(3).to_string(index=False))
     print(learners.round(3).to_string(index=False))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from marca_common.seeding import numpy_generator
 from recommender.build_parts import LOG_FILE, Parts
 from recommender.cascade.action_space import Setting
 from recommender.config import RANKERS
 from recommender.truth.variance import variance_shares
+
+_DRAWS = 2000  # of users
 
 
 def build_summary(parts: Parts) -> dict[str, Any]:
@@ -31,6 +35,8 @@ def build_summary(parts: Parts) -> dict[str, Any]:
         "cost_ms": cost_ranges(parts),
         "value": value_ranges(parts, judged, logged),
         "ranker_gain_pct": ranker_gains(parts, judged.mean(axis=0, dtype=np.float64)),
+        "ranker_lead": ranker_leads(_by_ranker(parts), judged, visits.user, parts.config.seed),
+        "by_truncation": by_truncation(parts, judged.mean(axis=0, dtype=np.float64)),
         "variance_share": variance_shares(judged, parts.states, visits.user, parts.config.seed),
         "rewarded_share": float((log["revenue"] > 0).mean()),
         "revenue_mean": float(log["revenue"].mean()),
@@ -77,6 +83,34 @@ def ranker_gains(parts: Parts, mean: np.ndarray) -> dict[str, float]:
         if setting.ranker != "none" and plain is not None:
             gains.setdefault(setting.ranker, []).append(100 * (mean[d] / mean[plain] - 1))
     return {ranker: float(np.mean(found)) for ranker, found in gains.items()}
+
+
+def ranker_leads(
+    by_ranker: dict[str, np.ndarray], judged: np.ndarray, user: np.ndarray, seed: int
+) -> dict[str, dict[str, float]]:
+    """How far the best action with a ranker is ahead of the best with the one before, money per request.
+
+    ``judged`` (V, D), ``user`` (V,). With a 95 % interval: percentiles over draws of users.
+    """
+    best = {ranker: judged[:, own[judged[:, own].mean(axis=0).argmax()]] for ranker, own in by_ranker.items()}
+    users = int(user.max()) + 1
+    draws = numpy_generator(seed, "ranker leads").multinomial(users, np.full(users, 1 / users), size=_DRAWS)
+    visits = draws @ np.bincount(user, minlength=users)
+    found = {}
+    for before, ranker in pairwise(best):
+        lead = best[ranker].astype(np.float64) - best[before]
+        low, high = np.percentile(draws @ np.bincount(user, lead, users) / visits, [2.5, 97.5])
+        found[f"{ranker}_over_{before}"] = {"mean": float(lead.mean()), "low": float(low), "high": float(high)}
+    return found
+
+
+def by_truncation(parts: Parts, mean: np.ndarray) -> dict[str, dict[str, float]]:
+    """Mean value of the actions with a ranker that pass so many films, ``mean`` (D,)."""
+    found: dict[str, dict[str, float]] = {}
+    for ranker, own in _by_ranker(parts).items():
+        passed = np.array([parts.space.settings[d].truncation for d in own])
+        found[ranker] = {str(n): float(mean[own[passed == n]].mean()) for n in np.unique(passed)}
+    return found
 
 
 def _by_ranker(parts: Parts) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from marca_common.requests import RequestSpec
 from marca_common.scores import read_scores
 from recommender.build import build
 from recommender.build_parts import COSTS_FILE, LOG_FILE, PAGES_FILE, STATES_FILE, VISITS_FILE, Parts
+from recommender.build_summary import ranker_leads
 from recommender.histories.split import JUDGED, LOGGED
 from recommender.records.logging_policy import LoggingPolicy
 from recommender.records.request_log import request_log
@@ -212,3 +213,18 @@ def test_a_learner_reads_the_log_by_configuration_alone(parts: Parts, tmp_path: 
         checkpoint=str(tmp_path / "learner/best.pt"), requests=str(log), truth=truth, buckets=4, slices=[]
     )
     assert "truth" in evaluate(judged, tmp_path / "judged").summary
+
+
+def test_leads_of_rankers_by_hand() -> None:
+    """Two users; the best action with a ranker is the one with the largest mean."""
+    judged = np.array([[1.0, 3.0, 2.0, 5.0], [1.0, 1.0, 2.0, 5.0], [1.0, 1.0, 2.0, 2.0]])
+    user = np.array([0, 0, 1])
+    by_ranker = {"none": np.array([0, 1]), "small": np.array([2]), "large": np.array([3])}
+    found = ranker_leads(by_ranker, judged, user, seed=0)
+    assert set(found) == {"small_over_none", "large_over_small"}
+    small = found["small_over_none"]  # −1, 1 of user 0 and 1 of user 1
+    assert small["mean"] == pytest.approx(1 / 3)
+    assert small["low"] == pytest.approx(0.0)  # user 0 drawn twice
+    assert small["high"] == pytest.approx(1.0)  # user 1 drawn twice
+    large = found["large_over_small"]  # 3, 3 and 0
+    assert (large["mean"], large["low"], large["high"]) == pytest.approx((2.0, 0.0, 3.0))
