@@ -67,6 +67,15 @@ def test_a_full_machine_teaches_neither_margin_nor_watch() -> None:
     assert steered.watch._seen == seen + 1
 
 
+def test_a_machine_that_is_fuller_than_foretold_is_an_error_of_the_model() -> None:
+    steered, plant, drawn = stepped(10)
+    seen = steered.watch._seen
+    steered.step(replace(plant.step(steered.lambda_, drawn.arrivals[10]), cpu=np.array([99.0, 98.9])))
+    assert (steered.observer.predicted < 80).all()
+    assert steered.watch._seen == seen + 1
+    assert (steered.watch.error > 0.05).all()
+
+
 def test_over_use_of_a_price_that_is_held_widens_no_margin() -> None:
     for held, wider in ((False, True), (True, False)):
         steered, plant, drawn = stepped(10)
