@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder in a MovieLens format; default: MovieLens-100K out of a wheel")
     parser.add_argument("--seeds", type=int, default=5, help="evaluation seeds 100, 101, …")
     parser.add_argument("--first-seed", type=int, default=100, help="below 100: development")
-    parser.add_argument("--set", nargs="*", default=[], help="overrides of the recommender's config")
+    parser.add_argument("--set", action="append", default=[], help="overrides of the recommender's config")
     parser.add_argument("--quick", action="store_true", help="one seed, few visits and two learners")
     add_keep(parser)
     arguments = parser.parse_args()
