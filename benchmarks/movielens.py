@@ -3,7 +3,8 @@
 For each seed the cascade is built anew (the coin that halves the likes, money, models). Learners see its log, are trained and
 anchored, and choose an action for every visit under a budget. Joint actions that are the same cascade have one value, the mean. What they chose is judged by likes that no log has shown.
 Intervals are percentiles over draws of users, seeds pooled. ``ceiling`` chooses by the judged likes themselves; ``logged_likes``
-by the other half's, which is what knowing each visit's labels is worth. Finished builds and learners are kept in
+by the other half's, which is what knowing each visit's labels is worth. ``told_levels`` is told how much each visit earns on average
+over actions, and takes all else from the common profile: no learner of levels can do better. Finished builds and learners are kept in
 runs/benchmarks/movielens.
 """
 
@@ -41,7 +42,9 @@ from revenue_sim.allocation.one_budget import allocate
 ROOT = Path("runs/benchmarks/movielens")
 CONFIGS = Path("configs/awrq_mixer")
 BUDGETS = (0.1, 0.2, 0.35, 0.6, 0.85)  # of what the dearest action costs
-PLUS = ["stack.side_columns=[clicks]", "stack.history=[user_value, taste, history]"]
+HISTORY = "[user_value, taste, history]"
+PLUS = ["stack.side_columns=[clicks]", f"stack.history={HISTORY}"]
+REMEMBERS = ["plus.surrogate=clicks", f"plus.history={HISTORY}"]
 LEARNERS: dict[str, tuple[str, list[str]]] = {
     "glm": ("demo.yaml", ["learner=glm"]),
     "qmix": ("demo.yaml", ["learner=qmix"]),
@@ -50,10 +53,14 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     "regression_clicks": ("demo.yaml", ["learner=regression", "plus.surrogate=clicks"]),
     "lightgbm_clicks": ("demo.yaml", ["learner=lightgbm", "plus.surrogate=clicks"]),
     "awrq_residual_clicks": ("demo.yaml", ["learner=awrq_residual", "plus.surrogate=clicks"]),
+    "neural_process": ("neural_process.yaml", REMEMBERS),
+    "lightgbm_history": ("latent_classes.yaml", ["learner=lightgbm_history", *REMEMBERS]),
+    "low_rank": ("low_rank.yaml", REMEMBERS),
+    "latent_classes": ("latent_classes.yaml", REMEMBERS),
     "awrq_plus": ("awrq_plus.yaml", PLUS),
 }
 QUICK = ("glm", "regression_clicks")
-REFERENCES = ("static", "priced_blind", "tiers", "static_told", "logged_likes", "ceiling")
+REFERENCES = ("static", "priced_blind", "tiers", "told_levels", "static_told", "logged_likes", "ceiling")
 DRAWS = 2000
 
 
@@ -130,6 +137,7 @@ def choices(real: Real, names: list[str]) -> tuple[dict[str, list[np.ndarray]], 
     priced = values | {
         "priced_blind": np.tile(profile, (len(level), 1)),
         "tiers": level[:, None] * profile,  # the simplest thing that looks at who asks
+        "told_levels": real.judged.mean(axis=1, keepdims=True) * profile,
         "logged_likes": real.logged,
         "ceiling": real.judged,
     }
