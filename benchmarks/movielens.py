@@ -119,9 +119,9 @@ def learned(real: Real, name: str) -> np.ndarray:
 
 
 def _profile(real: Real) -> Path:
-    folder = real.folder / "profile"
+    folder = real.folder / "profile_of_revenue"  # clicks know nothing of the money that rankers order by
     if not (folder / "profile.csv").exists():
-        config = load_config(ProfileConfig, CONFIGS / "profile.yaml", ["surrogate=clicks"])
+        config = load_config(ProfileConfig, CONFIGS / "profile.yaml", ["surrogate=null"])
         known = {"requests": str(real.folder / LOG_FILE), "spec": real.spec}
         awrq_mixer.profile.profile(replaced(config, known), folder)
     return folder / "profile.csv"

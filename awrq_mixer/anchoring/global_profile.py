@@ -23,9 +23,9 @@ from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.tables import Column, read_table, write_table
 
-SURROGATE = Shape(ridge=(1e-6, 1e-6, 1e-5), interactions=True, power=1.9)
+SURROGATE = Shape(ridge=(1e-6, 1e-6, 1e-5), interactions=True, power=1.9)  # above 0 throughout
 LEVELS = Shape(ridge=(1e-5,), interactions=False, power=1.5)  # of revenue, beside a surrogate's effects
-REVENUE = Shape(ridge=(1e-5, 1e-3), interactions=True, power=1.5)  # without a surrogate
+REVENUE = Shape(ridge=(1e-5, 1e-3), interactions=True, power=1.5)  # without a surrogate, and of one that is often 0
 
 
 def result_columns(spec: RequestSpec) -> list[Column]:
@@ -60,7 +60,7 @@ class LoggedEffects:
         if surrogate is None:
             level, effects = log_linear(reward, joint, groups, spec, REVENUE)
         else:
-            _, effects = log_linear(signal, joint, groups, spec, SURROGATE)
+            _, effects = log_linear(signal, joint, groups, spec, SURROGATE if signal.min() > 0 else REVENUE)
             level, _ = log_linear(reward, joint, groups, spec, LEVELS, effects)
         tables = main_and_pair_tables(spec)
         seen = [np.log1p(log[name].to_numpy(np.float64)) for name in spec.results if name in log]

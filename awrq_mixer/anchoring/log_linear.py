@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,7 @@ def _loss(log_mean: Tensor, target: Tensor, power: float) -> Tensor:
 class _Model:
     def __init__(self, groups: Contexts, spec: RequestSpec, shape: Shape, offset: np.ndarray | None) -> None:
         table, sizes = spec.joint_table(), spec.shape
+        self.actions = len(table)
         row, combined = combinations(groups)
         self.row, self.combined = torch.from_numpy(row), torch.from_numpy(combined)
         self.levels = [(torch.from_numpy(codes), _zeros(size)) for codes, size in groups.levels]
@@ -89,17 +90,20 @@ class _Model:
                 self.tables.append((torch.from_numpy(index), _zeros(math.prod(shape_of))))
                 self.ridge.append(ridge)
         self.by_group = [
-            (c, torch.from_numpy(np.ascontiguousarray(table[:, j])), _zeros(size, sizes[j]))
+            (c, [(torch.from_numpy(np.ascontiguousarray(table[:, j])), _zeros(size, n)) for j, n in enumerate(sizes)])
             for c, (_, size) in enumerate(groups.coarse)
-            for j in range(len(sizes))
             if shape.interactions
         ]
         self.constant = _zeros(1)
         self.offset = None if offset is None else torch.from_numpy(offset.astype(np.float32))
 
     def parameters(self) -> list[Tensor]:
-        return [self.constant, *(one for _, one in self.levels), *(one for _, one in self.tables),
-                *(one for *_, one in self.by_group)]  # fmt: skip
+        return [self.constant, *(one for _, one in self.levels), *(one for _, one in self.tables), *self.interactions]
+
+    @property
+    def interactions(self) -> list[Tensor]:
+        """Every table of a sub-action per coarse group."""
+        return [one for _, tables in self.by_group for _, one in tables]
 
     def level(self) -> Tensor:
         """(M,)."""
@@ -107,20 +111,30 @@ class _Model:
 
     def effects(self) -> Tensor:
         """(C, A)."""
-        common = torch.stack([one[index] for index, one in self.tables]).sum(0)
-        found = common.expand(len(self.combined), -1)
-        for c, index, one in self.by_group:
-            found = found + one[self.combined[:, c]][:, index]
+        found = self._common().expand(len(self.combined), -1)
+        for c, of_group in self._of_groups():
+            found = found + of_group[self.combined[:, c]]
         return found if self.offset is None else found + self.offset
 
     def log_mean(self, joint: Tensor) -> Tensor:
-        """(M,)."""
-        effects = self.effects()
-        return self.level() + effects.reshape(-1)[self.row * effects.shape[1] + joint]
+        """(M,): entries of ``effects`` are looked up row by row, as there may be far more of them than rows."""
+        found = self.level() + self._common()[joint]
+        for c, of_group in self._of_groups():
+            found = found + of_group.reshape(-1)[self.combined[self.row, c] * self.actions + joint]
+        return found if self.offset is None else found + self.offset.reshape(-1)[self.row * self.actions + joint]
+
+    def _common(self) -> Tensor:
+        """What joint actions have in common over all groups, (A,)."""
+        return torch.stack([one[index] for index, one in self.tables]).sum(0)
+
+    def _of_groups(self) -> Iterator[tuple[int, Tensor]]:
+        """(column, what joint actions have beside that in each of its groups (groups, A))."""
+        for c, tables in self.by_group:
+            yield c, torch.stack([one[:, index] for index, one in tables]).sum(0)
 
     def penalty(self) -> Tensor:
         loss = torch.zeros(())
-        for one in [*(one for _, one in self.levels), *(one for *_, one in self.by_group)]:
+        for one in [*(one for _, one in self.levels), *self.interactions]:
             loss = loss + _LEVEL_RIDGE * one.square().sum()
         for (_, one), ridge in zip(self.tables, self.ridge):
             loss = loss + ridge * one.square().sum()
