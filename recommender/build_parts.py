@@ -28,6 +28,7 @@ from recommender.models.training import fit_rankers, load_models, save_models
 from recommender.movielens.formats import read_movielens
 from recommender.movielens.ratings import cleaned
 from recommender.movielens.wheel import LICENCE, movielens_100k
+from recommender.records.load_requests import load_requests
 from recommender.records.request_log import request_log
 from recommender.request import Request
 from recommender.truth.costs import Costs, measure_costs
@@ -37,7 +38,7 @@ from recommender.truth.worth import Worth, value_table
 log = logging.getLogger(__name__)
 MODELS_FILE, PAGES_FILE, VALUES_FILE = "models.pt", "truth/pages.npz", "truth/values.npz"
 COSTS_FILE, VISITS_FILE, STATES_FILE = "truth/cost_rounds.parquet", "truth/visits.parquet", "truth/states.parquet"
-LOG_FILE = "logs/requests.parquet"
+LOG_FILE, LOAD_FILE = "logs/requests.parquet", "load/requests.parquet"
 
 
 def load_people(config: RecommenderConfig) -> People:
@@ -68,6 +69,7 @@ class Parts:
             ("visits", VISITS_FILE, self._write_visits),
             ("states", STATES_FILE, self._write_states),
             ("log", LOG_FILE, self._write_log),
+            ("load", LOAD_FILE, lambda path: write_table(self.load_requests(), path)),
         ]
 
     @cached_property
@@ -107,6 +109,10 @@ class Parts:
     def cost_of_visits(self) -> np.ndarray:
         """Core-milliseconds per visit, setting and service, float64 (V, D, services): that of the visit's history tier."""
         return np.asarray(self.costs.table[self.states["history"].to_numpy()])
+
+    def load_requests(self) -> pd.DataFrame:
+        """What the service is asked in a load test (V rows)."""
+        return load_requests(self.states, self.space, self.config.spec, self.config.seed)
 
     def _write_models(self, path: Path) -> None:
         people, config = self.people, self.config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import pandas as pd
 
 from marca_common.progress import progress
 from marca_common.seeding import numpy_generator
+from recommender.cascade.accounting import serve_accounted
 from recommender.cascade.action_space import ActionSpace, Setting
 from recommender.cascade.stages import Cascade
 from recommender.config import SERVICES, CostConfig
@@ -78,14 +78,5 @@ def cpu_ms(cascade: Cascade, requests: list[Request], setting: Setting) -> np.nd
     """Mean core-milliseconds per request in retrieval and in ranking, (2,)."""
     spent = np.zeros(len(SERVICES))
     for request in requests:
-        start = time.process_time_ns()
-        if setting.cached:
-            cascade.kept_answer(request)
-            spent[0] += time.process_time_ns() - start
-            continue
-        films, fused = cascade.channels.retrieve(request, setting)
-        between = time.process_time_ns()
-        kept = cascade.prerank(request, films, setting.truncation)
-        cascade.rank(request, films[kept], fused[kept], setting.ranker)
-        spent += (between - start, time.process_time_ns() - between)
-    return spent / len(requests) / 1e6
+        spent += serve_accounted(cascade, request, setting).cpu_ms
+    return spent / len(requests)
