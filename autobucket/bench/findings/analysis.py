@@ -197,7 +197,6 @@ def check_replay(config: TestbenchConfig, measured: Measured, maps: CostMaps, co
     """Predict each replayed request's cost from its action alone (results predicted from scouting) and compare totals."""
     idle = idle_rates(measured.records)
     names = list(config.buckets.lengths)
-    predictor = ResultPredictor.fit(measured.scouted, _fields(config, measured.scouted), names)
     rounds = []
     for one in measured.records:
         if one.kind != "replay":
@@ -208,7 +207,6 @@ def check_replay(config: TestbenchConfig, measured: Measured, maps: CostMaps, co
         if len(requests) == 0:
             continue
         qps = one.window.served_qps
-        guess = requests.assign(**predictor.predict(requests))
         echoed = [result for result in one.window.results if result]
         real = requests.assign(**{name: [float(result[name]) for result in echoed] for name in names})
         measured_s = sum(cost_ms(one, idle).values()) * one.window.ok / 1000
@@ -217,11 +215,23 @@ def check_replay(config: TestbenchConfig, measured: Measured, maps: CostMaps, co
                 "round": one.round,
                 "requests": len(requests),
                 "measured_s": measured_s,
-                "predicted_s": float(_mixed(maps, guess, qps, cores).sum()) / 1000,
+                "predicted_s": float(predicted_costs(config, measured.scouted, maps, requests, qps, cores).sum())
+                / 1000,
                 "predicted_realised_s": float(_mixed(maps, real, qps, cores).sum()) / 1000,
             }
         )
     return ReplayCheck(rounds)
+
+
+def predicted_costs(
+    config: TestbenchConfig, scouted: pd.DataFrame, maps: CostMaps, requests: pd.DataFrame, qps: float, cores: int
+) -> np.ndarray:
+    """Core-ms of every request of a mix (M,) by its fields alone, under the load that the mix makes at ``qps``.
+
+    What a request results in is predicted from the ``scouted`` ones.
+    """
+    predictor = ResultPredictor.fit(scouted, _fields(config, scouted), list(config.buckets.lengths))
+    return _mixed(maps, requests.assign(**predictor.predict(requests)), qps, cores)
 
 
 def _mixed(maps: CostMaps, settings: pd.DataFrame, qps: float, cores: int) -> np.ndarray:
