@@ -24,7 +24,7 @@ from recommender.config import RecommenderConfig
 from recommender.records.load_requests import setting_names
 
 ROOT = Path("runs/benchmarks/real_service")
-FEW_VISITS = ["split.most_visits=500", "cost.rounds=2", "cost.visits=3"]  # a build of half a minute
+FEW_VISITS = ["split.most_visits=2500", "cost.rounds=2", "cost.visits=3"]  # a build of a minute
 SHORT = [
     "traffic.requests=800", "buckets.most=20", "load.rates=[150]", "load.window_s=0.5", "load.warmup_s=0.5", "load.idle_s=0.4",
     "load.noop_s=0.3", "load.min_rounds=2", "load.max_rounds=2", "load.replay_s=2", "validity.slow_pct=100", "buckets.min_count=2",

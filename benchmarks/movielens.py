@@ -127,10 +127,15 @@ def _profile(real: Real) -> Path:
     return folder / "profile.csv"
 
 
+def profile_of(real: Real) -> np.ndarray:
+    """What each distinct action earns on average, from the log (D,)."""
+    return real.merged(read_profile(_profile(real), real.spec))
+
+
 def choices(real: Real, names: list[str]) -> tuple[dict[str, list[np.ndarray]], dict[str, np.ndarray]]:
     """Judged revenue of every visit (V,) by strategy and budget, and each learner's Q (V, D)."""
     log = real.spec.read(real.folder / LOG_FILE)
-    profile = real.merged(read_profile(_profile(real), real.spec))
+    profile = profile_of(real)
     tier = log.groupby("user_value", observed=True)[real.spec.reward].mean()
     level = tier.reindex(real.states["user_value"]).to_numpy(np.float64) / log[real.spec.reward].mean()
     values = {name: learned(real, name) for name in names}

@@ -24,10 +24,10 @@ from marca_common.config import Config, replaced, to_dict
 from marca_common.files import read_json
 from marca_common.protocols import Controller, Measurement
 from marca_common.run_folder import RunFolder
-from marca_common.seeding import numpy_generator
 from marca_common.stages import Stage, Stages
 from marca_common.system import system_table
 from marca_common.tables import write_table
+from marca_loop.dithered_price import DitheredPrice
 from mpc_balancer.config import ControllerConfig, MpcConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.price_scale import PriceScale
@@ -105,26 +105,20 @@ def commission(config: LiveConfig, dither: float, folder: Path) -> None:
     """Drive the service under a slow controller with a dithered price; leaves system.csv."""
     excite = Commissioning(config, dither)
     live(config, folder / "live", excite)
-    write_table(system_table(excite.measurements, [SERVICE]), folder / "system.csv")
+    write_table(system_table(excite.controller.measurements, [SERVICE]), folder / "system.csv")
 
 
 class Commissioning:
-    """A slow integral controller with a dithered price, so that g can tell cause from effect; keeps what it measured."""
+    """A dithered price on the live loop; ``controller.measurements`` keeps what was seen."""
 
     def __init__(self, config: LiveConfig, dither: float) -> None:
-        self.config, self.dither, self.measurements = config, dither, list[Measurement]()
-        self.generator = numpy_generator(config.seed, "live_mpc", "dither")
-        self.unit, self.offset = 0.5, 0.0
-        self.price = _first_price(config)
+        settings = config.controller
+        self.config = config
+        self.controller = DitheredPrice(PRICES, settings.target_percent, dither, config.seed, 1 - settings.level)
 
     def __call__(self, seen: Observation) -> Lengths:
         """Queue lengths of the next interval."""
-        self.measurements.append(measurement(seen, self.price))
-        self.unit = float(np.clip(self.unit + 0.1 * (seen.cpu_percent / seen.target_percent - 1), 0, 1))
-        if seen.interval % 3 == 0:
-            self.offset = self.dither * self.generator.standard_normal()
-        self.price = PRICES.from_unit(np.clip([self.unit + self.offset], 0, 1))
-        return lengths_of(self.config, self.price)
+        return lengths_of(self.config, self.controller.step(measurement(seen, self.controller.lambda_)))
 
 
 class Priced:
