@@ -42,7 +42,7 @@ class Day:
 
     def rate(self, share: np.ndarray, shape: np.ndarray) -> np.ndarray:
         """Relative traffic at shares of the day, linear between the middles of hours."""
-        return np.interp(np.asarray(share) * len(shape), np.arange(len(shape)) + 0.5, shape)
+        return np.asarray(np.interp(np.asarray(share) * len(shape), np.arange(len(shape)) + 0.5, shape))
 
     def hour(self, share: np.ndarray | float) -> np.ndarray:
         """Which of the hours a share of the day lies in."""

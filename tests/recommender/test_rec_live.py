@@ -1,0 +1,241 @@
+"""The live A/B's parts on a service of known cost and a virtual clock: traffic, strategies, rounds, judgement, table."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from autobucket.bench.measuring.run_async import run_async
+from autobucket.bench.target.interface import Reply
+from benchmarks._live_blocks import Served, Server, measurement
+from benchmarks._live_strategies import Hourly, Priced, Response, Simulated, commissioned
+from benchmarks._live_traffic import Day, make_block
+from benchmarks.live_ab import Machine, Plan, Run, calibrated, judged, rounds, table_of
+from recommender.build_parts import Parts
+from recommender.truth.page_table import shown
+from tests.autobucket.bench_fakes import virtual_time
+
+COST = np.array([0.4, 0.7, 1.6])  # core-ms of three actions
+
+
+class FakeService:
+    """Answers after a tenth of a millisecond; an action costs what COST says times ``slow``."""
+
+    def __init__(self, slow: float = 1.0, lose: int = 0) -> None:
+        self.slow, self.lose, self.used, self.asked = slow, lose, 0.0, list[Any]()
+
+    def send(self, request: Any) -> Any:
+        self.asked.append((request["visit"], request["joint"]))
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        lost = self.lose and len(self.asked) % self.lose == 0
+        self.used += 0 if lost else COST[request["joint"]] * self.slow / 1000
+        page = {"page": [str(request["joint"])]}
+        future.set_result(
+            Reply("lost" if lost else "ok", loop.time() + 1e-4, {} if lost else page, "late" if lost else "")
+        )
+        return future
+
+    def clock(self) -> Any:
+        return self
+
+    def read(self) -> Any:
+        return {"http": self.used / 2, "cascade": self.used / 2}
+
+    def ended(self) -> None:
+        return None
+
+
+def day_of(past: list[float], present: list[float], visits: int = 40) -> Day:
+    everyone = np.arange(visits)
+    return Day(np.arange(len(past)), np.array(past), np.array(present), [everyone] * len(past))
+
+
+def server(service: Any, interval_s: float = 1.0) -> Server:
+    return Server(service, np.arange(3), 1, interval_s)
+
+
+def test_the_days_traffic_is_the_records(parts: Parts) -> None:
+    day, visits = Day.of(parts.people), parts.people.visits
+    assert day.past.mean() == pytest.approx(1)
+    assert day.present.mean() == pytest.approx(1)
+    assert 1 <= len(day.hours) == len(day.past) == len(day.by_hour) <= 24
+    for hour, rows in zip(day.hours, day.by_hour):
+        assert len(rows) == len(visits) or set(visits.time[rows] // 3600 % 24) == {hour}
+
+
+def test_traffic_between_the_middles_of_hours_by_hand() -> None:
+    day = day_of([0.5, 1.5], [1.0, 1.0])
+    assert day.rate(np.array([0.0, 0.25, 0.5, 0.75, 1.0]), day.past).tolist() == [0.5, 0.5, 1.0, 1.5, 1.5]
+    assert day.hour(np.array([0.0, 0.49, 0.5, 1.0])).tolist() == [0, 0, 1, 1]
+
+
+def test_a_block_follows_the_day_and_is_the_same_for_the_same_name() -> None:
+    day = day_of([0.5, 1.5], [0.5, 1.5])
+    block = make_block(day, day.present, 400, 100, 0, 1, 7, "x")
+    again = make_block(day, day.present, 400, 100, 0, 1, 7, "x")
+    assert (block.times == again.times).all()
+    assert (block.visit == again.visit).all()
+    early, late = (block.times < 20).sum(), (block.times >= 80).sum()
+    assert 0.28 < early / late < 0.39  # a third
+    assert abs(len(block.times) - 40_000) < 1000
+    assert block.share(50) == 0.5
+    other = make_block(day, day.present, 400, 100, 0, 1, 7, "y")
+    assert len(other.times) != len(block.times) or (other.times != block.times).any()
+
+
+def test_a_price_moves_requests_by_hand() -> None:
+    q = np.array([[1.0, 2.0, 2.1], [0.0, 0.1, 4.0]])
+    response = Response.of(q, COST)
+    at = np.interp([0, 1e9], response.prices, response.cost)
+    assert at == pytest.approx([1.6, 0.4])  # for nothing the best, at any price the cheapest
+    assert (np.diff(response.cost) <= 1e-12).all()
+    scale = response.scale()
+    assert 0 < scale.ref[0] < scale.high[0] <= response.prices[-1]
+
+    class Steps:
+        lambda_ = np.array([0.0])
+
+        def step(self, seen: Any) -> Any:
+            self.lambda_ = np.array([2.0])
+            return self.lambda_
+
+    strategy = Priced(q, COST, Steps())
+    assert [strategy.choose(v, 0.0) for v in (0, 1)] == [2, 2]
+    strategy.step(measurement(0, 100, 50, strategy.price))
+    assert [strategy.choose(v, 0.0) for v in (0, 1)] == [
+        1,
+        2,
+    ]  # 2 − 1.4 beats 1 − .8 and 2.1 − 3.2; 4 − 3.2 beats the rest
+
+
+def test_mixtures_keep_each_hours_budget() -> None:
+    day, profile = day_of([0.5, 1.5], [1.0, 1.0]), np.array([1.0, 2.0, 2.4])
+    strategy = Hourly(profile, COST, np.array([1.15, 0.1]), day, 0)
+    first = [strategy.choose(0, 0.2) for _ in range(4000)]
+    assert COST[first].mean() == pytest.approx(1.15, abs=0.03)
+    assert set(first) == {1, 2}
+    assert {strategy.choose(0, 0.9) for _ in range(500)} <= {
+        0,
+        1,
+    }  # too little for anything: nearly always the cheapest
+    assert COST[[strategy.choose(0, 0.9) for _ in range(2000)]].mean() < 0.42
+
+
+def test_controllers_hold_the_mean_in_simulated_days(tmp_path: Path) -> None:
+    q = np.random.default_rng(0).gamma(1.0, 1.0, (60, 1)) * np.array([1.0, 1.3, 1.5])
+    day = day_of([0.7, 1.0, 1.3], [0.7, 1.0, 1.3])
+    days = Simulated(Response.of(q, COST), day, 700.0, 0.05, 1.0, 1)
+    found = commissioned(days, 50.0, 300, tmp_path)
+    seen = days.drive(found.controller("pi", 50.0), 432, "another")
+    assert np.mean([one.cpu[0] for one in seen[40:]]) == pytest.approx(50, abs=3)
+
+
+@pytest.fixture
+def quick_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending costs nothing, whatever the machine."""
+    monkeypatch.setattr("time.process_time", lambda: 0.0)
+
+
+@pytest.mark.usefixtures("quick_sender")
+def test_calibration_scales_the_maps_and_finds_the_traffic() -> None:
+    day, profile = day_of([0.5, 1.5], [0.5, 1.5]), np.array([1.0, 2.0, 2.4])
+    with virtual_time():
+        machine = run_async(
+            lambda: calibrated(server(FakeService(slow=1.25)), day, COST, profile, Plan(calibration_s=3.0), 50.0)
+        )
+    assert machine.cost == pytest.approx(1.25 * COST, rel=0.03)
+    assert machine.mean_qps == pytest.approx(500 / np.sqrt(0.5 * 2.0 * 0.75), rel=0.03)
+    assert machine.notes == []
+
+
+@pytest.mark.usefixtures("quick_sender")
+def test_what_is_out_of_reach_is_said() -> None:
+    day, profile = day_of([0.1, 1.9], [0.1, 1.9]), np.array([1.0, 2.0, 2.4])
+    with virtual_time():
+        machine = run_async(
+            lambda: calibrated(server(FakeService()), day, COST, profile, Plan(calibration_s=2.0), 50.0)
+        )
+    assert len(machine.notes) == 2
+    assert "the cheapest action takes 0.4" in machine.notes[0]
+    assert "the best action takes only 1.6" in machine.notes[1]
+
+
+def test_a_generator_that_is_too_slow_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    day, service = day_of([1.0, 1.0], [1.0, 1.0]), FakeService()
+    monkeypatch.setattr("time.process_time", lambda: len(service.asked) / 1000)  # a core-millisecond a request
+    with virtual_time():
+        machine = run_async(
+            lambda: calibrated(server(service), day, COST, np.array([1.0, 2.0, 2.4]), Plan(calibration_s=2.0), 50.0)
+        )
+    assert 500 / 0.9 < machine.mean_qps < 500 / 0.7
+    assert machine.notes == []  # 62 % of its core
+    service.slow = 0.5
+    with virtual_time():
+        machine = run_async(
+            lambda: calibrated(server(service), day, COST, np.array([1.0, 2.0, 2.4]), Plan(calibration_s=2.0), 50.0)
+        )
+    assert len(machine.notes) == 1
+    assert "sending the peak's requests would take 12" in machine.notes[0]
+
+
+def test_every_strategy_serves_the_same_requests_and_nothing_waits() -> None:
+    day, service = day_of([1.0, 1.0], [1.0, 1.0]), FakeService(lose=500)
+    plan = Plan(rounds=2, block_s=5.0)
+    budgets = np.array([1.6, 1.6])
+    strategies = {
+        "static_hourly": Hourly(np.array([1.0, 2.0, 3.0]), COST, budgets, day, 0),
+        "cheap": Hourly(np.array([3.0, 2.0, 1.0]), COST, budgets, day, 0),
+    }
+    with virtual_time():
+        run = run_async(lambda: rounds(server(service), strategies, Machine(COST, 100.0, 0.0, []), day, plan, 0))
+    dear, cheap = run.served["static_hourly"], run.served["cheap"]
+    assert len(run.visits) == len(dear) == len(cheap) == 2
+    for visit, a, b in zip(run.visits, dear, cheap):
+        assert len(visit) == len(a.setting) == len(b.setting)
+        assert set(a.setting) == {2}
+        assert set(b.setting) == {0}
+        assert a.latency_ms[a.ok] == pytest.approx(0.1, abs=0.2)
+        assert len(a.rows) == 5
+    lost = sum((~one.ok).sum() for one in (*dear, *cheap))
+    assert lost == sum(one.pages.count([]) for one in (*dear, *cheap)) > 0
+    values = {name: [np.where(one.ok, 1.0, 0.0) for one in run.served[name]] for name in strategies}
+    values["cheap"] = [2 * one for one in values["cheap"]]
+    table = table_of(run, values, target=10.0).set_index("strategy")
+    assert table["lost"].sum() == lost
+    assert table.loc["static_hourly", "lead_pct"] == 0
+    assert table.loc["cheap", "lead_low"] <= table.loc["cheap", "lead_pct"] <= table.loc["cheap", "lead_high"]
+    assert table.loc["cheap", "lead_pct"] == pytest.approx(100, abs=2)
+    asked = table["requests"].iloc[0] / 10
+    assert table.loc["static_hourly", "cpu_mean"] == pytest.approx(1.6 * asked / 10, rel=0.02)
+    assert table.loc["cheap", "cpu_over_target"] == 0 < table.loc["static_hourly", "cpu_over_target"]
+
+
+def test_block_intervals_by_hand() -> None:
+    def block(value: float, n: int) -> Served:
+        rows = pd.DataFrame({"share": [0.5], "qps": [n], "cpu": [50.0], "lambda": [0.0]})
+        return Served(np.zeros(n, int), np.ones(n, bool), np.ones(n), [["1"]] * n, rows, 0.5, 1.0)
+
+    sizes, worth = [10, 10, 20], [1.0, 2.0, 4.0]
+    served = {"static_hourly": [block(one, n) for one, n in zip(worth, sizes)]}
+    run = Run(Machine(COST, 1.0, 0.0, []), [np.zeros(n, int) for n in sizes], served)
+    table = table_of(run, {"static_hourly": [np.full(n, one) for one, n in zip(worth, sizes)]}, 40.0)
+    one = table.iloc[0]
+    assert one["value"] == pytest.approx((10 + 20 + 80) / 40)
+    assert (one["ci_low"], one["ci_high"]) == (1.0, 4.0)  # thrice the worst or the best block
+    assert one["cpu_mean"] == 50
+    assert (one["lead_low"], one["lead_high"]) == (0, 0)  # paired with itself
+
+
+def test_judgement_is_that_of_the_value_table(parts: Parts) -> None:
+    visit = np.array([0, 3, 3, 9, 11])
+    setting = np.array([0, 5, 40, 100, parts.space.kept])
+    films = parts.people.ratings.films
+    pages = [[str(films[film]) for film in shown(parts.pages.films[v, d])] for v, d in zip(visit, setting)]
+    assert judged(parts, visit, pages) == pytest.approx(parts.values[1][visit, setting], rel=1e-5)
+    assert judged(parts, visit[:1], [[]]).tolist() == [0]  # lost
