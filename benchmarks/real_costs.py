@@ -2,7 +2,7 @@
 
 The service of a build (seed 100; ``--quick``: a small one, seed 0) goes through the test bench: cost maps, their error on
 buckets left out, a replay of random joint actions. Then come the mixes that matter: for each budget, every visit gets the action
-that the logged likes and the maps call best. They are replayed at half the CPU, in random order, in several rounds. What the maps
+that the logged likes and the maps call best. They are replayed at the bench's rate, in random order, in several rounds. What the maps
 said beforehand stands beside what the service's clocks then read. Bars: replay within 7 %, CV between rounds 7 %, nothing lost.
 """
 
@@ -33,8 +33,7 @@ from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
 from revenue_sim.allocation.one_budget import allocate
 
-BUDGETS = (0.1, 0.25, 0.5, 0.8)  # between the cheapest and the dearest action's cost
-BUSY = 0.5  # share of the target's cores that a mix is sent to use
+BUDGETS = (0.1, 0.2, 0.35, 0.5)  # between the cheapest and the dearest action's cost
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,14 @@ class Mix:
 
 def mixes(real: Real, costs: ServiceCosts, requests: int, cores: int) -> list[Mix]:
     """For each budget ``requests`` visits, in random order, with the actions that it allows."""
-    parts, table = parts_of(real), costs.of_actions(costs.config.load.rates[0], cores)
+    parts, qps = parts_of(real), costs.config.load.rates[0]
+    table = costs.of_actions(qps, cores)
     found = []
     for budget in BUDGETS:
         level = table.min() + budget * (table.max() - table.min())
         chosen = allocate(real.logged, table, level * len(real.logged), threads=1).choice
         visit = numpy_generator(real.seed, "mix", str(budget)).integers(0, len(chosen), requests)
         asked = requests_of(parts, visit, chosen[visit])
-        qps = 1000 * BUSY * cores / level
         found.append(Mix(f"budget {budget:g}", asked, qps, costs.of_requests(asked, qps, cores)))
     return found
 
