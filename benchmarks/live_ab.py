@@ -32,7 +32,6 @@ from benchmarks._real_service import FEW_VISITS, ROOT, ServiceCosts, first_joint
 from benchmarks._results import add_keep
 from benchmarks.movielens import Real, learned, profile_of
 from marca_common.compute import set_threads
-from marca_common.errors import UserError
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
@@ -303,8 +302,10 @@ def main() -> None:
     arguments = parser.parse_args()
     quick, target = arguments.quick, arguments.target
     if not 5 <= target <= 90:
-        raise UserError(f"--target: got {target:g}; expected 5 to 90 percent")
+        parser.error(f"--target: got {target:g}; expected 5 to 90 percent")
     set_threads(1)
+    if arguments.rounds is not None and arguments.rounds < 2:
+        parser.error(f"--rounds: got {arguments.rounds}; expected at least 2, or intervals say nothing")
     plan = QUICK if quick else Plan(rounds=arguments.rounds or Plan.rounds)
     real = Real.of(0 if quick else 100, FEW_VISITS if quick else [])
     parts = parts_of(real)
