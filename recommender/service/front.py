@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -30,7 +30,7 @@ class Front:
         self.names = parts.people.ratings.films.tolist()
         self.worker = Worker(config.build)
         self.waiting, self.statuses = 0, Counter[int]()
-        self.queue_ms, self.cpu_ms = list[float](), np.zeros(2)
+        self.queue_ms, self.cpu_ms = deque[float](maxlen=_REMEMBERED), np.zeros(2)
 
     def application(self) -> web.Application:
         """The worker lives as long as the application does."""
@@ -77,8 +77,7 @@ class Front:
     def _said(self, visit: int, answer: Answer, came: float) -> dict[str, Any]:
         queue_ms = 1000 * max(answer.began - came, 0.0)
         self.cpu_ms += (answer.retrieval_ms, answer.ranking_ms)
-        if len(self.queue_ms) < _REMEMBERED:
-            self.queue_ms.append(queue_ms)
+        self.queue_ms.append(queue_ms)
         return {
             "visit": visit,
             "page": [self.names[film] for film in answer.films],
