@@ -23,6 +23,7 @@ from pydantic_core import to_jsonable_python
 
 from marca_common.config import Config, inner_models, load_config
 from marca_common.errors import UserError
+from marca_common.ranks import own_rank
 from marca_common.startup import heed_interrupts
 
 
@@ -102,7 +103,8 @@ def _default(field: FieldInfo) -> str:
 def _call(function: Callable[..., Any], config_class: type[Config], arguments: argparse.Namespace) -> int:
     try:
         result = function(load_config(config_class, arguments.config, arguments.set), arguments.out)
-        _print_summary(getattr(result, "summary", None), arguments.out)
+        if own_rank() == 0:
+            _print_summary(getattr(result, "summary", None), arguments.out)
         sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

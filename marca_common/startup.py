@@ -54,3 +54,9 @@ def _writable(folder: Path) -> bool:
     """Can the folder be written, or be made?"""
     there = next(one for one in (folder, *folder.parents) if os.path.exists(one))  # Path.exists may raise
     return os.access(there, os.W_OK | os.X_OK)
+
+
+def leave_errors_of_groups_to_us() -> None:
+    """In a group of processes torch writes a page for each failed connection; the program says it in a line."""
+    if "WORLD_SIZE" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")

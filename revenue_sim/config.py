@@ -109,3 +109,15 @@ class EvaluateConfig(Config):
 
     _source = field_validator("truth", mode="before")(as_source)
     _table = field_validator("allocation", mode="before")(as_table)
+
+
+class ShardsConfig(Config):
+    """What ``python -m revenue_sim.shards`` needs."""
+
+    hulls: str = Field(description="folder of hull shards")
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        description="core-ms per request, all services together; null: a third of the way from least to where λ is 0",
+    )
+    wait_s: float = Field(default=1800.0, gt=0, description="seconds that ranks wait for one another before giving up")

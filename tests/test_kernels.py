@@ -54,6 +54,10 @@ DOORS = {  # file: (public compiled loops, door that checks their arguments)
     "revenue_sim/allocation/core_kernels.py": ("extended least_loss least_losses", "best_whole_rows: check_pair, the start's choice"),
     "revenue_sim/allocation/hull_kernels.py": ("climb hull_rows", "allocate: revenue_sim.checks; hull_edges: shapes, rows"),
     "revenue_sim/allocation/priced_rows.py": ("", "PricedRows: shapes"),
+    "revenue_sim/allocation/shard_kernels.py": (
+        "slope_sums split_edges",
+        "from_shards.py: columns of one length of a mapped file; offsets and room for edges the loops check themselves",
+    ),
     "revenue_sim/ground_truth/trees.py": ("", "fit_trees makes the trees; a checkpoint's are checked at load"),
     "revenue_sim/quotas/quota.py": ("", "greedy, optimal: _checked"),
     "revenue_sim/quotas/transport.py": ("", "solve: the start flow"),

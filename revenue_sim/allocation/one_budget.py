@@ -8,6 +8,7 @@ row where the relaxation splits a request come out exactly, not by bisection to 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def allocate(
         edges = hull_edges(values, costs, counts, threads=threads)
     if edges.base_cost > budget:
         raise UserError(f"budget: got {budget:.10g}; the least possible cost is {edges.base_cost:.10g}")
-    result = _settle(values, costs, counts, budget, edges)
+    result = settle(edges, budget, lambda choice: total_cost(costs, counts, choice))
     return best_whole_rows(values, costs, counts, budget, result, time_limit_s) if integral else result
 
 
@@ -106,8 +107,11 @@ def _standard_error(edges: Edges, taken: np.ndarray, base_cost: np.ndarray, coun
     return float(np.std(cost - mean * counts) * np.sqrt(len(cost)))  # of a ratio estimate: counts are known
 
 
-def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: float, edges: Edges) -> Allocation:
-    """Take the edges in order of worth; the first that does not fit is the one that the relaxation splits."""
+def settle(edges: Edges, budget: float, cost_of: Callable[[np.ndarray], float]) -> Allocation:
+    """Take the edges in order of worth; the first that does not fit is the one that the relaxation splits.
+
+    ``cost_of`` a choice (S,): its cost, which is never over the budget in the end.
+    """
     order, choice = edges.order(), edges.base.copy()
     climbed = kernels.climb(edges.row, edges.before, edges.after, edges.cost, order, budget - edges.base_cost, choice)
     room, split, taken = climbed
@@ -120,12 +124,12 @@ def _settle(values: np.ndarray, costs: np.ndarray, counts: np.ndarray, budget: f
         bound += fraction * float(edges.value[split])
     cost = edges.base_cost + float(edges.cost[taken].sum())
     if budget - cost < 1e-9 * budget:  # so tight that the order of summing may matter: sum row by row, undo if over
-        cost = total_cost(costs, counts, choice)
+        cost = cost_of(choice)
         for edge in order[::-1][taken[order[::-1]]]:
             if cost <= budget:
                 break
             choice[edges.row[edge]], taken[edge] = edges.before[edge], False
-            cost = total_cost(costs, counts, choice)
+            cost = cost_of(choice)
     value = edges.base_value + float(edges.value[taken].sum())
     return Allocation(
         choice=choice,

@@ -1,0 +1,133 @@
+"""Work over shards, in one process or in the group that ``torchrun`` started: the same code, the same results.
+
+Shard i belongs to rank i mod size. Each rank works through its own shards; their small results are then gathered, so that
+every rank holds all of them in the order of the shards. What ``map`` returns depends on the shards alone, not on the number
+of ranks. A function that writes does so atomically and returns at once where its output is finished; a group that was
+killed and is started again, with any number of ranks, then redoes at most the shards that were in hand.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from marca_common.errors import UserError
+from marca_common.run_folder import RunFolder
+
+S = TypeVar("S")
+T = TypeVar("T")
+MEET_S = 300.0  # seconds that a group waits at the start for ranks that have not come
+
+
+def own_rank() -> int:
+    """Place of this process in its group; 0 where there is none."""
+    return int(os.environ.get("RANK", "0"))
+
+
+class Ranks:
+    """The processes that ``torchrun`` started together, or this one alone; a context manager.
+
+    ``wait_s``: seconds that ranks wait for one another after their shards; a rank that is gone is noticed at once.
+    ``gathered_bytes`` counts the small results that have reached this rank, its own included.
+    """
+
+    def __init__(self, wait_s: float = 1800.0) -> None:
+        self.rank, self.size, self.wait_s = own_rank(), int(os.environ.get("WORLD_SIZE", "1")), wait_s
+        self.gathered_bytes = 0
+        self._group: Any = None
+
+    def __enter__(self) -> Ranks:
+        if self.size > 1:
+            import torch.distributed as dist
+
+            meet_s = min(MEET_S, self.wait_s)
+            try:  # results are small and lie in main memory, so gloo carries them from GPU ranks, too
+                dist.init_process_group("gloo", timeout=timedelta(seconds=meet_s))
+                self._group = dist.new_group(timeout=timedelta(seconds=self.wait_s))
+            except (RuntimeError, ValueError) as error:
+                place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+                raise UserError(
+                    f"rank {self.rank} of {self.size}: the group did not meet at {place} within {meet_s:g} s "
+                    f"(a rank is missing, or the port is in use): {_first_line(error)}"
+                ) from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if (
+            self.size > 1 and kind is None
+        ):  # after an error, others may be gone, and leaving together would wait for them
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+    def map(self, function: Callable[[S], T], shards: Sequence[S]) -> list[T]:
+        """``function`` of every shard, in their order; a UserError of any shard is raised on all ranks."""
+        parts = self._together(lambda: [function(one) for one in shards[self.rank :: self.size]])
+        results: dict[int, T] = {}
+        for rank, part in enumerate(parts):
+            results |= zip(range(rank, len(shards), self.size), part)
+        return [results[place] for place in range(len(shards))]
+
+    def sum(self, function: Callable[[S], Any], shards: Sequence[S]) -> Any:
+        """Σ ``function`` over at least one shard, in whole numbers: their sum is the same in any order.
+
+        Each rank adds up its own first, so that what is gathered does not grow with the number of shards.
+        """
+        parts = self._together(lambda: _added([function(one) for one in shards[self.rank :: self.size]]))
+        return _added([part for part in parts if part is not None])
+
+    def lead(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns on rank 0, told to all."""
+        return self._together(work if self.rank == 0 else lambda: None)[0]  # type: ignore[return-value]
+
+    @contextmanager
+    def folder(self, run: RunFolder) -> Iterator[RunFolder]:
+        """One run folder for the group: rank 0 owns it, the others work in its ``path``."""
+        with ExitStack() as stack:
+
+            def enter() -> tuple[Any, bool]:
+                stack.enter_context(run)
+                return run.path, run.resuming
+
+            run.path, run.resuming = self.lead(enter)
+            yield run
+
+    def _together(self, work: Callable[[], T]) -> list[T]:
+        """What ``work`` returns on every rank. The first rank's UserError, if any, ends all; only rank 0 says it."""
+        if self.size == 1:
+            return [work()]
+        try:
+            mine: tuple[Any, str | None] = work(), None
+        except UserError as error:
+            mine = None, str(error)
+        results = self._gathered(mine)
+        failed = next((text for _, text in results if text is not None), None)
+        if failed is not None:
+            raise UserError(failed) if self.rank == 0 else SystemExit(2)
+        return [result for result, _ in results]
+
+    def _gathered(self, mine: Any) -> list[Any]:
+        import torch.distributed as dist
+
+        packed: list[Any] = [None] * self.size
+        try:
+            dist.all_gather_object(packed, pickle.dumps(mine), self._group)
+        except RuntimeError as error:
+            raise UserError(
+                f"rank {self.rank} of {self.size}: another rank is gone, or silent for {self.wait_s:g} s; "
+                f"the same command goes on from the finished shards: {_first_line(error)}"
+            ) from None
+        self.gathered_bytes += sum(map(len, packed))
+        return [pickle.loads(one) for one in packed]
+
+
+def _added(parts: list[Any]) -> Any:
+    return sum(parts[1:], parts[0]) if parts else None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
