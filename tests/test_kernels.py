@@ -59,6 +59,7 @@ DOORS = {  # file: (public compiled loops, door that checks their arguments)
         "from_shards.py: columns of one length of a mapped file; offsets and room for edges the loops check themselves",
     ),
     "revenue_sim/ground_truth/trees.py": ("", "fit_trees makes the trees; a checkpoint's are checked at load"),
+    "revenue_sim/allocation/stream.py": ("", "serve_stream: rows; Hulls: row_hulls, or a mapped shard"),
     "revenue_sim/quotas/quota.py": ("", "greedy, optimal: _checked"),
     "revenue_sim/quotas/transport.py": ("", "solve: the start flow"),
 }  # fmt: skip
