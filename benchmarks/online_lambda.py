@@ -34,7 +34,7 @@ LOAD = (
     1.0 + 0.6 * np.sin(2 * np.pi * (np.arange(INTERVALS) / INTERVALS - 0.3))
 ) / INTERVALS  # share of the day's requests
 SHARE = 0.3  # of the way from the least cost to where λ is 0: the budget
-STEPS, WINDOWS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0), (300, 1000, 3000, 10_000, 30_000)
+STEPS, WINDOWS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0), (100, 300, 1000, 3000, 10_000)
 
 
 def day(arrivals: str, requests: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 A row is a state. Beside the state columns it holds ``count``, its requests, and ``hull``: the joint actions that some price
 λ ≥ 0 makes best, by rising cost, each with its cost ``c`` and value ``q`` (float32). Nothing is compressed, so the file is
 mapped into memory and read as it lies. The schema's metadata hold sums and a histogram of the hulls' edges by slope,
-extra value per extra cost. From these alone λ is known to a few per cent.
+extra value per extra cost. From these alone λ is known to within .4 %.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from marca_common.errors import UserError
 from marca_common.files import atomic_path
 from marca_common.table_files import parts
 
-SHIFT = 48  # a slope's bin is its float64 bits without the last 48: 16 bins from one power of 2 to the next
+SHIFT = 44  # a slope's bin is its float64 bits without the last 44: 256 bins from one power of 2 to the next
 SUFFIX = ".arrow"
 _NUMBERS = {"action": (pa.uint16(), pa.uint32()), "c": (pa.float32(),), "q": (pa.float32(),)}
 
@@ -75,9 +75,10 @@ class SlopeHistogram:
         requests = np.repeat(count, np.diff(hulls.first) - 1)
         q, c = (np.diff(one.astype(np.float64))[inside][requests > 0] for one in (hulls.q, hulls.c))
         place = (q / c).view(np.int64) >> SHIFT
-        edges, cost = np.bincount(place), np.bincount(place, requests[requests > 0] * c)
+        lowest = place.min() if len(place) else 0
+        edges, cost = np.bincount(place - lowest), np.bincount(place - lowest, requests[requests > 0] * c)
         held = np.flatnonzero(edges)
-        return cls(held.astype(np.int32), edges[held].astype(np.int64), cost[held].astype(np.float64))
+        return cls((lowest + held).astype(np.int32), edges[held].astype(np.int64), cost[held].astype(np.float64))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from revenue_sim.checks import check_budget
 
 log = logging.getLogger(__name__)
 EDGES = 50_000  # edges in question that are gathered at most, 32 bytes each, unless more have one slope
-FINER = 12  # bits by which a histogram's bins are finer than the one before
+FINER = 11  # bits by which a histogram's bins are finer than the one before
 TRIES = 4  # brackets
 ROUNDING = 1e-9  # of the highest cost: what sums of float64 may be off by, generously
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # place (2, E) int32, step (3, E) and sums (4,) of ``split_edges``

@@ -50,11 +50,11 @@ def test_the_hulls_are_not_copied_into_memory(tmp_path: Path) -> None:
 
 
 def test_the_histogram_by_hand() -> None:
-    """16 bins from one power of 2 to the next; states without requests are left out."""
+    """256 bins from one power of 2 to the next; states without requests are left out."""
     histogram = SlopeHistogram.of(HULLS, COUNT)
     slopes = np.array([0.5, 1.5, 3.0]).view(np.int64) >> SHIFT
     assert histogram.bin.tolist() == slopes.tolist()
-    assert slopes[1] - slopes[0] == 16 + 8
+    assert slopes[1] - slopes[0] == 256 + 128
     assert histogram.edges.tolist() == [1, 1, 1]
     assert histogram.cost.tolist() == [2 * 2, 3 * 2, 2 * 1]
     assert SlopeHistogram.of(HULLS, np.array([0.0, 1.0, 1.0])).cost.tolist() == [2]
