@@ -28,6 +28,7 @@ from marca_common.table_files import parts
 
 SHIFT = 44  # a slope's bin is its float64 bits without the last 44: 256 bins from one power of 2 to the next
 SUFFIX = ".arrow"
+VERSION = "1"  # of the layout
 _NUMBERS = {"action": (pa.uint16(), pa.uint32()), "c": (pa.float32(),), "q": (pa.float32(),)}
 
 
@@ -124,7 +125,9 @@ def write_shard(path: str | Path, states: pd.DataFrame, count: np.ndarray, hulls
     columns["count"] = pa.array(np.asarray(count, np.float64))
     columns["hull"] = pa.ListArray.from_arrays(pa.array(hulls.first, pa.int32()), vertices)
     histogram = {name: one.tobytes() for name, one in vars(SlopeHistogram.of(hulls, count)).items()}
-    batch = pa.record_batch(columns).replace_schema_metadata({"sums": json.dumps(asdict(sums)), **histogram})
+    batch = pa.record_batch(columns).replace_schema_metadata(
+        {"version": VERSION, "sums": json.dumps(asdict(sums)), **histogram}
+    )
     with atomic_path(path) as temporary, ipc.new_file(str(temporary), batch.schema) as file:
         file.write_batch(batch)
 
@@ -135,6 +138,8 @@ def open_shard(path: str | Path) -> HullShard:
     try:
         file = ipc.open_file(pa.memory_map(str(path)))
         metadata = {key.decode(): value for key, value in (file.schema.metadata or {}).items()}
+        if metadata["version"].decode() != VERSION:
+            raise ValueError(f"its layout is version {metadata['version'].decode()}; expected {VERSION}")
         sums = ShardSums(**json.loads(metadata["sums"]))
         kinds = (np.int32, np.int64, np.float64)
         arrays = [np.frombuffer(metadata[one.name], kind) for one, kind in zip(fields(SlopeHistogram), kinds)]

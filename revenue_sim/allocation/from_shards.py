@@ -10,6 +10,7 @@ shards. They are those of ``allocate`` where it looks at the same edges; its fil
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 from collections.abc import Sequence
@@ -195,7 +196,7 @@ def _bracket(paths: Sequence[Path], ranks: Ranks, totals: Totals, budget: float)
         bracket, finer = replace(bracket, shift=bracket.shift - FINER, low=low, high=high), finer + 1
         edges, cost = ranks.sum(partial(_counted, bracket, unit), paths)
         bracket = bracket.narrowed(edges, np.ldexp(cost.astype(np.float64), -unit), budget)
-    if bracket.edges > EDGES:
+    if bracket.edges > EDGES and ranks.rank == 0:
         log.warning("%d upgrades are worth exactly λ; all of them are gathered", bracket.edges)
     return bracket, finer
 
@@ -230,8 +231,10 @@ def _split(bracket: Bracket, choices: Path, path: Path) -> Part:
         hulls.first, hulls.action, hulls.c, hulls.q, shard.count, high, low, chosen, place, step, sums
     )
     _require_whole(shard, used)
-    with atomic_path(choices / f"{path.stem}.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, chosen)
+    content = io.BytesIO()
+    np.save(content, chosen)  # numpy does not say why a file could not be written
+    with atomic_path(choices / f"{path.stem}.npy") as temporary:
+        temporary.write_bytes(content.getbuffer())
     return place[:, :used].copy(), step[:, :used].copy(), sums
 
 

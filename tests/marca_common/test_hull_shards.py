@@ -81,6 +81,13 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         open_shard(tmp_path / "none.arrow")
 
 
+def test_a_layout_of_another_version_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "one.arrow")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="its layout is version 1; expected 2"):
+        patch.setattr("marca_common.hull_shards.VERSION", "2")
+        open_shard(path)
+
+
 def test_what_is_no_shard_is_not_written(tmp_path: Path) -> None:
     none = Hulls(np.zeros(1, np.int32), *(getattr(HULLS, name)[:0] for name in ("action", "c", "q")))
     with pytest.raises(UserError, match=r"one\.arrow: got no states"):
