@@ -81,10 +81,10 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         open_shard(tmp_path / "none.arrow")
 
 
-def test_a_layout_of_another_version_is_named(tmp_path: Path) -> None:
+def test_a_layout_of_another_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "one.arrow")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="its layout is version 1; expected 2"):
-        patch.setattr("marca_common.hull_shards.VERSION", "2")
+    monkeypatch.setattr("marca_common.hull_shards.VERSION", "2")
+    with pytest.raises(UserError, match="its layout is version 1; expected 2"):
         open_shard(path)
 
 
