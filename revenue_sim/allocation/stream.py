@@ -22,8 +22,8 @@ from marca_common.hull_shards import Hulls
 from revenue_sim.checks import check_budget
 
 WARM = 0.01  # share of the expected requests, the first, that the first price is found from
-STEP = 0.1  # of ``PrimalDual``; chosen on development seeds by benchmarks.online_lambda --tune
-WINDOW = 2000  # requests that ``Resolving`` looks back on; chosen there, too
+STEP = 1.0  # of ``PrimalDual``; chosen on development seeds by benchmarks.online_lambda --tune
+WINDOW = 1000  # requests that ``Resolving`` looks back on; chosen there, too
 MOST = 1.0  # largest change of ln λ in one interval
 
 
