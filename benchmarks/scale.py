@@ -1,6 +1,6 @@
 """What do shards cost, and do several processes give the same? python -m benchmarks.scale [--quick] [--pairs 1e8 1e9]
 
-Made-up scores, 1,000 joint actions a state, lie in shards of 12,500 states: as dense score files (float32) for the smallest size,
+Made-up scores, 1,000 joint actions a state, lie in shards of 25,000 states: as dense score files (float32) for the smallest size,
 and as hull shards for all. Each job runs in processes of its own, ``loop`` in one, ``torchrun`` in two. A job is timed in rounds, beside
 reading all numbers of the same files; the first round warms up. ``equal`` says whether λ, value, bound and choices are bit-equal to
 those of the loop; for ``in_memory`` and ``from_scores`` λ, and the bound up to the order of adding. Scoring runs the real program,
@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
-from numba import njit
 
 from benchmarks._results import add_keep
 from benchmarks.allocation import make_problem
 from marca_common.files import file_hash, read_json, write_json
-from marca_common.hull_shards import SUFFIX, ShardSums, open_shard, shard_paths, write_shard
+from marca_common.hull_shards import SUFFIX, ShardSums, shard_paths, write_shard
 from marca_common.memory import PeakMemory
 from marca_common.progress import progress
 from marca_common.ranks import Ranks
@@ -38,8 +37,9 @@ from revenue_sim.allocation.from_shards import allocate_shards
 from revenue_sim.allocation.one_budget import allocate
 from revenue_sim.allocation.row_hulls import row_hulls
 
-ACTIONS, STATES, SEED, SHARE = 1_000, 12_500, 100, 1 / 3
+ACTIONS, STATES, SEED, SHARE = 1_000, 25_000, 100, 1 / 3
 GROUP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+MADE = ("choices", "new", "new_choices")  # what a job writes; each round begins without it
 SCORING = {  # what is trained on the small world, and how
     "awrq": ["awrq_mixer.train", "--config=configs/awrq_mixer/smoke.yaml", "--set=requests=world/logs/requests.parquet"],
     "results": ["autobucket.train", "--config=configs/autobucket/smoke.yaml", "--set=data.requests=world/logs/requests.parquet"],
@@ -47,27 +47,10 @@ SCORING = {  # what is trained on the small world, and how
 }  # fmt: skip
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})  # the sum vectorises
-def add_up(numbers: np.ndarray) -> float:
-    """Sum of an array (n,): the least that any method must read."""
-    total = 0.0
-    for one in numbers:
-        total += one
-    return total
-
-
-def read_hulls(paths: list[Path]) -> None:
-    """Sum all numbers that an allocation may need."""
-    for path in paths:
-        shard = open_shard(path)
-        for numbers in (*vars(shard.hulls).values(), shard.count):
-            add_up(numbers)
-
-
-def read_scores(paths: list[Path]) -> None:
-    """Sum all numbers of score files."""
-    for path in paths:
-        add_up(np.load(path, mmap_mode="r").ravel())
+def read(path: Path) -> None:
+    """Add up a file's bytes, eight at a time: the least that any method must read."""
+    numbers = np.memmap(path, np.uint8, mode="r")
+    numbers[: len(numbers) // 8 * 8].view(np.uint64).sum()
 
 
 def make_shards(folder: Path, shards: int, dense: bool) -> None:
@@ -133,19 +116,20 @@ JOBS: dict[str, tuple[Callable[[Path, Ranks], dict[str, Any]], str]] = {
 def work(job: str, folder: Path, rounds: int) -> None:
     """One job in this process or group: rounds of reading and working, each right after the other; rank 0 writes ``done.json``."""
     method, files = JOBS[job]
-    paths, reading = sorted(folder.glob(files)), read_hulls if files.startswith("hulls") else read_scores
+    paths = sorted(folder.glob(files))
     memory = PeakAnonymous()
     with Ranks() as ranks, memory:
         times, found, gathered = [], {}, 0
         for _ in range(rounds + 1):
-            read = _timed(lambda: ranks.map(lambda path: reading([path]), paths))
+            ranks.lead(lambda: _remove_made(folder))
+            reading = _timed(lambda: ranks.map(read, paths))
             before, gathered = time.process_time(), ranks.gathered_bytes
             spent = _timed(lambda: found.update(method(folder, ranks)))
-            times.append((read, spent, time.process_time() - before))
+            times.append((reading, spent, time.process_time() - before))
         gathered = ranks.gathered_bytes - gathered
         parts = ranks.map(lambda _: (times[-1][2], memory.mb, memory.anonymous_mb), range(ranks.size))
     read_s, wall_s, _ = np.median(times[1:], axis=0)
-    ratio = float(np.median([spent / read for read, spent, _ in times[1:]]))
+    ratio = float(np.median([spent / reading for reading, spent, _ in times[1:]]))
     cpu_s, peak_mb, anonymous_mb = (
         max(part[k] for part in parts) if k else sum(part[0] for part in parts) for k in range(3)
     )
@@ -171,6 +155,11 @@ class PeakAnonymous(PeakMemory):
         super()._sample()
         info = psutil.Process().memory_info()
         self.anonymous_mb = max(self.anonymous_mb, (info.rss - getattr(info, "shared", 0)) / 2**20)
+
+
+def _remove_made(folder: Path) -> None:
+    for name in MADE:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _timed(function: Callable[[], Any]) -> float:

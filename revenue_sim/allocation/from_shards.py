@@ -13,9 +13,9 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ EDGES = 50_000  # edges in question that are gathered at most, 32 bytes each, un
 FINER = 11  # bits by which a histogram's bins are finer than the one before
 TRIES = 4  # brackets
 ROUNDING = 1e-9  # of the highest cost: what sums of float64 may be off by, generously
+OPEN = 256  # shards that a rank keeps open at most
+Opener = Callable[[Path], HullShard]
 Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # place (2, E) int32, step (3, E) and sums (4,) of ``split_edges``
 
 
@@ -107,19 +109,21 @@ def allocate_shards(
     ``per_request``: budget, cost per request; or ``share``: of the way from the least cost to where λ is 0. The choice files are
     whole only once this has returned. Raises UserError for shards that do not belong together and a budget that is too small.
     """
-    totals = _totals(paths, ranks)
+    opened = lru_cache(OPEN)(open_shard)
+    totals = _totals(paths, ranks, opened)
     if per_request is None:
         assert share is not None
         budget = totals.least_cost + share * (totals.most_cost - totals.least_cost)
     else:
         budget = check_budget(per_request) * totals.requests
-    parts, edges, shard, state, passes = _edges_at(paths, choices, ranks, totals, budget)
+    parts, edges, shard, state, passes = _edges_at(paths, choices, ranks, opened, totals, budget)
     if edges.base_cost > budget:
         raise UserError(f"budget: got {budget:.10g}; the least possible cost is {edges.base_cost:.10g}")
     base = [number for *_, sums in parts for number in sums[:2]]
     solved = settle(edges, budget, lambda choice: math.fsum([*base, *edges.cost[edges.after <= choice[edges.row]]]))
     moved = np.flatnonzero(solved.choice != edges.base)
-    ranks.map(partial(_move, paths, choices, shard[moved], state[moved], solved.choice[moved]), range(len(paths)))
+    move = partial(_move, paths, choices, opened, shard[moved], state[moved], solved.choice[moved])
+    ranks.map(move, range(len(paths)))
     split = None
     if solved.fractional_row is not None:
         at = solved.fractional_row
@@ -130,9 +134,9 @@ def allocate_shards(
     )  # fmt: skip
 
 
-def _totals(paths: Sequence[Path], ranks: Ranks) -> Totals:
+def _totals(paths: Sequence[Path], ranks: Ranks, opened: Opener) -> Totals:
     """Sums of all shards, once it is sure that they belong together."""
-    found = ranks.map(_known, paths)
+    found = ranks.map(partial(_known, opened), paths)
     for path, one in zip(paths, found):
         if one["kind"] != found[0]["kind"]:
             _refuse_other_kind(paths[0], path)
@@ -143,8 +147,8 @@ def _totals(paths: Sequence[Path], ranks: Ranks) -> Totals:
     return Totals(sum(one["states"] for one in found), **sums, low=min(bins, default=0), high=max(bins, default=0))
 
 
-def _known(path: Path) -> dict[str, Any]:
-    shard = open_shard(path)
+def _known(opened: Opener, path: Path) -> dict[str, Any]:
+    shard = opened(path)
     sums, bins = shard.sums, shard.histogram.bin
     return {
         "kind": content_hash(sums.vocabulary, sums.made_by, shard.columns),
@@ -164,7 +168,7 @@ def _refuse_other_kind(first: Path, other: Path) -> None:
 
 
 def _edges_at(
-    paths: Sequence[Path], choices: Path, ranks: Ranks, totals: Totals, budget: float
+    paths: Sequence[Path], choices: Path, ranks: Ranks, opened: Opener, totals: Totals, budget: float
 ) -> tuple[list[Part], Edges, np.ndarray, np.ndarray, int]:
     """The edges among which the budget is spent, and the number of passes over the hulls; each state's action above them is written.
 
@@ -172,8 +176,8 @@ def _edges_at(
     """
     passes, target, slack = 0, budget, ROUNDING * max(abs(totals.most_cost), abs(budget))
     for _ in range(TRIES):
-        bracket, finer = _bracket(paths, ranks, totals, target)
-        parts = ranks.map(partial(_split, bracket, choices), paths)
+        bracket, finer = _bracket(paths, ranks, opened, totals, target)
+        parts = ranks.map(partial(_split, bracket, choices, opened), paths)
         edges, shard, state = _in_question(parts)
         passes += finer + 1
         if edges.base_cost > budget and bracket.any_above:
@@ -185,42 +189,42 @@ def _edges_at(
     raise UserError(f"{paths[0].parent}: the shards' sums do not fit their hulls; make the shards again")
 
 
-def _bracket(paths: Sequence[Path], ranks: Ranks, totals: Totals, budget: float) -> tuple[Bracket, int]:
+def _bracket(paths: Sequence[Path], ranks: Ranks, opened: Opener, totals: Totals, budget: float) -> tuple[Bracket, int]:
     """Bins in which the budget is passed, and how often the hulls were read for them."""
     unit = 60 - math.frexp(max(totals.most_cost - totals.least_cost, 1e-300))[1]  # costs become whole numbers below 2⁶¹
     bracket, finer = Bracket(SHIFT, totals.low, totals.high, 0, totals.least_cost, False, False), 0
-    edges, cost = ranks.sum(partial(_brought, bracket, unit), paths)
+    edges, cost = ranks.sum(partial(_brought, bracket, unit, opened), paths)
     bracket = bracket.narrowed(edges, np.ldexp(cost.astype(np.float64), -unit), budget)
     while bracket.edges > EDGES and bracket.shift > 0:
         low, high = bracket.low << FINER, ((bracket.high + 1) << FINER) - 1
         bracket, finer = replace(bracket, shift=bracket.shift - FINER, low=low, high=high), finer + 1
-        edges, cost = ranks.sum(partial(_counted, bracket, unit), paths)
+        edges, cost = ranks.sum(partial(_counted, bracket, unit, opened), paths)
         bracket = bracket.narrowed(edges, np.ldexp(cost.astype(np.float64), -unit), budget)
     if bracket.edges > EDGES and ranks.rank == 0:
         log.warning("%d upgrades are worth exactly λ; all of them are gathered", bracket.edges)
     return bracket, finer
 
 
-def _brought(bracket: Bracket, unit: int, path: Path) -> np.ndarray:
+def _brought(bracket: Bracket, unit: int, opened: Opener, path: Path) -> np.ndarray:
     """A shard's own histogram: edges and cost in whole numbers, int64 (2, B)."""
-    histogram = open_shard(path).histogram
+    histogram = opened(path).histogram
     sums, place = np.zeros((2, bracket.high + 1 - bracket.low), np.int64), histogram.bin - bracket.low
     sums[0, place], sums[1, place] = histogram.edges, _whole(histogram.cost, unit)
     return sums
 
 
-def _counted(bracket: Bracket, unit: int, path: Path) -> np.ndarray:
+def _counted(bracket: Bracket, unit: int, opened: Opener, path: Path) -> np.ndarray:
     """As ``_brought``, with finer bins, by a walk along the hulls."""
-    shard, bins = open_shard(path), bracket.high + 1 - bracket.low
+    shard, bins = opened(path), bracket.high + 1 - bracket.low
     edges, cost = np.zeros(bins, np.int64), np.zeros(bins)
     hulls, shift, low = shard.hulls, bracket.shift, bracket.low
     _require_whole(shard, kernels.slope_sums(hulls.first, hulls.c, hulls.q, shard.count, shift, low, edges, cost))
     return np.stack([edges, _whole(cost, unit)])
 
 
-def _split(bracket: Bracket, choices: Path, path: Path) -> Part:
+def _split(bracket: Bracket, choices: Path, opened: Opener, path: Path) -> Part:
     """Write each state's action at the bracket's upper price; the edges in question, and the sums of cost and value."""
-    shard, (high, low) = open_shard(path), bracket.slopes
+    shard, (high, low) = opened(path), bracket.slopes
     wide = SHIFT - bracket.shift
     inside = (shard.histogram.bin >= bracket.low >> wide) & (shard.histogram.bin <= bracket.high >> wide)
     most = int(shard.histogram.edges[inside].sum())
@@ -251,14 +255,20 @@ def _in_question(parts: list[Part]) -> tuple[Edges, np.ndarray, np.ndarray]:
 
 
 def _move(
-    paths: Sequence[Path], choices: Path, shard: np.ndarray, state: np.ndarray, vertex: np.ndarray, number: int
+    paths: Sequence[Path],
+    choices: Path,
+    opened: Opener,
+    shard: np.ndarray,
+    state: np.ndarray,
+    vertex: np.ndarray,
+    number: int,
 ) -> None:
     """Write the actions of the states that moved over those in a shard's choice file; doing it twice changes nothing."""
     mine = shard == number
     if not mine.any():
         return
     chosen = np.load(choices / f"{paths[number].stem}.npy", mmap_mode="r+")
-    chosen[state[mine]] = open_shard(paths[number]).hulls.action[vertex[mine]]
+    chosen[state[mine]] = opened(paths[number]).hulls.action[vertex[mine]]
 
 
 def _require_whole(shard: HullShard, walked: int) -> None:
