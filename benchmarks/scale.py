@@ -33,13 +33,14 @@ from marca_common.progress import progress
 from marca_common.ranks import Ranks
 from marca_common.run_folder import versions
 from marca_common.tables import write_table
-from revenue_sim.allocation.from_shards import allocate_shards
+from revenue_sim.allocation.from_shards import ShardedAllocation, allocate_shards
 from revenue_sim.allocation.one_budget import allocate
+from revenue_sim.allocation.result import Allocation
 from revenue_sim.allocation.row_hulls import row_hulls
 
 ACTIONS, STATES, SEED, SHARE = 1_000, 25_000, 100, 1 / 3
 GROUP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-MADE = ("choices", "new", "new_choices")  # what a job writes; each round begins without it
+MADE = ("choices", "new")  # what a job writes; each round begins without it
 SCORING = {  # what is trained on the small world, and how
     "awrq": ["awrq_mixer.train", "--config=configs/awrq_mixer/smoke.yaml", "--set=requests=world/logs/requests.parquet"],
     "results": ["autobucket.train", "--config=configs/autobucket/smoke.yaml", "--set=data.requests=world/logs/requests.parquet"],
@@ -71,13 +72,12 @@ def write_hulls(path: Path, values: np.ndarray, costs: np.ndarray) -> None:
     write_shard(path, states, count, hulls, ShardSums.of(hulls, count, {"sizes": ACTIONS}, "made up", path.stem))
 
 
-def from_hulls(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def from_hulls(folder: Path, ranks: Ranks) -> ShardedAllocation:
     """Allocate from the hull shards."""
-    solved = allocate_shards(shard_paths(folder / "hulls"), folder / "choices", ranks, share=SHARE)
-    return answer(solved, folder / "choices")
+    return allocate_shards(shard_paths(folder / "hulls"), folder / "choices", ranks, share=SHARE)
 
 
-def from_scores(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def from_scores(folder: Path, ranks: Ranks) -> ShardedAllocation:
     """Make the hull shards anew from dense scores, and allocate from them."""
 
     def one(path: Path) -> None:
@@ -86,27 +86,27 @@ def from_scores(folder: Path, ranks: Ranks) -> dict[str, Any]:
         write_hulls(folder / f"new/{number}{SUFFIX}", np.load(path, mmap_mode="r"), costs)
 
     ranks.map(one, sorted((folder / "scores").glob("*-q.npy")))
-    solved = allocate_shards(shard_paths(folder / "new"), folder / "new_choices", ranks, share=SHARE)
-    return answer(solved, folder / "new_choices")
+    return allocate_shards(shard_paths(folder / "new"), folder / "choices", ranks, share=SHARE)
 
 
-def in_memory(folder: Path, _: Ranks) -> dict[str, Any]:
+def in_memory(folder: Path, _: Ranks) -> Allocation:
     """Read all scores into memory and allocate: what one did before there were shards."""
     values, costs = (
         np.concatenate([np.load(path) for path in sorted((folder / "scores").glob(f"*-{name}.npy"))]) for name in "qc"
     )
-    solved = allocate(values, costs, read_json(folder / "budget.json"), threads=1)
-    return {"lambda": solved.lambda_, "bound": solved.bound}
+    return allocate(values, costs, read_json(folder / "budget.json"), threads=1)
 
 
-def answer(solved: Any, choices: Path) -> dict[str, Any]:
+def answer(solved: Allocation | ShardedAllocation, folder: Path) -> dict[str, Any]:
     """What must be equal whatever the number of ranks."""
-    write_json(choices.parent / "budget.json", solved.budget)
     found = {"lambda": solved.lambda_, "bound": solved.bound, "value": solved.value, "cost": solved.cost}
-    return found | {"choices": file_hash(choices), "edges": solved.edges, "passes": solved.passes}
+    if isinstance(solved, Allocation):
+        return found
+    write_json(folder / "budget.json", solved.budget)
+    return found | {"choices": file_hash(folder / "choices"), "edges": solved.edges, "passes": solved.passes}
 
 
-JOBS: dict[str, tuple[Callable[[Path, Ranks], dict[str, Any]], str]] = {
+JOBS: dict[str, tuple[Callable[[Path, Ranks], Allocation | ShardedAllocation], str]] = {
     "allocate": (from_hulls, f"hulls/*{SUFFIX}"),
     "from_scores": (from_scores, "scores/*.npy"),
     "in_memory": (in_memory, "scores/*.npy"),
@@ -119,14 +119,15 @@ def work(job: str, folder: Path, rounds: int) -> None:
     paths = sorted(folder.glob(files))
     memory = PeakAnonymous()
     with Ranks() as ranks, memory:
-        times, found, gathered = [], {}, 0
+        times, solved, gathered = [], [], 0
         for _ in range(rounds + 1):
             ranks.lead(lambda: _remove_made(folder))
             reading = _timed(lambda: ranks.map(read, paths))
             before, gathered = time.process_time(), ranks.gathered_bytes
-            spent = _timed(lambda: found.update(method(folder, ranks)))
+            spent = _timed(lambda: solved.append(method(folder, ranks)))
             times.append((reading, spent, time.process_time() - before))
         gathered = ranks.gathered_bytes - gathered
+        found = ranks.lead(lambda: answer(solved[-1], folder))
         parts = ranks.map(lambda _: (times[-1][2], memory.mb, memory.anonymous_mb), range(ranks.size))
     read_s, wall_s, _ = np.median(times[1:], axis=0)
     ratio = float(np.median([spent / reading for reading, spent, _ in times[1:]]))

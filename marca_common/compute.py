@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from marca_common.errors import UserError
@@ -12,6 +14,12 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device: got 'cuda'; this machine has no usable CUDA device (use cpu or auto)")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def take_own_gpu() -> None:
+    """Of several GPUs of a machine, each rank that ``torchrun`` starts there works on one of its own."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from pydantic import Field
 from autobucket.costs.cost_model import CostModel
 from awrq_mixer.serving.predictor import Predictor
 from marca_common.cli import run_cli
-from marca_common.compute import set_threads
+from marca_common.compute import set_threads, take_own_gpu
 from marca_common.config import Config, content_hash
 from marca_common.errors import UserError
 from marca_common.files import file_hash
@@ -104,6 +104,7 @@ def score_shards(config: ScoreShardsConfig, out: str | Path) -> ScoreShardsResul
     to share the parts among N processes.
     """
     set_threads(config.threads)
+    take_own_gpu()
     with Ranks(config.wait_s) as ranks, ranks.folder(RunFolder(out, config, resumes_from="hulls")) as run:
         folder, files = run.path / "hulls", ranks.lead(lambda: parts(Path(config.requests)))
         ranks.lead(partial(_remove_others, folder, files))

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from marca_common.compute import take_own_gpu
 from marca_common.errors import UserError
 from marca_common.ranks import Ranks
 
@@ -73,6 +75,19 @@ def test_an_error_of_a_shard_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(UserError, match="shard 0: bad"), Ranks() as ranks:
         ranks.map(refuse, range(2))
+
+
+@pytest.mark.parametrize(("local_rank", "gpu"), [(None, 0), ("1", 1), ("4", 1)])
+def test_each_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, local_rank: str | None, gpu: int) -> None:
+    taken: list[int] = []
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if local_rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    for name, answer in (("is_available", True), ("device_count", 3)):
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    take_own_gpu()
+    assert taken == [gpu]
 
 
 @pytest.mark.slow
