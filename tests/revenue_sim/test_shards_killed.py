@@ -37,6 +37,17 @@ def dies(*arguments):
 setattr(from_shards, step, dies)
 shards(ShardsConfig(hulls=hulls), out)
 """
+FULL = """
+import os, resource, signal
+from marca_common.cli import run_cli
+from revenue_sim.config import ShardsConfig
+from revenue_sim.shards import shards
+
+if os.environ["RANK"] == "1":
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+run_cli(shards, ShardsConfig, default_config="configs/revenue_sim/shards.yaml", default_out="unused")
+"""
 
 
 def write_hulls(folder: Path) -> None:
@@ -73,3 +84,15 @@ def test_a_killed_group_ends_like_one_that_was_not(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for name in ("summary.json", *(f"choices/{number}.npy" for number in range(5))):
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_rank_ends_all_with_one_line(tmp_path: Path) -> None:
+    write_hulls(tmp_path / "hulls")
+    shards(ShardsConfig(hulls=str(tmp_path / "hulls")), tmp_path / "alone")
+    script = tmp_path / "full.py"
+    script.write_text(FULL, encoding="utf-8")
+    done = group(str(script), f"--set=hulls={tmp_path / 'hulls'}", f"--out={tmp_path / 'group'}")
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert [line.partition("choices/")[2] for line in said] == ["1.npy: cannot write: File too large"]
+    assert not (tmp_path / "group").exists()
