@@ -35,7 +35,8 @@ def minimise(
         cuts_slope.append(slope)
         cuts_level.append(value - float(slope @ point))
         slopes, levels = np.array(cuts_slope), np.array(cuts_level)
-        lower = max(lower, _lower_bound(best, best_value, slopes, levels, box, best_value - lower))
+        if best_value > lower:  # else the new value is the bound already
+            lower = max(lower, _lower_bound(best, best_value, slopes, levels, box, best_value - lower))
         if best_value - lower <= tolerance * max(abs(best_value), 1e-300):
             break
         level = lower + LEVEL * (best_value - lower) if np.isfinite(lower) else best_value - abs(best_value)

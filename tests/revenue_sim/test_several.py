@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sparse
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -69,6 +69,7 @@ def test_a_budget_that_does_not_bind_has_no_price() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.floats(0.05, 1.2))
+@example(10_000, 2, 4, 2, 0.5)  # a new point whose value is the bound already
 def test_never_over_a_budget_and_never_above_the_bound(
     seed: int, rows: Any, actions: Any, kinds: Any, part: Any
 ) -> None:
