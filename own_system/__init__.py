@@ -1,0 +1,1 @@
+"""A platform's own tables: declared once, checked, and translated into the tables that the other rooms read."""

@@ -1,0 +1,1 @@
+"""What can be wrong with a platform's tables, one file per question."""
