@@ -1,0 +1,151 @@
+"""Does the request log go on evenly, or does something change, stop or freeze on the way?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from own_system.coded_log import CodedLog, Grouped
+from own_system.declaration import OwnSystem
+from own_system.findings import Findings
+
+_TAIL = 0.001  # share of rows at either end that may be odd
+_GAP = 30  # requests that a silent stretch should have had
+_DAY_ROWS = 50  # a day with fewer rows tells nothing
+_DAY_PAYING = 20  # paying requests that a day should have had
+_OUTAGE = 0.25  # of them
+_SHIFT = np.log(3.0)  # change of the median payment
+_SHIFT_ROWS = 100  # payments before and after
+_CUTS = 24  # moments tried for such a change
+_DRIFT = 0.4  # population stability index
+_FROZEN = 0.995  # share of a day's rows with one value
+_USUAL = 0.9  # share of all rows below which that is odd
+_DUPLICATES = 0.002  # share of rows
+_DUPLICATE_ROWS = 10
+
+
+def check_duplicates(log: CodedLog, findings: Findings) -> None:
+    """Rows equal in every column; without times equal rows are nothing odd."""
+    if "timestamp" not in log.frame:
+        return
+    hashes = np.zeros(len(log), np.uint64)
+    for name in log.frame:
+        values = log.frame[name]
+        codes = values.cat.codes if isinstance(values.dtype, pd.CategoricalDtype) else values
+        hashes = hashes * np.uint64(1_000_003) + pd.util.hash_array(codes.to_numpy())
+    again = pd.Series(hashes).duplicated().to_numpy()
+    if again.sum() >= max(_DUPLICATE_ROWS, _DUPLICATES * len(log)):
+        value = f"{again.sum():,} of {len(log):,} rows repeat an earlier one"
+        findings.add("duplicate_rows", log.file, value, row=log.row(int(np.argmax(again))))
+
+
+def check_over_time(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
+    """Odd times, gaps, days without revenue or with one action alone, shifts and drift."""
+    for name, group in {**log.states, **log.actions}.items():
+        _check_drift(log, name, group, findings)
+    if "timestamp" not in log.frame:
+        return
+    seconds = log.frame["timestamp"].to_numpy("datetime64[s]").astype(np.int64)
+    sound = _without_odd(own, log, seconds, findings)
+    _check_gap(own, log, seconds[sound], findings)
+    day = (seconds - seconds[sound].min()) // 86_400
+    days = np.where(sound, day, -1)
+    _check_outage(own, log, days, findings)
+    _check_shift(own, log, findings)
+    for name, group in {**log.states, **log.actions}.items():
+        _check_frozen(log, name, group, days, findings)
+
+
+def _without_odd(own: OwnSystem, log: CodedLog, seconds: np.ndarray, findings: Findings) -> np.ndarray:
+    """Rows whose time is not far from all others, bool (M,)."""
+    low, high = np.quantile(seconds, [_TAIL, 1 - _TAIL])
+    span = max(high - low, 3600.0)
+    odd = (seconds < low - span) | (seconds > high + span)
+    if odd.any():
+        first = int(np.argmax(odd))
+        at, start, end = (np.datetime64(int(one), "s") for one in (seconds[first], low, high))
+        value = f"{at} in {odd.sum():,} rows; the others lie from {start} to {end} (UTC)"
+        findings.add("odd_time", log.file, value, column=own.requests.columns.timestamp, row=log.row(first))
+    return ~odd
+
+
+def _check_gap(own: OwnSystem, log: CodedLog, seconds: np.ndarray, findings: Findings) -> None:
+    first = int(seconds.min()) // 3600
+    counts = np.bincount(seconds // 3600 - first)[:-1]  # the last hour is not whole
+    hour = (np.arange(len(counts)) + first) % 24
+    usual = np.array([np.median(counts[hour == one]) if (hour == one).any() else 0.0 for one in range(24)])[hour]
+    silent = counts == 0
+    run = np.cumsum(~silent)
+    missed = np.bincount(run[silent], weights=usual[silent], minlength=1) if silent.any() else np.zeros(1)
+    if missed.max() >= _GAP:
+        hours = np.flatnonzero(silent & (run == int(missed.argmax())))
+        start, end = (np.datetime64(int((one + first) * 3600), "s") for one in (hours[0], hours[-1] + 1))
+        value = f"no request from {start} to {end} (UTC), where about {missed.max():,.0f} usually come"
+        findings.add("gap", log.file, value, column=own.requests.columns.timestamp)
+
+
+def _check_outage(own: OwnSystem, log: CodedLog, days: np.ndarray, findings: Findings) -> None:
+    known = days >= 0
+    rows = np.bincount(days[known])
+    paid = np.bincount(days[known], weights=log.revenue[known] > 0)
+    share = paid / np.maximum(rows, 1)
+    expected = rows * np.median(share[rows > 0])
+    bad = (expected >= _DAY_PAYING) & (paid < _OUTAGE * expected)
+    if bad.any():
+        first = int(np.argmax(bad))
+        row = int(np.argmax(days == first))
+        start = log.frame["timestamp"].iloc[row]
+        value = f"{paid[first]:.0f} of {rows[first]:,} requests of the day from {start:%Y-%m-%d %H:%M} (UTC) paid, usual are about"
+        value += f" {expected[first]:,.0f} ({bad.sum()} such days)"
+        findings.add("revenue_outage", log.file, value, column=own.requests.columns.revenue, row=log.row(row))
+
+
+def _check_shift(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
+    at = np.flatnonzero(log.revenue > 0)
+    if len(at) < 2 * _SHIFT_ROWS:
+        return
+    size = np.log(log.revenue[at])
+    cuts = np.unique(np.linspace(_SHIFT_ROWS, len(at) - _SHIFT_ROWS, _CUTS).astype(np.int64))
+    steps = np.array([np.median(size[cut:]) - np.median(size[:cut]) for cut in cuts])
+    worst = int(np.abs(steps).argmax())
+    if abs(steps[worst]) > _SHIFT:
+        row = int(at[cuts[worst]])
+        when = log.frame["timestamp"].iloc[row]
+        value = f"the median payment is {np.exp(steps[worst]):.3g} times what it was, from about {when:%Y-%m-%d %H:%M} (UTC)"
+        findings.add("revenue_shift", log.file, value, column=own.requests.columns.revenue, row=log.row(row))
+
+
+def _check_drift(log: CodedLog, name: str, group: Grouped, findings: Findings) -> None:
+    third, size = len(log) // 3, len(group.labels)
+    if third < 100 * size:  # too few rows a value
+        return
+    early, late = (np.bincount(part, minlength=size) for part in (group.codes[:third], group.codes[-third:]))
+    index = stability_index(early, late)
+    if index > _DRIFT:
+        moved = int(np.abs(early - late).argmax())
+        value = f"stability index {index:.2f}; {group.labels[moved]!r}: {early[moved] / third:.1%} at first, then {late[moved] / third:.1%}"
+        findings.add("drift", log.file, value, column=name)
+
+
+def stability_index(early: np.ndarray, late: np.ndarray) -> float:
+    """Population stability index of two histograms, Σ (p − q) ln(p / q), half a row added to each count."""
+    p, q = ((one + 0.5) / (one.sum() + 0.5 * len(one)) for one in (early, late))
+    return float(((p - q) * np.log(p / q)).sum())
+
+
+def _check_frozen(log: CodedLog, name: str, group: Grouped, days: np.ndarray, findings: Findings) -> None:
+    known, size = days >= 0, len(group.labels)
+    count = int(days.max()) + 1
+    if count * size > 20_000_000:
+        return
+    table = np.bincount(days[known] * size + group.codes[known], minlength=count * size).reshape(count, size)
+    rows, top = table.sum(axis=1), table.argmax(axis=1)
+    share, usual = table.max(axis=1) / np.maximum(rows, 1), table.sum(axis=0)[top] / max(rows.sum(), 1)
+    bad = (rows >= _DAY_ROWS) & (share >= _FROZEN) & (usual < _USUAL)
+    if bad.any():
+        first = int(np.argmax(bad))
+        row = int(np.argmax(days == first))
+        start = log.frame["timestamp"].iloc[row]
+        value = f"{group.labels[top[first]]!r} in {share[first]:.1%} of the rows of the day from {start:%Y-%m-%d %H:%M} (UTC),"
+        value += f" in {usual[first]:.1%} of all ({bad.sum()} such days)"
+        findings.add("frozen_column", log.file, value, column=name, row=log.row(row))
