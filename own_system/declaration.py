@@ -149,7 +149,7 @@ class OwnSystem(Config):
         default=[], description="columns of the request log that say what revenue says, with less noise"
     )
     history: list[str] | None = Field(
-        default=None, description="state columns whose equal values behave alike, for awrq_plus; null: all columns"
+        default=None, description="category columns whose equal values behave alike, for awrq_plus; null: all columns"
     )
     data_centre: DataCentre | None = Field(default=None, description="columns that name it; null: there is one")
     services: dict[str, Service] = Field(min_length=1, description="service: its columns and names")
@@ -209,8 +209,9 @@ class OwnSystem(Config):
     @model_validator(mode="after")
     def _references_exist(self) -> OwnSystem:
         tests, actions = self.load_tests, list(self.sub_actions)
+        categories = [name for name, kind in self.state.items() if kind == "category"]
         if self.data_centre is not None:
-            _among("data_centre.requests", self.data_centre.requests, [n for n, k in self.state.items() if k == "category"])
+            _among("data_centre.requests", self.data_centre.requests, categories)
         if tests.channels is not None:
             _among("load_tests.channels.action", tests.channels.action, actions)
         for name in tests.switches:
@@ -218,7 +219,7 @@ class OwnSystem(Config):
         for name in tests.lengths:
             _among("load_tests.lengths", name, list(self.results))
         for name in self.history or []:
-            _among("history", name, list(self.state))
+            _among("history", name, categories)
         used = [tests.channels.switch if tests.channels else None, *(one.switch for one in tests.lengths.values())]
         for switch in used:
             if switch is not None:

@@ -10,7 +10,7 @@ from own_system.coded_log import CodedLog
 from own_system.declaration import OwnSystem
 from own_system.findings import Findings
 
-_LONGER = 1.25  # length of requests over the longest measured
+_LONGER = 1.5  # length of requests over the longest measured
 _PROPORTION = (0.002, 50.0)  # of λ times the cost of a request to its revenue
 _MISMATCH = 2.0  # factor beyond the range of measured costs
 _BETTER = 0.25  # correlation of the daily shapes that another hour must add
