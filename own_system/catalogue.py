@@ -22,7 +22,9 @@ _WARNING: Level = "warning"
 
 _READING = {
     "unreadable_file": Kind(
-        _ERROR, "The file cannot be read as declared.", "Correct its path, format, separator or header in the declaration."
+        _ERROR,
+        "The file cannot be read as declared.",
+        "Correct its path, format, separator or header in the declaration.",
     ),
     "swapped_files": Kind(
         _ERROR,
@@ -132,7 +134,9 @@ _PROPENSITIES = {
 }
 
 _STATES = {
-    "constant_column": Kind(_WARNING, "The column has one value: it tells nothing apart.", "Leave it out of the declaration."),
+    "constant_column": Kind(
+        _WARNING, "The column has one value: it tells nothing apart.", "Leave it out of the declaration."
+    ),
     "identifier_column": Kind(
         _WARNING,
         "Nearly every row has a value of its own, like an identifier: it cannot generalise.",
@@ -180,7 +184,9 @@ _REVENUE = {
         _ERROR, "The side column is revenue itself and adds nothing.", "Declare another one, or side_columns: []."
     ),
     "flat_result": Kind(
-        _WARNING, "The result is the same in all rows: what it costs cannot vary.", "Correct the column, or remove the result."
+        _WARNING,
+        "The result is the same in all rows: what it costs cannot vary.",
+        "Correct the column, or remove the result.",
     ),
     "results_swapped": Kind(
         _WARNING,
@@ -195,7 +201,9 @@ _TIME = {
         "A few times lie far from all others: a clock was wrong.",
         "Correct or leave out the rows; splits by time depend on them.",
     ),
-    "gap": Kind(_WARNING, "A stretch of time has no requests.", "Complete the export, or leave it if traffic really stopped."),
+    "gap": Kind(
+        _WARNING, "A stretch of time has no requests.", "Complete the export, or leave it if traffic really stopped."
+    ),
     "revenue_outage": Kind(
         _WARNING,
         "On some days hardly a request paid: revenue was not logged, or not joined yet.",
@@ -213,8 +221,8 @@ _TIME = {
     ),
     "frozen_column": Kind(
         _WARNING,
-        "For a day the column had one value that it has seldom otherwise: a fallback or a stuck service.",
-        "Leave the day out.",
+        "For a stretch of time the column had one value alone: a fallback, or a stuck service.",
+        "Leave that time out.",
     ),
     "zone_mismatch": Kind(
         _WARNING,
@@ -227,7 +235,9 @@ _TIME = {
 }
 
 _MINUTES = {
-    "duplicate_minutes": Kind(_ERROR, "A minute stands twice for one data centre.", "Keep one row a minute and data centre."),
+    "duplicate_minutes": Kind(
+        _ERROR, "A minute stands twice for one data centre.", "Keep one row a minute and data centre."
+    ),
     "missing_minutes": Kind(
         _WARNING, "Minutes are missing.", "Complete the export; the system model learns around the gaps."
     ),
@@ -236,7 +246,9 @@ _MINUTES = {
     ),
     "cpu_unit": Kind(_ERROR, "CPU is a share of 1 where percent is declared, or the other way.", "Correct `cpu`."),
     "stuck_sensor": Kind(
-        _WARNING, "A CPU reading repeats itself for a long time: its sensor was stuck.", "Leave its readings empty there."
+        _WARNING,
+        "A CPU reading repeats itself for a long time: its sensor was stuck.",
+        "Leave its readings empty there.",
     ),
     "lost_readings": Kind(_WARNING, "Many CPU readings are empty.", "Complete the export."),
     "no_traffic": Kind(_ERROR, "The minute table shows no traffic.", "Correct the column."),
@@ -265,7 +277,9 @@ _MINUTES = {
 
 _LOAD_TESTS = {
     "unknown_service": Kind(
-        _ERROR, "The load test measured a service that is not declared.", "Correct services.*.load_test, or remove its rows."
+        _ERROR,
+        "The load test measured a service that is not declared.",
+        "Correct services.*.load_test, or remove its rows.",
     ),
     "unmeasured_service": Kind(
         _ERROR, "A declared service has no load test in a data centre.", "Measure it, or correct services.*.load_test."
@@ -306,6 +320,4 @@ _LOAD_TESTS = {
     ),
 }
 
-CATALOGUE: dict[str, Kind] = (
-    _READING | _ACTIONS | _PROPENSITIES | _STATES | _REVENUE | _TIME | _MINUTES | _LOAD_TESTS
-)
+CATALOGUE: dict[str, Kind] = _READING | _ACTIONS | _PROPENSITIES | _STATES | _REVENUE | _TIME | _MINUTES | _LOAD_TESTS

@@ -101,7 +101,9 @@ class LoadTestTable(OwnTable):
     columns: LoadTestColumns = Field(default=LoadTestColumns(), description="ours: yours")
     cpu: Literal["percent", "share"] = Field(default="percent", description="unit of CPU: 0 to 100, or 0 to 1")
     channels: Channels | None = Field(default=None, description="sub-action that opens channels; null: none")
-    switches: dict[str, str] = Field(default={}, description="sub-action that changes costs by itself: load-test column")
+    switches: dict[str, str] = Field(
+        default={}, description="sub-action that changes costs by itself: load-test column"
+    )
     lengths: dict[str, Length] = Field(min_length=1, description="result: how its length is measured")
 
 
@@ -140,7 +142,8 @@ class OwnSystem(Config):
         min_length=1, description="state columns of the request log, what is known when a request comes"
     )
     agents: dict[str, dict[str, Annotated[list[CategoryText], Field(min_length=1)]]] = Field(
-        min_length=1, description="agents in the order they act: sub-action columns in order: their values, cheapest first"
+        min_length=1,
+        description="agents in the order they act: sub-action columns in order: their values, cheapest first",
     )
     results: dict[str, str] = Field(
         min_length=1, description="result (its name here): column of the request log, in the order of the stages"

@@ -56,6 +56,11 @@ class Findings:
         """Those that have to be mended first."""
         return [one for one in self if one.level == "error"]
 
+    @property
+    def count(self) -> str:
+        """``1 error`` or ``3 errors``."""
+        return f"{len(self.errors)} error{'s' if len(self.errors) != 1 else ''}"
+
     def plain(self) -> list[dict[str, Any]]:
         """Plain values for JSON."""
         return [asdict(one) for one in self]

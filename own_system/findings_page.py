@@ -20,7 +20,9 @@ _LEADS = {
 def write_findings_page(own: OwnSystem, findings: Findings, tables: OwnTables, path: Path) -> Path:
     """Write the page: errors, warnings, then a portrait of the tables."""
     errors = len(findings.errors)
-    facts = {"errors": errors, "warnings": len(findings) - errors} | {f"rows of {n}": f"{m:,}" for n, m in tables.rows.items()}
+    facts = {"errors": errors, "warnings": len(findings) - errors} | {
+        f"rows of {n}": f"{m:,}" for n, m in tables.rows.items()
+    }
     lead = "No defect was found." if not len(findings) else "What is wrong, what it means, and what to do."
     sections = [
         Section(f"{level}s".capitalize(), text, tables={"": _table(found)})
@@ -33,7 +35,13 @@ def write_findings_page(own: OwnSystem, findings: Findings, tables: OwnTables, p
 def _table(found: list[Finding]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"kind": one.kind, "place": one.place, "found": one.value, "it means": one.meaning, "what to do": one.advice}
+            {
+                "kind": one.kind,
+                "place": one.place,
+                "found": one.value,
+                "it means": one.meaning,
+                "what to do": one.advice,
+            }
             for one in found
         ]
     )

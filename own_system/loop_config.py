@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from awrq_mixer.config import TrainConfig
 from autobucket.results.estimator_config import TaskConfig
+from awrq_mixer.config import TrainConfig
 from marca_common.config import load_config, parse_config, to_dict
 from marca_loop.settings import Orchestration
 from own_system.declaration import OwnSystem

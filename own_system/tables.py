@@ -53,7 +53,7 @@ def read_own(own: OwnSystem, findings: Findings) -> OwnTables:
         "minutes": (own.minutes, minute_roles(own)),
         "load_tests": (own.load_tests, load_test_roles(own)),
     }
-    names = {role: _names(table) for role, (table, _) in wanted.items()}
+    names = {role: _names(table, columns) for role, (table, columns) in wanted.items()}
     frames: dict[str, pd.DataFrame | None] = {}
     rows: dict[str, int] = {}
     for role, (table, columns) in wanted.items():
@@ -114,16 +114,16 @@ def load_test_roles(own: OwnSystem) -> list[Role]:
 
 
 def _cpu_role(ours: str, yours: str, unit: str, nullable: bool = False) -> Role:
-    factor = 1.0 if unit == "percent" else 100.0
-    return Role(ours, yours, "number", 0, 100 / factor, nullable=nullable, factor=factor)
+    """Percent here; a share may be up to 100 for now, so that percent in its place is told as such (checks.cpu)."""
+    return Role(ours, yours, "number", 0, 100, nullable=nullable, factor=1.0 if unit == "percent" else 100.0)
 
 
-def _names(table: OwnTable) -> list[str] | UserError:
+def _names(table: OwnTable, columns: list[Role]) -> list[str] | UserError:
     """Column names of a file, or why it can't be read."""
     layout = TextLayout(table.separator, table.header, as_text=set())
     try:
         first = parts(shipped(table.file))[0]
-        frame = next(raw_frames(first, 1, {}, None, layout), None)
+        frame = next(raw_frames(first, 1, {}, {one.yours for one in columns}, layout), None)
     except UserError as error:
         return error
     return UserError(f"{table.file}: the file is empty") if frame is None else list(frame.attrs["names"])
@@ -146,7 +146,9 @@ def _has_columns(
         return True
     for other, present in names.items():
         if other != role and isinstance(present, list) and {one.yours for one in columns} <= set(present):
-            findings.add("swapped_files", table.file, f"declared as {role}, whose columns stand in {wanted[other][0].file}")
+            findings.add(
+                "swapped_files", table.file, f"declared as {role}, whose columns stand in {wanted[other][0].file}"
+            )
             return False
     for name in missing:
         findings.add("missing_column", table.file, f"not among {', '.join(found)}", column=name)
@@ -154,7 +156,11 @@ def _has_columns(
 
 
 def _raw(table: OwnTable, columns: list[Role], findings: Findings) -> pd.DataFrame | None:
-    text = {one.yours for one in columns if one.kind != "number" and table.time_format not in _EPOCHS or one.kind == "category"}
+    text = {
+        one.yours
+        for one in columns
+        if (one.kind != "number" and table.time_format not in _EPOCHS) or one.kind == "category"
+    }
     layout = TextLayout(table.separator, table.header, as_text=text)
     try:
         read = [
@@ -210,7 +216,9 @@ class _Notes:
         """A finding where some ``rows``, bool (M,), of a column are bad."""
         if rows.any():
             first = int(np.argmax(rows))
-            value = f"got {shown(self.raw[one.yours], first)}; expected {expected} ({rows.sum():,} of {len(rows):,} rows)"
+            value = (
+                f"got {shown(self.raw[one.yours], first)}; expected {expected} ({rows.sum():,} of {len(rows):,} rows)"
+            )
             self.findings.add(kind, self.file, value, column=one.yours, row=first)
 
 
@@ -248,9 +256,7 @@ def _categories(values: pd.Series, one: Role, note: _Notes) -> tuple[pd.Series, 
     return sound.reindex(values.index), ~empty
 
 
-def _times(
-    values: pd.Series, one: Role, form: str | None, timezone: str, note: _Notes
-) -> tuple[pd.Series, np.ndarray]:
+def _times(values: pd.Series, one: Role, form: str | None, timezone: str, note: _Notes) -> tuple[pd.Series, np.ndarray]:
     parsed = _parsed(values, form)
     bad = parsed.isna().to_numpy()
     expected = "a time such as 2026-01-31 12:00:00" if form is None else f"a time as {form}"

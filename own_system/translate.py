@@ -41,7 +41,7 @@ def translate(config: OwnSystem, out: str | Path) -> TranslateResult:
         if findings.errors:
             first = findings.errors[0]
             raise UserError(
-                f"{first.place}: {first.value}: {first.meaning} ({len(findings.errors)} errors; python -m own_system.check lists them)"
+                f"{first.place}: {first.value}: {first.meaning} ({findings.count}; python -m own_system.check lists them)"
             )
         for one in findings:
             run.warn(f"{one.kind}: {one.place}: {one.value}")

@@ -12,7 +12,6 @@ from own_system.coded_log import declared_codes
 from own_system.declaration import OwnSystem
 
 
-
 def request_frame(own: OwnSystem, frame: pd.DataFrame) -> pd.DataFrame:
     """The request log of ``own.spec``: sub-actions as places among their declared values."""
     codes = {name: declared_codes(frame[name], values) for name, values in own.sub_actions.items()}
@@ -65,7 +64,9 @@ def cost_actions(own: OwnSystem) -> dict[str, Any]:
     channels = tests.channels
     return {
         "idc": own.data_centre.requests if own.data_centre else None,
-        "channels": None if channels is None else {"action": channels.action, "values": own.sub_actions[channels.action]},
+        "channels": None
+        if channels is None
+        else {"action": channels.action, "values": own.sub_actions[channels.action]},
         "channel_switch": None if channels is None else channels.switch,
         "switches": {name: {"action": name, "values": own.sub_actions[name]} for name in tests.switches},
         "elements": {name: {"switch": length.switch} for name, length in tests.lengths.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from marca_common.spread import is_flat
 from mpc_balancer.system_model.minute_table import SystemData
 from own_system.coded_log import CodedLog
 from own_system.declaration import OwnSystem
@@ -46,6 +47,8 @@ def check_times(own: OwnSystem, log: CodedLog, minutes: pd.DataFrame, findings: 
         return
     requests = np.bincount(when.dt.hour, minlength=24).astype(np.float64)
     traffic = minutes.groupby(minute.dt.hour)["qps"].mean().to_numpy()
+    if is_flat(requests) or is_flat(traffic):
+        return
     shapes = [float(np.corrcoef(np.roll(requests, lag), traffic)[0, 1]) for lag in range(24)]
     best = int(np.argmax(shapes))
     if best not in (0, 1, 23) and shapes[best] > shapes[0] + _BETTER:
@@ -74,7 +77,9 @@ def check_costs(own: OwnSystem, data: SystemData, measured: pd.DataFrame, findin
             cost = float(np.nanmedian(10 * cpu * cores / data.qps[rows]))
             low, high = np.quantile(tests["cost"], [0.02, 0.98])
             if not low / _MISMATCH <= cost <= high * _MISMATCH:
-                value = f"{cost:.3g} core-ms a request in {idc!r} by the minutes; load tests say {low:.3g} to {high:.3g}"
+                value = (
+                    f"{cost:.3g} core-ms a request in {idc!r} by the minutes; load tests say {low:.3g} to {high:.3g}"
+                )
                 findings.add("cost_mismatch", own.minutes.file, value, column=service.cpu)
 
 

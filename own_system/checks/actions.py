@@ -63,7 +63,9 @@ def check_coverage(log: CodedLog, findings: Findings) -> None:
             lacking = (table == 0) & (group.counts[:, None] * share > _EXPECTED)
             for g, a in np.argwhere(lacking)[:1]:
                 more = f" (and {lacking.sum() - 1} more such pairs)" if lacking.sum() > 1 else ""
-                value = f"{action.labels[a]!r} is in none of the {group.counts[g]:,} rows with {column} {group.labels[g]!r}"
+                value = (
+                    f"{action.labels[a]!r} is in none of the {group.counts[g]:,} rows with {column} {group.labels[g]!r}"
+                )
                 findings.add("uncovered_group", log.file, value + more, column=name)
 
 

@@ -7,11 +7,11 @@ import pandas as pd
 
 from autobucket.costs.measured_costs import cost_per_request, round_cv
 from marca_common.cost_maps import channel_names
+from own_system.checks.cpu import check_cpu_unit
 from own_system.declaration import OwnSystem
 from own_system.findings import Findings
 from own_system.translated import load_test_frame
 
-_SHARE = 1.5  # CPU that never exceeds this many percent is a share of 1
 _WEAK = 0.5  # percent CPU above idle that a measurement needs
 _ROWS = 8  # measurements per data centre and service
 _CV = 25.0  # percent, median coefficient of variation between repetitions
@@ -20,10 +20,7 @@ _CV = 25.0  # percent, median coefficient of variation between repetitions
 def check_load_tests(own: OwnSystem, frame: pd.DataFrame, findings: Findings) -> pd.DataFrame | None:
     """Names, settings, units, repetitions. The loaded rows of declared services with their ``cost``; None without any."""
     file, columns = own.load_tests.file, own.load_tests.columns
-    largest, unit = float(frame["cpu_percent"].max()), own.load_tests.cpu
-    if (unit == "percent" and largest <= _SHARE) or largest > 100 * _SHARE:
-        value = f"the largest is {largest if unit == 'percent' else largest / 100:g}; declared is {unit}"
-        findings.add("cpu_unit", file, value, column=columns.cpu)
+    if not check_cpu_unit(frame["cpu_percent"], own.load_tests.cpu, file, columns.cpu, findings):
         return None
     known = [one.load_test or name for name, one in own.services.items()]
     unknown = ~frame["service"].astype(str).isin(known).to_numpy()
@@ -33,7 +30,9 @@ def check_load_tests(own: OwnSystem, frame: pd.DataFrame, findings: Findings) ->
         findings.add("unknown_service", file, value, column=columns.service, row=int(frame.index[at]))
     _check_settings(own, frame, findings)
     table = load_test_frame(own, frame)
-    costs = [_check_measured(own, table, str(idc), name, findings) for idc in table["idc"].unique() for name in own.services]
+    costs = [
+        _check_measured(own, table, str(idc), name, findings) for idc in table["idc"].unique() for name in own.services
+    ]
     found = [one for one in costs if one is not None]
     if not found:
         return None
@@ -49,7 +48,9 @@ def _check_settings(own: OwnSystem, frame: pd.DataFrame, findings: Findings) -> 
     """Values of the settings on both sides; channels are compared one by one, idle rows have none."""
     tests = own.load_tests
     loaded = frame[frame["qps"] > 0]
-    pairs = {column: (set(loaded[name].astype(str)), set(own.sub_actions[name])) for name, column in tests.switches.items()}
+    pairs = {
+        column: (set(loaded[name].astype(str)), set(own.sub_actions[name])) for name, column in tests.switches.items()
+    }
     if tests.channels is not None:
         measured, declared = loaded["channels"].astype(str).unique(), own.sub_actions[tests.channels.action]
         pairs[tests.channels.column] = _channels(measured), _channels(declared)
@@ -79,11 +80,15 @@ def _check_measured(
     rest = float(idle["cpu_percent"].median()) if len(idle) else 0.0
     strong = loaded[loaded["cpu_percent"] - rest > _WEAK]
     if len(strong) < _ROWS:
-        findings.add("few_load_tests", file, f"{place}: {len(strong)} rows use {_WEAK:g} % more CPU than idle; needed are {_ROWS}")
+        findings.add(
+            "few_load_tests",
+            file,
+            f"{place}: {len(strong)} rows use {_WEAK:g} % more CPU than idle; needed are {_ROWS}",
+        )
         return None
     for name, length in own.load_tests.lengths.items():
         if strong[name].isna().any():
             findings.add("empty_value", file, f"{place}: a row under load has no length", column=length.column)
             return None
-    parts = [strong[name].to_numpy() for name in ("cpu_percent", "machines", "cores", "qps")]
-    return strong.assign(cost=cost_per_request(*parts, rest), idle=rest)
+    cpu, machines, cores, qps = (strong[name].to_numpy() for name in ("cpu_percent", "machines", "cores", "qps"))
+    return strong.assign(cost=cost_per_request(cpu, machines, cores, qps, rest), idle=rest)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
 from marca_common.errors import UserError
 from mpc_balancer.config import ColumnsConfig
 from mpc_balancer.price_scale import PriceScale, without_outliers
-from mpc_balancer.system_model.identifiability import swapped, unidentified
+from mpc_balancer.system_model.identifiability import unidentified
 from mpc_balancer.system_model.minute_table import SystemData, from_frame
-from mpc_balancer.system_model.price_effects import price_effects
+from mpc_balancer.system_model.price_effects import PriceEffects, price_effects
+from own_system.checks.cpu import check_cpu_unit
 from own_system.declaration import OwnSystem
 from own_system.findings import Findings
 from own_system.translated import minute_columns, system_frame
 
-_SHARE = 1.5  # CPU that never exceeds this many percent is a share of 1
 _STUCK = 20  # minutes in which a reading repeats itself
 _LOST = 0.1  # share of readings that are empty
 _MISSING = 0.001  # share of minutes
+_CERTAIN = 3.0  # standard errors at which prices count as exchanged
 
 
 def check_minutes(own: OwnSystem, frame: pd.DataFrame, findings: Findings) -> SystemData | None:
@@ -47,15 +50,11 @@ def _check_units(own: OwnSystem, frame: pd.DataFrame, findings: Findings) -> boo
     sound = True
     for name, service in own.services.items():
         cpu = frame[f"cpu_{name}"]
-        largest, unit = float(cpu.max()), own.minutes.cpu
         if cpu.isna().all():
             findings.add("lost_readings", own.minutes.file, f"all {len(cpu):,} are empty", column=service.cpu)
             sound = False
-        elif (unit == "percent" and largest <= _SHARE) or largest > 100 * _SHARE:
-            factor = 1.0 if unit == "percent" else 0.01
-            value = f"the largest is {largest * factor:g}; declared is {unit}"
-            findings.add("cpu_unit", own.minutes.file, value, column=service.cpu)
-            sound = False
+        else:
+            sound &= check_cpu_unit(cpu, own.minutes.cpu, own.minutes.file, service.cpu, findings)
     return sound
 
 
@@ -88,7 +87,9 @@ def _check_readings(own: OwnSystem, table: pd.DataFrame, name: str, column: str,
     lost = np.isnan(cpu)
     if lost.mean() > _LOST:
         findings.add("lost_readings", own.minutes.file, f"{lost.mean():.0%} of {len(cpu):,} are empty", column=column)
-    same = np.append(False, (np.diff(cpu) == 0) & (cpu[1:] > 0) & (table["idc"].to_numpy()[1:] == table["idc"].to_numpy()[:-1]))
+    same = np.append(
+        False, (np.diff(cpu) == 0) & (cpu[1:] > 0) & (table["idc"].to_numpy()[1:] == table["idc"].to_numpy()[:-1])
+    )
     run = np.arange(len(same)) - np.maximum.accumulate(np.where(same, -1, np.arange(len(same))))
     longest = int(run.argmax())
     if run[longest] + 1 >= _STUCK:
@@ -113,11 +114,33 @@ def _check_prices(own: OwnSystem, table: pd.DataFrame, data: SystemData, finding
     if flat:
         return
     effects = price_effects(data, PriceScale.from_data(data.price))
-    crossed = swapped(data, effects)
-    for note in crossed:
-        findings.add("prices_swapped", file, _theirs(own, note))
+    crossed = _crossed(effects)
+    for one, other in crossed:
+        names, cpu = list(own.prices), [service.cpu for service in own.services.values()]
+        value = f"{names[one]!r} acts on {cpu[other]!r} and {names[other]!r} on {cpu[one]!r}, more than each on its own service's CPU"
+        findings.add("prices_swapped", file, value, column=names[one])
     for note in [] if crossed else unidentified(data, effects):
         findings.add("price_effect_unknown", file, _theirs(own, note))
+
+
+def _crossed(effects: PriceEffects) -> list[tuple[int, int]]:
+    """Pairs of prices whose effects on each other's service are larger, as a product, than those on their own.
+
+    The product knows nothing of a service that answers any price more than another one does. Effects are positive here,
+    and the logarithm of the ratio is certain to three standard errors.
+    """
+    slope, error = effects.slope, effects.error
+    if slope.shape[0] != slope.shape[1]:
+        return []
+    found = []
+    for i, j in itertools.combinations(range(len(slope)), 2):
+        own, cross = [(i, i), (j, j)], [(i, j), (j, i)]
+        if all(effects.sure[at] for at in cross) and all(slope[at] > 0 for at in own):
+            ratio = sum(np.log(slope[at]) for at in cross) - sum(np.log(slope[at]) for at in own)
+            spread = np.sqrt(sum((error[at] / slope[at]) ** 2 for at in [*own, *cross]))
+            if ratio > _CERTAIN * spread:
+                found.append((i, j))
+    return found
 
 
 def _theirs(own: OwnSystem, note: str) -> str:

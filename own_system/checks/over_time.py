@@ -11,15 +11,15 @@ from own_system.findings import Findings
 
 _TAIL = 0.001  # share of rows at either end that may be odd
 _GAP = 30  # requests that a silent stretch should have had
-_DAY_ROWS = 50  # a day with fewer rows tells nothing
 _DAY_PAYING = 20  # paying requests that a day should have had
 _OUTAGE = 0.25  # of them
 _SHIFT = np.log(3.0)  # change of the median payment
 _SHIFT_ROWS = 100  # payments before and after
 _CUTS = 24  # moments tried for such a change
 _DRIFT = 0.4  # population stability index
-_FROZEN = 0.995  # share of a day's rows with one value
-_USUAL = 0.9  # share of all rows below which that is odd
+_USUAL = 0.9  # share of all rows above which a value is nothing odd
+_RUN = 50  # rows with one value, at least
+_CHANCE = -50.0  # log of how often such a run is to be expected: sessions make rows alike, so far below any doubt
 _DUPLICATES = 0.002  # share of rows
 _DUPLICATE_ROWS = 10
 
@@ -53,7 +53,7 @@ def check_over_time(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
     _check_outage(own, log, days, findings)
     _check_shift(own, log, findings)
     for name, group in {**log.states, **log.actions}.items():
-        _check_frozen(log, name, group, days, findings)
+        _check_frozen(log, name, group, findings)
 
 
 def _without_odd(own: OwnSystem, log: CodedLog, seconds: np.ndarray, findings: Findings) -> np.ndarray:
@@ -66,7 +66,7 @@ def _without_odd(own: OwnSystem, log: CodedLog, seconds: np.ndarray, findings: F
         at, start, end = (np.datetime64(int(one), "s") for one in (seconds[first], low, high))
         value = f"{at} in {odd.sum():,} rows; the others lie from {start} to {end} (UTC)"
         findings.add("odd_time", log.file, value, column=own.requests.columns.timestamp, row=log.row(first))
-    return ~odd
+    return np.asarray(~odd)
 
 
 def _check_gap(own: OwnSystem, log: CodedLog, seconds: np.ndarray, findings: Findings) -> None:
@@ -133,19 +133,17 @@ def stability_index(early: np.ndarray, late: np.ndarray) -> float:
     return float(((p - q) * np.log(p / q)).sum())
 
 
-def _check_frozen(log: CodedLog, name: str, group: Grouped, days: np.ndarray, findings: Findings) -> None:
-    known, size = days >= 0, len(group.labels)
-    count = int(days.max()) + 1
-    if count * size > 20_000_000:
-        return
-    table = np.bincount(days[known] * size + group.codes[known], minlength=count * size).reshape(count, size)
-    rows, top = table.sum(axis=1), table.argmax(axis=1)
-    share, usual = table.max(axis=1) / np.maximum(rows, 1), table.sum(axis=0)[top] / max(rows.sum(), 1)
-    bad = (rows >= _DAY_ROWS) & (share >= _FROZEN) & (usual < _USUAL)
-    if bad.any():
-        first = int(np.argmax(bad))
-        row = int(np.argmax(days == first))
-        start = log.frame["timestamp"].iloc[row]
-        value = f"{group.labels[top[first]]!r} in {share[first]:.1%} of the rows of the day from {start:%Y-%m-%d %H:%M} (UTC),"
-        value += f" in {usual[first]:.1%} of all ({bad.sum()} such days)"
-        findings.add("frozen_column", log.file, value, column=name, row=log.row(row))
+def _check_frozen(log: CodedLog, name: str, group: Grouped, findings: Findings) -> None:
+    """The longest run of one value, row after row in time, where independent rows would hardly show one so long."""
+    edges = np.flatnonzero(np.diff(group.codes)) + 1
+    starts, ends = np.append(0, edges), np.append(edges, len(log))
+    share = np.minimum(group.counts / len(log), _USUAL)[group.codes[starts]]
+    chance = np.log(len(log)) + (ends - starts) * np.log(share)
+    chance[group.counts[group.codes[starts]] > _USUAL * len(log)] = 0.0
+    worst = int(chance.argmin())
+    if chance[worst] < _CHANCE and ends[worst] - starts[worst] >= _RUN:
+        first = int(starts[worst])
+        when = log.frame["timestamp"].iloc[[first, int(ends[worst]) - 1]]
+        value = f"{group.labels[group.codes[first]]!r} in all {ends[worst] - first:,} rows from {when.iloc[0]} to {when.iloc[1]} (UTC),"
+        value += f" in {share[worst]:.0%} of all"
+        findings.add("frozen_column", log.file, value, column=name, row=log.row(first))

@@ -31,7 +31,9 @@ class Defect:
     change: Change = nothing
     overrides: Sequence[str] = ()  # of the declaration
     files: Callable[[Path], None] | None = None  # done to the folder of files, last
-    among: Sequence[str] = field(default=())  # kinds that may be found beside it, since they are the same defect's doing
+    among: Sequence[str] = field(
+        default=()
+    )  # kinds that may be found beside it, since they are the same defect's doing
 
 
 def _some(frame: pd.DataFrame, share: float, draw: np.random.Generator) -> np.ndarray:
@@ -66,6 +68,15 @@ def exchanged(role: str, one: str, other: str) -> Change:
 
     def change(frames: Frames, draw: np.random.Generator) -> None:
         frames[role] = frames[role].rename(columns={one: other, other: one})
+
+    return change
+
+
+def renamed(role: str, one: str, other: str) -> Change:
+    """A column under another name."""
+
+    def change(frames: Frames, draw: np.random.Generator) -> None:
+        frames[role] = frames[role].rename(columns={one: other})
 
     return change
 
@@ -108,7 +119,6 @@ def _minutes_twice(frames: Frames, draw: np.random.Generator) -> None:
     frames["minutes"] = pd.concat([frame, frame.iloc[[500]]], ignore_index=True)
 
 
-
 def _sub_action_propensity(frame: pd.DataFrame, draw: np.random.Generator) -> pd.Series:
     """How often ``cut`` is taken: the propensity of one decision in the place of the joint one."""
     return frame["cut"].map(frame["cut"].value_counts(normalize=True))
@@ -116,16 +126,17 @@ def _sub_action_propensity(frame: pd.DataFrame, draw: np.random.Generator) -> pd
 
 def _decided(frame: pd.DataFrame, draw: np.random.Generator) -> np.ndarray:
     """``cut`` by page and tier alone, as a deterministic rule."""
-    values = np.array([4, 10, 30, 70, 150])
-    return values[(frame["tier"].to_numpy() // 5 + frame["page"].map({"home": 0, "search": 1, "feed": 2}).to_numpy()) % 5]
+    values, pages = np.array([4, 10, 30, 70, 150]), frame["page"].map({"home": 0, "search": 1, "feed": 2})
+    return np.asarray(values[(frame["tier"].to_numpy() // 5 + pages.to_numpy(np.int64)) % 5])
 
 
 def _followed_load(frame: pd.DataFrame, draw: np.random.Generator) -> np.ndarray:
-    """λ that answers the CPU of its minute and moves by nothing else."""
-    return 1e5 * (0.2 + 3 * frame["util_rank"].to_numpy() ** 2)
+    """λ that answers the CPU of the minute before and moves by nothing else."""
+    before = frame.groupby("dc")["util_rank"].shift(1).fillna(0.3).to_numpy()
+    return np.asarray(1e5 * (0.2 + 3 * before**2))
 
 
-def _unprinted(path: Path) -> None:
+def _cut_off(path: Path) -> None:
     data = (path / "requests.csv").read_bytes()
     (path / "requests.csv").write_bytes(data[: len(data) // 2].rsplit(b"\n", 1)[0] + b'\n"2026-01-09')
 
@@ -154,10 +165,9 @@ DEFECTS = [
     # reading
     Defect("no such file", "unreadable_file", "requests", None, overrides=["requests.file={folder}/gone.csv"]),
     Defect("another separator", "unreadable_file", "requests", None, overrides=['requests.separator=";"']),
-    Defect("an export cut off", "unreadable_file", "requests", None, files=_unprinted),
+    Defect("an export cut off", "unreadable_file", "requests", None, files=_cut_off),
     Defect("files exchanged", "swapped_files", "minutes", None, files=_files_exchanged),
-    Defect("a column of another name", "missing_column", "requests", "depth_c", overrides=[
-        "agents.retrieval={sources: [a], depth_c: [1], scorer: [small, large]}"]),
+    Defect("a column of another name", "missing_column", "requests", "depth_b", renamed("requests", "depth_b", "deep_b")),
     Defect("an empty category", "empty_value", "requests", "page", put("requests", "page", None)),
     Defect("an empty amount", "empty_value", "requests", "income_cents", put("requests", "income_cents", np.nan)),
     Defect("a decimal comma", "not_a_number", "requests", "income_cents", put("requests", "income_cents", "12,5")),
@@ -167,26 +177,26 @@ DEFECTS = [
     # actions
     Defect("an action value not declared", "undeclared_action", "requests", "depth_a", put("requests", "depth_a", 200, 0.01)),
     Defect("a declared value never logged", "unlogged_action", "requests", "cut", overrides=[
-        "agents.preranking={cut: [4, 10, 30, 70, 150, 400]}"]),
+        "agents.preranking={cut: [4, 10, 30, 70, 150, 400]}"], among=["missing_support"]),
     Defect("a value hardly logged", "rare_action", "requests", "cut", only(
         "requests", lambda f: (f["cut"] != 150) | (f.index % 500 == 0))),
     Defect("100 % one action", "one_action", "requests", "cut", put("requests", "cut", 30, 1.1), _UNLOGGED),
-    Defect("an action by rule", "no_exploration", "requests", "cut", made("requests", "cut", _decided), _UNLOGGED),
+    Defect("an action by rule", "no_exploration", "requests", "cut", made("requests", "cut", _decided), _UNLOGGED,
+           among=["uncovered_group"]),
     Defect("no exploration in a group", "thin_overlap", "requests", "scorer", where(
         "requests", lambda f: f["page"] == "search", "scorer", "large"), _UNLOGGED, among=["uncovered_group"]),
     Defect("a value never taken in a group", "uncovered_group", "requests", "cut", where(
         "requests", lambda f: (f["page"] == "feed") & (f["cut"] == 150), "cut", 70), _UNLOGGED),
     # propensities
     Defect("a propensity of zero", "propensity_range", "requests", "p_taken", put("requests", "p_taken", 0.0)),
-    Defect("propensities in percent", "propensity_range", "requests", "p_taken", scaled("requests", "p_taken", by=100),
-           among=["propensity_too_small", "missing_support"]),
-    Defect("the propensity of one decision", "propensity_sum", "requests", "propensity", made(
+    Defect("propensities in percent", "propensity_range", "requests", "p_taken", scaled("requests", "p_taken", by=100)),
+    Defect("the propensity of one decision", "propensity_sum", "requests", "p_taken", made(
         "requests", "p_taken", _sub_action_propensity), among=["missing_support"]),
-    Defect("propensities a hundredth", "propensity_too_small", "requests", "propensity", scaled("requests", "p_taken", by=0.01),
+    Defect("propensities a hundredth", "propensity_too_small", "requests", "p_taken", scaled("requests", "p_taken", by=0.01),
            among=["propensity_uninformative"]),
-    Defect("one propensity for all", "propensity_uninformative", "requests", "propensity", made(
+    Defect("one propensity for all", "propensity_uninformative", "requests", "p_taken", made(
         "requests", "p_taken", lambda f, draw: 1 / 1000)),
-    Defect("propensities of other rows", "propensity_misplaced", "requests", "propensity", made(
+    Defect("propensities of other rows", "propensity_misplaced", "requests", "p_taken", made(
         "requests", "p_taken", lambda f, draw: draw.permutation(f["p_taken"].to_numpy())), among=["propensity_too_small", "propensity_sum"]),
     # states
     Defect("a constant column", "constant_column", "requests", "extra", made("requests", "extra", lambda f, draw: "x"), _WITH_EXTRA),
@@ -240,7 +250,7 @@ DEFECTS = [
     Defect("a negative λ", "out_of_range", "minutes", "price_rank", put("minutes", "price_rank", -1.0)),
     Defect("λ that never moved", "price_never_moves", "minutes", "price_rank", put("minutes", "price_rank", 300000.0, 1.1)),
     Defect("λ by rule", "price_effect_unknown", "minutes", None, made("minutes", "price_rank", _followed_load)),
-    Defect("λ columns exchanged", "prices_swapped", "minutes", None, exchanged("minutes", "price_recall", "price_rank")),
+    Defect("λ columns exchanged", "prices_swapped", "minutes", "price_recall", exchanged("minutes", "price_recall", "price_rank")),
     Defect("one wild λ", "price_outlier", "minutes", "price_rank", put("minutes", "price_rank", 1e9)),
     Defect("λ per core-millisecond", "price_unit", "minutes", "price_recall", overrides=["price_per=core_ms"]),
     Defect("traffic per second", "cost_mismatch", "minutes", "util_recall", overrides=["minutes.traffic=requests_per_second"]),
@@ -250,7 +260,7 @@ DEFECTS = [
     Defect("a service not measured", "unmeasured_service", "load_tests", "component", only(
         "load_tests", lambda f: (f["component"] != "rank-svc") | (f["dc"] == "south"))),
     Defect("a data centre of another name", "unknown_data_centre", "load_tests", "dc", made(
-        "load_tests", "dc", lambda f, draw: f["dc"].replace("south", "sud")), among=["unknown_data_centre"]),
+        "load_tests", "dc", lambda f, draw: f["dc"].replace("south", "sud"))),
     Defect("a setting not measured", "unmeasured_setting", "load_tests", "scorer_used", only(
         "load_tests", lambda f: f["scorer_used"] == "small")),
     Defect("a setting of another name", "unknown_setting", "load_tests", "opened", made(

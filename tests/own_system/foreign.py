@@ -10,10 +10,10 @@ import pandas as pd
 
 from cascade_world.config import WorldConfig
 from marca_common.config import load_config
+from own_system.check import find_all
 from own_system.declaration import OwnSystem
 from own_system.example import write_foreign
 from own_system.findings import Finding
-from own_system.check import find_all
 from tests.own_system.defects import Defect
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,7 +37,12 @@ def declared(folder: Path, overrides: Sequence[str] = ()) -> OwnSystem:
 
 def findings_of(defect: Defect, example: Path, folder: Path, seed: int) -> list[Finding]:
     """What the checker finds in a copy of the example with one defect."""
-    frames = {role: pd.read_csv(example / f"{role}.csv", keep_default_na=False, na_values={"fetched_mean": "", "ranked_mean": ""}) for role in ROLES}
+    frames = {
+        role: pd.read_csv(
+            example / f"{role}.csv", keep_default_na=False, na_values={"fetched_mean": "", "ranked_mean": ""}
+        )
+        for role in ROLES
+    }
     before = {role: frame.copy() for role, frame in frames.items()}
     defect.change(frames, np.random.default_rng(seed))
     for role, frame in frames.items():
