@@ -72,6 +72,7 @@ def _keys_text(config_class: type[Config], default_config: str) -> str:
     """The config's keys, one a line, with their defaults; the keys of a config inside it, one level deep."""
     folder = Path(default_config).parent.name
     page = {"configs": "architecture", "recommender": "real_data"}.get(folder, folder)
+    page = "own_system" if Path(default_config).stem == "own_system" else page
     where = f"comments in {default_config}; explained in docs/{page}.md"
     width = min(max(shutil.get_terminal_size().columns, 60), 120) - 2
     lines = textwrap.wrap(f"config keys, for YAML and --set ({where}):", width)

@@ -35,7 +35,16 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_table_lists_every_entry_point() -> None:
     """Every module with a ``__main__`` guard is in the table of programs, and the other way round."""
     listed = {program for _, program in PROGRAMS}
-    rooms = ("cascade_world", "recommender", "awrq_mixer", "autobucket", "mpc_balancer", "revenue_sim", "marca_loop")
+    rooms = (
+        "cascade_world",
+        "recommender",
+        "awrq_mixer",
+        "autobucket",
+        "mpc_balancer",
+        "revenue_sim",
+        "marca_loop",
+        "own_system",
+    )
     found = {
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         for pattern in (*(f"{room}/*.py" for room in rooms), "examples/*/*.py")

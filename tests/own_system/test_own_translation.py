@@ -98,7 +98,7 @@ def test_parquet_unix_times_and_no_times_are_read(example: Path, tmp_path: Path)
 
 def test_nothing_is_written_for_tables_with_an_error(example: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"requests.csv: .*column 'cut': got '150'.*\(1 errors; python -m own_system.check"
+        UserError, match=r"requests.csv: .*column 'cut': got '150'.*\(1 error; python -m own_system.check"
     ):
         translate(declared(example, ["agents.preranking={cut: [4, 10, 30, 70]}"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
