@@ -216,8 +216,8 @@ _TIME = {
     ),
     "drift": Kind(
         _WARNING,
-        "The mix of values in the last third differs much from the first third's.",
-        "Train on recent rows only, and retrain often.",
+        "Values of the first third are not those of the last: something was renamed, or the audience changed.",
+        "Unify names; else train on recent rows only, and retrain often.",
     ),
     "frozen_column": Kind(
         _WARNING,
@@ -266,7 +266,7 @@ _MINUTES = {
         _ERROR, "Each λ acts on the other's service.", "Exchange the price columns of the two services."
     ),
     "price_outlier": Kind(
-        _WARNING, "A λ lies far above all others: a slip of the sensor.", "Correct the row; λ's box leaves it out."
+        _WARNING, "A λ lies far above all others, like a slip of the sensor.", "Correct the row; λ's box leaves it out."
     ),
     "price_unit": Kind(
         _WARNING,

@@ -21,6 +21,7 @@ from own_system.translated import minute_columns, system_frame
 _STUCK = 20  # minutes in which a reading repeats itself
 _LOST = 0.1  # share of readings that are empty
 _MISSING = 0.001  # share of minutes
+_OUTLIER = 10.0  # times the largest λ that is none
 _CERTAIN = 3.0  # standard errors at which prices count as exchanged
 
 
@@ -107,7 +108,7 @@ def _check_prices(own: OwnSystem, table: pd.DataFrame, data: SystemData, finding
             value = f"{price[0] / own.price_factor:g} in all {len(price):,} rows"
             findings.add("price_never_moves", file, value, column=yours)
             flat = True
-        elif kept < price.max():
+        elif _OUTLIER * kept < price.max():
             at = int(price.argmax())
             value = f"got {price.max() / own.price_factor:g}; the largest of the others is {kept / own.price_factor:g}"
             findings.add("price_outlier", file, value, column=yours, row=int(table.index[at]))

@@ -16,7 +16,9 @@ _OUTAGE = 0.25  # of them
 _SHIFT = np.log(3.0)  # change of the median payment
 _SHIFT_ROWS = 100  # payments before and after
 _CUTS = 24  # moments tried for such a change
-_DRIFT = 0.4  # population stability index
+_DRIFT = 0.5  # share of the rows that moved between values
+_FREQUENT, _GONE = 0.05, 0.0005  # share of a value that is frequent, and of one that is gone
+_THIRD = 1000  # rows of a third, at least
 _USUAL = 0.9  # share of all rows above which a value is nothing odd
 _RUN = 50  # rows with one value, at least
 _CHANCE = -50.0  # log of how often such a run is to be expected: sessions make rows alike, so far below any doubt
@@ -116,21 +118,22 @@ def _check_shift(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
 
 
 def _check_drift(log: CodedLog, name: str, group: Grouped, findings: Findings) -> None:
+    """A long tail of values always drifts somewhat, and new ones come; a frequent one that is gone is something else."""
     third, size = len(log) // 3, len(group.labels)
-    if third < 100 * size:  # too few rows a value
+    if third < _THIRD or 2 * size > third:  # few rows, or an identifier
         return
-    early, late = (np.bincount(part, minlength=size) for part in (group.codes[:third], group.codes[-third:]))
-    index = stability_index(early, late)
-    if index > _DRIFT:
-        moved = int(np.abs(early - late).argmax())
-        value = f"stability index {index:.2f}; {group.labels[moved]!r}: {early[moved] / third:.1%} at first, then {late[moved] / third:.1%}"
+    early, late = (np.bincount(part, minlength=size) / third for part in (group.codes[:third], group.codes[-third:]))
+    gone = (early >= _FREQUENT) & (late <= _GONE)
+    moved = distance(early, late)
+    if gone.any() or moved > _DRIFT:
+        most = int((np.abs(early - late) + gone).argmax())
+        value = f"{moved:.0%} of the rows moved; {group.labels[most]!r}: {early[most]:.1%} in the first third, {late[most]:.1%} in the last"
         findings.add("drift", log.file, value, column=name)
 
 
-def stability_index(early: np.ndarray, late: np.ndarray) -> float:
-    """Population stability index of two histograms, Σ (p − q) ln(p / q), half a row added to each count."""
-    p, q = ((one + 0.5) / (one.sum() + 0.5 * len(one)) for one in (early, late))
-    return float(((p - q) * np.log(p / q)).sum())
+def distance(early: np.ndarray, late: np.ndarray) -> float:
+    """Total variation between two distributions: the least share of rows that must move to turn one into the other."""
+    return float(0.5 * np.abs(early - late).sum())
 
 
 def _check_frozen(log: CodedLog, name: str, group: Grouped, findings: Findings) -> None:

@@ -16,6 +16,7 @@ from revenue_sim.off_policy.support import LEAST_TAIL_INDEX
 _PAYING = 200  # requests that paid, at least
 _SHARE = 0.001  # of the requests
 _DOMINANT = 0.05  # share of all revenue in one payment
+_MORE = 0.05  # share of rows in which a later stage passes on more than the one before it
 _SAME = 0.999  # share of rows in which two columns agree, from which on they are one
 
 
@@ -50,7 +51,7 @@ def check_results(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
             findings.add("flat_result", log.file, f"{numbers[0]:g} in all rows", column=own.results.get(name, name))
     for first, later in itertools.pairwise(own.results):
         more = values[later] > values[first]
-        if more.mean() > 0.5:
+        if more.mean() > _MORE and not (is_flat(values[first]) or is_flat(values[later])):
             value = f"exceeds {own.results[first]!r} in {more.mean():.0%} of the rows"
             row = log.row(int(np.argmax(more)))
             findings.add("results_swapped", log.file, value, column=own.results[later], row=row)

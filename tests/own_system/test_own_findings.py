@@ -14,7 +14,7 @@ from marca_common.errors import UserError
 from marca_common.files import read_json
 from own_system.catalogue import CATALOGUE
 from own_system.check import check, check_and_leave
-from own_system.checks.over_time import stability_index
+from own_system.checks.over_time import distance
 from own_system.checks.propensities import check_propensities
 from own_system.checks.states import check_states
 from own_system.coded_log import CodedLog, Grouped, joined
@@ -68,12 +68,10 @@ def test_states_that_hardly_occur_twice_are_too_many() -> None:
     assert [one.kind for one in findings] == ["too_many_states"]
 
 
-def test_stability_index_by_hand() -> None:
-    """Half a row is added to each of two counts: p = 9.5/11, 1.5/11; q the other way round; Σ (p − q) ln (p/q)."""
-    p, q = 9.5 / 11, 1.5 / 11
-    expected = (p - q) * np.log(p / q) + (q - p) * np.log(q / p)
-    assert stability_index(np.array([9, 1]), np.array([1, 9])) == pytest.approx(expected)
-    assert stability_index(np.array([5, 5]), np.array([5, 5])) == 0.0
+def test_distance_of_distributions_by_hand() -> None:
+    """.3 of the rows moved from the first value to the others."""
+    assert distance(np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.5, 0.3])) == pytest.approx(0.3)
+    assert distance(np.array([0.5, 0.5]), np.array([0.5, 0.5])) == 0.0
 
 
 def test_fitted_propensities_find_the_columns_that_decide_and_no_others() -> None:
