@@ -55,6 +55,11 @@ _READING = {
         "The number is outside the range that its column can have.",
         "Correct the rows or the unit; negative: {column: clip} counts noise below 0 as 0.",
     ),
+    "unusable_numbers": Kind(
+        _ERROR,
+        "The numbers cannot be learned from together: too large for single precision, or a few drown all others.",
+        "Correct the rows that stand out, or use another unit or the logarithm.",
+    ),
     "duplicate_rows": Kind(
         _ERROR,
         "Rows are equal in every declared column: parts were exported twice, or a join repeated them.",
@@ -164,7 +169,11 @@ _STATES = {
 }
 
 _REVENUE = {
-    "no_revenue": Kind(_ERROR, "No request earned anything.", "Correct the column, or join revenue to the log."),
+    "flat_revenue": Kind(
+        _ERROR,
+        "All requests earned the same, or nothing: there is nothing to learn.",
+        "Correct the column, or join revenue to the log.",
+    ),
     "sparse_revenue": Kind(
         _WARNING,
         "Very few requests paid: effects of actions drown in luck.",

@@ -18,7 +18,7 @@ from own_system.checks.load_tests import check_load_tests
 from own_system.checks.minutes import check_minutes
 from own_system.checks.over_time import check_duplicates, check_over_time
 from own_system.checks.propensities import check_against_counts, check_propensities
-from own_system.checks.revenue import check_results, check_revenue
+from own_system.checks.revenue import check_results, check_revenue, check_usable
 from own_system.checks.states import check_states
 from own_system.coded_log import CodedLog, code_log
 from own_system.declaration import OwnSystem
@@ -93,6 +93,7 @@ def _check_log(own: OwnSystem, tables: OwnTables, findings: Findings) -> CodedLo
     check_states(log, findings)
     check_revenue(own, log, findings)
     check_results(own, log, findings)
+    check_usable(own, log, findings)
     check_over_time(own, log, findings)
     check_coverage(log, findings)
     part = log.sample(_FITTED_ROWS)

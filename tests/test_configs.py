@@ -20,6 +20,7 @@ TYPES = {
     "paper_hard.yaml": ("marca_loop.orchestrate", "Orchestration"),
     "smoke.yaml": ("marca_loop.orchestrate", "Orchestration"),
     "own_loop.yaml": ("marca_loop.orchestrate", "Orchestration"),
+    "own_sample.yaml": ("own_system.declaration", "OwnSystem"),
     "own_system.yaml": ("own_system.declaration", "OwnSystem"),
     "live_mpc.yaml": ("marca_loop.live_mpc", "LiveMpc"),
     "score_shards.yaml": ("marca_loop.score_shards", "ScoreShardsConfig"),

@@ -31,7 +31,7 @@ def check_load_tests(own: OwnSystem, frame: pd.DataFrame, findings: Findings) ->
     _check_settings(own, frame, findings)
     table = load_test_frame(own, frame)
     costs = [
-        _check_measured(own, table, str(idc), name, findings) for idc in table["idc"].unique() for name in own.services
+        _check_measured(own, table, str(idc), name, findings) for idc in frame["idc"].unique() for name in own.services
     ]
     found = [one for one in costs if one is not None]
     if not found:

@@ -13,6 +13,7 @@ from mpc_balancer.price_scale import PriceScale, without_outliers
 from mpc_balancer.system_model.identifiability import unidentified
 from mpc_balancer.system_model.minute_table import SystemData, from_frame
 from mpc_balancer.system_model.price_effects import PriceEffects, price_effects
+from mpc_balancer.system_model.table_checks import require_learnable
 from own_system.checks.cpu import check_cpu_unit
 from own_system.declaration import OwnSystem
 from own_system.findings import Findings
@@ -42,6 +43,11 @@ def check_minutes(own: OwnSystem, frame: pd.DataFrame, findings: Findings) -> Sy
         data = from_frame(table, ColumnsConfig(**minute_columns(own)), list(own.services), file)
     except UserError as error:
         findings.add("unreadable_file", file, str(error).removeprefix(f"{file}: "))
+        return None
+    try:
+        require_learnable(data)
+    except UserError as error:
+        findings.add("unusable_numbers", file, _theirs(own, str(error).removeprefix("system table: ")))
         return None
     _check_prices(own, table, data, findings)
     return data

@@ -6,7 +6,8 @@ import itertools
 
 import numpy as np
 
-from marca_common.spread import is_flat
+from marca_common.errors import UserError
+from marca_common.spread import is_flat, require_usable
 from own_system.coded_log import CodedLog
 from own_system.declaration import OwnSystem
 from own_system.findings import Findings
@@ -24,8 +25,8 @@ def check_revenue(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
     """Payments: how many, and how heavy their tail."""
     column, revenue = own.requests.columns.revenue, log.revenue
     paying = revenue[revenue > 0]
-    if not len(paying):
-        findings.add("no_revenue", log.file, f"0 in all {len(log):,} rows", column=column)
+    if is_flat(revenue):
+        findings.add("flat_revenue", log.file, f"{revenue[0] / own.money:g} in all {len(log):,} rows", column=column)
         return
     if len(paying) < max(_PAYING, _SHARE * len(log)):
         value = f"{len(paying):,} of {len(log):,} requests paid"
@@ -41,6 +42,18 @@ def check_revenue(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
     if tail is not None and tail < LEAST_TAIL_INDEX:
         value = f"the tail index of payments is {tail:.2f}; means need one above {LEAST_TAIL_INDEX:.2f}"
         findings.add("heavy_tail", log.file, value, column=column)
+
+
+def check_usable(own: OwnSystem, log: CodedLog, findings: Findings) -> None:
+    """Numbers that learners take: state, results and side columns, and revenue unless one payment is named already."""
+    names = {name: name for name in [*log.numeric, *own.side_columns]} | own.results
+    if not any(one.kind == "dominant_payment" for one in findings):
+        names["revenue"] = own.requests.columns.revenue
+    for ours, yours in names.items():
+        try:
+            require_usable(log.frame[ours].to_numpy(np.float64), "numbers")
+        except UserError as error:
+            findings.add("unusable_numbers", log.file, str(error).removeprefix("numbers: "), column=yours)
 
 
 def check_results(own: OwnSystem, log: CodedLog, findings: Findings) -> None:

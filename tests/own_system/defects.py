@@ -172,6 +172,7 @@ DEFECTS = [
     Defect("an empty amount", "empty_value", "requests", "income_cents", put("requests", "income_cents", np.nan)),
     Defect("a decimal comma", "not_a_number", "requests", "income_cents", put("requests", "income_cents", "12,5")),
     Defect("no time", "not_a_time", "requests", "when", put("requests", "when", "yesterday")),
+    Defect("a time that clocks skip", "not_a_time", "requests", "when", put("requests", "when", "2026-03-29 02:30:00")),
     Defect("a negative amount", "out_of_range", "requests", "income_cents", put("requests", "income_cents", -250.0)),
     Defect("rows twice", "duplicate_rows", "requests", None, _copied),
     # actions
@@ -210,12 +211,13 @@ DEFECTS = [
     Defect("an outcome as state", "leaking_state", "requests", "extra", made(
         "requests", "extra", lambda f, draw: np.where(f["income_cents"] > 0, "converted", "not")), _WITH_EXTRA),
     # revenue and results
-    Defect("no revenue joined", "no_revenue", "requests", "income_cents", scaled("requests", "income_cents", by=0)),
+    Defect("no revenue joined", "flat_revenue", "requests", "income_cents", scaled("requests", "income_cents", by=0)),
     Defect("hardly any revenue", "sparse_revenue", "requests", "income_cents", made(
         "requests", "income_cents", lambda f, draw: f["income_cents"] * (np.arange(len(f)) % 200 == 0))),
     Defect("one amount in another unit", "dominant_payment", "requests", "income_cents", put("requests", "income_cents", 5e7)),
     Defect("payments without a mean", "heavy_tail", "requests", "income_cents", made(
         "requests", "income_cents", lambda f, draw: (f["income_cents"] > 0) * 100 * np.minimum((1 - draw.random(len(f))) ** -1.0, 1500))),
+    Defect("a side column beyond reach", "unusable_numbers", "requests", "guess", put("requests", "guess", 1e30)),
     Defect("revenue as side column", "side_column_is_revenue", "requests", "guess", made(
         "requests", "guess", lambda f, draw: f["income_cents"])),
     Defect("a stuck result", "flat_result", "requests", "ranked", put("requests", "ranked", 30, 1.1)),
