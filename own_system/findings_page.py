@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,40 +12,28 @@ from own_system.declaration import OwnSystem
 from own_system.findings import Finding, Findings
 from own_system.tables import OwnTables
 
-_LEADS = {
-    "error": "Mend these first: nothing sound can be learned before.",
-    "warning": "Look at each, then decide: the loop runs with them, and its numbers mean less.",
-}
-
 
 def write_findings_page(own: OwnSystem, findings: Findings, tables: OwnTables, path: Path) -> Path:
     """Write the page: errors, warnings, then a portrait of the tables."""
     errors = len(findings.errors)
-    facts = {"errors": errors, "warnings": len(findings) - errors} | {
-        f"rows of {n}": f"{m:,}" for n, m in tables.rows.items()
-    }
-    lead = "No defect was found." if not len(findings) else "What is wrong, what it means, and what to do."
-    sections = [
-        Section(f"{level}s".capitalize(), text, tables={"": _table(found)})
-        for level, text in _LEADS.items()
-        if (found := [one for one in findings if one.level == level])
-    ]
-    return write_page(path, "Check of own tables", lead, facts, [*sections, *_portrait(own, tables)])
+    facts: dict[str, Any] = {"errors": errors, "warnings": len(findings) - errors}
+    facts |= {f"rows of {Path(name).name}": f"{rows:,}" for name, rows in tables.rows.items()}
+    sections = [_section(one) for one in findings] + _portrait(own, tables)
+    return write_page(path, "Check of own tables", _lead(findings), facts, sections)
 
 
-def _table(found: list[Finding]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "kind": one.kind,
-                "place": one.place,
-                "found": one.value,
-                "it means": one.meaning,
-                "what to do": one.advice,
-            }
-            for one in found
-        ]
+def _lead(findings: Findings) -> str:
+    if not len(findings):
+        return "No defect was found."
+    return (
+        "What is wrong, what it means, and what to do. Nothing sound can be learned before errors are mended. "
+        "Look at each warning, then decide: the loop runs with it, and its numbers mean less."
     )
+
+
+def _section(one: Finding) -> Section:
+    text = f"{one.place}: {one.value}. {one.meaning} What to do: {one.advice}"
+    return Section(f"{one.level.capitalize()}: {one.kind.replace('_', ' ')}", text)
 
 
 def _portrait(own: OwnSystem, tables: OwnTables) -> list[Section]:

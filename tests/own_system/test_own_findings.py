@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from own_system.catalogue import CATALOGUE
@@ -18,6 +19,7 @@ from own_system.checks.over_time import distance
 from own_system.checks.propensities import check_propensities
 from own_system.checks.states import check_states
 from own_system.coded_log import CodedLog, Grouped, joined
+from own_system.declaration import OwnSystem
 from own_system.findings import Findings
 from own_system.fitted_propensity import foretell
 from tests.own_system.foreign import REPOSITORY, declared
@@ -116,7 +118,7 @@ def test_what_is_written_says_the_same_thrice(
     printed, page = capsys.readouterr().out, (tmp_path / "out/findings.html").read_text(encoding="utf-8")
     for part in (plain["kind"], CATALOGUE["undeclared_action"].advice):
         assert part in printed
-        assert part in page
+        assert part.replace("_", " ") in page
     assert "src=" not in page  # nothing is loaded from elsewhere
     assert read_json(tmp_path / "out/summary.json")["errors"] == 1
     row = pd.read_csv(example / "requests.csv")["cut"].iloc[plain["row"] - 1]
@@ -154,3 +156,10 @@ def test_the_program_leaves_with_2_where_an_error_was_found_and_with_0_on_clean_
     assert broken.returncode == 2
     assert "cpu_unit" in broken.stdout
     assert "Traceback" not in broken.stderr
+
+
+def test_the_shipped_sample_is_sound_and_short(tmp_path: Path) -> None:
+    """400 rows: a warning of what they are too few for, and no error."""
+    result = check(load_config(OwnSystem, REPOSITORY / "configs/own_sample.yaml"), tmp_path)
+    assert {one.kind for one in result.findings} == {"rare_action", "too_many_states", "sparse_revenue"}
+    assert result.summary["errors"] == 0
