@@ -152,7 +152,7 @@ class OwnSystem(Config):
         default=[], description="columns of the request log that say what revenue says, with less noise"
     )
     history: list[str] | None = Field(
-        default=None, description="category columns whose equal values behave alike, for awrq_plus; null: all columns"
+        default=None, description="category columns whose equal values behave alike, for awrq_plus; null: all of them"
     )
     data_centre: DataCentre | None = Field(default=None, description="columns that name it; null: there is one")
     services: dict[str, Service] = Field(min_length=1, description="service: its columns and names")

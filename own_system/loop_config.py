@@ -45,12 +45,18 @@ def _learner(own: OwnSystem, one: TrainConfig) -> dict[str, Any]:
     """A learner's settings, its columns replaced by the platform's."""
     values = to_dict(one) | {"spec": to_dict(own.spec)}
     if one.stack.members:
-        values["stack"] |= {"side_columns": list(own.side_columns), "history": own.history}
+        values["stack"] |= {"side_columns": list(own.side_columns), "history": _history(own)}
     if one.plus.surrogate is not None:
         values["plus"]["surrogate"] = next(iter(own.side_columns), None)
     if one.plus.history is not None:
-        values["plus"]["history"] = own.history
+        values["plus"]["history"] = _history(own)
     return values
+
+
+def _history(own: OwnSystem) -> list[str] | None:
+    """As declared; where nothing is, and some columns are numbers, which are hardly ever equal, the category columns."""
+    categories = [name for name, kind in own.state.items() if kind == "category"]
+    return categories if own.history is None and len(categories) < len(own.state) else own.history
 
 
 def _tasks(own: OwnSystem, base: Orchestration) -> dict[str, Any]:

@@ -62,6 +62,13 @@ def test_the_settings_of_the_loop_fit_the_declaration(example: Path, tmp_path: P
     assert len(system) == len(pd.read_csv(example / "minutes.csv"))
 
 
+def test_numeric_state_columns_are_no_history(example: Path, tmp_path: Path) -> None:
+    state = "state={tier: numeric, page: category, audience: category, site: category}"
+    loop = load_config(Orchestration, translate(declared(example, [state, "history=null"]), tmp_path).loop)
+    assert loop.learners["awrq_plus"].stack.history == ["page", "audience", "site"]
+    assert pd.read_parquet(tmp_path / "requests.parquet")["tier"].dtype == np.float64
+
+
 def test_one_price_for_all_services_and_one_data_centre(example: Path, tmp_path: Path) -> None:
     for role, column in (("minutes", "dc"), ("load_tests", "dc"), ("requests", "site")):
         frame = pd.read_csv(example / f"{role}.csv", keep_default_na=False)
@@ -134,3 +141,15 @@ def test_noise_below_zero_is_clipped_or_dropped_as_declared(example: Path, tmp_p
 def test_a_declaration_that_does_not_fit_together_is_refused(override: Any, expected: Any) -> None:
     with pytest.raises(UserError, match=expected):
         load_config(OwnSystem, "configs/own_system.yaml", [override])
+
+
+def test_files_without_header_tabs_and_other_times_are_read(example: Path, tmp_path: Path) -> None:
+    log = pd.read_csv(example / "requests.csv")
+    log["when"] = pd.to_datetime(log["when"]).dt.strftime("%d/%m/%Y %H.%M.%S")
+    log.to_csv(tmp_path / "requests.csv", index=False, header=False, sep="\t")
+    layout = [f"requests.{key}" for key in (f"file={tmp_path}/requests.csv", 'separator="\\t"', f"header={list(log)}")]
+    own = declared(example, [*layout, 'requests.time_format="%d/%m/%Y %H.%M.%S"'])
+    translate(own, tmp_path / "other")
+    translate(declared(example), tmp_path / "iso")
+    other, iso = (pd.read_parquet(tmp_path / name / "requests.parquet") for name in ("other", "iso"))
+    pd.testing.assert_frame_equal(other, iso, check_dtype=False)
