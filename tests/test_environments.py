@@ -145,7 +145,11 @@ def test_importing_the_library_changes_nothing_else() -> None:
         "awrq_mixer",
         "autobucket",
     )
-    files = [path for room in (*rooms, "mpc_balancer", "revenue_sim") for path in (REPOSITORY / room).rglob("*.py")]
+    files = [
+        path
+        for room in (*rooms, "mpc_balancer", "revenue_sim", "own_system")
+        for path in (REPOSITORY / room).rglob("*.py")
+    ]
     names = sorted(
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in files if path.stem != "__init__"
     )
