@@ -29,7 +29,7 @@ def check_declared(own: OwnSystem, frame: pd.DataFrame, findings: Findings) -> N
             expected = f"expected one of {', '.join(map(repr, values))}"
             findings.add("undeclared_action", file, f"got {words}; {expected}", column=name, row=first)
         counts = np.bincount(codes[~unknown], minlength=len(values))
-        if len(values) > 1 and counts.max() == counts.sum() > 0:
+        if len(values) > 1 and counts.max() == len(codes):
             only = values[int(counts.argmax())]
             findings.add("one_action", file, f"all {counts.sum():,} rows took {only!r}", column=name)
             continue
