@@ -6,6 +6,7 @@ import json
 import logging
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Sink:
     def __call__(self, prices: Prices) -> None:
         """Deliver; what goes wrong is counted, and said once until it works again."""
         try:
-            self._call({"unit": self.unit, "lambda": prices})
+            self._call({"unit": self.unit, "decided": datetime.now(UTC).isoformat(), "lambda": prices})
         except Exception as error:  # somebody's function, a network, a disk
             self.failures += 1
             if not self.failing:

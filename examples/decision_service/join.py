@@ -1,0 +1,81 @@
+"""A request log of served decisions: python -m examples.decision_service.join --set outcomes=F.parquet --out DIR"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from examples.decision_service.config import JoinConfig
+from examples.decision_service.decision_log import read_log
+from marca_common.cli import run_cli
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_common.run_folder import RunFolder
+from marca_common.tables import Column, read_table, write_table
+
+
+@dataclass
+class Joined:
+    """The request log, also in requests.parquet, and how many rows met."""
+
+    requests: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def join(config: JoinConfig, out: str | Path) -> Joined:
+    """Join what came of the requests to the decision log; write requests.parquet, a log that every program here reads.
+
+    Decisions without an outcome are left out and counted. A UserError for a log of shadow mode, whose decisions were never
+    applied, and for a request with two outcomes.
+    """
+    with RunFolder(out, config) as folder:
+        decisions, outcomes = read_log(config.log, config.spec), _outcomes(config)
+        if decisions["shadow"].any():
+            raise UserError(f"{config.log}: holds decisions of shadow mode, which were never applied; expected none")
+        both = decisions.merge(outcomes, on="request", how="inner", validate="one_to_one").sort_values("request")
+        requests = _columns(both, config.spec)
+        write_table(requests, folder.path / "requests.parquet")
+        summary = {
+            "decisions": len(decisions),
+            "joined": len(both),
+            "without_outcome": len(decisions) - len(both),
+            "outcomes_of_other_requests": len(outcomes) - len(both),
+            "rules": both["rule"].value_counts().to_dict(),
+        }
+        folder.write_summary(summary)
+        return Joined(requests, summary)
+
+
+def _outcomes(config: JoinConfig) -> pd.DataFrame:
+    columns = [Column("request", "int", 0), *(Column(name, "float", 0) for name in config.spec.results)]
+    outcomes = read_table(config.outcomes, [*columns, Column(config.spec.reward, "float", 0)])
+    twice = outcomes["request"].duplicated()
+    if twice.any():
+        raise UserError(
+            f"{config.outcomes}: request {outcomes['request'][twice].iloc[0]} stands in it twice; expected it once"
+        )
+    return outcomes
+
+
+def _columns(both: pd.DataFrame, spec: RequestSpec) -> pd.DataFrame:
+    """The spec's columns, by its names."""
+    named = {spec.timestamp: "time"} if spec.timestamp else {}
+    named |= {name: name for name in (*spec.state, *spec.sub_actions, *spec.results, spec.reward)}
+    named |= {spec.propensity: "propensity"} if spec.propensity else {}
+    frame = pd.DataFrame({name: both[column] for name, column in named.items()})
+    for name, kind in spec.state.items():
+        if kind == "numeric":
+            frame[name] = pd.to_numeric(frame[name])
+    return frame.reset_index(drop=True)
+
+
+if __name__ == "__main__":
+    run_cli(
+        join,
+        JoinConfig,
+        default_config="configs/decision_service/join.yaml",
+        default_out="runs/decision_service/requests",
+    )
