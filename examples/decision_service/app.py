@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import sys
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -124,13 +129,23 @@ class App:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         writer.cancel()
+        with suppress(asyncio.CancelledError):
+            await writer  # a part that is being written is finished first
         self.service.log.write(self.service.log.take())
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _write_log(self) -> None:
-        while True:
-            await asyncio.sleep(self.service.config.log_s)
-            await asyncio.shield(asyncio.to_thread(self.service.log.write, self.service.log.take()))
+        """In one thread, which steps back behind the one that answers."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, initializer=_step_back) as writer:
+            while True:
+                await asyncio.sleep(self.service.config.log_s)
+                await asyncio.shield(loop.run_in_executor(writer, self.service.log.write, self.service.log.take()))
+
+
+def _step_back() -> None:
+    if sys.platform == "linux":  # elsewhere priorities belong to processes
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _from_arrow(body: bytes) -> pa.Table:
