@@ -36,3 +36,14 @@ class PredictConfig(Config):
     results: bool = Field(default=False, description="write the predicted results beside the costs")
     threads: int = Field(default=1, ge=1, description="threads inside one operation")
     device: Literal["auto", "cpu", "cuda"] = Field(default="cpu", description="where to compute")
+
+
+class ExportConfig(Config):
+    """What ``python -m autobucket.export`` needs."""
+
+    estimator: str = Field(description="checkpoint of autobucket.train")
+    cost_maps: str = Field(description="cost maps of autobucket.fit_costs")
+    onnx: bool = Field(default=False, description="write c.onnx, too; needs the extra `onnx`")
+    check_states: int = Field(
+        default=64, ge=2, description="random states on which the files must equal the cost model"
+    )

@@ -229,3 +229,12 @@ class EvaluateConfig(Config):
         if self.costs and not self.profile:
             raise ValueError("costs: needs profile as well; expected both, profile alone, or neither")
         return self
+
+
+class ExportConfig(Config):
+    """What ``python -m awrq_mixer.export`` needs."""
+
+    checkpoint: str = Field(description="checkpoint of a trained learner")
+    onnx: bool = Field(default=False, description="write q.onnx, too; needs the extra `onnx`")
+    check_states: int = Field(default=64, ge=2, description="random states on which the files must equal the learner")
+    policy: str | None = Field(default=None, description="policy cache (npz) to write as hulls.parquet; null = none")

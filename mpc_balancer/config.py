@@ -359,3 +359,11 @@ class ControllerConfig(Config):
         if not budgets or not all(0 < value <= 100 for value in budgets):
             raise ValueError("budget must be above 0 and at most 100 percent")
         return self
+
+
+class ExportConfig(Config):
+    """What ``python -m mpc_balancer.export`` needs."""
+
+    model: str = Field(description="checkpoint of mpc_balancer.train")
+    onnx: bool = Field(False, description="write g.onnx, too; needs the extra `onnx`")
+    check_rows: int = Field(256, ge=2, description="random minutes on which the files must equal the model")

@@ -139,7 +139,7 @@ def test_costs_of_an_unknown_data_centre_are_refused() -> None:
     model = object.__new__(CostModel)
     model.tasks = ["passed"]
     tables: Any = type("Tables", (), {"fixed": np.zeros((2, 4, 1))})
-    model._tables = tables
+    model.tables = tables
     for idc in ([2], [-1]):
         with pytest.raises(UserError, match=r"data centre: got .*expected 0 to 1"):
             model.from_results({"passed": np.zeros((1, 4))}, np.array(idc))

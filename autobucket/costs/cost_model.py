@@ -19,7 +19,7 @@ from marca_common.requests import RequestSpec
 
 
 @dataclass(frozen=True)
-class _Tables:
+class CurveTables:
     """Cost maps laid out for the kernel; K points at most, padded."""
 
     fixed: np.ndarray  # (idcs, A, services): base, switches and channels of every joint action
@@ -44,7 +44,7 @@ class CostModel:
             maps.actions.check_spec(estimator.spec)
         except ValueError as error:
             raise UserError(f"cost map and estimator do not fit: {error}") from None
-        self._tables = _lay_out(maps, estimator.spec)
+        self.tables = _lay_out(maps, estimator.spec)
 
     @classmethod
     def load(cls, estimator_checkpoint: str | Path, cost_maps: str | Path, device: str = "cpu") -> CostModel:
@@ -63,7 +63,7 @@ class CostModel:
     def from_results(self, results: Mapping[str, np.ndarray], idc: np.ndarray) -> np.ndarray:
         """The maps applied to results, float32 (S, A) per task, of states in data centres ``idc`` (S,)."""
         lengths = np.stack([results[name] for name in self.tasks])  # (elements, S, A)
-        t = self._tables
+        t = self.tables
         idc = whole_numbers("data centre", idc)
         require_shape("results", lengths, (len(self.tasks), len(idc), t.fixed.shape[1]))
         require_range("data centre", idc, len(t.fixed))
@@ -87,7 +87,7 @@ class CostModel:
         return np.asarray(codes, np.int64)
 
 
-def _lay_out(maps: CostMaps, spec: RequestSpec) -> _Tables:
+def _lay_out(maps: CostMaps, spec: RequestSpec) -> CurveTables:
     actions, joint = maps.actions, spec.joint_table()
     column = {name: joint[:, j] for j, name in enumerate(spec.sub_actions)}
     sets = np.array(actions.channels.values)[column[actions.channels.action]] if actions.channels else [""] * len(joint)
@@ -118,7 +118,7 @@ def _lay_out(maps: CostMaps, spec: RequestSpec) -> _Tables:
                     curve = maps.maps[idc][service].queues[name][value]
                     size[i, j, e, k] = len(curve.x)
                     x[i, j, e, k, : len(curve.x)], y[i, j, e, k, : len(curve.x)] = curve.x, curve.cost
-    return _Tables(fixed, x, y, size, setting)
+    return CurveTables(fixed, x, y, size, setting)
 
 
 @njit(cache=True)

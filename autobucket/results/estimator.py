@@ -70,7 +70,7 @@ class Estimator:
     ) -> None:
         self.config, self.encoder, self.tasks, self.kept = config, encoder, list(tasks), list(kept)
         self.device = torch.device(device)
-        self._passes: list[tuple[ActionResultModel, list[int]]] = []
+        self.passes: list[tuple[ActionResultModel, list[int]]] = []
         for moment in sorted(set(self.kept)):
             require_fit(partial(build_model, config, encoder), snapshots[moment], f"snapshot {moment}")
             model = build_model(config, encoder)
@@ -78,7 +78,7 @@ class Estimator:
             if not model.fits_sizes():
                 raise UserError(f"snapshot {moment}: a column without any size: train again")
             model.requires_grad_(False).eval().to(self.device)
-            self._passes.append((model, [t for t, kept_at in enumerate(self.kept) if kept_at == moment]))
+            self.passes.append((model, [t for t, kept_at in enumerate(self.kept) if kept_at == moment]))
 
     @property
     def spec(self) -> RequestSpec:
@@ -110,7 +110,7 @@ class Estimator:
 
     def save(self, path: str | Path) -> None:
         """Write one checkpoint: config, vocabularies, scales and the kept weights."""
-        snapshots = {self.kept[tasks[0]]: model.state_dict() for model, tasks in self._passes}
+        snapshots = {self.kept[tasks[0]]: model.state_dict() for model, tasks in self.passes}
         columns = [*self.spec.state, *self.spec.sub_actions, *self.names]
         payload = {
             "config": to_dict(self.config),
@@ -128,7 +128,7 @@ class Estimator:
         actions = torch.from_numpy(frame[list(self.spec.sub_actions)].to_numpy(np.int64).copy()).to(self.device)
         joint = torch.from_numpy(self.spec.joint_index(frame)).to(self.device)
         outputs = np.empty((len(self.tasks), len(frame)), dtype=np.float32)
-        for model, tasks in self._passes:
+        for model, tasks in self.passes:
             for start in range(0, len(frame), _ROWS):
                 rows = slice(start, start + _ROWS)
                 state = model.embed_states(codes[rows], numbers[rows])
@@ -139,17 +139,23 @@ class Estimator:
     @torch.no_grad()
     def results(self, states: pd.DataFrame, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Predicted results of every joint action, float32 (S, A) per task; the state part is computed once a state."""
+        return self.encoded_results(*self._encode(states), names)
+
+    @torch.no_grad()
+    def encoded_results(
+        self, codes: Tensor, numbers: Tensor, names: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """As ``results``, of states that are encoded: codes (S, columns), numbers (S, columns)."""
         wanted = self._wanted(names)
-        codes, numbers = self._encode(states)
         joint = torch.arange(self.spec.n_joint, device=self.device)
-        outputs = {t: np.empty((len(states), len(joint)), dtype=np.float32) for t in wanted}
+        outputs = {t: np.empty((len(codes), len(joint)), dtype=np.float32) for t in wanted}
         chunk = max(1, _PAIRS[self.device.type] // len(joint))
-        for model, kept in self._passes:
+        for model, kept in self.passes:
             tasks = [t for t in kept if t in wanted]
             if not tasks:
                 continue
             score = self._scorer(model)
-            for start in range(0, len(states), chunk):
+            for start in range(0, len(codes), chunk):
                 rows = slice(start, start + chunk)
                 for t, out in zip(tasks, score(model.embed_states(codes[rows], numbers[rows]), tasks)):
                     outputs[t][rows] = self.tasks[t].prediction(out, joint).cpu().numpy()

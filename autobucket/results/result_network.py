@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ class DeepCross(nn.Module):
 
     def crossed(self, state: Tensor, action: Tensor) -> Tensor:
         """Output of the cross layers (…, state_width + action_width); there must be one."""
-        shape = np.broadcast_shapes(state.shape[:-1], action.shape[:-1])
+        shape = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])  # type: ignore[no-untyped-call]
         x0 = torch.cat([state.expand(*shape, -1), action.expand(*shape, -1)], dim=-1)  # (…, d)
         first, *others = [cast(_Cross, layer) for layer in self.cross]
         product = self._split(first.weight, state, action)  # the only product that the parts can share
@@ -204,8 +203,8 @@ def initialise(model: ActionResultModel, generator: torch.Generator) -> None:
 
 def _mix(experts: Tensor, weights: Tensor) -> Tensor:
     """Σ_e weights_e · experts_e: (…, E, U), (…, E) → (…, U); a loop of fused multiply-adds beats tiny matrix products."""
-    by_last = weights.shape[:-1] in (experts.shape[:-2], (1, *experts.shape[1:-2]))  # else weights of the state alone
-    if by_last and not (torch.is_grad_enabled() or experts.is_cuda):
+    by_last = (experts.shape[:-2], (1, *experts.shape[1:-2]))  # else weights of the state alone
+    if not (torch.is_grad_enabled() or experts.is_cuda) and weights.shape[:-1] in by_last:
         flat = mix(experts.flatten(0, -3).contiguous().numpy(), weights.flatten(0, -2).contiguous().numpy())
         return torch.from_numpy(flat).view(*experts.shape[:-2], -1)
     mixed = experts[..., 0, :] * weights[..., 0, None]

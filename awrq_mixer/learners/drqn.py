@@ -35,6 +35,6 @@ class DRQN(DQN):
         """The last head over the tree of sub-actions; without sight of them, the additive score of DQN."""
         if self.online.sees_own:
             return self.online.tree(codes, numbers).flatten(1)
-        actions = torch.zeros(len(codes), len(self.space.sizes), dtype=torch.long, device=codes.device)
+        actions = torch.zeros(codes.shape[0], len(self.space.sizes), dtype=torch.long, device=codes.device)
         heads = [head.mean(1) for head in self.online(codes, numbers, actions[:, :0], actions)]
         return self.additive(heads)

@@ -119,28 +119,45 @@ class LatentClasses(StateMemory):
             shape = torch.logsumexp((known + at).detach(), 2)  # revenue teaches neither gate nor surfaces
         else:
             shape = torch.logsumexp(net.gate(codes, batch.numbers) + at, 2)
-        raw = shape + self._revenue_level(codes, batch.numbers) + net.correction()[:, joint, 0]
+        raw = shape + self._revenue_level(codes, batch.numbers, self.parts()) + net.correction()[:, joint, 0]
         tot = self.fit_to(raw, batch.reward).mean(1).sum()
         return tot - likelihood, {"tot": tot.detach() / self.config.plus.members}
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """Mean over members of log Q, (S, A): one matrix product of class weights and surfaces a member."""
+        """Mean over members of log Q, (S, A)."""
+        parts = self.parts()
+        surfaces = [part.surfaces() for part in parts]
+        said = self.said(codes, surfaces) if self.remembers else None
+        return self.log_q(codes, numbers, parts, surfaces, said)
+
+    def said(self, codes: Tensor, surfaces: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Log likelihood and level of each state's remembered rows under each class, both (members, S, classes)."""
+        remembered = self._remembered(codes, surfaces)
+        return _log_likelihood(remembered), _level(remembered)
+
+    def log_q(
+        self,
+        codes: Tensor,
+        numbers: Tensor,
+        parts: list[SizePart | CountPart],
+        surfaces: list[Tensor],
+        said: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """Mean over members of log Q, (S, A), given what remembered rows ``said``: one matrix product a member."""
         net = self.online
-        surfaces = [part.surfaces() for part in self.parts()]
         known = net.gate(codes, numbers)
-        if self.remembers:
-            remembered = self._remembered(codes, surfaces)
-            known = torch.log_softmax(known + _log_likelihood(remembered), 2) + _level(remembered)
+        if said is not None:
+            known = torch.log_softmax(known + said[0], 2) + said[1]
         top = known.amax(2, keepdim=True)
         shape = torch.log(torch.exp(known - top) @ sum(surfaces).exp()) + top  # type: ignore[union-attr]
-        raw: Tensor = shape + self._revenue_level(codes, numbers)[..., None] + net.correction().transpose(1, 2)
+        raw: Tensor = shape + self._revenue_level(codes, numbers, parts)[..., None] + net.correction().transpose(1, 2)
         return raw.mean(0)
 
-    def _revenue_level(self, codes: Tensor, numbers: Tensor) -> Tensor:
+    def _revenue_level(self, codes: Tensor, numbers: Tensor, parts: list[SizePart | CountPart]) -> Tensor:
         """The signal's level, corrected by what revenue says of each column, (members, S)."""
         places = codes + self.online.offsets
         level = self.online.level(codes, numbers)
-        for part in self.parts():
+        for part in parts:
             level = level + part.level(places, numbers).detach()
         return level[..., 0]
 

@@ -63,15 +63,24 @@ class LowRank(StateMemory):
 
     def raw_table(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Mean over members of log Q, (S, A)."""
-        return torch.stack([self._table(model, codes, numbers) for model in self.online]).mean(0)
+        return self.log_q(codes, numbers, self.said(codes) if self.config.plus.surrogate else None)
 
-    def _table(self, model: MixedModel, codes: Tensor, numbers: Tensor) -> Tensor:
+    def said(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Mean (S, r) and covariance (S, r, r) of each state's vector by its remembered rows, of every member."""
+        return [(known.mean, known.covariance) for known in (self._known(model, codes) for model in self.online)]
+
+    def log_q(self, codes: Tensor, numbers: Tensor, said: list[tuple[Tensor, Tensor]] | None) -> Tensor:
+        """Mean over members of log Q, (S, A), given what remembered rows ``said``."""
+        known = [None] * len(self.online) if said is None else said
+        return torch.stack([self._table(model, codes, numbers, one) for model, one in zip(self.online, known)]).mean(0)
+
+    def _table(self, model: MixedModel, codes: Tensor, numbers: Tensor, said: tuple[Tensor, Tensor] | None) -> Tensor:
         level, factors = model.level(codes, numbers), model.factors_and_level()
         table: Tensor = model.centre(codes, numbers) @ model.factors()[0].T + model.profile()[0, :, 0]  # (S, A)
-        if self.config.plus.surrogate:
-            known = self._known(model, codes)
-            variance = ((factors @ known.covariance) * factors).sum(2)  # (S, A)
-            table = table + level[:, :1] + known.mean @ factors.T + variance / 2
+        if said is not None:
+            mean, covariance = said
+            variance = ((factors @ covariance) * factors).sum(2)  # (S, A)
+            table = table + level[:, :1] + mean @ factors.T + variance / 2
         correction: Tensor = model.correction()[0, :, 0]
         return table + level[:, 1:] + correction
 

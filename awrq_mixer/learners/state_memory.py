@@ -105,7 +105,7 @@ class StateMemory(Learner):
 
     def keys(self, codes: Tensor) -> Tensor:
         """One number for the values of the ``plus.history`` columns, int64 (B,)."""
-        key = codes.new_zeros(len(codes))
+        key = codes.new_zeros(codes.shape[0])  # not len(): torch.export would fix the number of rows
         for j in self.history:
             key = key * self.space.categories[j] + codes[:, j]
         return key

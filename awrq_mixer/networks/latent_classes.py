@@ -253,7 +253,7 @@ class ClassNet(OwnInit):
         """Log shares of the classes by a state's columns alone, (members, S, classes)."""
         x = self.embedding[:, codes + self.offsets].flatten(2)  # (members, S, columns · width)
         x = torch.cat([x, numbers.expand(len(x), -1, -1)], 2)
-        for weight, bias in zip(self.weights[:2], self.biases[:2]):
+        for weight, bias in list(zip(self.weights, self.biases))[:2]:  # no slices: torch.export can't follow them
             x = torch.relu(torch.baddbmm(bias, x, weight))
         return torch.log_softmax(torch.baddbmm(self.biases[2], self.dropout(x), self.weights[2]), 2)
 

@@ -98,7 +98,7 @@ class MonotonicMixer(nn.Module):
         return torch.from_numpy(mix_elu(*arrays[:2], *exponentials, *arrays[2:]))
 
     def _table_with_actions(self, q: list[Tensor], codes: Tensor, numbers: Tensor, sub_actions: Tensor) -> Tensor:
-        size, joint = len(codes), len(sub_actions)
+        size, joint = codes.shape[0], len(sub_actions)
         total = q[0].flatten(1)[..., None]
         columns = [total]
         for one in q[1:]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -31,6 +32,27 @@ class SystemNetwork(nn.Module):
         self.carry = nn.Parameter(torch.full((services,), -1.5))  # ρ = sigmoid(carry)
         self.idle = nn.Parameter(torch.full((services,), 1.5))  # idle CPU = softplus(idle), percent
         self.level = nn.Parameter(torch.full((services,), 50.0 if head == "plain" else 3.9))
+
+    @classmethod
+    def from_parts(
+        cls,
+        head: str,
+        weights: list[np.ndarray],
+        biases: list[np.ndarray],
+        carry: np.ndarray,
+        idle: np.ndarray,
+        level: np.ndarray,
+    ) -> SystemNetwork:
+        """The network of a trained model's parts: ``weights`` (in, out) per layer, the others as SystemModel has them."""
+        services, hidden = len(level), [len(bias) for bias in biases[:-1]]
+        net = cls(services, 0, len(weights[0]) - services, hidden, head)
+        with torch.no_grad():
+            for layer, weight, bias in zip(net.layers, weights, biases):
+                layer.load_state_dict({"weight": torch.from_numpy(weight.T.copy()), "bias": torch.from_numpy(bias)})
+            net.carry.copy_(torch.from_numpy(carry).logit())
+            net.idle.copy_(torch.from_numpy(idle).double().expm1().log())  # softplus backwards
+            net.level.copy_(torch.from_numpy(level))
+        return net
 
     def forward(
         self, cpu: torch.Tensor, unit: torch.Tensor, exogenous: torch.Tensor, traffic: torch.Tensor

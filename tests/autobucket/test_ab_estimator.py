@@ -205,7 +205,7 @@ def test_a_task_without_signal_stops_and_the_others_go_on(tmp_path: Path) -> Non
     options = {"batch_size": 64, "epochs": 8, "lr": 0.01, "schedule": "constant"}
     result = training.train(config(str(path), tasks=tasks, optimiser=options), tmp_path / "run")
     assert result.summary["kept_epoch"]["clicks"] < result.summary["kept_epoch"]["preranked"]
-    assert len(result.estimator._passes) == 2
+    assert len(result.estimator.passes) == 2
 
 
 def test_a_checkpoint_predicts_the_same(trained: Any) -> None:
@@ -245,7 +245,7 @@ def test_interrupted_training_ends_with_the_same_weights(
     assert not (tmp_path / "resumed/summary.json").exists()
     monkeypatch.undo()
     resumed = training.train(settings, tmp_path / "resumed")
-    for (one, _), (two, _) in zip(straight.estimator._passes, resumed.estimator._passes):
+    for (one, _), (two, _) in zip(straight.estimator.passes, resumed.estimator.passes):
         for name, weights in one.state_dict().items():
             assert torch.equal(weights, two.state_dict()[name]), name
     logs = [pd.read_csv(tmp_path / name / "metrics.csv").drop(columns="rows_per_s") for name in ("straight", "resumed")]
