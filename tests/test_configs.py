@@ -22,6 +22,7 @@ TYPES = {
     "own_loop.yaml": ("marca_loop.orchestrate", "Orchestration"),
     "own_sample.yaml": ("own_system.declaration", "OwnSystem"),
     "own_system.yaml": ("own_system.declaration", "OwnSystem"),
+    "explain.yaml": ("marca_loop.explain", "Explain"),
     "live_mpc.yaml": ("marca_loop.live_mpc", "LiveMpc"),
     "score_shards.yaml": ("marca_loop.score_shards", "ScoreShardsConfig"),
     "cascade_world": ("cascade_world.config", "WorldConfig"),

@@ -75,4 +75,7 @@ class JoinConfig(Config):
     outcomes: str = Field(
         description="table of what came of the requests: column request, results and reward of the spec"
     )
+    extra: list[str] = Field(
+        [], description="further columns of numbers to take over, such as one to learn from beside revenue"
+    )
     spec: RequestSpec = Field(default_factory=RequestSpec, description="columns of the request log to write")

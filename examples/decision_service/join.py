@@ -36,7 +36,7 @@ def join(config: JoinConfig, out: str | Path) -> Joined:
         if decisions["shadow"].any():
             raise UserError(f"{config.log}: holds decisions of shadow mode, which were never applied; expected none")
         both = decisions.merge(outcomes, on="request", how="inner", validate="one_to_one").sort_values("request")
-        requests = _columns(both, config.spec)
+        requests = _columns(both, config.spec, config.extra)
         write_table(requests, folder.path / "requests.parquet")
         summary = {
             "decisions": len(decisions),
@@ -50,8 +50,10 @@ def join(config: JoinConfig, out: str | Path) -> Joined:
 
 
 def _outcomes(config: JoinConfig) -> pd.DataFrame:
-    columns = [Column("request", "int", 0), *(Column(name, "float", 0) for name in config.spec.results)]
-    outcomes = read_table(config.outcomes, [*columns, Column(config.spec.reward, "float", 0)])
+    numbers = [*config.spec.results, config.spec.reward, *config.extra]
+    outcomes = read_table(
+        config.outcomes, [Column("request", "int", 0), *(Column(name, "float", 0) for name in numbers)]
+    )
     twice = outcomes["request"].duplicated()
     if twice.any():
         raise UserError(
@@ -60,10 +62,10 @@ def _outcomes(config: JoinConfig) -> pd.DataFrame:
     return outcomes
 
 
-def _columns(both: pd.DataFrame, spec: RequestSpec) -> pd.DataFrame:
-    """The spec's columns, by its names."""
+def _columns(both: pd.DataFrame, spec: RequestSpec, extra: list[str]) -> pd.DataFrame:
+    """The spec's columns, by its names, and further ones."""
     named = {spec.timestamp: "time"} if spec.timestamp else {}
-    named |= {name: name for name in (*spec.state, *spec.sub_actions, *spec.results, spec.reward)}
+    named |= {name: name for name in (*spec.state, *spec.sub_actions, *spec.results, spec.reward, *extra)}
     named |= {spec.propensity: "propensity"} if spec.propensity else {}
     frame = pd.DataFrame({name: both[column] for name, column in named.items()})
     for name, kind in spec.state.items():
