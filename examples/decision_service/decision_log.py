@@ -80,7 +80,9 @@ class DecisionLog:
         self.next += size
         same = [np.full(size, time.time_ns() // 1000), np.full(size, self.pricing, np.int32)]
         columns = [requests, *same, rows.astype(np.int32), joint, propensity, unknown]
-        self._many.append(pa.record_batch([pa.array(c).cast(f.type) for c, f in zip(columns, SCHEMA)], schema=SCHEMA))
+        if size:
+            arrays = [pa.array(column).cast(field.type) for column, field in zip(columns, SCHEMA)]
+            self._many.append(pa.record_batch(arrays, schema=SCHEMA))
         return requests
 
     def take(self) -> Taken:

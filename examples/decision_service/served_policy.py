@@ -109,12 +109,18 @@ def _codes(table: pa.Table, name: str, places: dict[str, int]) -> np.ndarray:
     """Code of every value of a column, −1 where the policy knows no such value or it is null."""
     if table.column_names.count(name) != 1:
         raise UserError(f"state column {name!r}: expected it once; found {', '.join(table.column_names)}")
-    column = table[name].combine_chunks()
+    column = table[name]
+    if pa.types.is_nested(column.type):
+        raise UserError(f"state column {name!r}: expected text, numbers or booleans; got {column.type}")
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks else pa.array([], pa.string()).dictionary_encode()
-    values = [-1 if one is None else places.get(category(one), -1) for one in column.dictionary.to_pylist()]
+    column = (
+        pa.concat_arrays(column.unify_dictionaries().chunks) if column.num_chunks else pa.array([]).dictionary_encode()
+    )
+    try:
+        values = [-1 if one is None else places.get(category(one), -1) for one in column.dictionary.to_pylist()]
+    except ValueError:
+        raise UserError(f"state column {name!r}: expected text; got bytes that are not UTF-8") from None
     code = np.array([*values, -1], np.int64)
     indices = column.indices.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.int64)
     return np.asarray(code[indices])

@@ -97,6 +97,39 @@ def test_a_missing_column_is_refused(tmp_path: Path) -> None:
         service.many(pa.table({"user": ["7"]}))
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"user": pa.array([], pa.string()), "idc": pa.array([], pa.string())},
+        {"user": pa.nulls(2), "idc": pa.array(["north", None])},
+        {"user": pa.array([7, 7]), "idc": pa.array([b"north", b"south"])},
+        {"user": pa.array([float("nan"), 7.5]), "idc": pa.array([True, False])},
+        {
+            "user": pa.chunked_array([pa.array(["7"]).dictionary_encode(), pa.array(["x", "7"]).dictionary_encode()]),
+            "idc": pa.chunked_array([["south"], ["north", "north"]]),
+        },
+    ],
+)
+def test_columns_of_any_plain_type_are_taken(tmp_path: Path, columns: dict[str, Any]) -> None:
+    service = start(tmp_path)
+    table = pa.table(columns)
+    answers = service.many(table).to_pylist()
+    for row, state in zip(answers, table.to_pylist()):
+        known = str(state["user"]) == "7" and state["idc"] in ("north", "south", b"north", b"south")
+        assert row["rule"] == ("stale" if known else "unknown")
+    flushed(service)
+    assert len(answers) == len(table)
+
+
+def test_columns_that_hold_no_categories_are_refused(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    for user in (pa.array([[7]]), pa.array([{"a": 7}])):
+        with pytest.raises(UserError, match="state column 'user': expected text, numbers or booleans"):
+            service.many(pa.table({"user": user, "idc": ["north"]}))
+    with pytest.raises(UserError, match="state column 'user': expected text; got bytes"):
+        service.many(pa.table({"user": [b"\xff"], "idc": ["north"]}))
+
+
 def test_a_price_grows_stale_without_a_balancer_and_comes_back_with_it(tmp_path: Path) -> None:
     clock = Clock()
     service = start(tmp_path, clock, explore_share=0.5)

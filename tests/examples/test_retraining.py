@@ -17,6 +17,6 @@ def test_two_rounds_of_serving_and_retraining_improve_capture(small_world: Path,
     again = pd.read_parquet(tmp_path / "1/joined/requests.parquet")
     assert len(again) == 20_000
     best = again["propensity"] >= 0.5  # what the policy would do without exploring
-    weights = best / again["propensity"]
-    assert weights.mean() == pytest.approx(1, abs=4 * weights.std() / len(again) ** 0.5)
+    weights = best / again["propensity"].astype(float)
+    assert float(weights.mean()) == pytest.approx(1, abs=4 * float(weights.std()) / len(again) ** 0.5)
     assert 0.5 < best.mean() < 0.99
