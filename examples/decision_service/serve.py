@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -48,6 +49,8 @@ def serve(config: DecisionServiceConfig, out: str | Path) -> Served:
     write_text(out / "config.yaml", dump_yaml(config))
     service = DecisionService(config, policy, decisions)
     sys.setswitchinterval(_SWITCH_S)
+    gc.collect()
+    gc.freeze()  # what was loaded lives as long as the server: no collection needs to look at it again
     settings = uvicorn.Config(
         App(service),
         loop="uvloop",
