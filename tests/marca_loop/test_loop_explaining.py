@@ -23,8 +23,8 @@ PRICE = np.array([1.0])
 def test_the_program_explains_a_run(finished: Path, tmp_path: Path) -> None:
     learner = next(path for path in sorted((finished / "anchored").glob("*/anchored.pt")))
     settings = {
-        "checkpoint": str(learner), "estimator": str(finished / "results/estimator.pt"),
-        "cost_maps": str(finished / "costs/cost_maps.json"), "requests": str(finished / "world/logs/requests.parquet"),
+        "checkpoint": str(learner), "estimator": str(finished / "costs/results/estimator.pt"),
+        "cost_maps": str(finished / "costs/maps/cost_maps.json"), "requests": str(finished / "world/logs/requests.parquet"),
         "price": {"retrieval": 1.0, "ranking": 1.0}, "max_states": 60,
     }  # fmt: skip
     found = explain(Explain.model_validate(settings), tmp_path / "out")
