@@ -24,7 +24,7 @@ def test_the_program_explains_a_run(finished: Path, tmp_path: Path) -> None:
     learner = next(path for path in sorted((finished / "anchored").glob("*/anchored.pt")))
     settings = {
         "checkpoint": str(learner), "estimator": str(finished / "costs/results/estimator.pt"),
-        "cost_maps": str(finished / "costs/maps/cost_maps.json"), "requests": str(finished / "world/logs/requests.parquet"),
+        "cost_maps": str(finished / "costs/maps/cost_maps.json"), "requests": str(finished / "logs/logs/requests.parquet"),
         "price": {"retrieval": 1.0, "ranking": 1.0}, "max_states": 60,
     }  # fmt: skip
     found = explain(Explain.model_validate(settings), tmp_path / "out")
