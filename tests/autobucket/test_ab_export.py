@@ -38,18 +38,21 @@ def test_hinges_are_the_curve(points: list[tuple[float, float]], at: float) -> N
 
 
 @pytest.mark.slow
-def test_an_exported_cost_model_is_equal_without_this_package(log_path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_an_exported_cost_model_is_equal_without_this_package(log_path: str, tmp_path: Path, kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
     train(estimator_config(log_path), tmp_path / "results")
     make_loadtest().to_csv(tmp_path / "loadtest.csv", index=False)
     actions = ActionsConfig.model_validate(ACTIONS)
     fit_costs(FitCostsConfig(loadtest=tmp_path / "loadtest.csv", actions=actions, bootstrap=0), tmp_path / "costs")
     files = (tmp_path / "results/estimator.pt", tmp_path / "costs/cost_maps.json")
-    summary = export(ExportConfig(estimator=str(files[0]), cost_maps=str(files[1])), tmp_path / "out").summary
-    assert summary["difference"]["pt2"] <= 1e-5
+    config = ExportConfig(estimator=str(files[0]), cost_maps=str(files[1]), onnx=kind == "onnx")
+    assert export(config, tmp_path / "out").summary["difference"][kind] <= 1e-5
     model = CostModel.load(*files)
     codes, numbers = random_states(model.estimator.encoder, 5)
     idc = np.arange(5) % len(model.maps.idcs)
     expected = model.from_results(model.estimator.encoded_results(codes, numbers, model.tasks), idc)
     inputs = {"codes": codes.numpy(), "numbers": numbers.numpy(), "idc": idc}
-    np.testing.assert_allclose(loaded_alone(tmp_path / "out/c.pt2", inputs), expected, rtol=1e-5)
+    np.testing.assert_allclose(loaded_alone(tmp_path / f"out/c.{kind}", inputs), expected, rtol=1e-5)
     assert len(set(idc)) > 1

@@ -24,3 +24,13 @@ def test_an_exported_system_model_is_equal_without_this_package(tmp_path: Path, 
     found = loaded_alone(tmp_path / "out/g.pt2", rows)
     np.testing.assert_allclose(found, model.step_rows(*rows.values()), rtol=1e-5)
     assert found.std() > 0
+
+
+@pytest.mark.slow
+def test_an_onnx_file_is_equal_without_this_package(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = random_model()
+    model.save(tmp_path / "model.pt")
+    export(ExportConfig(model=f"{tmp_path}/model.pt", onnx=True), tmp_path / "out")
+    rows = {name: one[:3].astype(np.float32) for name, one in random_minutes(model, 3).items()}
+    np.testing.assert_allclose(loaded_alone(tmp_path / "out/g.onnx", rows), model.step_rows(*rows.values()), rtol=1e-5)
