@@ -61,6 +61,8 @@ class JudgedHalf:
 
     states: pd.DataFrame  # distinct ones
     ids: np.ndarray  # state of each row (M,)
+    joint: np.ndarray  # (M,)
+    reward: np.ndarray  # money (M,)
     today: float  # predicted spend of the logged policy, core-ms per request
     propensities: FittedPropensities
     effects: Effects
@@ -101,7 +103,7 @@ def judge_half(
     effects = Effects.estimate(controls, x, np.r_[actions.block, np.full(along.shape[1], FREE)], reward)
     valued = {key: _value(effects, actions, one, ids, joint, along, reward) for key, one in decided.items()}
     valued |= {(share, LOGGED): Valued.of_log(reward, effects) for share in shares}
-    return JudgedHalf(states, ids, today, propensities, effects, decided, valued)
+    return JudgedHalf(states, ids, joint, reward, today, propensities, effects, decided, valued)
 
 
 def fitted_propensities(rows: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> FittedPropensities:
@@ -194,7 +196,9 @@ def _value(
     each, gradient = np.zeros(len(ids)), np.zeros(len(effects.slope))
     for weight, by_state, by_direction in zip(decided.weights, decided.actions, decided.along):
         chosen, moved = by_state[ids], by_direction[ids] - along
-        earned = weight * reward * np.exp(np.clip(worth[chosen] - worth[joint] + moved @ effects.slope[split:], -30, 30))
+        earned = (
+            weight * reward * np.exp(np.clip(worth[chosen] - worth[joint] + moved @ effects.slope[split:], -30, 30))
+        )
         shift = np.bincount(chosen, earned, len(worth)) - np.bincount(joint, earned, len(worth))
         each += earned
         gradient += np.r_[shift @ actions.columns, earned @ moved]

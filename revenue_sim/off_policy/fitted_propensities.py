@@ -29,14 +29,14 @@ class FittedPropensities:
     logged: np.ndarray  # propensity of each row's joint action by the other rows (M,)
 
     @classmethod
-    def fit(
-        cls, groupings: Mapping[str, np.ndarray], actions: np.ndarray, sizes: Sequence[int]
-    ) -> FittedPropensities:
+    def fit(cls, groupings: Mapping[str, np.ndarray], actions: np.ndarray, sizes: Sequence[int]) -> FittedPropensities:
         """``groupings``: codes (M,) by name; ``actions`` (M, sub-actions); ``sizes``: choices of each."""
         if actions.ndim != 2 or actions.shape[1] != len(sizes) or len(actions) < 2:
             raise UserError(f"actions: got shape {actions.shape}; expected at least 2 rows of {len(sizes)} sub-actions")
         everybody = {EVERYBODY: np.zeros(len(actions), np.int64)}
-        dense = {name: np.unique(codes, return_inverse=True)[1] for name, codes in (everybody | dict(groupings)).items()}
+        dense = {
+            name: np.unique(codes, return_inverse=True)[1] for name, codes in (everybody | dict(groupings)).items()
+        }
         best = [_best(dense, actions[:, j], size) for j, size in enumerate(sizes)]
         names, mixes, own = zip(*best)
         return cls(tuple(names), tuple(dense[name] for name in names), tuple(mixes), np.prod(own, axis=0))

@@ -43,12 +43,14 @@ class Valued:
     value: float
     pulls: np.ndarray  # of each row of a log (M,), infinite where the log cannot tell
     unsure: np.ndarray  # what drawn effects leave open, in independent parts of variance 1 (K,)
+    gradient: np.ndarray  # of the logarithm by the effects (K,)
 
     @classmethod
     def of_log(cls, reward: np.ndarray, effects: Effects) -> Valued:
         """The logged policy, valued by what it earned."""
         mean = float(reward.mean())
-        return cls(mean, (reward / mean - 1) / len(reward), np.zeros(len(effects.slope)))
+        none = np.zeros(len(effects.slope))
+        return cls(mean, (reward / mean - 1) / len(reward), none, none)
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class Effects:
         """A policy by what every row would have earned under it (M,), money, and the gradient (K,) of the log of its mean."""
         value = float(each.mean())
         if np.abs(gradient[~self.known]).max(initial=0.0) > _ROUNDING:
-            return Valued(value, np.full(len(each), np.inf), gradient)
-        return Valued(value, self.pulls @ gradient + (each / value - 1) / len(each), gradient @ self.unsure)
+            return Valued(value, np.full(len(each), np.inf), gradient, gradient)
+        return Valued(value, self.pulls @ gradient + (each / value - 1) / len(each), gradient @ self.unsure, gradient)
 
 
 @dataclass(frozen=True)
