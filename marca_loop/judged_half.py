@@ -12,7 +12,7 @@ from awrq_mixer.anchoring.contexts import contexts
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
 from marca_measures.frontier import Climbs
-from marca_measures.static_mixture import StaticMixture, static_mixture
+from marca_measures.static_mixture import static_mixture
 from revenue_sim.off_policy.directions import CONTROLS, FREE, ActionEffects, Departures
 from revenue_sim.off_policy.fitted_propensities import FittedPropensities
 from revenue_sim.off_policy.signed import Effects, Valued
@@ -20,29 +20,36 @@ from revenue_sim.off_policy.signed import Effects, Valued
 POLICY, LOGGED, STATIC, BLIND = "personalised", "logged", "static_mixture", "priced_blind"
 RIVALS = (LOGGED, STATIC, BLIND)
 _CHUNK = 1024
+_MARGIN = 1e-6  # of a price: on either side of it those decide otherwise who are in two minds
 PerState = Callable[[pd.DataFrame], np.ndarray]
 Key = tuple[float, str]  # spend over today's, and policy
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a policy decides in any state: argmax of values − price × cost, or actions drawn by their weights."""
+    """How a policy decides in any state: argmax of values − price × cost at one of several prices, or fixed actions; drawn by weights."""
 
+    weights: np.ndarray  # shares of requests, sum 1 (W,)
+    prices: np.ndarray | None = None  # money per core-ms (W,)
     profile: np.ndarray | None = None  # (A,) in place of the learner's values; None: those
-    price: float = 0.0  # money per core-ms
-    mixture: StaticMixture | None = None
+    fixed: np.ndarray | None = None  # joint actions (W,) in place of prices
 
-    @property
-    def weights(self) -> np.ndarray:
-        """Shares of requests that get each of the actions, sum 1."""
-        return np.ones(1) if self.mixture is None else self.mixture.weights
+    @classmethod
+    def priced(cls, values: np.ndarray, cost: np.ndarray, budget: float, profile: np.ndarray | None = None) -> Rule:
+        """At the price that spends ``budget`` on requests with ``values`` and ``cost`` (N, A), randomised at the margin."""
+        price, place = price_at(values, cost, budget), np.arange(len(cost))
+        prices = price * np.array([1 + _MARGIN, 1 - _MARGIN])
+        dear, cheap = (float(cost[place, np.argmax(values - one * cost, axis=1)].mean()) for one in prices)
+        share = np.clip((budget - dear) / (cheap - dear), 0.0, 1.0) if cheap > dear else 0.0
+        return cls(np.array([1 - share, share]), prices, profile)
 
     def decide(self, values: np.ndarray, cost: np.ndarray) -> np.ndarray:
-        """Joint actions (weights, S) in states with ``values`` and ``cost`` (S, A)."""
-        if self.mixture is not None:
-            return np.repeat(self.mixture.actions[:, None], len(cost), axis=1)
+        """Joint actions (W, S) in states with ``values`` and ``cost`` (S, A)."""
+        if self.fixed is not None:
+            return np.repeat(self.fixed[:, None], len(cost), axis=1)
+        assert self.prices is not None
         worth = values if self.profile is None else self.profile[None]
-        return np.argmax(worth - self.price * cost, axis=1)[None]
+        return np.stack([np.argmax(worth - price * cost, axis=1) for price in self.prices])
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,9 @@ class JudgedHalf:
     states: pd.DataFrame  # distinct ones
     ids: np.ndarray  # state of each row (M,)
     joint: np.ndarray  # (M,)
+    sub_actions: np.ndarray  # (M, sub-actions)
     reward: np.ndarray  # money (M,)
+    propensity: np.ndarray  # of the logged joint action, as logged or else as fitted (M,)
     today: float  # predicted spend of the logged policy, core-ms per request
     propensities: FittedPropensities
     effects: Effects
@@ -102,8 +111,12 @@ def judge_half(
     x = np.hstack([actions.columns[joint] - actions.foreseen(propensities.of_rows(np.arange(len(rows)))), along])
     effects = Effects.estimate(controls, x, np.r_[actions.block, np.full(along.shape[1], FREE)], reward)
     valued = {key: _value(effects, actions, one, ids, joint, along, reward) for key, one in decided.items()}
+    told = spec.propensity in rows
+    propensity = rows[spec.propensity].to_numpy(np.float64) if told else propensities.logged
     valued |= {(share, LOGGED): Valued.of_log(reward, effects) for share in shares}
-    return JudgedHalf(states, ids, joint, reward, today, propensities, effects, decided, valued)
+    return JudgedHalf(
+        states, ids, joint, spec.joint_table()[joint], reward, propensity, today, propensities, effects, decided, valued
+    )
 
 
 def fitted_propensities(rows: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> FittedPropensities:
@@ -138,10 +151,11 @@ def price_at(values: np.ndarray, cost: np.ndarray, budget: float) -> float:
 
 def _rules(values: np.ndarray, cost: np.ndarray, profile: np.ndarray, budget: float) -> dict[str, Rule]:
     """Policy and rivals at the same mean predicted cost: ``values`` and ``cost`` (N, A), ``profile`` (A,)."""
+    mixture = static_mixture(profile, cost.mean(axis=0, dtype=np.float64), budget)
     return {
-        POLICY: Rule(price=price_at(values, cost, budget)),
-        STATIC: Rule(mixture=static_mixture(profile, cost.mean(axis=0, dtype=np.float64), budget)),
-        BLIND: Rule(profile, price_at(np.broadcast_to(profile, cost.shape), cost, budget)),
+        POLICY: Rule.priced(values, cost, budget),
+        STATIC: Rule(mixture.weights, fixed=mixture.actions),
+        BLIND: Rule.priced(np.broadcast_to(profile, cost.shape), cost, budget, profile),
     }
 
 

@@ -114,14 +114,15 @@ def signed_uplift_of_log(config: SignedUplift, out: str | Path) -> UpliftResult:
     """
     with RunFolder(out, config, resumes_from="halves") as folder:
         halves, log = judged_halves(config, config.costs.per_state(config.spec), folder.path / "halves")
-        table = uplift_table(halves, [_clusters(config, half) for half in halves], config.confidence)
+        clusters = [_clusters(config, half) for half in halves]
+        table = uplift_table(halves, clusters, config.confidence)
         for text in table["warning"].dropna().unique():
             folder.warn(str(text))
         power = power_table(halves, table, _days(log, config.spec), config.spec, config.seed)
         write_table(table, folder.path / "uplift.csv")
         write_table(power, folder.path / "power.csv")
         draw(table, folder.path / "uplift.png")
-        summary = summary_of(table, halves, log, config.spec)
+        summary = summary_of(table, halves, clusters, config.confidence)
         folder.write_summary(summary)
         return UpliftResult(folder.out, table, summary)
 

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 
 from marca_common.figures import COLORS, new_figure, save_figure
-from marca_common.requests import RequestSpec
 from marca_loop.judged_half import LOGGED, POLICY, RIVALS, JudgedHalf
 from revenue_sim.off_policy.intervals import effective_rows
-from revenue_sim.off_policy.signed import signed_uplift
+from revenue_sim.off_policy.signed import Valued, signed_uplift
+from revenue_sim.off_policy.support import LEAST_ROWS
 
 NAMES = {"logged": "today's policy", "static_mixture": "best static mixture", "priced_blind": "priced, one profile"}
 
 
 def uplift_table(halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], confidence: float) -> pd.DataFrame:
-    """One row per spend and rival: uplift and its interval in percent, predicted spend, rows needed to exclude 0."""
+    """One row per spend and rival: uplift and its interval in percent, predicted spends, rows needed to exclude 0."""
     rows, number = [], sum(len(one.ids) for one in halves)
     for share in dict.fromkeys(share for share, _ in halves[0].valued):
         for rival in RIVALS:
@@ -29,12 +29,12 @@ def uplift_table(halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], c
                 clusters,
                 confidence,
             )
-            spend = np.average([one.decided[share, POLICY].spend for one in halves], weights=[len(c) for c in clusters])
             rows.append(
                 {
                     "spend_share": share,
-                    "core_ms": float(spend),
                     "rival": rival,
+                    "core_ms": _spend(halves, share, POLICY),
+                    "rival_core_ms": _spend(halves, share, rival),
                     "uplift_pct": 100 * found.uplift,
                     "low_pct": _percent(found.low),
                     "high_pct": _percent(found.high),
@@ -47,28 +47,56 @@ def uplift_table(halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], c
 
 
 def summary_of(
-    table: pd.DataFrame, halves: Sequence[JudgedHalf], log: pd.DataFrame, spec: RequestSpec
+    table: pd.DataFrame, halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], confidence: float
 ) -> dict[str, Any]:
     """What a manager asks first, and what tells how far to trust it."""
-    today = table[table["spend_share"] == 1.0].set_index("rival")
-    less = table[np.isclose(table["spend_share"], 0.8)].set_index("rival")
+    today, less = (table[np.isclose(table["spend_share"], share)].set_index("rival") for share in (1.0, 0.8))
     columns = ["uplift_pct", "low_pct", "high_pct"]
-    effective = sum(_matched_rows(one) for one in halves)
+    rows = [len(one.ids) for one in halves]
     return {
-        "rows": len(log),
-        "core_ms_today": float(np.average([one.today for one in halves], weights=[len(one.ids) for one in halves])),
+        "rows": sum(rows),
+        "core_ms_today": float(np.average([one.today for one in halves], weights=rows)),
         "at_todays_spend": {rival: _plain(today.loc[rival, columns]) for rival in RIVALS},
         "at_20_pct_less_cpu": {rival: _plain(less.loc[rival, columns]) for rival in RIVALS if len(less)},
         "cpu_saved_at_todays_revenue_pct": saved(table[table["rival"] == LOGGED]),
-        "rows_needed": {rival: _number(today.loc[rival, "rows_needed"]) for rival in RIVALS},
-        "carried_by": "effects of sub-actions, pairs and departures (g-estimation)",
-        "rows_that_match_the_policy": effective,
+        "rows_needed": _plain(today["rows_needed"]),
+        "check_by_matches": matches(halves, clusters, confidence),
         "sd_of_pairs": [float(one.effects.sd[0]) for one in halves if len(one.effects.sd)],
         "propensities": {
-            "groupings": dict(zip(spec.sub_actions, halves[0].propensities.groupings)),
+            "groupings": sorted({name for one in halves for name in one.propensities.groupings}),
             "least": float(min(one.propensities.logged.min() for one in halves)),
+            "calibration": max(one.propensities.calibration(one.sub_actions) for one in halves),
+            "agreement": max(one.propensities.agreement(one.propensity) for one in halves),
         },
     }
+
+
+def matches(
+    halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], confidence: float
+) -> dict[str, float | str | None]:
+    """Uplift over the log by rows that were given the policy's action alone, percent, where they are enough to tell."""
+    weights = [_taken(one) / one.propensity for one in halves]
+    effective = effective_rows(np.concatenate(weights)) if any(one.any() for one in weights) else 0.0
+    found: dict[str, float | str | None] = {"effective_rows": float(effective)}
+    if effective < LEAST_ROWS or not all(one.any() for one in weights):
+        return found | {"warning": f"too few rows match the policy to check it by them; expected {LEAST_ROWS:g}"}
+    uplift = signed_uplift(
+        [Valued.of_matches(one.reward, weight, one.effects) for one, weight in zip(halves, weights)],
+        [one.valued[1.0, LOGGED] for one in halves],
+        clusters,
+        confidence,
+    )
+    return found | {
+        "uplift_pct": 100 * uplift.uplift,
+        "low_pct": _percent(uplift.low),
+        "high_pct": _percent(uplift.high),
+    }
+
+
+def _taken(half: JudgedHalf) -> np.ndarray:
+    """Probability of each row's logged action under the policy at today's spend (M,)."""
+    policy = half.decided[1.0, POLICY]
+    return np.asarray(policy.weights @ (policy.actions[:, half.ids] == half.joint))
 
 
 def saved(curve: pd.DataFrame) -> dict[str, float | None]:
@@ -77,18 +105,16 @@ def saved(curve: pd.DataFrame) -> dict[str, float | None]:
     None where the curve over spends does not cross today's revenue.
     """
     curve = curve.sort_values("spend_share")
-    share = curve["spend_share"].to_numpy()
-    found = {}
-    for name, column in (("estimate", "uplift_pct"), ("low", "low_pct"), ("high", "high_pct")):
-        gain = curve[column].to_numpy(np.float64)
-        cross = np.flatnonzero((gain[:-1] < 0) & (gain[1:] >= 0)) if np.isfinite(gain).all() else []
-        if not len(cross):
-            found[name] = None
-            continue
-        i = int(cross[-1])
-        at = share[i] + (share[i + 1] - share[i]) * -gain[i] / (gain[i + 1] - gain[i])
-        found[name] = 100 * (1 - float(at))
-    return found
+    names = {"estimate": "uplift_pct", "low": "low_pct", "high": "high_pct"}
+    return {name: _crossing(curve["spend_share"].to_numpy(), curve[one].to_numpy(float)) for name, one in names.items()}
+
+
+def _crossing(share: np.ndarray, gain: np.ndarray) -> float | None:
+    cross = np.flatnonzero((gain[:-1] < 0) & (gain[1:] >= 0))
+    if not len(cross):
+        return None
+    i = int(cross[-1])
+    return 100 * (1 - float(share[i] + (share[i + 1] - share[i]) * -gain[i] / (gain[i + 1] - gain[i])))
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
@@ -120,11 +146,10 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _matched_rows(half: JudgedHalf) -> float:
-    """Effective rows whose joint action is the policy's at today's spend: what inverse propensities could go by."""
-    chosen = half.decided[1.0, POLICY].actions[0][half.ids]
-    weight = (chosen == half.joint) / half.propensities.logged
-    return float(effective_rows(weight)) if weight.any() else 0.0
+def _spend(halves: Sequence[JudgedHalf], share: float, name: str) -> float:
+    """Mean predicted cost per request, core-ms."""
+    spent = [one.today if name == LOGGED else one.decided[share, name].spend for one in halves]
+    return float(np.average(spent, weights=[len(one.ids) for one in halves]))
 
 
 def _percent(value: float | None) -> float | None:

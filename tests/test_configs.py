@@ -25,6 +25,7 @@ TYPES = {
     "explain.yaml": ("marca_loop.explain", "Explain"),
     "live_mpc.yaml": ("marca_loop.live_mpc", "LiveMpc"),
     "score_shards.yaml": ("marca_loop.score_shards", "ScoreShardsConfig"),
+    "own_uplift.yaml": ("marca_loop.signed_uplift", "SignedUplift"),
     "cascade_world": ("cascade_world.config", "WorldConfig"),
     "recommender": ("recommender.config", "RecommenderConfig"),
     "recommender/service.yaml": ("recommender.service.service_config", "ServiceConfig"),

@@ -97,7 +97,7 @@ class StateDepartures:
         sub = self.common.table[joint]
         along = [main[state, sub[:, j]] for j, main in enumerate(self.mains)]
         rest = self.departure[state, joint] - np.sum(along, axis=0)
-        return np.column_stack([*along, rest]) - self.foreseen[state]
+        return np.asarray(np.column_stack([*along, rest]) - self.foreseen[state])
 
 
 def _mains_and_pairs(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:

@@ -16,7 +16,6 @@ from marca_common.errors import UserError
 
 STRENGTHS = (1.0, 5.0, 25.0, 125.0)  # α, rows
 EVERYBODY = "all requests"
-LEAST_OVERLAP = 0.01  # a choice that is rarer where it is decided for is not judged by its own rows
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,7 @@ class FittedPropensities:
     """Of every sub-action: the grouping that tells its mix best, and the mixes of its groups."""
 
     groupings: tuple[str, ...]
+    strengths: tuple[float, ...]
     group: tuple[np.ndarray, ...]  # of each row (M,)
     mixes: tuple[np.ndarray, ...]  # (groups, choices)
     logged: np.ndarray  # propensity of each row's joint action by the other rows (M,)
@@ -38,8 +38,8 @@ class FittedPropensities:
             name: np.unique(codes, return_inverse=True)[1] for name, codes in (everybody | dict(groupings)).items()
         }
         best = [_best(dense, actions[:, j], size) for j, size in enumerate(sizes)]
-        names, mixes, own = zip(*best)
-        return cls(tuple(names), tuple(dense[name] for name in names), tuple(mixes), np.prod(own, axis=0))
+        names, strengths, mixes, own = zip(*best)
+        return cls(names, strengths, tuple(dense[name] for name in names), mixes, np.prod(own, axis=0))
 
     def of_rows(self, rows: np.ndarray) -> list[np.ndarray]:
         """Mix of every sub-action for ``rows`` (N,): (N, choices) each."""
@@ -49,36 +49,50 @@ class FittedPropensities:
         """Median size of the log of fitted over logged propensities (M,): 0.1 is an error of ten percent."""
         return float(np.median(np.abs(np.log(self.logged) - np.log(propensity))))
 
+    def calibration(self, actions: np.ndarray) -> float:
+        """Largest error of a fitted probability, in standard errors: of choices, in tenths of rows by that probability.
 
-def calibration(mixes: Sequence[np.ndarray], actions: np.ndarray) -> float:
-    """Largest error of a fitted probability in standard errors: choices in tenths of rows by that probability.
+        ``actions`` (M, sub-actions): mixes are counted on every other row and held against the rest. Below 5 is chance, 10 is not.
+        """
+        even = np.arange(len(actions)) % 2 == 0
+        worst = 0.0
+        for j, (group, strength, mix) in enumerate(zip(self.group, self.strengths, self.mixes)):
+            told, _, _ = _mixes(group[even], actions[even, j], strength, *mix.shape)
+            expected, taken = told[group[~even]], np.eye(mix.shape[1])[actions[~even, j]]
+            worst = max([worst, *(_worst_tenth(expected[:, a], taken[:, a]) for a in range(mix.shape[1]))])
+        return worst
 
-    ``mixes``: (M, choices) per sub-action, of rows that they were not fitted on; ``actions`` (M, sub-actions). Around 3 is chance.
-    """
+
+def _worst_tenth(expected: np.ndarray, taken: np.ndarray) -> float:
+    """Largest difference of what was expected and what was taken (M,) in tenths by the former, in standard errors."""
     worst = 0.0
-    for j, mix in enumerate(mixes):
-        for a in range(mix.shape[1]):
-            order = np.argsort(mix[:, a], kind="stable")
-            for tenth in np.array_split(order, 10):
-                expected, taken = mix[tenth, a], actions[tenth, j] == a
-                error = np.sqrt(max(float((expected * (1 - expected)).sum()), 1e-12))
-                worst = max(worst, abs(float((taken - expected).sum())) / error)
+    for tenth in np.array_split(np.argsort(expected, kind="stable"), 10):
+        error = np.sqrt(max(float((expected[tenth] * (1 - expected[tenth])).sum()), 1e-12))
+        worst = max(worst, abs(float((taken[tenth] - expected[tenth]).sum())) / error)
     return worst
 
 
-def _best(groupings: Mapping[str, np.ndarray], action: np.ndarray, size: int) -> tuple[str, np.ndarray, np.ndarray]:
-    """Name, mixes (groups, size) and each row's propensity by the others (M,) of the grouping with the least log loss."""
-    overall = (np.bincount(action, minlength=size) + 1) / (len(action) + size)
-    best: tuple[str, np.ndarray, np.ndarray] | None = None
+def _mixes(
+    group: np.ndarray, action: np.ndarray, strength: float, groups: int, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mixes (groups, size) with prior ``strength``, the prior (size,), and rows of each group and choice (groups, size)."""
+    prior = strength * (np.bincount(action, minlength=size) + 1) / (len(action) + size)
+    count = np.bincount(group * size + action, minlength=groups * size).reshape(-1, size)
+    return (count + prior) / (count.sum(axis=1, keepdims=True) + strength), prior, count
+
+
+def _best(
+    groupings: Mapping[str, np.ndarray], action: np.ndarray, size: int
+) -> tuple[str, float, np.ndarray, np.ndarray]:
+    """Name, strength, mixes (groups, size) and each row's propensity by the others (M,): those with the least log loss."""
+    best: tuple[str, float, np.ndarray, np.ndarray] | None = None
     least = np.inf
     for name, group in groupings.items():
-        count = np.bincount(group * size + action, minlength=(int(group.max()) + 1) * size).reshape(-1, size)
-        total = count.sum(axis=1, keepdims=True)
         for strength in STRENGTHS:
-            prior = strength * overall
-            own = (count[group, action] - 1 + prior[action]) / (total[group, 0] - 1 + strength)
+            mixes, prior, count = _mixes(group, action, strength, int(group.max()) + 1, size)
+            own = (count[group, action] - 1 + prior[action]) / (count.sum(axis=1)[group] - 1 + strength)
             loss = -float(np.log(own).mean())
             if loss < least - 1e-9:
-                least, best = loss, (name, (count + prior) / (total + strength), own)
+                least, best = loss, (name, strength, mixes, own)
     assert best is not None
     return best

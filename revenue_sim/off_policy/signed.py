@@ -26,6 +26,7 @@ from scipy.stats import norm
 
 from marca_common.errors import UserError
 from revenue_sim.off_policy.directions import FREE
+from revenue_sim.off_policy.estimators import snips
 from revenue_sim.off_policy.intervals import reach
 
 UNTOLD = "no interval: the log never varies what the policies differ in"
@@ -51,6 +52,13 @@ class Valued:
         mean = float(reward.mean())
         none = np.zeros(len(effects.slope))
         return cls(mean, (reward / mean - 1) / len(reward), none, none)
+
+    @classmethod
+    def of_matches(cls, reward: np.ndarray, weight: np.ndarray, effects: Effects) -> Valued:
+        """A policy valued by the rows that were given its action alone (self-normalised inverse propensities ``weight``)."""
+        found = snips(reward, weight)
+        none = np.zeros(len(effects.slope))
+        return cls(found.value, found.influence / max(found.value, 1e-300) / len(reward), none, none)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,183 @@
+"""An uplift from a request log and a table of costs alone, as a platform has them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from marca_common.config import load_config
+from marca_common.errors import UserError
+from marca_common.requests import RequestSpec
+from marca_loop.judged_half import LOGGED, POLICY, RIVALS, STATIC, price_at
+from marca_loop.signed_uplift import SignedUplift, halves_of, signed_uplift_of_log
+from marca_loop.uplift_tables import saved
+
+SPEC = RequestSpec(
+    state={"tier": "category", "kind": "category"},
+    agents={"one": ["a1", "a2"], "two": ["a3"]},
+    sizes={"a1": 3, "a2": 2, "a3": 3},
+)
+ROWS = 4000
+
+
+def own_log(seed: int = 0, rows: int = ROWS) -> pd.DataFrame:
+    """Kinds of requests that gain by different sub-actions; higher tiers earn more and were given more."""
+    generator = np.random.default_rng(seed)
+    tier, kind = generator.integers(0, 4, rows), generator.integers(0, 5, rows)
+    explore = generator.random((rows, 3)) < 0.5
+    random = generator.integers(0, SPEC.shape, (rows, 3))
+    ruled = np.minimum(tier[:, None], np.array(SPEC.shape) - 1)
+    action = np.where(explore, random, ruled)
+    gain = np.where(kind[:, None] % 2 == 0, [0.4, 0.0, 0.1], [0.0, 0.5, 0.1])
+    mean = np.exp(0.4 * tier + (gain * action).sum(axis=1))
+    frame = pd.DataFrame({"tier": [f"t{one}" for one in tier], "kind": [f"k{one}" for one in kind]})
+    frame["timestamp"] = pd.Timestamp("2026-01-05") + pd.to_timedelta(np.arange(rows) * 60, unit="s")
+    for j, name in enumerate(SPEC.sub_actions):
+        frame[name] = action[:, j]
+    frame["revenue"] = mean * generator.gamma(0.5, 2.0, rows)
+    return frame
+
+
+def cost_table() -> pd.DataFrame:
+    table = pd.DataFrame(SPEC.joint_table(), columns=list(SPEC.sub_actions))
+    return table.assign(cpu=1.0 + table["a1"] + table["a2"], gpu=0.5 * table["a3"])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    own_log().to_parquet(folder / "requests.parquet")
+    cost_table().to_csv(folder / "costs.csv", index=False)
+    return folder
+
+
+def config_of(files: Path, *overrides: str) -> SignedUplift:
+    costs = {"estimator": None, "maps": None, "table": str(files / "costs.csv"), "services": ["cpu", "gpu"]}
+    return load_config(
+        SignedUplift,
+        "configs/own_uplift.yaml",
+        [
+            f"requests={files / 'requests.parquet'}",
+            f"spec={json.dumps(SPEC.model_dump(mode='json'))}",
+            f"costs={json.dumps(costs)}",
+            "learner.plus.surrogate=null",
+            "learner.epochs=2",
+            "spend_shares=[0.7, 0.8, 1.0]",
+            "price_requests=500",
+            *overrides,
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def result(files: Path) -> Any:
+    return signed_uplift_of_log(config_of(files), files / "out")
+
+
+def test_every_spend_and_rival_has_an_interval(result: Any) -> None:
+    table = result.table
+    assert table[["spend_share", "rival"]].to_numpy().tolist() == [[s, r] for s in (0.7, 0.8, 1.0) for r in RIVALS]
+    assert (table["low_pct"] < table["uplift_pct"]).all()
+    assert (table["uplift_pct"] < table["high_pct"]).all()
+    assert table["warning"].isna().all()
+    for share, part in table.groupby("spend_share"):
+        spent = part.set_index("rival")[["core_ms", "rival_core_ms"]].drop(index=LOGGED).to_numpy()
+        assert spent == pytest.approx(float(str(share)) * result.summary["core_ms_today"], rel=0.02)
+
+
+def test_what_a_manager_asks_is_in_the_summary_and_on_disk(result: Any) -> None:
+    summary = json.loads((result.out / "summary.json").read_text())
+    assert summary["rows"] == ROWS
+    stored = pd.read_csv(result.out / "uplift.csv")
+    today = stored[(stored["spend_share"] == 1.0) & (stored["rival"] == LOGGED)].iloc[0]
+    assert summary["at_todays_spend"][LOGGED]["low_pct"] == pytest.approx(today["low_pct"])
+    assert set(summary["at_20_pct_less_cpu"]) == set(RIVALS)
+    assert all("tier" in one for one in summary["propensities"]["groupings"])
+    assert summary["propensities"]["calibration"] < 5
+    assert summary["check_by_matches"]["effective_rows"] > 80  # 18 joint actions: here rows that match can tell, too
+    matched, effects = summary["check_by_matches"], summary["at_todays_spend"][LOGGED]
+    assert matched["low_pct"] < effects["uplift_pct"] < matched["high_pct"]
+    assert (result.out / "uplift.png").stat().st_size > 5000
+
+
+def test_power_falls_with_exploration_which_costs_revenue(result: Any) -> None:
+    power = pd.read_csv(result.out / "power.csv")
+    for _, part in power.groupby("rival"):
+        rows = part.sort_values("explored")["rows"].to_numpy()
+        assert rows[-1] < rows[0]
+        assert part["cost_pct"].iloc[0] == 0
+        assert part["days"].to_numpy() == pytest.approx(part["rows"].to_numpy() / 1440, rel=1e-3)  # a row a minute
+
+
+def test_trained_halves_are_reused(result: Any, files: Path) -> None:
+    before = (files / "out/halves/0/values/last.pt").stat().st_mtime_ns
+    again = signed_uplift_of_log(config_of(files), files / "out")
+    assert (files / "out/halves/0/values/last.pt").stat().st_mtime_ns == before
+    pd.testing.assert_frame_equal(again.table, result.table)
+
+
+def test_rows_of_equal_columns_share_a_half() -> None:
+    log = own_log(rows=500)
+    half = halves_of(log, ["kind"], 3)
+    assert set(half) == {0, 1}
+    assert (pd.Series(half).groupby(log["kind"]).nunique() == 1).all()
+    assert (half == halves_of(log, ["kind"], 3)).all()
+
+
+def test_the_price_spends_the_budget_and_no_more() -> None:
+    generator = np.random.default_rng(0)
+    values, cost = generator.lognormal(size=(400, 12)), generator.lognormal(size=(400, 12))
+
+    def spend(price: float) -> float:
+        return float(cost[np.arange(400), np.argmax(values - price * cost, axis=1)].mean())
+
+    for share in (0.3, 0.6, 0.9):
+        budget = cost.min(axis=1).mean() * (1 - share) + share * spend(0.0)
+        price = price_at(values, cost, budget)
+        assert spend(price * 1.0001) <= budget + 0.01
+        assert spend(price * 0.98) > budget - 0.02
+    assert price_at(values, cost, 1e9) == 0.0
+
+
+def test_cpu_saved_by_hand() -> None:
+    """The estimate crosses 0 halfway between .6 and .8, the upper end below the curve, the lower one never."""
+    curve = pd.DataFrame(
+        {"spend_share": [0.6, 0.8, 1.0], "uplift_pct": [-2, 2, 5], "low_pct": [-9.0, -5, -1], "high_pct": [1.0, 5, 9]}
+    )
+    assert saved(curve) == {"estimate": pytest.approx(30.0), "low": None, "high": None}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("spend_shares=[0.8]", "spend_shares: got .*expected 1.0, today's spend, among them"),
+        ('split_by=["user"]', "split_by: got 'user'; expected some of"),
+        ('costs={"table": "costs.csv"}', "services: got none; expected the table's service columns"),
+        ('costs={"estimator": "a.pt"}', "give either estimator and maps, or table"),
+    ],
+)
+def test_settings_that_cannot_be_meant(files: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config_of(files, override)
+
+
+def test_a_table_that_lacks_actions(files: Path, tmp_path: Path) -> None:
+    cost_table().iloc[:-1].to_csv(tmp_path / "short.csv", index=False)
+    costs = json.dumps({"table": str(tmp_path / "short.csv"), "services": ["cpu"]})
+    with pytest.raises(UserError, match=r"short.csv: 17 rows; expected each of 18 joint actions once"):
+        signed_uplift_of_log(config_of(files, f"costs={costs}"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_uplift_holds_where_the_truth_is_known(result: Any) -> None:
+    """The personalised policy beats the log and the static mixture in this world, and says so by its sign."""
+    today = result.table[result.table["spend_share"] == 1.0].set_index("rival")
+    assert today.loc[LOGGED, "uplift_pct"] > 0
+    assert POLICY not in today.index
+    assert np.isfinite(today.loc[STATIC, "rows_needed"])
