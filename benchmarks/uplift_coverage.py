@@ -27,7 +27,7 @@ from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.progress import progress
 from marca_common.tables import write_table
 from marca_loop.judged_half import LOGGED, POLICY, RIVALS, JudgedHalf
-from marca_loop.signed_uplift import SignedUplift, judged_halves
+from marca_loop.signed_uplift import SignedUplift, clusters_of, judged_halves
 from marca_loop.uplift_tables import uplift_table
 
 WORLDS = ("base", "three_stage", "manifold")
@@ -49,7 +49,7 @@ def one_seed(world: str, seed: int, rows: int, draws: int | None, overrides: lis
     uplift = uplift.model_copy(update={"spec": truth.request_spec()})
     kept = folder / f"learned_{content_hash([to_dict(uplift.learner), uplift.split_by])[:8]}"
     halves, _ = judged_halves(uplift, lambda states: truth.costs(states).sum(axis=-1), kept)
-    table = uplift_table(halves, [one.ids for one in halves], uplift.confidence).set_index("rival")
+    table = uplift_table(halves, clusters_of(halves, uplift.split_by), uplift.confidence).set_index("rival")
     worth = [true_worth(one, truth) for one in halves]
     earned = {name: sum(one[name] * len(half.ids) for one, half in zip(worth, halves)) for name in (POLICY, *RIVALS)}
     found = table[["uplift_pct", "low_pct", "high_pct"]].astype(float)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,7 +77,7 @@ class SignedUplift(Config):
     costs: CostSource = Field(description="what computation costs")
     split_by: list[str] | None = Field(
         default=None,
-        description="state columns whose equal values fall into one half and share luck, such as a user; null: all state columns",
+        description="state columns whose equal values fall into one half and share luck, such as a user; null: every request by itself",
     )
     static_by: Literal["profile", "learner"] = Field(
         default="profile", description="what chooses the static rivals: awrq_mixer.profile, or the learner's own mean"
@@ -114,7 +115,7 @@ def signed_uplift_of_log(config: SignedUplift, out: str | Path) -> UpliftResult:
     """
     with RunFolder(out, config, resumes_from="halves") as folder:
         halves, log = judged_halves(config, config.costs.per_state(config.spec), folder.path / "halves")
-        clusters = [_clusters(config, half) for half in halves]
+        clusters = clusters_of(halves, config.split_by)
         table = uplift_table(halves, clusters, config.confidence)
         for text in table["warning"].dropna().unique():
             folder.warn(str(text))
@@ -133,7 +134,7 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
     side = [Column(name, "float", 0) for name in config.learner.observed_columns()]
     log = spec.read(config.requests, extra=[*side, *result_columns(spec)])
     log = log.iloc[-config.most_rows :].reset_index(drop=True)
-    half = halves_of(log, config.split_by or list(spec.state), config.seed)
+    half = halves_of(log, config.split_by, config.seed)
     judged = []
     for k in (0, 1):
         learned = log[half == k]
@@ -161,17 +162,17 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
 _SPLIT = awrq_mixer.config.SplitConfig(train=0.9, validation=0.1, test=0.0)
 
 
-def halves_of(log: pd.DataFrame, columns: list[str], seed: int) -> np.ndarray:
-    """0 or 1 of each row (M,): rows of equal ``columns`` share a half."""
-    groups = log.groupby(columns, observed=True, sort=True).ngroup().to_numpy()
+def halves_of(log: pd.DataFrame, columns: list[str] | None, seed: int) -> np.ndarray:
+    """0 or 1 of each row (M,): rows of equal ``columns`` share a half; None: every row by itself."""
+    groups = np.arange(len(log)) if columns is None else log.groupby(columns, observed=True).ngroup().to_numpy()
     return np.asarray((numpy_generator(seed, "halves").random(int(groups.max()) + 1) < 0.5)[groups], np.int64)
 
 
-def _clusters(config: SignedUplift, half: JudgedHalf) -> np.ndarray:
-    """Which rows of a half may share luck, (M,)."""
-    if config.split_by is None:
-        return half.ids
-    return np.asarray(half.states.groupby(config.split_by, observed=True).ngroup().to_numpy()[half.ids])
+def clusters_of(halves: Sequence[JudgedHalf], columns: list[str] | None) -> list[np.ndarray] | None:
+    """Which rows of each half may share luck, (M,); None: no two."""
+    if columns is None:
+        return None
+    return [np.asarray(one.states.groupby(columns, observed=True).ngroup().to_numpy()[one.ids]) for one in halves]
 
 
 def _days(log: pd.DataFrame, spec: RequestSpec) -> float | None:

@@ -18,7 +18,9 @@ from revenue_sim.off_policy.support import LEAST_ROWS
 NAMES = {"logged": "today's policy", "static_mixture": "best static mixture", "priced_blind": "priced, one profile"}
 
 
-def uplift_table(halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], confidence: float) -> pd.DataFrame:
+def uplift_table(
+    halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray] | None, confidence: float
+) -> pd.DataFrame:
     """One row per spend and rival: uplift and its interval in percent, predicted spends, rows needed to exclude 0."""
     rows, number = [], sum(len(one.ids) for one in halves)
     for share in dict.fromkeys(share for share, _ in halves[0].valued):
@@ -47,12 +49,13 @@ def uplift_table(halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], c
 
 
 def summary_of(
-    table: pd.DataFrame, halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], confidence: float
+    table: pd.DataFrame, halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray] | None, confidence: float
 ) -> dict[str, Any]:
     """What a manager asks first, and what tells how far to trust it."""
     today, less = (table[np.isclose(table["spend_share"], share)].set_index("rival") for share in (1.0, 0.8))
     columns = ["uplift_pct", "low_pct", "high_pct"]
     rows = [len(one.ids) for one in halves]
+    told = halves[0].propensity is not halves[0].propensities.logged
     return {
         "rows": sum(rows),
         "core_ms_today": float(np.average([one.today for one in halves], weights=rows)),
@@ -65,14 +68,14 @@ def summary_of(
         "propensities": {
             "groupings": sorted({name for one in halves for name in one.propensities.groupings}),
             "least": float(min(one.propensities.logged.min() for one in halves)),
-            "calibration": max(one.propensities.calibration(one.sub_actions) for one in halves),
-            "agreement": max(one.propensities.agreement(one.propensity) for one in halves),
+            "calibration": max(float(one.propensities.calibration(one.sub_actions)) for one in halves),
+            "agreement": max(one.propensities.agreement(one.propensity) for one in halves) if told else None,
         },
     }
 
 
 def matches(
-    halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray], confidence: float
+    halves: Sequence[JudgedHalf], clusters: Sequence[np.ndarray] | None, confidence: float
 ) -> dict[str, float | str | None]:
     """Uplift over the log by rows that were given the policy's action alone, percent, where they are enough to tell."""
     weights = [_taken(one) / one.propensity for one in halves]

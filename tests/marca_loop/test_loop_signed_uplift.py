@@ -121,12 +121,21 @@ def test_trained_halves_are_reused(result: Any, files: Path) -> None:
     pd.testing.assert_frame_equal(again.table, result.table)
 
 
+def test_users_as_clusters(result: Any, files: Path, tmp_path: Path) -> None:
+    """Ten groups are few: the interval says so."""
+    found = signed_uplift_of_log(config_of(files, 'split_by=["kind", "tier"]', "static_by=learner"), tmp_path / "out")
+    by_row, by_group = (one.table[one.table["spend_share"] == 1.0].iloc[1] for one in (result, found))
+    assert by_group["high_pct"] - by_group["low_pct"] > by_row["high_pct"] - by_row["low_pct"]
+
+
 def test_rows_of_equal_columns_share_a_half() -> None:
     log = own_log(rows=500)
     half = halves_of(log, ["kind"], 3)
     assert set(half) == {0, 1}
     assert (pd.Series(half).groupby(log["kind"]).nunique() == 1).all()
     assert (half == halves_of(log, ["kind"], 3)).all()
+    assert halves_of(log, None, 3).mean() == pytest.approx(0.5, abs=0.1)
+    assert pd.Series(halves_of(log, None, 3)).groupby(log["kind"]).nunique().eq(2).all()
 
 
 def test_the_price_spends_the_budget_and_no_more() -> None:
