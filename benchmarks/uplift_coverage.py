@@ -47,7 +47,7 @@ def one_seed(world: str, seed: int, rows: int, draws: int | None, overrides: lis
     settings = [f"requests={folder}/logs/requests.parquet", "spend_shares=[1.0]", "static_by=learner", *overrides]
     uplift = load_config(SignedUplift, "configs/own_uplift.yaml", settings)
     uplift = uplift.model_copy(update={"spec": truth.request_spec()})
-    kept = folder / f"learned_{content_hash([to_dict(uplift.learner), uplift.split_by])[:8]}"
+    kept = folder / f"learned_{content_hash(to_dict(uplift))[:8]}"
     halves, _ = judged_halves(uplift, lambda states: truth.costs(states).sum(axis=-1), kept)
     table = uplift_table(halves, clusters_of(halves, uplift.split_by), uplift.confidence).set_index("rival")
     worth = [true_worth(one, truth) for one in halves]

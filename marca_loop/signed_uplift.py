@@ -21,6 +21,7 @@ from awrq_mixer.anchoring.global_profile import estimate_profile, result_columns
 from marca_common.cli import run_cli
 from marca_common.config import Config, replaced
 from marca_common.errors import UserError
+from marca_common.files import file_hash
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import numpy_generator
@@ -135,6 +136,7 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
     log = spec.read(config.requests, extra=[*side, *result_columns(spec)])
     log = log.iloc[-config.most_rows :].reset_index(drop=True)
     half = halves_of(log, config.split_by, config.seed)
+    folder = folder / file_hash(config.requests)[:8]  # of another log nothing is reused
     judged = []
     for k in (0, 1):
         learned = log[half == k]
