@@ -161,6 +161,7 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
     return judged, log
 
 
+_AS_WRITTEN: dict[str, Any] = {"columns": {}, "header": None, "separator": ",", "negative": {}, "timezone": "UTC"}
 _SPLIT = awrq_mixer.config.SplitConfig(train=0.9, validation=0.1, test=0.0)
 
 

@@ -102,6 +102,7 @@ class StateDepartures:
 
 def _mains_and_pairs(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, int]:
     """Columns of single choices but the first of each, then of pairs of choices (N, K), and how many are single ones."""
+    parts = [part for part in parts if part.shape[1] > 1]  # one choice has no effect
     mains = [part[:, 1:] for part in parts]
     pairs = [
         (one[:, :, None] * other[:, None, :]).reshape(len(one), -1) for one, other in itertools.combinations(parts, 2)
