@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from awrq_mixer.anchoring.contexts import contexts
+from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
 from marca_measures.frontier import Climbs
@@ -103,6 +104,11 @@ def judge_half(
     departures = Departures.of(learned, spec.shape)
     propensities = fitted_propensities(rows, spec, departures.centre)
     today = float(cost[np.arange(len(taken)), joint[taken]].mean())
+    least = float(cost.mean(axis=0, dtype=np.float64).min()) / today
+    if min(shares) <= least:
+        raise UserError(
+            f"spend_shares: got {min(shares):g}; the cheapest joint action alone costs {least:.3g} of today's spend"
+        )
     rules = {
         (share, name): rule for share in shares for name, rule in _rules(learned, cost, profile, share * today).items()
     }

@@ -84,7 +84,7 @@ class SignedUplift(Config):
         default="profile", description="what chooses the static rivals: awrq_mixer.profile, or the learner's own mean"
     )
     spend_shares: list[Annotated[float, Field(gt=0)]] = Field(
-        default=[0.6, 0.7, 0.8, 0.9, 1.0, 1.1], min_length=1, description="spends that are judged, over today's"
+        default=[0.5, 0.6, 0.7, 0.8, 1.0, 1.1], min_length=1, description="spends that are judged, over today's"
     )
     price_requests: int = Field(default=2000, ge=10, description="sampled requests that prices are found on")
     most_rows: int = Field(default=400000, ge=100, description="most rows of the log, the latest, that are read")

@@ -122,7 +122,7 @@ def _crossing(share: np.ndarray, gain: np.ndarray) -> float | None:
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Uplift over each rival against spend, with intervals."""
-    figure, axis = new_figure(width=7.2, height=4.2)
+    figure, axis = new_figure(width=8.6, height=4.2)
     for k, rival in enumerate(RIVALS):
         part = table[table["rival"] == rival].sort_values("spend_share")
         at = 100 * part["spend_share"].to_numpy() + 0.6 * (k - 1)
@@ -143,9 +143,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     axis.set(
         xlabel="computation, percent of today's predicted spend",
         ylabel="revenue over the rival's, percent",
-        title="What personalised pricing would earn (95 % intervals)",
+        title="What personalised pricing would earn, with intervals",
     )
-    axis.legend(title="over", loc="best")
+    axis.legend(title="over", loc="center left", bbox_to_anchor=(1.01, 0.5))
     save_figure(figure, path)
 
 

@@ -197,6 +197,14 @@ def test_settings_that_cannot_be_meant(files: Path, override: str, message: str)
         config_of(files, override)
 
 
+def test_a_spend_that_buys_nothing(files: Path, tmp_path: Path) -> None:
+    """The cheapest joint action costs 1 of some 3.4 core-ms."""
+    with pytest.raises(
+        UserError, match=r"spend_shares: got 0.1; the cheapest joint action alone costs 0.\d+ of today's"
+    ):
+        signed_uplift_of_log(config_of(files, "spend_shares=[0.1, 1.0]"), tmp_path / "out")
+
+
 def test_a_table_that_lacks_actions(files: Path, tmp_path: Path) -> None:
     cost_table().iloc[:-1].to_csv(tmp_path / "short.csv", index=False)
     costs = json.dumps({"table": str(tmp_path / "short.csv"), "services": ["cpu"]})
