@@ -90,12 +90,16 @@ def held_out(
     return HeldOut(level - level.mean(), departures, foreseen, joint, reward / reward.mean(), [mix])
 
 
-def best_profile(profiles: Mapping[str, np.ndarray], rows: HeldOut, confidence: float) -> str:
-    """Name of the profile (A,) that held-out revenue fits best; the first one unless another is better beyond chance.
+def best_profile(candidates: Sequence[Mapping[str, np.ndarray]], parts: Sequence[HeldOut], confidence: float) -> str:
+    """Name of the profile that held-out revenue fits best; the first one unless another is better beyond chance.
 
-    ``confidence``: standard errors, over rows, that the difference must be worth.
+    ``candidates``: for each part the profiles (A,) as learned without its rows. ``confidence``: standard errors, over the
+    rows of all parts, that the difference must be worth.
     """
-    losses = {name: rows.fit(np.log(one / one.mean()), [])[2] for name, one in profiles.items()}
+    losses = {
+        name: np.concatenate([rows.fit(_log(one[name]), [])[2] for one, rows in zip(candidates, parts)])
+        for name in candidates[0]
+    }
     first, best = next(iter(losses)), min(losses, key=lambda name: float(losses[name].sum()))
     gain = losses[first] - losses[best]
     return best if gain.mean() > confidence * gain.std() / np.sqrt(len(gain)) else first
@@ -106,7 +110,7 @@ def weigh(rows: HeldOut, profile: np.ndarray, confidence: float) -> np.ndarray:
 
     ``confidence``: standard errors above 0 that the weight of a member must be when it is taken.
     """
-    log_profile = np.log(profile / profile.mean())
+    log_profile = _log(profile)
     taken: list[int] = []
     weights = np.zeros(rows.departures.shape[1])
     while True:
@@ -124,7 +128,7 @@ def judged(
     rows: HeldOut, profile: np.ndarray, weights: np.ndarray, names: list[str], confidence: float
 ) -> pd.DataFrame:
     """A row per member: its weight, its slope on its own with the standard error, and the verdict."""
-    log_profile = np.log(profile / profile.mean())
+    log_profile = _log(profile)
     records = []
     for j, name in enumerate(names):
         (slope,), (se,), _ = rows.fit(log_profile, [j])
@@ -134,3 +138,7 @@ def judged(
         )
         records.append({"member": name, "weight": weights[j], "slope": slope, "slope_se": se, "verdict": verdict})
     return pd.DataFrame(records)
+
+
+def _log(profile: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(profile / profile.mean()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,26 +40,26 @@ def fit(
 ) -> tuple[Predictor, dict[str, Any]]:
     """Train the members in ``members/``, weigh and anchor them, write the checkpoint, members.csv, slopes.csv and a figure."""
     started, stack, spec = time.perf_counter(), config.stack, log.spec
+    confidence = stack.shrink.confidence
     _require_evidence(log.validation, config)
-    effects = {one or ON_REVENUE: LoggedEffects.of(log.train, spec, one) for one in [*stack.side_columns, None]}
-    profiles = {name: one.profile() for name, one in effects.items()}
     reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
-    main = _main_side(config, log, run, train_member, profiles, reference)
+    main = _main_side(config, log, run, train_member, reference)
     configs = {name: one.config for name, one in main.models.items()}
     sides = [main, *_halves(config, configs, log, run, train_member)]
     members = [side.members(reference) for side in sides]
     parts = [side.seen(one, spec) for side, one in zip(sides, members)]
     seen = HeldOut.joined(parts)
-    profile = best_profile(profiles, parts[0], stack.shrink.confidence)  # the others' revenue taught the profiles
-    weights = weigh(seen, profiles[profile], stack.shrink.confidence)
+    candidates = [side.profiles for side in sides]
+    profile = best_profile(candidates, parts, confidence)
+    weights = weigh(seen, main.profiles[profile], confidence)
     if weights.any():
         kept = [name for name, weight in zip(configs, weights) if weight > 0]
-        own = [
-            np.log(np.maximum(main.models[one].values(reference).mean(axis=0), members[0][one].floor)) for one in kept
+        candidates = [
+            {"members": side.corrected(profile, one, kept, reference), profile: side.profiles[profile]}
+            for side, one in zip(sides, members)
         ]
-        mean = effects[profile].profile(np.exp(np.mean(own, axis=0)))
-        profiles = {"members": mean, profile: profiles[profile]}
-        profile = best_profile(profiles, parts[0], stack.shrink.confidence)
+        profile = best_profile(candidates, parts, confidence)
+    profiles = candidates[0]
     table = judged(seen, profiles[profile], weights, list(configs), stack.shrink.confidence)
     table.insert(1, "column", [one.plus.surrogate or ON_REVENUE for one in configs.values()])
     stacks = [
@@ -83,15 +84,32 @@ def fit(
 
 @dataclass
 class _Side:
-    """The members as trained on some rows, and rows that these were not."""
+    """Members and profiles as learned on some rows, and rows that these were not."""
 
     models: dict[str, Predictor]
     rows: pd.DataFrame
+    effects: dict[str, LoggedEffects]  # by the column that gives them
 
-    def borne_out(self, profiles: dict[str, np.ndarray], reference: pd.DataFrame, config: TrainConfig) -> bool:
+    @classmethod
+    def of(cls, learned: pd.DataFrame, rows: pd.DataFrame, config: TrainConfig) -> _Side:
+        """Without members yet."""
+        columns = [*config.stack.side_columns, None]
+        return cls({}, rows, {one or ON_REVENUE: LoggedEffects.of(learned, config.spec, one) for one in columns})
+
+    @cached_property
+    def profiles(self) -> dict[str, np.ndarray]:
+        """Global profile (A,) by each column."""
+        return {name: one.profile() for name, one in self.effects.items()}
+
+    def corrected(self, by: str, members: dict[str, Member], kept: list[str], reference: pd.DataFrame) -> np.ndarray:
+        """The mean over ``reference`` rows of the ``kept`` members in place of fitted effects, corrected by revenue, (A,)."""
+        own = [np.log(np.maximum(self.models[one].values(reference).mean(axis=0), members[one].floor)) for one in kept]
+        return self.effects[by].profile(np.exp(np.mean(own, axis=0)))
+
+    def borne_out(self, reference: pd.DataFrame, config: TrainConfig) -> bool:
         """Is any member worth a weight, by the rows?"""
         seen, confidence = self.seen(self.members(reference), config.spec), config.stack.shrink.confidence
-        return bool(weigh(seen, profiles[best_profile(profiles, seen, confidence)], confidence).any())
+        return bool(weigh(seen, self.profiles[best_profile([self.profiles], [seen], confidence)], confidence).any())
 
     def members(self, reference: pd.DataFrame) -> dict[str, Member]:
         """With the mean shape over ``reference`` rows."""
@@ -112,14 +130,13 @@ def _main_side(
     log: Log,
     run: RunFolder,
     train_member: TrainMember,
-    profiles: dict[str, np.ndarray],
     reference: pd.DataFrame,
 ) -> _Side:
     """Members trained on all training rows, with the validation rows; fallbacks among them where none is borne out."""
     configs, spare = config.member_configs(), config.fallbacks()
-    side = _Side({}, log.validation.reset_index(drop=True))
+    side = _Side.of(log.train, log.validation.reset_index(drop=True), config)
     for names in (set(configs) - spare, spare):
-        if names and not (side.models and side.borne_out(profiles, reference, config)):
+        if names and not (side.models and side.borne_out(reference, config)):
             side.models |= {
                 name: train_member(configs[name], run.path / "members" / name) for name in configs if name in names
             }
@@ -129,7 +146,7 @@ def _main_side(
 def _halves(
     config: TrainConfig, configs: dict[str, TrainConfig], log: Log, run: RunFolder, train_member: TrainMember
 ) -> list[_Side]:
-    """Members trained on either half of the training rows, each with the other half (cross-fitting).
+    """Members and profiles learned on either half of the training rows, each with the other half (cross-fitting).
 
     Validation rows alone are too few to tell what members are worth; these are never served.
     """
@@ -148,9 +165,10 @@ def _halves(
             "max_rows": None,
             "split": SplitConfig(train=share, validation=1 - share, test=0.0),
         }
-        models = {name: train_member(one.model_copy(update=update), folder / name) for name, one in configs.items()}
         others = log.train[~mine].iloc[-config.stack.shrink.evidence_rows :].reset_index(drop=True)
-        sides.append(_Side(models, others))
+        side = _Side.of(log.train[mine].reset_index(drop=True), others, config)
+        side.models |= {name: train_member(one.model_copy(update=update), folder / name) for name, one in configs.items()}
+        sides.append(side)
     return sides
 
 

@@ -63,10 +63,19 @@ def test_two_halves_of_a_departure_are_both_taken() -> None:
 def test_the_first_profile_stays_unless_another_is_better_beyond_chance() -> None:
     rows, profile = _rows(np.random.default_rng(2))
     close, wrong = profile * np.exp(0.005 * np.arange(ACTIONS)), profile[::-1].copy()
-    assert best_profile({"close": close, "true": profile}, rows, 2.0) == "close"
-    assert best_profile({"wrong": wrong, "true": profile}, rows, 2.0) == "true"
+    assert best_profile([{"close": close, "true": profile}], [rows], 2.0) == "close"
+    assert best_profile([{"wrong": wrong, "true": profile}], [rows], 2.0) == "true"
     few = HeldOut(*(getattr(rows, one.name)[:12] for one in fields(rows)))
-    assert best_profile({"wrong": wrong, "true": profile}, few, 2.0) == "wrong"
+    assert best_profile([{"wrong": wrong, "true": profile}], [few], 2.0) == "wrong"
+
+
+def test_each_part_judges_the_profiles_that_were_learned_without_it() -> None:
+    rows, profile = _rows(np.random.default_rng(2))
+    wrong = profile[::-1].copy()
+    few = HeldOut(*(getattr(rows, one.name)[:12] for one in fields(rows)))
+    good, bad = {"side": wrong, "revenue": profile}, {"side": profile, "revenue": wrong}
+    assert best_profile([good, good], [few, rows], 2.0) == "revenue"  # too few rows alone; with the other part enough
+    assert best_profile([good, bad], [few, rows], 2.0) == "side"
 
 
 class _Fixed:
