@@ -167,7 +167,9 @@ def _halves(
         }
         others = log.train[~mine].iloc[-config.stack.shrink.evidence_rows :].reset_index(drop=True)
         side = _Side.of(log.train[mine].reset_index(drop=True), others, config)
-        side.models |= {name: train_member(one.model_copy(update=update), folder / name) for name, one in configs.items()}
+        side.models |= {
+            name: train_member(one.model_copy(update=update), folder / name) for name, one in configs.items()
+        }
         sides.append(side)
     return sides
 
