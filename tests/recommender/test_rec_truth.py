@@ -171,7 +171,7 @@ def test_a_build_goes_on_where_it_was_interrupted(
     for file in (LOG_FILE, PAGES_FILE, VISITS_FILE):
         assert (out / file).read_bytes() == (parts.folder / file).read_bytes(), file  # and the same seed gives the same
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.yaml", "costs.png", "logs", "models.pt", "summary.json", "truth", "values.png", "versions.json",
+        "config.yaml", "costs.png", "load", "logs", "models.pt", "summary.json", "truth", "values.png", "versions.json",
     ]  # fmt: skip
 
 
