@@ -304,7 +304,9 @@ def test_an_in_process_target_is_accounted_by_its_thread() -> None:
         await target.start()
         try:
             small = await drive(target, [{"size": 4}], schedule("constant", 100, 0.2, RNG), Budget(100), horizon_s=0.2)
-            large = await drive(target, [{"size": 400}], schedule("constant", 100, 0.2, RNG), Budget(100), horizon_s=0.2)
+            large = await drive(
+                target, [{"size": 400}], schedule("constant", 100, 0.2, RNG), Budget(100), horizon_s=0.2
+            )
             unlucky = await target.send({"size": 13})
             return small, large, unlucky
         finally:
