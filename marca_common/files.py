@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,16 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a log of JSON lines that may have been cut off by a crash: broken lines are left out; [] where there is no file."""
+    found = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+    return found
 
 
 def _finite(text: str) -> float:

@@ -18,16 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marca_common.errors import UserError
-from marca_common.files import atomic_path, remove_partial_files
+from marca_common.files import atomic_path, read_json_lines, remove_partial_files, write_text
 from marca_common.requests import RequestSpec
 from marca_common.tables import write_table
 
 log = logging.getLogger(__name__)
+_PRICINGS = "pricings.jsonl"
 SCHEMA = pa.schema(
     {
         "request": pa.int64(),  # unique, also across restarts
         "time": pa.timestamp("us"),  # UTC
-        "pricing": pa.int32(),  # line of pricings.jsonl
+        "pricing": pa.int32(),  # the one of this number in pricings.jsonl
         "state": pa.int32(),  # row of the policy's states, −1: not known to it
         "joint": pa.int32(),  # joint action decided
         "propensity": pa.float32(),  # its probability
@@ -42,11 +43,16 @@ class DecisionLog:
     """Gathers rows in memory; ``write`` puts them on the disk. A disk that takes no more is counted, and decisions go on."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.lost, self.pricing = folder, 0, 0
+        self.folder, self.lost = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial_files(folder)
-        self.next = max(time.time_ns() // 1000, _last_request(folder) + 1)
-        self.pricing = len(_pricings(folder))
+        request, pricing = _last(folder)
+        self.next = max(time.time_ns() // 1000, request + 1)
+        self._pricings = folder / _PRICINGS
+        said = read_json_lines(self._pricings)
+        if said:  # without a last line that was cut off: the next one would be part of it
+            write_text(self._pricings, "".join(map(_line, said)))
+        self.pricing = max([pricing, *(one["pricing"] for one in said)])
         self._ones: list[tuple[Any, ...]] = []
         self._many: list[pa.RecordBatch] = []
 
@@ -59,10 +65,9 @@ class DecisionLog:
     def price(self, content: dict[str, Any]) -> None:
         """From here on rows were decided under ``content``: policy, shadow, and of each data centre λ and rule."""
         self.pricing += 1
-        line = json.dumps({"pricing": self.pricing, "time": time.time(), **content}, ensure_ascii=False)
         try:
-            with (self.folder / "pricings.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            with self._pricings.open("a", encoding="utf-8") as file:
+                file.write(_line({"pricing": self.pricing, "time": time.time(), **content}))
         except OSError as error:
             log.warning("decision log: %s: %s", self.folder, error.strerror)
 
@@ -118,10 +123,11 @@ def read_log(folder: str | Path, spec: RequestSpec) -> pd.DataFrame:
     if not parts:
         raise UserError(f"{folder}: no decisions_*.parquet; expected the folder of a decision log")
     frame = pd.concat(map(_part, parts)).sort_values("request", ignore_index=True)
-    pricings = pd.DataFrame(_pricings(folder)).drop_duplicates("pricing", keep="last").set_index("pricing")
-    lacking = ~frame["pricing"].isin(pricings.index)
+    said = read_json_lines(folder / _PRICINGS)
+    lacking = ~frame["pricing"].isin([one["pricing"] for one in said])
     if lacking.any():
-        raise UserError(f"{folder}/pricings.jsonl: pricing {frame['pricing'][lacking].iloc[0]} is missing")
+        raise UserError(f"{folder / _PRICINGS}: pricing {frame['pricing'][lacking].iloc[0]} is missing")
+    pricings = pd.DataFrame(said).set_index("pricing")
     for name in ("policy", "shadow"):
         frame[name] = pricings[name].reindex(frame["pricing"]).to_numpy()
     frame = frame.join(_states(folder, frame, spec))
@@ -168,17 +174,14 @@ def _part(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: not a readable part of a decision log: {str(error).splitlines()[0][:160]}") from None
 
 
-def _last_request(folder: Path) -> int:
+def _last(folder: Path) -> tuple[int, int]:
+    """Number of the last request that was written, and of its pricing; −1 and 0 where there is none."""
     parts = _parts(folder)
-    return int(_part(parts[-1])["request"].max()) if parts else -1
+    if not parts:
+        return -1, 0
+    frame = _part(parts[-1])
+    return int(frame["request"].max()), int(frame["pricing"].max())
 
 
-def _pricings(folder: Path) -> list[dict[str, Any]]:
-    path, found = folder / "pricings.jsonl", []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:  # cut off by a crash
-                continue
-    return found
+def _line(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from marca_common.errors import UserError
-from marca_common.files import atomic_path, write_text
+from marca_common.files import atomic_path, read_json_lines, write_text
 from marca_common.protocols import Measurement
 
 _OPEN = "open.jsonl"
@@ -41,7 +41,7 @@ class DecisionLog:
         self.services, self.prices = tuple(services), tuple(prices)
         folder.mkdir(parents=True, exist_ok=True)
         self._file: IO[str] | None = None
-        found = _open_rows(folder)
+        found = read_json_lines(folder / _OPEN)
         self._count = len(found)
         if found:  # without a last line that was cut off
             write_text(folder / _OPEN, "".join(map(_line, found)))
@@ -61,7 +61,7 @@ class DecisionLog:
         if self._file is not None:
             self._file.close()
             self._file = None
-        rows = _open_rows(self.folder)
+        rows = read_json_lines(self.folder / _OPEN)
         if rows:
             last = max((int(path.stem.split("_")[-1]) for path in self.folder.glob("decisions_*.parquet")), default=0)
             with atomic_path(self.folder / f"decisions_{last + 1:06d}.parquet") as temporary:
@@ -108,7 +108,7 @@ def read_log(folder: str | Path) -> pd.DataFrame:
     """
     folder = Path(folder)
     parts = sorted(folder.glob("decisions_*.parquet"))
-    rows = [row for part in parts for row in _part(part)] + list(map(_timed, _open_rows(folder)))
+    rows = [row for part in parts for row in _part(part)] + list(map(_timed, read_json_lines(folder / _OPEN)))
     if not rows:
         raise UserError(f"{folder}: no decisions_*.parquet with rows; expected the folder of a decision log")
     frame = pd.DataFrame(rows).drop_duplicates(["group", "born", "step"], keep="last")
@@ -123,17 +123,6 @@ def _part(path: Path) -> list[dict[str, Any]]:
     for name in ("group", "born", "step", "kind", "extras"):
         if rows and name not in rows[0]:
             raise UserError(f"{path}: column {name!r} is missing; expected a part of a decision log")
-    return rows
-
-
-def _open_rows(folder: Path) -> list[dict[str, Any]]:
-    path, rows = folder / _OPEN, []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:  # cut off by a crash
-                continue
     return rows
 
 

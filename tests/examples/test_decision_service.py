@@ -337,3 +337,21 @@ def test_request_numbers_rise_over_restarts_also_when_the_clock_goes_back(tmp_pa
     number = log.one(0, 0, 1.0)
     log.write(log.take())
     assert DecisionLog(tmp_path).next == number + 1
+
+
+def test_a_price_cut_off_by_a_crash_takes_neither_its_number_nor_the_next_one_with_it(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    service.push(push(both(0.02, 0.0)))
+    asked(service, **dict(STATES.iloc[0]))
+    flushed(service)
+    path = tmp_path / "log/pricings.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[: whole.rindex('"time"')])  # the line of the push's price, half written
+    number = service.log.pricing
+    service = start(tmp_path)
+    assert (
+        [json.loads(line)["pricing"] for line in path.read_text().splitlines()][-1] == service.log.pricing == number + 1
+    )
+    path.unlink()
+    with pytest.raises(UserError, match=r"pricings\.jsonl: pricing \d+ is missing"):
+        read_log(tmp_path / "log", SPEC)
