@@ -46,7 +46,7 @@ def draw_slopes(slopes: Slopes, anchor: Anchor, confidence: float, name: str, pa
         xticks=places,
         xticklabels=[*map(str, places[:-1] + 1), "rest"],
     )
-    axis.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=2)  # whiskers may fill the whole panel
     return save_figure(figure, path)
 
 

@@ -61,11 +61,10 @@ def agreement_figure(table: pd.DataFrame, path: Path) -> Path:
     figure, axes = new_figure(1, 2, height=3.4, sharey=True)
     titles = {"spearman": "r_s over all pairs", "spearman_within": "mean r_s within a state"}
     for axis, (key, title) in zip(axes, titles.items()):
-        for color, (_, one) in zip(COLORS * 4, means.iterrows()):
+        for rank, color, (_, one) in zip(means["greedy"].rank(method="first"), COLORS * 4, means.iterrows()):
             axis.plot(one[key], one["greedy"], "o", color=color)
-            axis.annotate(
-                one["model"], (one[key], one["greedy"]), xytext=(5, 3), textcoords="offset points", fontsize=8
-            )
+            where = (5, 3 if rank % 2 else -10)  # one above, the next below: neighbours' names stay apart
+            axis.annotate(one["model"], (one[key], one["greedy"]), xytext=where, textcoords="offset points", fontsize=8)
         axis.set_xlabel(title)
         axis.margins(0.18)
     axes[0].set_ylabel("Return% (greedy quotas)")
