@@ -104,6 +104,8 @@ def judge_half(
     departures = Departures.of(learned, spec.shape)
     propensities = fitted_propensities(rows, spec, departures.centre)
     today = float(cost[np.arange(len(taken)), joint[taken]].mean())
+    if not today > 0:
+        raise UserError(f"costs: the log's actions cost {today:g} core-ms on average; expected more than 0")
     least = float(cost.mean(axis=0, dtype=np.float64).min()) / today
     if min(shares) <= least:
         raise UserError(

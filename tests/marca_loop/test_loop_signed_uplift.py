@@ -189,6 +189,7 @@ def test_cpu_saved_by_hand() -> None:
         ("spend_shares=[0.8]", "spend_shares: got .*expected 1.0, today's spend, among them"),
         ('split_by=["user"]', "split_by: got 'user'; expected some of"),
         ('costs={"table": "costs.csv"}', "services: got none; expected the table's service columns"),
+        ('costs={"table": "costs.csv", "services": ["cpu", "cpu"]}', "services: got .*expected each once"),
         ('costs={"estimator": "a.pt"}', "give either estimator and maps, or table"),
     ],
 )
@@ -211,6 +212,39 @@ def test_a_table_that_lacks_actions(files: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"short.csv: 17 rows; expected each of 18 joint actions once"):
         signed_uplift_of_log(config_of(files, f"costs={costs}"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_and_logs_that_cannot_be_judged(files: Path, tmp_path: Path) -> None:
+    cost_table().assign(cpu=0.0).to_csv(tmp_path / "free.csv", index=False)
+    table = '{"table": "%s", "services": ["%s"]}'
+    two = own_log(rows=1500).assign(revenue=np.where(np.arange(1500) < 8, 1.0, 0.0))
+    two.to_parquet(tmp_path / "two.parquet")
+    for override, message in (
+        (f"costs={table % (files / 'costs.csv', 'a1')}", "costs.services: got 'a1', a sub-action"),
+        (f"costs={table % (tmp_path / 'free.csv', 'cpu')}", "costs: the log's actions cost 0 core-ms on average"),
+        ('split_by=["kind"]', "split_by: 5 values of kind; expected at least 20"),
+        (f"requests={tmp_path / 'two.parquet'}", r"reward: \d rows paid; expected at least 14"),
+    ):
+        with pytest.raises(UserError, match=message):
+            signed_uplift_of_log(config_of(files, override), tmp_path / "out")
+
+
+def test_a_sub_action_by_rule_is_named(files: Path, tmp_path: Path) -> None:
+    log = own_log(rows=1500)
+    log.assign(a1=log["kind"].str[1:].astype(int) % 3).to_parquet(tmp_path / "rule.parquet")
+    signed_uplift_of_log(config_of(files, f"requests={tmp_path / 'rule.parquet'}"), tmp_path / "out")
+    warnings = json.loads((tmp_path / "out/summary.json").read_text())["warnings"]
+    assert [one.split()[0] for one in warnings] == ["a1"]
+
+
+def test_times_of_a_zone_are_read_once(files: Path, tmp_path: Path) -> None:
+    """In UTC some of these times stand in the hour that Berlin's clocks skip: the halves on disk must not be read as Berlin's."""
+    log = own_log(rows=1500)
+    log["timestamp"] = pd.Timestamp("2026-03-29 03:10") + pd.to_timedelta(np.arange(1500) // 2, unit="s")
+    log.to_parquet(tmp_path / "log.parquet")
+    spec = json.dumps(SPEC.model_dump(mode="json") | {"timezone": "Europe/Berlin"})
+    config = config_of(files, f"spec={spec}", f"requests={tmp_path / 'log.parquet'}")
+    assert signed_uplift_of_log(config, tmp_path / "out").summary["rows"] == 1500
 
 
 @pytest.mark.slow
