@@ -13,9 +13,11 @@ import pytest
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
-from marca_loop.judged_half import LOGGED, RIVALS, STATIC, price_at
-from marca_loop.signed_uplift import SignedUplift, halves_of, signed_uplift_of_log
+from marca_loop.judged_half import LOGGED, RIVALS, STATIC, Decided, price_at, worth_of
+from marca_loop.signed_uplift import SignedUplift, halves_of, judged_halves, signed_uplift_of_log
 from marca_loop.uplift_tables import saved
+from revenue_sim.off_policy.directions import ActionEffects
+from revenue_sim.off_policy.signed import Effects
 
 SPEC = RequestSpec(
     state={"tier": "category", "kind": "category"},
@@ -150,6 +152,45 @@ def test_a_foreign_log(files: Path, tmp_path: Path) -> None:
     assert found.table["low_pct"].notna().all()
 
 
+def test_worth_of_decisions_against_a_loop_over_rows() -> None:
+    """Row by row, and the gradient by differences: two rules of unequal weight, four states, thirty rows."""
+    generator = np.random.default_rng(0)
+    actions, ids, joint = ActionEffects.of((2, 3)), generator.integers(0, 4, 30), generator.integers(0, 6, 30)
+    along, reward = generator.normal(size=(30, 3)), generator.gamma(1.0, size=30)
+    chosen, there = generator.integers(0, 6, (2, 4)), generator.normal(size=(2, 4, 3))
+    decided = Decided(np.array([0.3, 0.7]), chosen, there, 1.0)
+    size = actions.columns.shape[1] + 3
+    slope = 0.3 * generator.normal(size=size)
+
+    def mean(slope: np.ndarray) -> float:
+        earned = 0.0
+        for i, state in enumerate(ids):
+            for w, weight in enumerate(decided.weights):
+                new = np.r_[actions.columns[chosen[w, state]], there[w, state]]
+                old = np.r_[actions.columns[joint[i]], along[i]]
+                earned += weight * reward[i] * np.exp(slope @ (new - old)) / 30
+        return float(earned)
+
+    effects = Effects(slope, np.zeros((30, size)), np.zeros((size, size)), np.ones(size, bool), np.zeros(0))
+    found = worth_of(effects, actions, decided, ids, joint, along, reward)
+    assert found.value == pytest.approx(mean(slope))
+    steps = 1e-5 * np.eye(size)
+    assert found.gradient == pytest.approx(
+        [(np.log(mean(slope + one)) - np.log(mean(slope - one))) / 2e-5 for one in steps], abs=1e-6
+    )
+
+
+def test_a_half_is_judged_by_what_the_other_learned(files: Path, tmp_path: Path) -> None:
+    """The rows of half k are those that half k's model has not seen."""
+    config = config_of(files, "spend_shares=[1.0]")
+    halves, log = judged_halves(config, config.costs.per_state(config.spec), tmp_path)
+    half = halves_of(log, None, config.seed)
+    for k, one in enumerate(halves):
+        (path,) = tmp_path.glob(f"*/{k}/requests.parquet")
+        assert len(pd.read_parquet(path)) == (half == k).sum()
+        assert one.reward.tolist() == log["revenue"][half != k].tolist()
+
+
 def test_rows_of_equal_columns_share_a_half() -> None:
     log = own_log(rows=500)
     half = halves_of(log, ["kind"], 3)
@@ -238,9 +279,9 @@ def test_a_sub_action_by_rule_is_named(files: Path, tmp_path: Path) -> None:
 
 
 def test_times_of_a_zone_are_read_once(files: Path, tmp_path: Path) -> None:
-    """In UTC some of these times stand in the hour that Berlin's clocks skip: the halves on disk must not be read as Berlin's."""
+    """In UTC they stand in the hour that Berlin's clocks skip: the halves on disk must not be read as Berlin's."""
     log = own_log(rows=1500)
-    log["timestamp"] = pd.Timestamp("2026-03-29 03:10") + pd.to_timedelta(np.arange(1500) // 2, unit="s")
+    log["timestamp"] = pd.Timestamp("2026-03-29 04:10") + pd.to_timedelta(np.arange(1500) // 2, unit="s")
     log.to_parquet(tmp_path / "log.parquet")
     spec = json.dumps(SPEC.model_dump(mode="json") | {"timezone": "Europe/Berlin"})
     config = config_of(files, f"spec={spec}", f"requests={tmp_path / 'log.parquet'}")
