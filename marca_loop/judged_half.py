@@ -104,6 +104,8 @@ def judge_half(
     departures = Departures.of(learned, spec.shape)
     propensities = fitted_propensities(rows, spec, departures.centre)
     today = float(cost[np.arange(len(taken)), joint[taken]].mean())
+    if not today > 0:
+        raise UserError(f"costs: the log's actions cost {today:g} core-ms on average; expected more than 0")
     least = float(cost.mean(axis=0, dtype=np.float64).min()) / today
     if min(shares) <= least:
         raise UserError(
@@ -116,7 +118,7 @@ def judge_half(
     actions = ActionEffects.of(spec.shape)
     x = np.hstack([actions.columns[joint] - actions.foreseen(propensities.of_rows(np.arange(len(rows)))), along])
     effects = Effects.estimate(controls, x, np.r_[actions.block, np.full(along.shape[1], FREE)], reward)
-    valued = {key: _value(effects, actions, one, ids, joint, along, reward) for key, one in decided.items()}
+    valued = {key: worth_of(effects, actions, one, ids, joint, along, reward) for key, one in decided.items()}
     told = spec.propensity in rows
     propensity = rows[spec.propensity].to_numpy(np.float64) if told else propensities.logged
     valued |= {(share, LOGGED): Valued.of_log(reward, effects) for share in shares}
@@ -201,7 +203,7 @@ def _along(
     return controls, along, decided
 
 
-def _value(
+def worth_of(
     effects: Effects,
     actions: ActionEffects,
     decided: Decided,

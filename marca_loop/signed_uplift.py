@@ -49,6 +49,8 @@ class CostSource(Config):
             raise ValueError("give either estimator and maps, or table")
         if self.table is not None and not self.services:
             raise ValueError("services: got none; expected the table's service columns")
+        if len(set(self.services)) < len(self.services):
+            raise ValueError(f"services: got {self.services}; expected each once")
         return self
 
     def per_state(self, spec: RequestSpec) -> PerState:
@@ -58,6 +60,11 @@ class CostSource(Config):
             assert self.maps is not None
             model = CostModel.load(self.estimator, self.maps)
             return lambda states: np.asarray(model.costs(states).sum(axis=-1))
+        actions = [name for name in self.services if name in spec.sub_actions]
+        if actions:
+            raise UserError(
+                f"costs.services: got {actions[0]!r}, a sub-action; expected service columns of {self.table}"
+            )
         columns = [Column(name, "int", 0, spec.sizes[name] - 1) for name in spec.sub_actions]
         rows = read_table(self.table, [*columns, *(Column(name, "float", 0) for name in self.services)])
         joint = spec.joint_index(rows)
@@ -120,6 +127,8 @@ def signed_uplift_of_log(config: SignedUplift, out: str | Path) -> UpliftResult:
         table = uplift_table(halves, clusters, config.confidence)
         for text in table["warning"].dropna().unique():
             folder.warn(str(text))
+        for name in decided(halves, config.spec):
+            folder.warn(f"{name} hardly varies among like requests: what it does is guessed, and intervals say little")
         power = power_table(halves, table, _days(log, config.spec), config.spec, config.seed)
         write_table(table, folder.path / "uplift.csv")
         write_table(power, folder.path / "power.csv")
@@ -135,6 +144,11 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
     side = [Column(name, "float", 0) for name in config.learner.observed_columns()]
     log = spec.read(config.requests, extra=[*side, *result_columns(spec)])
     log = log.iloc[-config.most_rows :].reset_index(drop=True)
+    if config.split_by and (groups := len(log[config.split_by].drop_duplicates())) < _LEAST_GROUPS:
+        name = " × ".join(config.split_by)
+        raise UserError(
+            f"split_by: {groups} values of {name}; expected at least {_LEAST_GROUPS}, or luck cannot be told"
+        )
     half = halves_of(log, config.split_by, config.seed)
     folder = folder / file_hash(config.requests)[:8]  # of another log nothing is reused
     judged = []
@@ -146,7 +160,7 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
             write_table(learned, path)
         own = {
             "requests": str(path),
-            "spec": spec.model_copy(update={"columns": {}}),
+            "spec": spec.model_copy(update=_AS_WRITTEN),
             "split": _SPLIT,
             "max_rows": None,
         }
@@ -162,6 +176,8 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
 
 
 _AS_WRITTEN: dict[str, Any] = {"columns": {}, "header": None, "separator": ",", "negative": {}, "timezone": "UTC"}
+_LEAST_GROUPS = 20  # rows that share luck, together: with fewer an interval knows little of it
+_DECIDED = 0.97  # mean probability of the choice that was taken, from which on there is no exploration
 _SPLIT = awrq_mixer.config.SplitConfig(train=0.9, validation=0.1, test=0.0)
 
 
@@ -169,6 +185,12 @@ def halves_of(log: pd.DataFrame, columns: list[str] | None, seed: int) -> np.nda
     """0 or 1 of each row (M,): rows of equal ``columns`` share a half; None: every row by itself."""
     groups = np.arange(len(log)) if columns is None else log.groupby(columns, observed=True).ngroup().to_numpy()
     return np.asarray((numpy_generator(seed, "halves").random(int(groups.max()) + 1) < 0.5)[groups], np.int64)
+
+
+def decided(halves: Sequence[JudgedHalf], spec: RequestSpec) -> list[str]:
+    """Sub-actions with more than one choice that the state all but decides."""
+    shares = np.max([one.propensities.decided(one.sub_actions) for one in halves], axis=0)
+    return [name for name, share in zip(spec.sub_actions, shares) if share > _DECIDED and spec.sizes[name] > 1]
 
 
 def clusters_of(halves: Sequence[JudgedHalf], columns: list[str] | None) -> list[np.ndarray] | None:

@@ -82,12 +82,12 @@ def find_all(own: OwnSystem) -> tuple[Findings, OwnTables]:
 
 
 def _check_log(own: OwnSystem, tables: OwnTables, findings: Findings) -> CodedLog | None:
-    """All that concerns the request log alone; None where no row is left to look at."""
+    """All that concerns the request log alone; None where fewer than two rows are left to look at."""
     if tables.requests is None:
         return None
     check_declared(own, tables.requests, findings)
     log = code_log(own, tables.requests)
-    if not len(log):
+    if len(log) < 2:
         return None
     check_duplicates(log, findings)
     check_states(log, findings)

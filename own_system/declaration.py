@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+import pandas as pd
+from pydantic import AfterValidator, Field, model_validator
 
 from marca_common.column_values import CategoryText, Zone
 from marca_common.config import Config
@@ -17,14 +18,24 @@ from marca_common.requests import RequestSpec
 from marca_common.table_format import TableFormat
 
 ONLY_CENTRE = "all"  # name of the data centre where none is declared
+EPOCHS = {"unix_s": "s", "unix_ms": "ms"}  # time formats that are numbers since 1970, and their units
 _PRICE_PER = {"core_ms": 1.0, "core_s": 1000.0, "core_min": 60_000.0, "core_hour": 3_600_000.0}
+
+
+def _time_format(form: str) -> str:
+    if form not in EPOCHS:
+        try:
+            pd.to_datetime(pd.Series(["-"]), format=form, errors="coerce")
+        except ValueError as error:
+            raise ValueError(f"expected a strptime format, unix_s or unix_ms: {error}") from None
+    return form
 
 
 class OwnTable(TableFormat):
     """One file of the platform: CSV (also .gz), Parquet, or a folder of such parts."""
 
     file: str = Field(description="path of the file or folder")
-    time_format: str | None = Field(
+    time_format: Annotated[str, AfterValidator(_time_format)] | None = Field(
         default=None, description="how times are written: a strptime format, unix_s or unix_ms; null: ISO 8601"
     )
 

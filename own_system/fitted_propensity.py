@@ -1,7 +1,7 @@
-"""How well can the logged action be foretold? Counts, cross-validated: a propensity model where none was logged.
+"""How well can the logged action be foretold? By counts of other rows (``revenue_sim.off_policy.fitted_propensities``).
 
-For each sub-action, columns are added one by one to the key by which rows are counted, as long as held-out rows are
-foretold better. Each half of the rows is foretold by counts of the other half, drawn towards the key without the last column.
+For each sub-action, columns are added one by one to the key by which rows are counted, as long as rows are foretold better
+by the others.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from own_system.coded_log import CodedLog, Grouped, joined
+from revenue_sim.off_policy.fitted_propensities import FittedPropensities
 
-_DRAW = 5.0  # rows that the shorter key's prediction weighs
 _GAIN = 0.002  # mean log-likelihood, nats a row, that a column has to add
 
 
@@ -25,7 +25,7 @@ class Foretold:
 
 
 def foretell(log: CodedLog) -> dict[str, Foretold]:
-    """Every sub-action, from the state and the sub-actions before it."""
+    """Every sub-action, from the state and the sub-actions before it; at least 2 rows."""
     known: dict[str, Grouped] = dict(log.states)
     found = {}
     for name, action in log.actions.items():
@@ -35,32 +35,15 @@ def foretell(log: CodedLog) -> dict[str, Foretold]:
 
 
 def _foretold(action: Grouped, known: dict[str, Grouped]) -> Foretold:
-    half = np.arange(len(action.codes)) % 2
-    share = np.full(len(action.codes), 1.0 / len(action.labels))
-    key = np.zeros(len(action.codes), np.int64)
-    best = _held_out(key, action, half, share)
-    columns: list[str] = []
-    while True:
-        tried = {}
-        for name in known.keys() - set(columns):
-            longer = joined([key, known[name].codes])
-            tried[name] = (longer, _held_out(longer, action, half, best))
-        if not tried:
-            return Foretold(best, columns)
-        name = max(sorted(tried), key=lambda one: float(np.log(tried[one][1]).mean()))
-        longer, probability = tried[name]
-        if np.log(probability).mean() < np.log(best).mean() + _GAIN:
-            return Foretold(best, columns)
-        key, best = longer, probability
+    taken, sizes = action.codes[:, None], [len(action.labels)]
+    key, columns = np.zeros(len(taken), np.int64), list[str]()
+    best = FittedPropensities.fit({}, taken, sizes).logged
+    while left := [name for name in known if name not in columns]:
+        tried = {name: joined([key, known[name].codes]) for name in left}
+        fitted = FittedPropensities.fit(tried, taken, sizes)
+        if np.log(fitted.logged).mean() < np.log(best).mean() + _GAIN:
+            break
+        (name,), best = fitted.groupings, fitted.logged
+        key = tried[name]
         columns.append(name)
-
-
-def _held_out(key: np.ndarray, action: Grouped, half: np.ndarray, shorter: np.ndarray) -> np.ndarray:
-    """Probability (M,) of the taken value by the counts of the other half under an equal key."""
-    size, keys = len(action.labels), int(key.max()) + 1
-    cell = (half * keys + key) * size + action.codes
-    total = half * keys + key
-    hits = np.bincount(cell, minlength=2 * keys * size).reshape(2, keys, size)
-    rows = np.bincount(total, minlength=2 * keys).reshape(2, keys)
-    other = 1 - half
-    return np.asarray((hits[other, key, action.codes] + _DRAW * shorter) / (rows[other, key] + _DRAW))
+    return Foretold(best, columns)

@@ -15,10 +15,8 @@ from marca_common.column_values import BadValue, as_categories, as_instants, as_
 from marca_common.errors import UserError
 from marca_common.files import shipped
 from marca_common.table_files import TextLayout, parts, raw_frames
-from own_system.declaration import ONLY_CENTRE, OwnSystem, OwnTable
+from own_system.declaration import EPOCHS, ONLY_CENTRE, OwnSystem, OwnTable
 from own_system.findings import Findings
-
-_EPOCHS = {"unix_s": "s", "unix_ms": "ms"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,9 @@ def read_own(own: OwnSystem, findings: Findings) -> OwnTables:
         "minutes": (own.minutes, minute_roles(own)),
         "load_tests": (own.load_tests, load_test_roles(own)),
     }
+    for role, (table, columns) in wanted.items():
+        added = ["idc"] if own.data_centre is None and role != "requests" else []
+        _require_names(role, table, columns, added)
     names = {role: _names(table, columns) for role, (table, columns) in wanted.items()}
     frames: dict[str, pd.DataFrame | None] = {}
     rows: dict[str, int] = {}
@@ -118,6 +119,18 @@ def _cpu_role(ours: str, yours: str, unit: str, nullable: bool = False) -> Role:
     return Role(ours, yours, "number", 0, 100, nullable=nullable, factor=1.0 if unit == "percent" else 100.0)
 
 
+def _require_names(role: str, table: OwnTable, columns: list[Role], added: list[str]) -> None:
+    """A UserError where two columns would have one name here, or ``negative`` names one that can't be repaired so."""
+    taken = [*added, *(one.ours for one in columns)]
+    twice = sorted({name for name in taken if taken.count(name) > 1})
+    if twice:
+        raise UserError(f"{role}: {twice[0]!r} is the name of another column here; rename that of yours")
+    known = [one.ours for one in columns if one.kind == "number" and one.low <= 0]
+    unknown = [name for name in table.negative if name not in known]
+    if unknown:
+        raise UserError(f"{role}.negative: got {unknown[0]!r}; expected some of {', '.join(known)}")
+
+
 def _names(table: OwnTable, columns: list[Role]) -> list[str] | UserError:
     """Column names of a file, or why it can't be read."""
     layout = TextLayout(table.separator, table.header, as_text=set())
@@ -159,7 +172,7 @@ def _raw(table: OwnTable, columns: list[Role], findings: Findings) -> pd.DataFra
     text = {
         one.yours
         for one in columns
-        if (one.kind != "number" and table.time_format not in _EPOCHS) or one.kind == "category"
+        if (one.kind != "number" and table.time_format not in EPOCHS) or one.kind == "category"
     }
     layout = TextLayout(table.separator, table.header, as_text=text)
     try:
@@ -183,7 +196,7 @@ def _typed(
 ) -> pd.DataFrame | None:
     """Sound rows under our names, index = row in the file; None where a column holds nothing sound."""
     note = _Notes(table.file, raw, findings)
-    good, typed = np.ones(len(raw), dtype=bool), {}
+    good, typed, before = np.ones(len(raw), dtype=bool), {}, len(findings)
     for one in columns:
         values = raw[one.yours]
         if one.kind == "number":
@@ -199,6 +212,12 @@ def _typed(
             typed[one.ours], sound = _times(values, one, table.time_format, timezone, note)
         good &= sound
     if not good.any():
+        if len(findings) == before:
+            findings.add(
+                "out_of_range",
+                table.file,
+                f"{', '.join(table.negative)}: no row is left when those below 0 are dropped",
+            )
         return None
     frame = pd.DataFrame(typed, index=raw.index)
     return frame if good.all() else frame[good]
@@ -266,7 +285,7 @@ def _times(values: pd.Series, one: Role, form: str | None, timezone: str, note: 
         return nowhere, ~bad
     text = (values if form is None else parsed)[~bad]
     try:
-        zone = "UTC" if form in _EPOCHS else timezone
+        zone = "UTC" if form in EPOCHS else timezone
         return as_instants(text, zone).reindex(values.index), ~bad
     except BadValue as wrong:
         at = np.flatnonzero(~bad)[wrong.row]
@@ -276,9 +295,9 @@ def _times(values: pd.Series, one: Role, form: str | None, timezone: str, note: 
 
 def _parsed(values: pd.Series, form: str | None) -> pd.Series:
     """Which values are times: NaT where one is none."""
-    if form in _EPOCHS:
+    if form in EPOCHS:
         numbers = pd.Series(as_numbers(values)[0], index=values.index)
-        return pd.to_datetime(numbers, unit=_EPOCHS[form], errors="coerce")
+        return pd.to_datetime(numbers, unit=EPOCHS[form], errors="coerce")
     if form is not None:
         return pd.to_datetime(values, format=form, errors="coerce", utc="%z" in form)
     if values.dtype.kind == "M":

@@ -16,7 +16,7 @@ from own_system.fitted_propensity import Foretold
 from revenue_sim.off_policy.support import missing_support
 
 _SUM = 1.01  # largest sum over the joint actions of a state
-_WORSE = 0.1  # nats a row by which counting may foretell better
+_WORSE = 0.2  # nats a row by which counting may foretell better
 _RANKS = 0.1  # least rank correlation with the fitted ones, where those vary
 _VARIES = 0.2  # deviation of the log of the fitted ones, from which on they vary
 _EXCESS = 1.25  # of a mean weight that should be 1

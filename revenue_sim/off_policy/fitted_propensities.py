@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from marca_common.errors import UserError
 
@@ -34,9 +35,7 @@ class FittedPropensities:
         if actions.ndim != 2 or actions.shape[1] != len(sizes) or len(actions) < 2:
             raise UserError(f"actions: got shape {actions.shape}; expected at least 2 rows of {len(sizes)} sub-actions")
         everybody = {EVERYBODY: np.zeros(len(actions), np.int64)}
-        dense = {
-            name: np.unique(codes, return_inverse=True)[1] for name, codes in (everybody | dict(groupings)).items()
-        }
+        dense = {name: pd.factorize(codes)[0] for name, codes in (everybody | dict(groupings)).items()}
         best = [_best(dense, actions[:, j], size) for j, size in enumerate(sizes)]
         names, strengths, mixes, own = zip(*best)
         return cls(names, strengths, tuple(dense[name] for name in names), mixes, np.prod(own, axis=0))
@@ -44,6 +43,11 @@ class FittedPropensities:
     def of_rows(self, rows: np.ndarray) -> list[np.ndarray]:
         """Mix of every sub-action for ``rows`` (N,): (N, choices) each."""
         return [mix[group[rows]] for mix, group in zip(self.mixes, self.group)]
+
+    def decided(self, actions: np.ndarray) -> np.ndarray:
+        """Mean fitted probability of the choices that were taken, of every sub-action: ``actions`` (M, sub-actions); 1: by rule."""
+        taken = [mix[group, actions[:, j]] for j, (mix, group) in enumerate(zip(self.mixes, self.group))]
+        return np.mean(taken, axis=1)
 
     def agreement(self, propensity: np.ndarray) -> float:
         """Median size of the log of fitted over logged propensities (M,): 0.1 is an error of ten percent."""

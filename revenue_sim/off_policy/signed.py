@@ -34,6 +34,7 @@ SAME = "no interval: all requests say the same"
 POWER = 1.5  # ω(s) = R(s)^(1 − POWER): the variance of revenue grows with its mean to that power
 _ROUNDS, _CLOSE, _MOST = 100, 1e-3, 30.0
 _ROUNDING = 1e-5  # directions may be logarithms of single precision: smaller ones are none
+_SINGULAR = 1e-12  # directions may say the same: the log tells their sum
 _START, _LEAST = 1e-2, 1e-8  # variance of a block: the first, and the least
 
 
@@ -78,11 +79,16 @@ class Effects:
         if not mean > 0:
             raise UserError(f"reward: its mean is {mean:g}; expected more than 0")
         scale = np.sqrt((controls**2).mean(axis=0))
+        paying, free = int((reward != 0).sum()), controls.shape[1] + int((block == FREE).sum())
+        if paying < free:
+            raise UserError(
+                f"reward: {paying} rows paid; expected at least {free}, or effects of actions cannot be told"
+            )
         known = np.sqrt((x**2).mean(axis=0)) > _ROUNDING
         z = np.hstack([controls[:, scale > _ROUNDING] / scale[scale > _ROUNDING], x[:, known]])
         first = z.shape[1] - int(known.sum())
         found, variance, matrix, precision, scores = _mixed(z, first, block[known], reward / mean)
-        inverse = np.linalg.inv(matrix)[first:]
+        inverse = np.linalg.pinv(matrix, _SINGULAR)[first:]
         slope, pulls = np.zeros(len(known)), np.zeros(x.shape)
         slope[known], pulls[:, known] = found[first:], scores @ inverse.T
         unsure = np.zeros((len(known), len(known)))
@@ -159,9 +165,11 @@ def _mixed(
         precision = np.r_[np.zeros(first), np.where(block == FREE, 0.0, 1 / np.r_[variance, 1.0][block])]
         scores, matrix = _equations(z, first, found, reward)
         matrix = matrix + np.diag(precision)
-        step = np.linalg.lstsq(matrix, scores.sum(axis=0) - precision * found, rcond=1e-12)[0]
+        step = np.linalg.lstsq(matrix, scores.sum(axis=0) - precision * found, rcond=_SINGULAR)[0]
         found = found + step * min(1.0, 1.0 / max(np.abs(step).max(), 1e-12))
-        told = 1 - np.diag(np.linalg.inv(matrix)) * precision  # share of an effect's variance that the log tells
+        told = (
+            1 - np.diag(np.linalg.pinv(matrix, _SINGULAR)) * precision
+        )  # share of an effect's variance that the log tells
         before = variance.copy()
         for b in range(blocks):
             mine = np.r_[np.zeros(first, bool), block == b]

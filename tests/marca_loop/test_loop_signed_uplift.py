@@ -13,9 +13,11 @@ import pytest
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
-from marca_loop.judged_half import LOGGED, RIVALS, STATIC, price_at
-from marca_loop.signed_uplift import SignedUplift, halves_of, signed_uplift_of_log
+from marca_loop.judged_half import LOGGED, RIVALS, STATIC, Decided, price_at, worth_of
+from marca_loop.signed_uplift import SignedUplift, halves_of, judged_halves, signed_uplift_of_log
 from marca_loop.uplift_tables import saved
+from revenue_sim.off_policy.directions import ActionEffects
+from revenue_sim.off_policy.signed import Effects
 
 SPEC = RequestSpec(
     state={"tier": "category", "kind": "category"},
@@ -150,6 +152,45 @@ def test_a_foreign_log(files: Path, tmp_path: Path) -> None:
     assert found.table["low_pct"].notna().all()
 
 
+def test_worth_of_decisions_against_a_loop_over_rows() -> None:
+    """Row by row, and the gradient by differences: two rules of unequal weight, four states, thirty rows."""
+    generator = np.random.default_rng(0)
+    actions, ids, joint = ActionEffects.of((2, 3)), generator.integers(0, 4, 30), generator.integers(0, 6, 30)
+    along, reward = generator.normal(size=(30, 3)), generator.gamma(1.0, size=30)
+    chosen, there = generator.integers(0, 6, (2, 4)), generator.normal(size=(2, 4, 3))
+    decided = Decided(np.array([0.3, 0.7]), chosen, there, 1.0)
+    size = actions.columns.shape[1] + 3
+    slope = 0.3 * generator.normal(size=size)
+
+    def mean(slope: np.ndarray) -> float:
+        earned = 0.0
+        for i, state in enumerate(ids):
+            for w, weight in enumerate(decided.weights):
+                new = np.r_[actions.columns[chosen[w, state]], there[w, state]]
+                old = np.r_[actions.columns[joint[i]], along[i]]
+                earned += weight * reward[i] * np.exp(slope @ (new - old)) / 30
+        return float(earned)
+
+    effects = Effects(slope, np.zeros((30, size)), np.zeros((size, size)), np.ones(size, bool), np.zeros(0))
+    found = worth_of(effects, actions, decided, ids, joint, along, reward)
+    assert found.value == pytest.approx(mean(slope))
+    steps = 1e-5 * np.eye(size)
+    assert found.gradient == pytest.approx(
+        [(np.log(mean(slope + one)) - np.log(mean(slope - one))) / 2e-5 for one in steps], abs=1e-6
+    )
+
+
+def test_a_half_is_judged_by_what_the_other_learned(files: Path, tmp_path: Path) -> None:
+    """The rows of half k are those that half k's model has not seen."""
+    config = config_of(files, "spend_shares=[1.0]")
+    halves, log = judged_halves(config, config.costs.per_state(config.spec), tmp_path)
+    half = halves_of(log, None, config.seed)
+    for k, one in enumerate(halves):
+        (path,) = tmp_path.glob(f"*/{k}/requests.parquet")
+        assert len(pd.read_parquet(path)) == (half == k).sum()
+        assert one.reward.tolist() == log["revenue"][half != k].tolist()
+
+
 def test_rows_of_equal_columns_share_a_half() -> None:
     log = own_log(rows=500)
     half = halves_of(log, ["kind"], 3)
@@ -189,6 +230,7 @@ def test_cpu_saved_by_hand() -> None:
         ("spend_shares=[0.8]", "spend_shares: got .*expected 1.0, today's spend, among them"),
         ('split_by=["user"]', "split_by: got 'user'; expected some of"),
         ('costs={"table": "costs.csv"}', "services: got none; expected the table's service columns"),
+        ('costs={"table": "costs.csv", "services": ["cpu", "cpu"]}', "services: got .*expected each once"),
         ('costs={"estimator": "a.pt"}', "give either estimator and maps, or table"),
     ],
 )
@@ -211,6 +253,39 @@ def test_a_table_that_lacks_actions(files: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"short.csv: 17 rows; expected each of 18 joint actions once"):
         signed_uplift_of_log(config_of(files, f"costs={costs}"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_tables_and_logs_that_cannot_be_judged(files: Path, tmp_path: Path) -> None:
+    cost_table().assign(cpu=0.0).to_csv(tmp_path / "free.csv", index=False)
+    table = '{"table": "%s", "services": ["%s"]}'
+    two = own_log(rows=1500).assign(revenue=np.where(np.arange(1500) < 8, 1.0, 0.0))
+    two.to_parquet(tmp_path / "two.parquet")
+    for override, message in (
+        (f"costs={table % (files / 'costs.csv', 'a1')}", "costs.services: got 'a1', a sub-action"),
+        (f"costs={table % (tmp_path / 'free.csv', 'cpu')}", "costs: the log's actions cost 0 core-ms on average"),
+        ('split_by=["kind"]', "split_by: 5 values of kind; expected at least 20"),
+        (f"requests={tmp_path / 'two.parquet'}", r"reward: \d rows paid; expected at least 14"),
+    ):
+        with pytest.raises(UserError, match=message):
+            signed_uplift_of_log(config_of(files, override), tmp_path / "out")
+
+
+def test_a_sub_action_by_rule_is_named(files: Path, tmp_path: Path) -> None:
+    log = own_log(rows=1500)
+    log.assign(a1=log["kind"].str[1:].astype(int) % 3).to_parquet(tmp_path / "rule.parquet")
+    signed_uplift_of_log(config_of(files, f"requests={tmp_path / 'rule.parquet'}"), tmp_path / "out")
+    warnings = json.loads((tmp_path / "out/summary.json").read_text())["warnings"]
+    assert [one.split()[0] for one in warnings] == ["a1"]
+
+
+def test_times_of_a_zone_are_read_once(files: Path, tmp_path: Path) -> None:
+    """In UTC they stand in the hour that Berlin's clocks skip: the halves on disk must not be read as Berlin's."""
+    log = own_log(rows=1500)
+    log["timestamp"] = pd.Timestamp("2026-03-29 04:10") + pd.to_timedelta(np.arange(1500) // 2, unit="s")
+    log.to_parquet(tmp_path / "log.parquet")
+    spec = json.dumps(SPEC.model_dump(mode="json") | {"timezone": "Europe/Berlin"})
+    config = config_of(files, f"spec={spec}", f"requests={tmp_path / 'log.parquet'}")
+    assert signed_uplift_of_log(config, tmp_path / "out").summary["rows"] == 1500
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_loop.settings import Orchestration
 from mpc_balancer.system_model.minute_table import read_system
+from own_system.check import find_all
 from own_system.declaration import OwnSystem
 from own_system.translate import translate
 from tests.own_system.foreign import declared
@@ -136,11 +137,40 @@ def test_noise_below_zero_is_clipped_or_dropped_as_declared(example: Path, tmp_p
         ("state={revenue: category}", r"a column has the name of another role: 'revenue'"),
         ("timezone=Berlin", r"did you mean 'Europe/Berlin'"),
         ("mony=1", r"mony: unknown key; did you mean 'money'"),
+        ('requests.time_format="%Q"', r"time_format: got '%Q'; expected a strptime format, unix_s or unix_ms"),
     ],
 )  # fmt: skip
 def test_a_declaration_that_does_not_fit_together_is_refused(override: Any, expected: Any) -> None:
     with pytest.raises(UserError, match=expected):
         load_config(OwnSystem, "configs/own_system.yaml", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "requests.negative={income_cents: clip}",
+            r"requests.negative: got 'income_cents'; expected some of .*revenue",
+        ),
+        ("requests.negative={propensity: clip}", r"requests.negative: got 'propensity'"),
+        ("load_tests.negative={machines: drop}", r"load_tests.negative: got 'machines'"),
+        ("minutes.extras=[qps]", r"minutes: 'qps' is the name of another column here"),
+        ("minutes.extras=[idc]", r"minutes: 'idc' is the name of another column here"),
+    ],
+)
+def test_names_that_would_be_passed_over_or_overwritten_are_refused(
+    override: Any, expected: Any, example: Path
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        find_all(declared(example, [override]))
+
+
+def test_a_log_that_is_dropped_whole_is_a_finding(example: Path, tmp_path: Path) -> None:
+    log = pd.read_csv(example / "requests.csv").assign(income_cents=-1.0)
+    log.to_csv(tmp_path / "requests.csv", index=False)
+    own = declared(example, [f"requests.file={tmp_path}/requests.csv", "requests.negative={revenue: drop}"])
+    with pytest.raises(UserError, match=r"requests.csv: revenue: no row is left when those below 0 are dropped"):
+        translate(own, tmp_path / "out")
 
 
 def test_files_without_header_tabs_and_other_times_are_read(example: Path, tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_propensities_find_the_columns_that_decide() -> None:
     assert found.agreement(propensity) < 0.05
     assert found.agreement(propensity / 2) == pytest.approx(np.log(2), abs=0.05)
     assert found.calibration(actions) < 5
+    assert found.decided(actions) == pytest.approx([np.mean((truth**2).sum(axis=1)), 0.5], abs=0.02)
     drifted = actions.copy()
     drifted[1::2, 0] = (drifted[1::2, 0] + 1) % 3  # every other row's logging policy is another one
     assert found.calibration(drifted) > 10
@@ -157,6 +158,17 @@ def test_what_never_varies_gets_no_interval() -> None:
 def test_no_revenue_is_refused() -> None:
     with pytest.raises(UserError, match="reward: its mean is 0; expected more than 0"):
         Effects.estimate(np.ones((10, 1)), np.ones((10, 1)), np.array([FREE]), np.zeros(10))
+
+
+def test_directions_that_say_the_same_share_an_effect() -> None:
+    """Revenue doubles along x, which stands there twice: the sum of both slopes is log 2, as certain as that of one alone."""
+    generator = np.random.default_rng(6)
+    x = generator.normal(size=(2000, 1))
+    reward = 2.0 ** x[:, 0] * generator.gamma(2.0, size=2000)
+    once, twice = (Effects.estimate(np.ones((2000, 1)), np.hstack([x] * n), np.full(n, FREE), reward) for n in (1, 2))
+    assert once.slope[0] == pytest.approx(np.log(2), abs=0.1)
+    assert twice.slope.sum() == pytest.approx(once.slope[0], rel=1e-3)
+    assert twice.pulls.sum(axis=1) == pytest.approx(once.pulls[:, 0], abs=1e-5)
 
 
 def test_rows_needed() -> None:
