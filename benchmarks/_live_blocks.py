@@ -50,11 +50,6 @@ class Served:
     seconds: float
     failure: str = ""  # the last one
 
-    @property
-    def cpu_percent(self) -> float:
-        """Of one core, mean over the block."""
-        return 100 * self.cpu_s / self.seconds
-
 
 @dataclass
 class Server:

@@ -52,6 +52,8 @@ def serve(config: ServiceConfig, out: str | Path) -> Served:
 def _listening(config: ServiceConfig) -> socket.socket:
     try:
         return socket.create_server((config.address, config.port))
+    except socket.gaierror:
+        raise UserError(f"address: got {config.address!r}; expected an IPv4 address or name of this machine") from None
     except OSError as error:
         raise UserError(
             f"port: cannot listen on {config.address}:{config.port}: {os.strerror(error.errno or 0)}; choose another"
