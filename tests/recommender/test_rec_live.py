@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from autobucket.bench.target.interface import Reply
 from benchmarks._live_blocks import Served, Server, measurement
 from benchmarks._live_strategies import Hourly, Priced, Response, Simulated, commissioned
 from benchmarks._live_traffic import Day, make_block
-from benchmarks.live_ab import Machine, Plan, Run, calibrated, judged, rounds, table_of
+from benchmarks.live_ab import Always, Machine, Plan, Run, calibrated, judged, rounds, table_of
 from recommender.build_parts import Parts
 from recommender.truth.page_table import shown
 from tests.autobucket.bench_fakes import virtual_time
@@ -67,6 +68,37 @@ def test_the_days_traffic_is_the_records(parts: Parts) -> None:
     assert 1 <= len(day.hours) == len(day.past) == len(day.by_hour) <= 24
     for hour, rows in zip(day.hours, day.by_hour):
         assert len(rows) == len(visits) or set(visits.time[rows] // 3600 % 24) == {hour}
+
+
+def test_the_day_by_hand() -> None:
+    """Users who rate at 10, 11 and 12 o'clock: 4, 2 and 1 on the first day, 1, 3 and 4 on the second."""
+    asked = [(10, 4), (11, 2), (12, 1), (34, 1), (35, 3), (36, 4)]
+    hour = np.repeat([one for one, _ in asked], [users for _, users in asked])
+    user = np.concatenate([np.arange(users) for _, users in asked])
+    again = np.append(hour, [10] * 9), np.append(user, [0] * 9)  # a user counts once an hour
+    ratings = SimpleNamespace(time=again[0] * 3600 + 5, user=again[1])
+    visits = pd.DataFrame({"time": np.array([10, 34, 12]) * 3600})
+    day = Day.of(SimpleNamespace(ratings=ratings, visits=visits))  # type: ignore[arg-type]
+    assert day.hours.tolist() == [10, 11]  # 1 of 4 is too little
+    assert day.past.tolist() == [4 / 3, 2 / 3]
+    assert day.present.tolist() == [1 / 2, 3 / 2]
+    assert [one.tolist() for one in day.by_hour] == [[0, 1], [0, 1, 2]]  # nobody visits at 11: anybody
+
+
+def test_cpu_is_a_share_of_the_cores_and_no_controller_is_told_more_than_all() -> None:
+    day = day_of([1.0, 1.0], [1.0, 1.0])
+    block = make_block(day, day.present, 500, 4, 0, 1, 7, "x")
+    strategy = Hourly(np.array([3.0, 2.0, 1.0]), COST, np.array([1.6, 1.6]), day, 0)
+    with virtual_time():
+        one, two = (
+            run_async(lambda cores=cores: Server(FakeService(), np.arange(3), cores, 1.0).serve(block, strategy))
+            for cores in (1, 2)
+        )
+    assert one.rows["cpu"].tolist() == pytest.approx((2 * two.rows["cpu"]).tolist())
+    assert one.rows["cpu"].mean() == pytest.approx(0.4 * len(block.times) / 4 / 10, rel=0.01)
+    assert (one.core_seconds, two.core_seconds) == (4, 8)
+    told = measurement(3, 10.0, 104.0, np.array([0.5]))
+    assert (told.minute, told.qps, told.cpu.tolist(), told.lambda_.tolist()) == (3, 10.0, [100.0], [0.5])
 
 
 def test_traffic_between_the_middles_of_hours_by_hand() -> None:
@@ -214,6 +246,24 @@ def test_every_strategy_serves_the_same_requests_and_nothing_waits() -> None:
     asked = table["requests"].iloc[0] / 10
     assert table.loc["static_hourly", "cpu_mean"] == pytest.approx(1.6 * asked / 10, rel=0.02)
     assert table.loc["cheap", "cpu_over_target"] == 0 < table.loc["static_hourly", "cpu_over_target"]
+
+
+def test_strategies_take_turns_at_being_first() -> None:
+    day, order = day_of([1.0, 1.0], [1.0, 1.0]), list[str]()
+
+    class Named(Always):
+        def choose(self, visit: int, share: float) -> int:
+            order.extend([] if order[-1:] == [name := "ab"[self.setting]] else [name])
+            return self.setting
+
+    strategies = {"a": Named(0), "b": Named(1)}
+    with virtual_time():
+        run_async(
+            lambda: rounds(
+                server(FakeService()), strategies, Machine(COST, 50.0, 0.0, []), day, Plan(rounds=7, block_s=1.0), 0
+            )
+        )
+    assert 8 < len(order) < 16  # of eight rounds, some begin with who ended the one before
 
 
 def test_block_intervals_by_hand() -> None:
