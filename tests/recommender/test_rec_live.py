@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,6 +131,12 @@ def test_a_price_moves_requests_by_hand() -> None:
     scale = response.scale()
     assert 0 < scale.ref[0] < scale.high[0] <= response.prices[-1]
 
+    by_hand = Response(np.array([0.0, 1.0, 2.0, 4.0]), np.array([10.0, 6.9, 3.0, 0.1])).scale()
+    assert (by_hand.high.tolist(), by_hand.ref.tolist()) == (
+        [4.0],
+        [0.5],
+    )  # 31 % of all that can be saved is saved at 1
+
     class Steps:
         lambda_ = np.array([0.0])
 
@@ -166,6 +173,22 @@ def test_controllers_hold_the_mean_in_simulated_days(tmp_path: Path) -> None:
     found = commissioned(days, 50.0, 300, tmp_path)
     seen = days.drive(found.controller("pi", 50.0), 432, "another")
     assert np.mean([one.cpu[0] for one in seen[40:]]) == pytest.approx(50, abs=3)
+
+
+def test_simulated_cpu_has_the_noise_that_it_is_told() -> None:
+    class Still:
+        lambda_ = np.array([1.0])
+
+        def step(self, seen: Any) -> Any:
+            return self.lambda_
+
+    day = day_of([0.5, 1.5], [1.0, 1.0])
+    days = Simulated(Response(np.array([0.0, 2.0]), np.array([3.0, 1.0])), day, 500.0, 0.05, 1.0, 2)
+    seen = days.drive(Still(), 720, "noise")
+    ratio = np.log([one.cpu[0] / one.qps for one in seen])
+    assert np.exp(ratio.mean()) == pytest.approx(2.0 / 10 / 2, rel=0.01)  # core-ms at that price, percent, two cores
+    assert ratio.std() == pytest.approx(0.05, rel=0.1)
+    assert np.mean([one.qps for one in seen[:36]]) == pytest.approx(250, rel=0.03)  # the past's early hours
 
 
 @pytest.fixture
@@ -248,6 +271,24 @@ def test_every_strategy_serves_the_same_requests_and_nothing_waits() -> None:
     assert table.loc["cheap", "cpu_over_target"] == 0 < table.loc["static_hourly", "cpu_over_target"]
 
 
+def test_requests_are_sent_at_their_times_however_slow_the_answers() -> None:
+    class Slow(FakeService):
+        def send(self, request: Any) -> Any:
+            loop = asyncio.get_running_loop()
+            sent.append(loop.time())
+            future = loop.create_future()
+            loop.call_later(3, lambda: future.set_result(Reply("ok", loop.time(), {"page": []})))
+            self.used += 0.001
+            return future
+
+    day, sent = day_of([1.0, 1.0], [1.0, 1.0]), list[float]()
+    block = make_block(day, day.present, 30, 2, 0, 1, 7, "x")
+    with virtual_time():
+        served = run_async(lambda: server(Slow()).serve(block, Always(0)))
+    assert np.diff(sent) == pytest.approx(np.diff(block.times), abs=1e-6)
+    assert served.latency_ms == pytest.approx(3000)
+
+
 def test_strategies_take_turns_at_being_first() -> None:
     day, order = day_of([1.0, 1.0], [1.0, 1.0]), list[str]()
 
@@ -280,6 +321,10 @@ def test_block_intervals_by_hand() -> None:
     assert (one["ci_low"], one["ci_high"]) == (1.0, 4.0)  # thrice the worst or the best block
     assert one["cpu_mean"] == 50
     assert (one["lead_low"], one["lead_high"]) == (0, 0)  # paired with itself
+    cpu = pd.DataFrame({"cpu": [50.0, 0.0, 100.0, 0.0, 50.0]})  # 40 on average over five intervals
+    served = {"static_hourly": [replace(part, rows=cpu) for part in served["static_hourly"][:1]]}
+    run = Run(Machine(COST, 1.0, 0.0, []), [np.zeros(10, int)], served)
+    assert table_of(run, {"static_hourly": [np.ones(10)]}, 35.0).iloc[0]["cpu_over_target"] == 5
 
 
 def test_judgement_is_that_of_the_value_table(parts: Parts) -> None:

@@ -267,7 +267,7 @@ def test_a_port_in_use_and_no_build_get_one_line(parts: Parts, tmp_path: Path) -
     expected = f"error: port: cannot listen on 127.0.0.1:{port}: Address already in use; choose another"
     assert (done.returncode, done.stderr.strip()) == (2, expected)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="^address: cannot listen on ::1:0: Address family .*; choose another$"):
+    with pytest.raises(UserError, match=r"^address: cannot listen on ::1:0: Address family .*; choose another$"):
         serve(ServiceConfig(build=parts.folder, address="::1", port=0), tmp_path / "out")
     with pytest.raises(UserError, match=f"build: {tmp_path} has no summary.json; expected a finished build"):
         open_build(tmp_path)
