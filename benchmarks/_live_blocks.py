@@ -47,13 +47,8 @@ class Served:
     pages: list[list[str]]  # film ids, [] where lost
     rows: pd.DataFrame  # share, qps, cpu, lambda of each interval
     cpu_s: float  # all that the service spent on the block
-    seconds: float
+    core_seconds: float  # that its cores had in the block's time
     failure: str = ""  # the last one
-
-    @property
-    def cpu_percent(self) -> float:
-        """Of one core, mean over the block."""
-        return 100 * self.cpu_s / self.seconds
 
 
 @dataclass
@@ -113,7 +108,7 @@ class Server:
         latency = np.where(ok, 1000 * (finished - block.times), np.nan)
         pages = [list(map(str, one.results["page"])) if one.status == "ok" else [] for one in answers]
         failure = next((one.detail for one in reversed(answers) if one.status != "ok"), "")
-        return Served(settings, ok, latency, pages, pd.DataFrame(rows), spent, block.seconds, failure)
+        return Served(settings, ok, latency, pages, pd.DataFrame(rows), spent, block.seconds * self.cores, failure)
 
 
 def measurement(number: int, qps: float, percent: float, price: np.ndarray) -> Measurement:

@@ -21,7 +21,7 @@ from marca_common.files import read_json
 from marca_common.tables import write_table
 from recommender.build_parts import Parts, load_people
 from recommender.config import RecommenderConfig
-from recommender.records.load_requests import setting_names
+from recommender.records.load_requests import requests_for
 
 ROOT = Path("runs/benchmarks/real_service")
 FEW_VISITS = ["split.most_visits=2500", "cost.rounds=2", "cost.visits=3"]  # a build of a minute
@@ -84,11 +84,7 @@ def bench_config(build: Path, quick: bool) -> TestbenchConfig:
 
 def requests_of(parts: Parts, visit: np.ndarray, setting: np.ndarray) -> pd.DataFrame:
     """Load requests (M rows) for visits (M,) and distinct actions (M,)."""
-    spec, joint = parts.config.spec, first_joint(parts)[setting]
-    frame = pd.DataFrame({"visit": visit, "history": parts.states["history"].to_numpy()[visit]})
-    for name, choice in zip(spec.sub_actions, np.unravel_index(joint, spec.shape)):
-        frame[name] = choice.astype(np.int64)
-    return pd.concat([frame, setting_names(parts.space).iloc[setting].reset_index(drop=True)], axis=1)
+    return requests_for(visit, first_joint(parts)[setting], parts.states, parts.space, parts.config.spec)
 
 
 def first_joint(parts: Parts) -> np.ndarray:

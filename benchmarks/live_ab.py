@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -245,7 +245,7 @@ def table_of(run: Run, values: Mapping[str, list[np.ndarray]], target: float) ->
         rows.append(
             {
                 "strategy": name,
-                "cpu_mean": sum(one.cpu_s for one in blocks) / sum(one.seconds for one in blocks) * 100,
+                "cpu_mean": sum(one.cpu_s for one in blocks) / sum(one.core_seconds for one in blocks) * 100,
                 "cpu_over_target": float(np.maximum(smooth - target, 0).mean()),
                 "value": sums[name].sum() / size.sum(),
                 "ci_low": low,
@@ -297,16 +297,17 @@ def main() -> None:
         "--quick", action="store_true", help="few visits, a clicks regression in place of awrq_plus, short blocks"
     )
     parser.add_argument("--target", type=float, default=50.0, help="mean CPU to keep to, percent of the service's core")
-    parser.add_argument("--rounds", type=int, help="stretches of the day, default 12")
+    parser.add_argument("--rounds", type=int, help="stretches of the day, default 12, with --quick 3")
     add_keep(parser)
     arguments = parser.parse_args()
     quick, target = arguments.quick, arguments.target
     if not 5 <= target <= 90:
         parser.error(f"--target: got {target:g}; expected 5 to 90 percent")
-    set_threads(1)
     if arguments.rounds is not None and arguments.rounds < 2:
         parser.error(f"--rounds: got {arguments.rounds}; expected at least 2, or intervals say nothing")
-    plan = QUICK if quick else Plan(rounds=arguments.rounds or Plan.rounds)
+    set_threads(1)
+    plan = QUICK if quick else Plan()
+    plan = replace(plan, rounds=arguments.rounds or plan.rounds)
     real = Real.of(0 if quick else 100, FEW_VISITS if quick else [])
     parts = parts_of(real)
     q = {"profile": np.tile(profile_of(real), (len(real.judged), 1))}

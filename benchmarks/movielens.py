@@ -254,6 +254,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, few visits and two learners")
     add_keep(parser)
     arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error(f"--seeds: got {arguments.seeds}; expected at least 1")
     set_threads(1)
     sets = [*arguments.set, *([f"data.folder={json.dumps(arguments.data)}"] if arguments.data else [])]
     names, seeds = list(LEARNERS), range(arguments.first_seed, arguments.first_seed + arguments.seeds)
@@ -263,9 +265,10 @@ def main() -> None:
     found = [choices(real, names) for real in reals]
     worth, values = [one[0] for one in found], [one[1] for one in found]
     table, learners = table_of(reals, worth), learners_table(reals, worth, values)
-    write_table(table.assign(**stamp(f"{seeds[0]}+")).round(5), arguments.results / "movielens.csv")
-    write_table(learners.assign(**stamp(f"{seeds[0]}+")).round(4), arguments.results / "table1_movielens.csv")
-    figure(table, arguments.results / "movielens.png")
+    suffix = "_quick" if arguments.quick else ""
+    write_table(table.assign(**stamp(f"{seeds[0]}+")).round(5), arguments.results / f"movielens{suffix}.csv")
+    write_table(learners.assign(**stamp(f"{seeds[0]}+")).round(4), arguments.results / f"table1_movielens{suffix}.csv")
+    figure(table, arguments.results / f"movielens{suffix}.png")
     print(table.drop(columns=["ci_low", "ci_high"]).round(3).to_string(index=False))
     print(learners.round(3).to_string(index=False))
 

@@ -9,6 +9,7 @@ extra value per extra cost. From these alone λ is known to within .4 %.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -147,12 +148,27 @@ def open_shard(path: str | Path) -> HullShard:
         vertices = batch.schema.field("hull").type.value_type
         if any(vertices.field(name).type not in expected for name, expected in _NUMBERS.items()):
             raise TypeError(f"hull is a list of {vertices}")
+        shard = HullShard(path, sums, SlopeHistogram(*arrays), batch)
+        _require_consistent(shard, file.num_record_batches)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         detail = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path}: not a readable hull shard (truncated?): {detail}") from None
     if not batch.num_rows:
         raise UserError(f"{path}: the shard has no states")
-    return HullShard(path, sums, SlopeHistogram(*arrays), batch)
+    return shard
+
+
+def _require_consistent(shard: HullShard, batches: int) -> None:
+    """A ValueError or TypeError where rows are missing, or metadata are of other rows."""
+    sums, histogram = shard.sums, shard.histogram
+    if batches != 1:
+        raise ValueError(f"it holds {batches} record batches; expected one")
+    if not len(histogram.bin) == len(histogram.edges) == len(histogram.cost):
+        raise ValueError("the columns of its histogram differ in length")
+    if not all(map(math.isfinite, (sums.requests, sums.least_cost, sums.most_cost))):
+        raise ValueError("its sums are not finite")
+    if not math.isclose(float(shard.count.sum()), sums.requests, rel_tol=1e-9):
+        raise ValueError(f"its counts add up to {shard.count.sum():.10g}; expected {sums.requests:.10g} requests")
 
 
 def shard_paths(folder: str | Path) -> list[Path]:

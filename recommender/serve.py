@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-import os
 import socket
 from contextlib import closing
 from dataclasses import dataclass
@@ -53,9 +53,9 @@ def _listening(config: ServiceConfig) -> socket.socket:
     try:
         return socket.create_server((config.address, config.port))
     except OSError as error:
-        raise UserError(
-            f"port: cannot listen on {config.address}:{config.port}: {os.strerror(error.errno or 0)}; choose another"
-        ) from None
+        name = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "address"
+        reason = str(error.strerror).partition(" (while")[0]  # Python adds address and port once more
+        raise UserError(f"{name}: cannot listen on {config.address}:{config.port}: {reason}; choose another") from None
 
 
 if __name__ == "__main__":

@@ -12,12 +12,19 @@ from recommender.config import CACHED, CHANNELS
 
 
 def load_requests(states: pd.DataFrame, space: ActionSpace, spec: RequestSpec, seed: int) -> pd.DataFrame:
-    """One request per visit (V rows): ``visit``, ``history``, a uniformly drawn joint action, and its settings.
+    """One request per visit (V rows), with a uniformly drawn joint action."""
+    joint = numpy_generator(seed, "load requests").integers(0, len(space.distinct), len(states))
+    return requests_for(np.arange(len(states)), joint, states, space, spec)
+
+
+def requests_for(
+    visit: np.ndarray, joint: np.ndarray, states: pd.DataFrame, space: ActionSpace, spec: RequestSpec
+) -> pd.DataFrame:
+    """Requests (M rows) for visits and joint actions, both (M,): ``visit``, ``history``, sub-actions and their settings.
 
     ``channels``, ``model`` and ``ranker`` are those of the distinct setting: where a choice is void, the first one.
     """
-    joint = numpy_generator(seed, "load requests").integers(0, len(space.distinct), len(states))
-    frame = pd.DataFrame({"visit": np.arange(len(states)), "history": states["history"].to_numpy()})
+    frame = pd.DataFrame({"visit": visit, "history": states["history"].to_numpy()[visit]})
     for name, choice in zip(spec.sub_actions, np.unravel_index(joint, spec.shape)):
         frame[name] = choice.astype(np.int64)
     settings = setting_names(space)

@@ -35,7 +35,7 @@ class Reader:
         user, time = str(fields["user"]), _whole(fields, "time", 2**62)
         rows = self._rows.get(user)
         if rows is None:
-            raise ValueError(f"user: got {user!r}; expected one of the {len(self._rows)} users who visit")
+            raise ValueError(f"user: got {user[:40]!r}; expected one of the {len(self._rows)} users who visit")
         place = int(np.searchsorted(self.visits.time[rows], time, side="right"))
         if place == 0:
             raise ValueError(

@@ -116,6 +116,8 @@ async def _fields(request: web.Request) -> Mapping[str, Any]:
         return request.query
     try:
         content = json.loads(await request.read())
+    except web.HTTPRequestEntityTooLarge:
+        raise ValueError(f"body: got more than {_MOST_BODY} bytes; expected the fields of one request") from None
     except (ValueError, RecursionError):
         raise ValueError("body: got no JSON; expected an object with the fields of a request") from None
     if not isinstance(content, dict):

@@ -145,7 +145,7 @@ def _check(hulls: Hulls, rows: np.ndarray, ends: np.ndarray, forecast: np.ndarra
     require_range("rows", rows, len(hulls.first) - 1)
     require_shape("forecast", forecast, ends.shape)
     for name, counts in (("ends", ends), ("forecast", forecast)):
-        if not len(counts) or counts[0] < 0 or (np.diff(counts) < 0).any() or not counts[-1] > 0:
+        if not (len(counts) and counts[0] >= 0 and (np.diff(counts) >= 0).all() and 0 < counts[-1] < math.inf):
             raise UserError(
                 f"{name}: got {counts.tolist()!s:.60}; expected numbers of requests, rising to at least one"
             )

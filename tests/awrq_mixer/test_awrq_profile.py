@@ -221,6 +221,15 @@ def test_revenue_corrects_a_surrogate_that_overrates_a_choice(biased: tuple[pd.D
     assert found[1].sum() / found[0].sum() == pytest.approx(truth[1].sum() / truth[0].sum(), rel=0.05)
 
 
+def test_a_surrogate_that_is_mostly_zero_leads_to_no_nonsense() -> None:
+    """Clicks, of which most requests have none: a loss for signals above zero strays by more than a factor of e here."""
+    frame, truth = _biased_log(20_000, seed=0)
+    clicks = np.random.default_rng(0).poisson(0.2 * frame["guess"] / frame["guess"].mean())
+    assert (clicks == 0).mean() > 0.8
+    found = estimate_profile(frame.assign(clicks=clicks), SPEC, "clicks")
+    assert np.std(np.log(found) - np.log(truth)) < 0.3
+
+
 def test_a_surrogate_tells_pairs_that_noise_hides_in_revenue() -> None:
     place, joint, _ = _every_cell(copies=100)
     truth, rng = np.exp(_log_effect(pair=True)), np.random.default_rng(2)

@@ -189,6 +189,19 @@ def test_a_stack_survives_its_checkpoint_and_a_finished_run_is_read_back(stacked
     assert {p: p.stat().st_mtime_ns for p in before} == before  # no member was trained again
 
 
+def test_a_run_that_goes_on_with_another_log_at_the_same_place_forgets_the_old_one(stacked: Any, tmp_path: Path) -> None:
+    log = tmp_path / "log.parquet"
+    frame = pd.read_parquet(stacked["requests"])
+    frame.to_parquet(log, index=False)
+    config = TrainConfig.model_validate(stacked | {"requests": str(log)})
+    train(config, tmp_path / "run")
+    (tmp_path / "run/summary.json").unlink()
+    frame.sample(frac=1, random_state=1).to_parquet(log, index=False)
+    again, whole = train(config, tmp_path / "run").model, train(config, tmp_path / "whole").model
+    states = pd.DataFrame({"place": ["0", "2"], "segment": ["3", "7"]})
+    assert np.array_equal(again.values(states), whole.values(states))
+
+
 def test_a_stack_comes_anchored_and_is_passed_on(stacked: Any, tmp_path: Path) -> None:
     model = train(TrainConfig.model_validate(stacked), tmp_path / "run").model
     profile = np.ones(model.spec.n_joint)

@@ -81,6 +81,30 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         open_shard(tmp_path / "none.arrow")
 
 
+def test_metadata_of_other_rows_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "one.arrow")
+    batch = ipc.open_file(str(path)).get_batch(0)
+    metadata = batch.schema.metadata
+
+    def message(*batches: pa.RecordBatch, **changed: bytes) -> str:
+        schema = batches[0].schema.with_metadata(metadata | {key.encode(): one for key, one in changed.items()})
+        with ipc.new_file(str(path), schema) as file:
+            for one in batches:
+                file.write_batch(one.replace_schema_metadata(schema.metadata))
+        with pytest.raises(UserError, match=r"one\.arrow: not a readable hull shard") as found:
+            open_shard(path)
+        return str(found.value)
+
+    counts = batch.set_column(batch.schema.get_field_index("count"), "count", pa.array([2.0, np.nan, 3.0]))
+    sums = metadata[b"sums"]
+    assert "it holds 2 record batches; expected one" in message(batch.slice(0, 1), batch.slice(1))
+    assert "its counts add up to nan; expected 6 requests" in message(counts)
+    assert '\'Field "count" does not exist' in message(batch.drop_columns(["count"]))
+    assert "its histogram differ in length" in message(batch, cost=metadata[b"cost"][:-8])
+    assert "its sums are not finite" in message(batch, sums=sums.replace(b"15.0", b"NaN"))
+    assert "must be real number" in message(batch, sums=sums.replace(b"15.0", b'"15"'))
+
+
 def test_a_layout_of_another_version_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "one.arrow")
     monkeypatch.setattr("marca_common.hull_shards.VERSION", "2")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,9 @@ def test_a_shard_is_made_again_only_where_its_rows_or_models_changed(
     parts.mkdir()
     for name in ("0.parquet", "1.parquet", "2.parquet"):
         (parts / name).write_bytes((Path(config.requests) / name).read_bytes())
-    mine = config.model_copy(update={"requests": str(parts)})
+    maps = tmp_path / "cost_maps.json"
+    maps.write_bytes(Path(config.cost_maps).read_bytes())
+    mine = config.model_copy(update={"requests": str(parts), "cost_maps": str(maps)})
     score_shards(mine, out)
     before = {path.name: path.stat().st_ino for path in (out / "hulls").iterdir()}
     (parts / "1.parquet").write_bytes((Path(config.requests) / "5.parquet").read_bytes())
@@ -144,6 +147,21 @@ def test_a_shard_is_made_again_only_where_its_rows_or_models_changed(
     assert after["0.parquet.arrow"] == before["0.parquet.arrow"]
     again = open_shard(out / "hulls/1.parquet.arrow")
     assert again.hulls.q.tolist() == open_shard(scored / "hulls/5.parquet.arrow").hulls.q.tolist()
+    maps.write_bytes(maps.read_bytes() + b"\n")
+    score_shards(mine, out)
+    last = {path.name: path.stat().st_ino for path in (out / "hulls").iterdir()}
+    assert last.keys() == after.keys()
+    assert all(last[name] != after[name] for name in last)
+
+
+def test_models_of_other_sub_actions_are_refused(
+    config: ScoreShardsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SimpleNamespace(estimator=SimpleNamespace(spec=SimpleNamespace(sizes={"a1": 2})))
+    monkeypatch.setattr(CostModel, "load", lambda *_: other)
+    with pytest.raises(UserError, match=r"estimator\.pt: sub-actions {'a1': 2}; expected the learner's, {'a1': "):
+        score_shards(config, tmp_path / "run")
+    assert not (tmp_path / "run/hulls").exists()
 
 
 def test_a_bad_part_is_named_and_the_others_are_kept(config: ScoreShardsConfig, tmp_path: Path) -> None:

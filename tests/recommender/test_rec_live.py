@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from autobucket.bench.target.interface import Reply
 from benchmarks._live_blocks import Served, Server, measurement
 from benchmarks._live_strategies import Hourly, Priced, Response, Simulated, commissioned
 from benchmarks._live_traffic import Day, make_block
-from benchmarks.live_ab import Machine, Plan, Run, calibrated, judged, rounds, table_of
+from benchmarks.live_ab import Always, Machine, Plan, Run, calibrated, judged, rounds, table_of
 from recommender.build_parts import Parts
 from recommender.truth.page_table import shown
 from tests.autobucket.bench_fakes import virtual_time
@@ -69,6 +71,37 @@ def test_the_days_traffic_is_the_records(parts: Parts) -> None:
         assert len(rows) == len(visits) or set(visits.time[rows] // 3600 % 24) == {hour}
 
 
+def test_the_day_by_hand() -> None:
+    """Users who rate at 10, 11 and 12 o'clock: 4, 2 and 1 on the first day, 1, 3 and 4 on the second."""
+    asked = [(10, 4), (11, 2), (12, 1), (34, 1), (35, 3), (36, 4)]
+    hour = np.repeat([one for one, _ in asked], [users for _, users in asked])
+    user = np.concatenate([np.arange(users) for _, users in asked])
+    again = np.append(hour, [10] * 9), np.append(user, [0] * 9)  # a user counts once an hour
+    ratings = SimpleNamespace(time=again[0] * 3600 + 5, user=again[1])
+    visits = pd.DataFrame({"time": np.array([10, 34, 12]) * 3600})
+    day = Day.of(SimpleNamespace(ratings=ratings, visits=visits))  # type: ignore[arg-type]
+    assert day.hours.tolist() == [10, 11]  # 1 of 4 is too little
+    assert day.past.tolist() == [4 / 3, 2 / 3]
+    assert day.present.tolist() == [1 / 2, 3 / 2]
+    assert [one.tolist() for one in day.by_hour] == [[0, 1], [0, 1, 2]]  # nobody visits at 11: anybody
+
+
+def test_cpu_is_a_share_of_the_cores_and_no_controller_is_told_more_than_all() -> None:
+    day = day_of([1.0, 1.0], [1.0, 1.0])
+    block = make_block(day, day.present, 500, 4, 0, 1, 7, "x")
+    strategy = Hourly(np.array([3.0, 2.0, 1.0]), COST, np.array([1.6, 1.6]), day, 0)
+    with virtual_time():
+        one, two = (
+            run_async(lambda cores=cores: Server(FakeService(), np.arange(3), cores, 1.0).serve(block, strategy))
+            for cores in (1, 2)
+        )
+    assert one.rows["cpu"].tolist() == pytest.approx((2 * two.rows["cpu"]).tolist())
+    assert one.rows["cpu"].mean() == pytest.approx(0.4 * len(block.times) / 4 / 10, rel=0.01)
+    assert (one.core_seconds, two.core_seconds) == (4, 8)
+    told = measurement(3, 10.0, 104.0, np.array([0.5]))
+    assert (told.minute, told.qps, told.cpu.tolist(), told.lambda_.tolist()) == (3, 10.0, [100.0], [0.5])
+
+
 def test_traffic_between_the_middles_of_hours_by_hand() -> None:
     day = day_of([0.5, 1.5], [1.0, 1.0])
     assert day.rate(np.array([0.0, 0.25, 0.5, 0.75, 1.0]), day.past).tolist() == [0.5, 0.5, 1.0, 1.5, 1.5]
@@ -97,6 +130,12 @@ def test_a_price_moves_requests_by_hand() -> None:
     assert (np.diff(response.cost) <= 1e-12).all()
     scale = response.scale()
     assert 0 < scale.ref[0] < scale.high[0] <= response.prices[-1]
+
+    by_hand = Response(np.array([0.0, 1.0, 2.0, 4.0]), np.array([10.0, 6.9, 3.0, 0.1])).scale()
+    assert (by_hand.high.tolist(), by_hand.ref.tolist()) == (
+        [4.0],
+        [0.5],
+    )  # 31 % of all that can be saved is saved at 1
 
     class Steps:
         lambda_ = np.array([0.0])
@@ -134,6 +173,22 @@ def test_controllers_hold_the_mean_in_simulated_days(tmp_path: Path) -> None:
     found = commissioned(days, 50.0, 300, tmp_path)
     seen = days.drive(found.controller("pi", 50.0), 432, "another")
     assert np.mean([one.cpu[0] for one in seen[40:]]) == pytest.approx(50, abs=3)
+
+
+def test_simulated_cpu_has_the_noise_that_it_is_told() -> None:
+    class Still:
+        lambda_ = np.array([1.0])
+
+        def step(self, seen: Any) -> Any:
+            return self.lambda_
+
+    day = day_of([0.5, 1.5], [1.0, 1.0])
+    days = Simulated(Response(np.array([0.0, 2.0]), np.array([3.0, 1.0])), day, 500.0, 0.05, 1.0, 2)
+    seen = days.drive(Still(), 720, "noise")
+    ratio = np.log([one.cpu[0] / one.qps for one in seen])
+    assert np.exp(ratio.mean()) == pytest.approx(2.0 / 10 / 2, rel=0.01)  # core-ms at that price, percent, two cores
+    assert ratio.std() == pytest.approx(0.05, rel=0.1)
+    assert np.mean([one.qps for one in seen[:36]]) == pytest.approx(250, rel=0.03)  # the past's early hours
 
 
 @pytest.fixture
@@ -216,6 +271,42 @@ def test_every_strategy_serves_the_same_requests_and_nothing_waits() -> None:
     assert table.loc["cheap", "cpu_over_target"] == 0 < table.loc["static_hourly", "cpu_over_target"]
 
 
+def test_requests_are_sent_at_their_times_however_slow_the_answers() -> None:
+    class Slow(FakeService):
+        def send(self, request: Any) -> Any:
+            loop = asyncio.get_running_loop()
+            sent.append(loop.time())
+            future = loop.create_future()
+            loop.call_later(3, lambda: future.set_result(Reply("ok", loop.time(), {"page": []})))
+            self.used += 0.001
+            return future
+
+    day, sent = day_of([1.0, 1.0], [1.0, 1.0]), list[float]()
+    block = make_block(day, day.present, 30, 2, 0, 1, 7, "x")
+    with virtual_time():
+        served = run_async(lambda: server(Slow()).serve(block, Always(0)))
+    assert np.diff(sent) == pytest.approx(np.diff(block.times), abs=1e-6)
+    assert served.latency_ms == pytest.approx(3000)
+
+
+def test_strategies_take_turns_at_being_first() -> None:
+    day, order = day_of([1.0, 1.0], [1.0, 1.0]), list[str]()
+
+    class Named(Always):
+        def choose(self, visit: int, share: float) -> int:
+            order.extend([] if order[-1:] == [name := "ab"[self.setting]] else [name])
+            return self.setting
+
+    strategies = {"a": Named(0), "b": Named(1)}
+    with virtual_time():
+        run_async(
+            lambda: rounds(
+                server(FakeService()), strategies, Machine(COST, 50.0, 0.0, []), day, Plan(rounds=7, block_s=1.0), 0
+            )
+        )
+    assert 8 < len(order) < 16  # of eight rounds, some begin with who ended the one before
+
+
 def test_block_intervals_by_hand() -> None:
     def block(value: float, n: int) -> Served:
         rows = pd.DataFrame({"share": [0.5], "qps": [n], "cpu": [50.0], "lambda": [0.0]})
@@ -230,6 +321,10 @@ def test_block_intervals_by_hand() -> None:
     assert (one["ci_low"], one["ci_high"]) == (1.0, 4.0)  # thrice the worst or the best block
     assert one["cpu_mean"] == 50
     assert (one["lead_low"], one["lead_high"]) == (0, 0)  # paired with itself
+    cpu = pd.DataFrame({"cpu": [50.0, 0.0, 100.0, 0.0, 50.0]})  # 40 on average over five intervals
+    served = {"static_hourly": [replace(part, rows=cpu) for part in served["static_hourly"][:1]]}
+    run = Run(Machine(COST, 1.0, 0.0, []), [np.zeros(10, int)], served)
+    assert table_of(run, {"static_hourly": [np.ones(10)]}, 35.0).iloc[0]["cpu_over_target"] == 5
 
 
 def test_judgement_is_that_of_the_value_table(parts: Parts) -> None:

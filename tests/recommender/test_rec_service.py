@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,12 @@ from marca_common.files import read_json
 from recommender.build_parts import LOAD_FILE, MODELS_FILE, Parts
 from recommender.cascade.accounting import serve_accounted
 from recommender.records.load_requests import setting_names
+from recommender.serve import serve
 from recommender.service.asked import Reader
 from recommender.service.finished_build import open_build
+from recommender.service.front import Front
+from recommender.service.service_config import ServiceConfig
+from recommender.service.worker import Answer
 from recommender.truth.page_table import shown
 
 
@@ -171,12 +177,59 @@ def test_clocks_see_two_processes(parts: Parts, running: Running) -> None:
     assert running.ask("/noop", {}) == (200, {})
 
 
+def test_who_comes_while_too_many_wait_is_refused_and_all_is_counted(parts: Parts, monkeypatch: Any) -> None:
+    asked: list[tuple[int, int, asyncio.Future[Answer]]] = []
+
+    class Worker:
+        def __init__(self, build: Path) -> None: ...
+
+        def ask(self, visit: int, setting: int) -> asyncio.Future[Answer]:
+            asked.append((visit, setting, asyncio.get_running_loop().create_future()))
+            return asked[-1][2]
+
+    def request(visit: int) -> Any:
+        return SimpleNamespace(method="GET", query={"visit": str(visit), "joint": "7"})
+
+    async def visitors() -> list[Any]:
+        first = asyncio.create_task(front.serve(request(2)))
+        await asyncio.sleep(0)
+        refused = await front.serve(request(3))
+        asked[0][2].set_result(Answer([4, 0], 9, 5, time.monotonic() + 0.25, 2.0, 30.0))
+        done = [await first, refused, await front.serve(request(-1))]
+        last = asyncio.create_task(front.serve(request(3)))
+        await asyncio.sleep(0)
+        asked[1][2].set_result(Answer([], 1, 1, 0.0, 1.0, 0.0))
+        return [*done, await last]
+
+    monkeypatch.setattr("recommender.service.front.Worker", Worker)
+    front = Front(ServiceConfig(most_waiting=1), parts)
+    answers = asyncio.run(visitors())
+    assert [one.status for one in answers] == [200, 503, 400, 200]
+    assert [one[:2] for one in asked] == [(2, parts.space.distinct[7]), (3, parts.space.distinct[7])]
+    served, refused = (json.loads(one.text) for one in answers[:2])
+    assert refused == {"error": "busy: 1 requests are waiting"}
+    assert served.pop("queue_ms") == pytest.approx(250, abs=50)
+    films = parts.people.ratings.films
+    assert served == {
+        "visit": 2,
+        "page": [films[4], films[0]],
+        "retrieved": 9,
+        "preranked": 5,
+        "cpu_ms": {"retrieval": 2.0, "ranking": 30.0},
+    }
+    summary = front.summary()
+    assert (summary["answered"], summary["bad_requests"], summary["refused_busy"]) == (2, 1, 1)
+    assert (summary["cpu_s"]["retrieval"], summary["cpu_s"]["ranking"]) == (0.003, 0.03)
+    assert summary["queue_ms"]["p50"] == pytest.approx(125, abs=25)
+
+
 def test_bad_requests_are_400(running: Running) -> None:
     for status, answer in (
         running.ask("/serve?visit=99999999&joint=1"),
         running.ask("/serve?visit=1&joint=x"),
         running.ask("/serve", [1, 2]),
         running.ask("/serve", b"{no json"),
+        running.ask("/serve", b"a" * 70_000),
     ):
         assert status == 400
         assert "expected" in answer["error"]
@@ -214,6 +267,8 @@ def test_a_port_in_use_and_no_build_get_one_line(parts: Parts, tmp_path: Path) -
     expected = f"error: port: cannot listen on 127.0.0.1:{port}: Address already in use; choose another"
     assert (done.returncode, done.stderr.strip()) == (2, expected)
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"^address: cannot listen on ::1:0: Address family .*; choose another$"):
+        serve(ServiceConfig(build=parts.folder, address="::1", port=0), tmp_path / "out")
     with pytest.raises(UserError, match=f"build: {tmp_path} has no summary.json; expected a finished build"):
         open_build(tmp_path)
     for name in ("summary.json", "config.yaml"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from hypothesis import strategies as st
 from benchmarks.allocation import make_problem
 from marca_common.errors import UserError
 from marca_common.files import read_json
-from marca_common.hull_shards import ShardSums, SlopeHistogram, open_shard, write_shard
+from marca_common.hull_shards import SHIFT, Hulls, ShardSums, SlopeHistogram, open_shard, write_shard
 from marca_common.ranks import Ranks
 from marca_measures.hull import chain
-from revenue_sim.allocation import from_shards
+from revenue_sim.allocation import from_shards, shard_kernels
 from revenue_sim.allocation.from_shards import ShardedAllocation, allocate_shards
 from revenue_sim.allocation.one_budget import allocate
 from revenue_sim.allocation.row_hulls import joined, row_hulls
@@ -188,6 +189,60 @@ def test_offsets_that_leave_the_file_are_refused(tmp_path: Path, first: list[int
     path.write_bytes(content.replace(good, np.array(first, np.int32).tobytes()))
     with pytest.raises(UserError, match=r"000\.arrow: (state [12]: its hull does not fit|not a readable hull shard)"):
         solve([path], share=0.5)
+
+
+@pytest.mark.parametrize(
+    ("budget", "off", "price", "bound"),
+    [
+        (3.0, 1e-10, 1.5, 4.0),  # as if the step at λ = 3 exceeded the budget, which it meets: one bin too high
+        (3.0 - 5e-11, -1e-10, 3.0, 4.0),  # as if it fitted: one bin too low
+    ],
+)
+def test_a_bracket_that_misses_by_rounding_is_moved(
+    tmp_path: Path, monkeypatch: Any, budget: float, off: float, price: float, bound: float
+) -> None:
+    monkeypatch.setattr(from_shards, "EDGES", 0)
+    solved, _ = solve([least_cost_off_by(off, tmp_path)], per_request=budget / 2)
+    assert solved.lambda_ == price
+    assert solved.bound == pytest.approx(bound, abs=1e-9)
+    assert solved.cost <= solved.budget
+
+
+def test_sums_that_are_not_those_of_the_hulls_are_named(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(from_shards, "EDGES", 0)
+    with pytest.raises(UserError, match="the shards' sums do not fit their hulls; make the shards again"):
+        solve([least_cost_off_by(1.0, tmp_path)], per_request=1.5)
+
+
+def least_cost_off_by(off: float, folder: Path) -> Path:
+    """The shard of two states, with another least cost in its metadata."""
+    hulls = row_hulls(VALUES, COSTS)
+    sums = ShardSums.of(hulls, np.ones(2), {}, "models", "rows")
+    sums = replace(sums, least_cost=sums.least_cost + off)
+    write_shard(folder / "0.arrow", pd.DataFrame({"s": [0, 1]}), np.ones(2), hulls, sums)
+    return folder / "0.arrow"
+
+
+def test_finer_bins_count_what_the_histogram_counts() -> None:
+    hulls, count = row_hulls(VALUES, COSTS), np.array([0.0, 2.0])  # nobody asks in the first state
+    known = SlopeHistogram.of(hulls, count)
+    lowest = int(np.array([0.5]).view(np.int64)[0] >> SHIFT)
+    edges, cost = np.zeros(1000, np.int64), np.zeros(1000)
+    assert shard_kernels.slope_sums(hulls.first, hulls.c, hulls.q, count, SHIFT, lowest, edges, cost) == 0
+    assert (np.flatnonzero(edges) + lowest).tolist() == known.bin.tolist()
+    assert (edges[edges > 0].tolist(), cost[edges > 0].tolist()) == ([1], [4.0])
+
+
+@pytest.mark.parametrize("costs", [[1e16, 1, 1, 1, 1], [1, 1e16, 1, 1, 1]])
+def test_small_costs_beside_a_large_one_are_not_lost(costs: list[float]) -> None:
+    """1e16 + 1 is 1e16 in float64; the sum's rounding error is kept beside it."""
+    hulls = Hulls(
+        np.arange(6, dtype=np.int32), np.zeros(5, np.uint16), np.array(costs, np.float32), np.zeros(5, np.float32)
+    )
+    chosen, sums = np.zeros(5, np.uint16), np.zeros(4)
+    none = (chosen, np.zeros((2, 0), np.int32), np.zeros((3, 0)), sums)
+    shard_kernels.split_edges(hulls.first, hulls.action, hulls.c, hulls.q, np.ones(5), 1.0, 0.5, *none)
+    assert sums[:2].tolist() == [float(np.float32(1e16)), 4.0]
 
 
 def test_more_edges_than_the_histogram_says_are_refused(tmp_path: Path, monkeypatch: Any) -> None:

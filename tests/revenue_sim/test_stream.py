@@ -30,6 +30,9 @@ def test_the_primal_dual_step_by_hand() -> None:
     assert price.lambda_ == pytest.approx(2 * np.exp(0.1))
     price.after(np.zeros(0, int), spent=5.0, planned=0.0, per_request=1.0)  # nothing is left: the largest step
     assert price.lambda_ == pytest.approx(2 * np.exp(1.1))
+    price = PrimalDual(2.0, step=5.0)
+    price.after(np.zeros(0, int), spent=0.0, planned=10.0, per_request=1.0)  # nothing was spent: the largest step down
+    assert price.lambda_ == pytest.approx(2 * np.exp(-1.0))
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,21 @@ def test_requests_are_served_by_hand() -> None:
     # 8 in all: the first may spend 2; then 3 for row 1 leaves 3; row 0 wants 2 and leaves the 1 that the last needs.
     assert (serve([0, 1, 0, 1], 8.0, 1.0).value, serve([0, 1, 0, 1], 8.0, 1.0).cost) == (4 + 3 + 4 + 0, 8.0)
     assert serve([0, 1, 0, 1], 8.0, 1.0).lowered == 1
+
+
+def test_prices_are_told_of_the_pace_that_is_left_by_hand() -> None:
+    told: list[Any] = []
+
+    class Told(Constant):
+        def after(self, seen: np.ndarray, spent: float, planned: float, per_request: float) -> None:
+            told.append((seen.tolist(), spent, planned, per_request))
+
+    # Three are forecast and six come. Of 11 the first may spend 11/3: it takes 2. All others take the cheapest, for 1.
+    rows, ends, forecast = np.array([0, 1, 0, 1, 0, 1]), np.array([1, 3, 6]), np.array([1.0, 2.0, 3.0])
+    assert serve_stream(HULLS, rows, ends, forecast, 11.0, lambda first: Told(100.0)).cost == 7
+    # 9 are left for two more: 4.5 each, for the two that come. Then three have come for two that were forecast, so 4.5 in
+    # all are expected: 7 are left for 1.5, for each of the three that come. In the end 4 are left, as if for one.
+    assert told == [([0, 1, 0], 2.0, 9.0, pytest.approx(14 / 3)), (rows.tolist(), 3.0, pytest.approx(14.0), 4.0)]
 
 
 def test_what_is_expected_is_kept_in_reserve_and_who_is_not_may_be_refused() -> None:
@@ -120,6 +138,8 @@ def test_resolving_looks_at_the_window_only() -> None:
         ({"ends": np.array([1, 3])}, "ends: got .*expected 2 in the end"),
         ({"forecast": np.array([0.0, 2.0])}, "none where none are forecast"),
         ({"forecast": np.array([1.0])}, "forecast: got shape"),
+        ({"forecast": np.array([np.nan, 2.0])}, "forecast: got"),
+        ({"forecast": np.array([1.0, np.inf])}, "forecast: got"),
         ({"budget": 0.0}, "budget: got 0.0"),
     ],
 )
