@@ -47,7 +47,7 @@ class RunFolder:
         self._made = [folder for folder in (self.out, *self.out.parents) if not folder.exists()]
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.out / ".lock")
+            self._lock = locked(self.out / ".lock")
             self._open()
         except OSError as error:
             raise self._refusal(f"cannot write the run folder: {error.strerror}") from None
@@ -125,7 +125,7 @@ class RunFolder:
                 folder.rmdir()
 
 
-def _locked(path: Path) -> int:
+def locked(path: Path) -> int:
     """A descriptor that holds the lock of a file, made where absent; a UserError where another process holds it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)  # for writing: NFS locks nothing that is open for reading
     try:
@@ -141,7 +141,7 @@ def _locked(path: Path) -> int:
     if os.fstat(descriptor).st_nlink:
         return descriptor
     os.close(descriptor)  # its last owner removed it between our opening and our locking it
-    return _locked(path)
+    return locked(path)
 
 
 def _merge(source: Path, target: Path) -> None:

@@ -46,9 +46,13 @@ class Explain(Config):
     seed: int = Field(0, ge=0, description="seed of that draw")
 
     @model_validator(mode="after")
-    def _factors_fall(self) -> Explain:
+    def _fits(self) -> Explain:
         if (np.diff(self.factors) >= 0).any():
             raise ValueError("factors: expected multiples of λ that fall")
+        if not any(self.price.values()):
+            raise ValueError("price: got 0 for all services; expected one above 0")
+        if len(set(self.columns)) != len(self.columns):
+            raise ValueError("columns: expected each name once")
         return self
 
 

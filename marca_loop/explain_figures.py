@@ -27,7 +27,9 @@ def spend_figure(table: pd.DataFrame, path: Path) -> Path:
         axis.set_xticks(factors, [f"{one:g}" for one in factors])
         axis.set_xticks([], minor=True)
     left.set(title=f"Who gets computation, by {column}", ylabel="core-ms per request, all services")
-    right.set(title="What the last step of the price bought", ylabel="money per core-ms", yscale="log")
+    right.set(title="What the last step of the price bought", ylabel="money per core-ms")
+    if (table["marginal"] > 0).any():  # else nothing more was bought at any multiple
+        right.set_yscale("log")
     right.yaxis.set_major_formatter("{x:g}")
     right.yaxis.set_minor_formatter("{x:g}")
     left.legend(title=column)
@@ -89,5 +91,5 @@ def _frequent(table: pd.DataFrame) -> list[str]:
 
 
 def _natural(value: str) -> tuple[bool, float, str]:
-    number = float(value) if value.replace(".", "", 1).isdigit() else 0.0
-    return not value.replace(".", "", 1).isdigit(), number, value
+    numeric = value.replace(".", "", 1).isdecimal()
+    return not numeric, float(value) if numeric else 0.0, value

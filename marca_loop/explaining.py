@@ -88,7 +88,8 @@ def ledger(q: np.ndarray, c: np.ndarray, price: np.ndarray, spec: RequestSpec, s
     order = np.argsort(-score, kind="stable")
     low, high = _factor_ranges(q, c @ price)
     wins = np.flatnonzero(low < high)
-    kept = [a for a in order if a in set(wins.tolist()) | set(order[:2].tolist())]
+    wanted = {*wins.tolist(), *order[:2].tolist()}
+    kept = [a for a in order if a in wanted]
     best = order[0]
     frame = pd.DataFrame(spec.joint_table()[kept], columns=list(spec.sub_actions))
     frame.insert(0, "joint", kept)

@@ -30,6 +30,12 @@ def portable(predictor: Predictor) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
+def remembered(module: nn.Module) -> Tensor:
+    """Codes of the states that learners inside a module remember, (K, columns); of none where they remember nothing."""
+    known = [part.known()[:-1] for part in module.modules() if isinstance(part, _Remembering)]
+    return torch.cat(known) if known else torch.zeros(0, 0, dtype=torch.int64)
+
+
 def _scorer(scorer: Scorer, name: str) -> nn.Module:
     if isinstance(scorer, StackScorer):
         return Stacked(scorer)

@@ -33,7 +33,7 @@ class App:
 
     def __init__(self, service: DecisionService) -> None:
         self.service = service
-        self._swapping = asyncio.Lock()
+        self._aside = ThreadPoolExecutor(1, initializer=_step_back)  # reads policies and writes the log, one at a time
         self._most = int(service.config.body_mb * 1e6)
         self._routes = {
             ("POST", "/decide"): self._many,
@@ -100,16 +100,19 @@ class App:
 
     async def _reload(self, scope: dict[str, Any], body: bytes) -> Answer:
         """The new policy is read beside the requests and takes over between two of them; a bad one changes nothing."""
-        async with self._swapping:
-            try:
-                policy = await asyncio.to_thread(ServedPolicy, self.service.config)
-                await asyncio.to_thread(self.service.log.keep_states, policy.version, policy.states)
-            except UserError:
-                self.service.counts["failed_reloads"] += 1
-                raise
-            self.service.swap(policy)
-            self.service.counts["reloads"] += 1
-            return 200, JSON, json.dumps({"policy": policy.version}).encode()
+        try:
+            policy = await asyncio.get_running_loop().run_in_executor(self._aside, self._read_policy)
+        except UserError:
+            self.service.counts["failed_reloads"] += 1
+            raise
+        self.service.swap(policy)
+        self.service.counts["reloads"] += 1
+        return 200, JSON, json.dumps({"policy": policy.version}).encode()
+
+    def _read_policy(self) -> ServedPolicy:
+        policy = ServedPolicy(self.service.config)
+        self.service.log.keep_states(policy.version, policy.states)
+        return policy
 
     async def _metrics(self, scope: dict[str, Any], body: bytes) -> Answer:
         return 200, TEXT, metrics_text(self.service).encode()
@@ -131,28 +134,32 @@ class App:
         writer.cancel()
         with suppress(asyncio.CancelledError):
             await writer  # a part that is being written is finished first
+        self._aside.shutdown()
         self.service.log.write(self.service.log.take())
+        self.service.log.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _write_log(self) -> None:
-        """In one thread, which steps back behind the one that answers."""
-        loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, initializer=_step_back) as writer:
-            while True:
-                await asyncio.sleep(self.service.config.log_s)
-                await asyncio.shield(loop.run_in_executor(writer, self.service.log.write, self.service.log.take()))
+        loop, log = asyncio.get_running_loop(), self.service.log
+        while True:
+            await asyncio.sleep(self.service.config.log_s)
+            await asyncio.shield(loop.run_in_executor(self._aside, log.write, log.take()))
 
 
 def _step_back() -> None:
+    """The thread gives way to the one that answers."""
     if sys.platform == "linux":  # elsewhere priorities belong to processes
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _from_arrow(body: bytes) -> pa.Table:
     try:
-        return pa.ipc.open_stream(body).read_all()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"body: not an Arrow stream: {str(error).splitlines()[0][:120]}") from None
+        table = pa.ipc.open_stream(body).read_all()
+        table.validate(full=True)  # offsets and indices that point outside would end the process
+        _ = table.column_names  # may be no UTF-8
+        return table
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"body: not an Arrow stream: {str(error).partition(chr(10))[0][:120]}") from None
 
 
 def _from_json(body: bytes) -> pa.Table:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import struct
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from marca_common.arrays import require_range
 from marca_common.errors import UserError
-from marca_common.files import atomic_path, read_json_lines, remove_partial_files, write_text
+from marca_common.files import atomic_path, read_json_lines, remove_partial_files
 from marca_common.requests import RequestSpec
+from marca_common.run_folder import locked
 from marca_common.tables import write_table
 
 log = logging.getLogger(__name__)
@@ -36,25 +40,44 @@ SCHEMA = pa.schema(
     }
 )
 
-Taken = tuple[list[tuple[Any, ...]], list[pa.RecordBatch]]
+_PRICING_COLUMNS = ["pricing", "policy", "shadow", "group_column", "rule"]  # columns of pricings.jsonl that are read
+# Single decisions are kept packed, without `unknown`: a Python object each would cost the thread that answers a pause of tens
+# of milliseconds whenever the log is written, since objects are read only while that thread stands still.
+_ROW = np.dtype(
+    [("request", "<i8"), ("time", "<i8"), ("pricing", "<i4"), ("state", "<i4"), ("joint", "<i4"), ("propensity", "<f4")]
+)
+_pack = struct.Struct("<qqiiif").pack
+
+
+class Taken(NamedTuple):
+    """What was noted between two calls of ``take``."""
+
+    ones: bytearray  # rows of _ROW
+    unknown: dict[int, str]  # state columns of unknown states among them, by request
+    many: list[pa.RecordBatch]
 
 
 class DecisionLog:
     """Gathers rows in memory; ``write`` puts them on the disk. A disk that takes no more is counted, and decisions go on."""
 
     def __init__(self, folder: Path) -> None:
+        """Go on with the log of a folder; a UserError where another process writes it, or its last part can't be read."""
         self.folder, self.lost = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = locked(folder / ".lock")
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
         remove_partial_files(folder)
         request, pricing = _last(folder)
         self.next = max(time.time_ns() // 1000, request + 1)
-        self._pricings = folder / _PRICINGS
-        said = read_json_lines(self._pricings)
-        if said:  # without a last line that was cut off: the next one would be part of it
-            write_text(self._pricings, "".join(map(_line, said)))
-        self.pricing = max([pricing, *(one["pricing"] for one in said)])
-        self._ones: list[tuple[Any, ...]] = []
-        self._many: list[pa.RecordBatch] = []
+        self.pricing = max([pricing, *(one["pricing"] for one in _pricings(folder))])
+        self._lines: list[str] = []  # of pricings.jsonl that the disk has not taken
+        self._taken = Taken(bytearray(), {}, [])
+
+    def close(self) -> None:
+        """Let another process write the folder."""
+        os.close(self._lock)
 
     def keep_states(self, version: str, states: pd.DataFrame) -> None:
         """Write the states that rows will point into, unless an earlier start did."""
@@ -65,9 +88,11 @@ class DecisionLog:
     def price(self, content: dict[str, Any]) -> None:
         """From here on rows were decided under ``content``: policy, shadow, and of each data centre λ and rule."""
         self.pricing += 1
+        self._lines.append(json.dumps({"pricing": self.pricing, "time": time.time(), **content}))
         try:
-            with self._pricings.open("a", encoding="utf-8") as file:
-                file.write(_line({"pricing": self.pricing, "time": time.time(), **content}))
+            with (self.folder / _PRICINGS).open("a", encoding="utf-8") as file:
+                file.write("".join(f"\n{line}\n" for line in self._lines))  # the line before may have been cut off
+            self._lines = []
         except OSError as error:
             log.warning("decision log: %s: %s", self.folder, error.strerror)
 
@@ -75,7 +100,9 @@ class DecisionLog:
         """Note one decision; its request number."""
         request = self.next
         self.next = request + 1
-        self._ones.append((request, time.time_ns() // 1000, self.pricing, row, joint, propensity, unknown))
+        self._taken.ones.extend(_pack(request, time.time_ns() // 1000, self.pricing, row, joint, propensity))
+        if unknown is not None:
+            self._taken.unknown[request] = unknown
         return request
 
     def many(self, rows: np.ndarray, joint: np.ndarray, propensity: np.ndarray, unknown: pa.Array) -> np.ndarray:
@@ -84,33 +111,42 @@ class DecisionLog:
         requests = np.arange(self.next, self.next + size)
         self.next += size
         same = [np.full(size, time.time_ns() // 1000), np.full(size, self.pricing, np.int32)]
-        columns = [requests, *same, rows.astype(np.int32), joint, propensity, unknown]
         if size:
-            arrays = [pa.array(column).cast(field.type) for column, field in zip(columns, SCHEMA)]
-            self._many.append(pa.record_batch(arrays, schema=SCHEMA))
+            self._taken.many.append(_batch([requests, *same, rows.astype(np.int32), joint, propensity, unknown]))
         return requests
 
     def take(self) -> Taken:
         """What was noted since the last call; in the thread that notes."""
-        taken = self._ones, self._many
-        self._ones, self._many = [], []
+        taken, self._taken = self._taken, Taken(bytearray(), {}, [])
         return taken
 
     def write(self, taken: Taken) -> None:
         """Write what ``take`` gave; in any thread."""
-        ones, many = taken
-        if ones:
-            many = [*many, pa.record_batch([pa.array(c, f.type) for c, f in zip(zip(*ones), SCHEMA)], schema=SCHEMA)]
-        if not many:
+        batches = taken.many + ([_unpacked(taken)] if taken.ones else [])
+        if not batches:
             return
-        table = pa.Table.from_batches(many)
-        first = min(batch["request"][0].as_py() for batch in many)
+        table = pa.Table.from_batches(batches)
+        first = min(batch["request"][0].as_py() for batch in batches)
         try:
             with atomic_path(self.folder / f"decisions_{first:017d}.parquet") as temporary:
                 pq.write_table(table, temporary, compression="zstd", use_dictionary=["pricing", "state", "joint"])
         except (UserError, OSError) as error:
             self.lost += len(table)
             log.warning("decision log: %d rows lost: %s", len(table), error)
+
+
+def _unpacked(taken: Taken) -> pa.RecordBatch:
+    rows = np.frombuffer(taken.ones, _ROW)
+    texts = pa.nulls(len(rows), pa.string())
+    if taken.unknown:
+        cells = np.full(len(rows), None, object)
+        cells[np.searchsorted(rows["request"], list(taken.unknown))] = list(taken.unknown.values())
+        texts = pa.array(cells, pa.string())
+    return _batch([*(rows[name] for name in _ROW.names or ()), texts])
+
+
+def _batch(columns: list[Any]) -> pa.RecordBatch:
+    return pa.record_batch([pa.array(one).cast(field.type) for one, field in zip(columns, SCHEMA)], schema=SCHEMA)
 
 
 def read_log(folder: str | Path, spec: RequestSpec) -> pd.DataFrame:
@@ -123,15 +159,15 @@ def read_log(folder: str | Path, spec: RequestSpec) -> pd.DataFrame:
     if not parts:
         raise UserError(f"{folder}: no decisions_*.parquet; expected the folder of a decision log")
     frame = pd.concat(map(_part, parts)).sort_values("request", ignore_index=True)
-    said = read_json_lines(folder / _PRICINGS)
-    lacking = ~frame["pricing"].isin([one["pricing"] for one in said])
+    pricings = pd.DataFrame(_pricings(folder), columns=_PRICING_COLUMNS).set_index("pricing")
+    lacking = ~frame["pricing"].isin(pricings.index)
     if lacking.any():
         raise UserError(f"{folder / _PRICINGS}: pricing {frame['pricing'][lacking].iloc[0]} is missing")
-    pricings = pd.DataFrame(said).set_index("pricing")
     for name in ("policy", "shadow"):
         frame[name] = pricings[name].reindex(frame["pricing"]).to_numpy()
     frame = frame.join(_states(folder, frame, spec))
     frame["rule"] = _rules(frame, pricings)
+    require_range(f"{folder}: joint action", frame["joint"].to_numpy(np.int64), spec.n_joint)
     actions = np.stack(np.unravel_index(frame["joint"].to_numpy(), spec.shape), 1)
     return frame.drop(columns=["unknown"]).assign(**dict(zip(spec.sub_actions, actions.T)))
 
@@ -143,9 +179,13 @@ def _states(folder: Path, frame: pd.DataFrame, spec: RequestSpec) -> pd.DataFram
         path = folder / f"states_{version}.parquet"
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected the states of policy {version}")
-        states = pd.read_parquet(path)
+        states = _table(path).to_pandas()
+        if set(states) != set(spec.state):
+            raise UserError(f"{path}: states of {', '.join(states)}; expected {', '.join(spec.state)}")
         known = rows[frame.loc[rows, "state"] >= 0]
-        columns.loc[known] = states[list(spec.state)].to_numpy(object)[frame.loc[known, "state"]]
+        places = frame.loc[known, "state"].to_numpy(np.int64)
+        require_range(f"{path}: state", places, len(states))
+        columns.loc[known] = states[list(spec.state)].to_numpy(object)[places]
     new = frame.index[frame["state"] < 0]
     columns.loc[new] = pd.DataFrame([json.loads(one) for one in frame.loc[new, "unknown"]], new, list(spec.state))
     return columns
@@ -167,21 +207,31 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _part(path: Path) -> pd.DataFrame:
+    table = _table(path)
+    if table.schema != SCHEMA or any(table[name].null_count for name in SCHEMA.names if name != "unknown"):
+        raise UserError(f"{path}: not a part of a decision log; expected columns {', '.join(SCHEMA.names)}, filled")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def _table(path: Path) -> pa.Table:
     try:
-        frame: pd.DataFrame = pq.read_table(path, schema=SCHEMA).to_pandas()
-        return frame
+        table = pq.read_table(path)
+        table.validate(full=True)
+        return table
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable part of a decision log: {str(error).splitlines()[0][:160]}") from None
 
 
 def _last(folder: Path) -> tuple[int, int]:
-    """Number of the last request that was written, and of its pricing; −1 and 0 where there is none."""
+    """The last request and its pricing, −1 and 0 where there is none."""
     parts = _parts(folder)
-    if not parts:
-        return -1, 0
-    frame = _part(parts[-1])
-    return int(frame["request"].max()), int(frame["pricing"].max())
+    frame = _part(parts[-1]) if parts else None
+    return (-1, 0) if frame is None else (int(frame["request"].max()), int(frame["pricing"].max()))
 
 
-def _line(content: dict[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
+def _pricings(folder: Path) -> list[dict[str, Any]]:
+    """Lines of pricings.jsonl by number; those that a crash or a full disk cut off are left out."""
+    lines = read_json_lines(folder / _PRICINGS)
+    whole = [one for one in lines if isinstance(one, dict) and set(one) >= set(_PRICING_COLUMNS)]
+    return list({one["pricing"]: one for one in whole}.values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from examples.decision_service.config import JoinConfig
@@ -28,22 +29,32 @@ class Joined:
 def join(config: JoinConfig, out: str | Path) -> Joined:
     """Join what came of the requests to the decision log; write requests.parquet, a log that every program here reads.
 
-    Decisions without an outcome are left out and counted. A UserError for a log of shadow mode, whose decisions were never
-    applied, and for a request with two outcomes.
+    Decisions without an outcome are left out and counted. So are those of unknown states with an empty or impossible value,
+    which no program reads. A UserError for a log of shadow mode, whose decisions were never applied, for a request with two
+    outcomes, and where no decision has one.
     """
     with RunFolder(out, config) as folder:
         decisions, outcomes = read_log(config.log, config.spec), _outcomes(config)
         if decisions["shadow"].any():
             raise UserError(f"{config.log}: holds decisions of shadow mode, which were never applied; expected none")
+        twice = [name for name in outcomes if name in decisions and name != "request"]
+        if twice:
+            raise UserError(f"{config.outcomes}: column {twice[0]!r} is one of the decision log's own; expected others")
         both = decisions.merge(outcomes, on="request", how="inner", validate="one_to_one").sort_values("request")
-        requests = _columns(both, config.spec, config.extra)
+        if not len(both):
+            raise UserError(
+                f"{config.outcomes}: no request of {config.log} stands in it; expected outcomes of its requests"
+            )
+        readable = both[_readable(both, config.spec)]
+        requests = _columns(readable, config.spec, config.extra)
         write_table(requests, folder.path / "requests.parquet")
         summary = {
             "decisions": len(decisions),
-            "joined": len(both),
+            "joined": len(readable),
+            "unreadable_states": len(both) - len(readable),
             "without_outcome": len(decisions) - len(both),
             "outcomes_of_other_requests": len(outcomes) - len(both),
-            "rules": both["rule"].value_counts().to_dict(),
+            "rules": readable["rule"].value_counts().to_dict(),
         }
         folder.write_summary(summary)
         return Joined(requests, summary)
@@ -60,6 +71,17 @@ def _outcomes(config: JoinConfig) -> pd.DataFrame:
             f"{config.outcomes}: request {outcomes['request'][twice].iloc[0]} stands in it twice; expected it once"
         )
     return outcomes
+
+
+def _readable(both: pd.DataFrame, spec: RequestSpec) -> pd.Series:
+    """Rows whose state columns hold what their kinds can hold; what a client sent for an unknown state may be anything."""
+    readable = pd.Series(True, both.index)
+    for name, kind in spec.state.items():
+        words = both[name].astype(str)
+        numeric = kind == "numeric"
+        fits = np.isfinite(pd.to_numeric(words, errors="coerce")) if numeric else words.str.fullmatch(r"[^\x00\x1f]+")
+        readable &= fits.astype(bool)
+    return readable
 
 
 def _columns(both: pd.DataFrame, spec: RequestSpec, extra: list[str]) -> pd.DataFrame:

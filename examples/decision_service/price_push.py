@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,8 +29,9 @@ class Push:
     decided: float  # when they were decided, seconds since 1970
 
 
-def read_push(body: bytes, config: DecisionServiceConfig, unit: str, now: float, newest: float) -> Push:
-    """The push in ``body``; Refused where it is malformed, stale at ``now``, or older than ``newest``.
+def read_push(body: bytes, config: DecisionServiceConfig, unit: str, now: float, newest: np.ndarray) -> Push:
+    """The push in ``body``; Refused where it is malformed, stale at ``now``, or older than
+    ``newest`` (G,), the push in force at one of its data centres.
 
     Times are seconds since 1970. A push without ``decided`` counts as decided now. Data centres not served are passed over.
     """
@@ -48,8 +50,9 @@ def read_push(body: bytes, config: DecisionServiceConfig, unit: str, now: float,
         raise Refused("stale", f"decided: {now - decided:.0f} seconds ago; expected at most {config.stale_s:g}")
     if decided - now > config.stale_s:
         raise Refused("stale", f"decided: {decided - now:.0f} seconds from now; expected a clock that agrees")
-    if decided < newest:
-        raise Refused("stale", f"decided: {newest - decided:.3f} seconds before the λ in force; expected a newer one")
+    older = float(newest[list(served)].max()) - decided
+    if older > 0:
+        raise Refused("stale", f"decided: {older:.3f} seconds before the λ in force; expected a newer one")
     return Push({place: _prices(one, config, config.groups[place]) for place, one in served.items()}, decided)
 
 
@@ -69,6 +72,6 @@ def _prices(given: dict[Any, Any], config: DecisionServiceConfig, group: str) ->
     if set(given) != set(config.prices):
         raise Refused("price", f"lambda of {group}: got {list(given)[:8]}; expected prices {', '.join(config.prices)}")
     for name, one in given.items():
-        if type(one) not in (int, float) or not 0 <= one < float("inf"):
+        if type(one) not in (int, float) or not 0 <= one <= sys.float_info.max:
             raise Refused("number", f"lambda of {group}, {name}: got {str(one)[:40]}; expected a finite number from 0")
     return np.array([float(given[name]) for name in config.prices])

@@ -38,8 +38,8 @@ class ServedPolicy:
         self.counts = np.append(np.diff(self.policy.first), 1)  # (S + 1,) actions to draw from
         self.first = np.append(self.policy.first[:-1], len(joint))  # (S + 1,)
         self.candidates = np.append(joint, config.fallback_joint)
+        self.words = [_factored(self.states[name]) for name in self.columns]
         self.group = self._groups(config, path)
-        self.words = [np.unique(self.states[name].to_numpy(object), return_inverse=True) for name in self.columns]
         self.places = [{word: i for i, word in enumerate(words)} for words, _ in self.words]
         self.keys, self.rows = self._keys(path)
         self.by_query = {one: row for row, one in enumerate(self._queries())}
@@ -67,11 +67,11 @@ class ServedPolicy:
         """Data centre of every row, int64 (S + 1,); the unknown state has none, −1."""
         if config.group_column is None:
             return np.append(np.zeros(len(self.states), np.int64), -1)
-        named = pd.Index(config.groups).get_indexer(self.states[config.group_column])
-        if (named < 0).any():
-            other = self.states[config.group_column].iloc[int(np.argmax(named < 0))]
-            raise UserError(f"{path}: states of data centre {other!r}; expected those of groups: {config.groups}")
-        return np.append(named, -1)
+        words, codes = self.words[self.columns.index(config.group_column)]
+        others = [word for word in words if word not in config.groups]
+        if others:
+            raise UserError(f"{path}: states of data centre {others[0]!r}; expected those of groups: {config.groups}")
+        return np.append(np.array([config.groups.index(word) for word in words])[codes], -1)
 
     def _keys(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Every state as one number, sorted, and the rows in that order."""
@@ -97,6 +97,12 @@ class ServedPolicy:
         return ["&".join(cells).encode() for cells in zip(*columns)]
 
 
+def _factored(column: pd.Series) -> tuple[list[str], np.ndarray]:
+    """Distinct values, and the place of each row's among them. By hash: a sort would hold the interpreter for longer."""
+    codes, words = pd.factorize(column)
+    return list(words), codes
+
+
 def query_of(state: dict[str, str], columns: list[str]) -> bytes:
     """The one query string that stands for a state; a UserError where a column is missing."""
     missing = [name for name in columns if name not in state]
@@ -110,7 +116,7 @@ def _codes(table: pa.Table, name: str, places: dict[str, int]) -> np.ndarray:
     if table.column_names.count(name) != 1:
         raise UserError(f"state column {name!r}: expected it once; found {', '.join(table.column_names)}")
     column = table[name]
-    if pa.types.is_nested(column.type):
+    if pa.types.is_nested(column.type) or isinstance(column.type, pa.BaseExtensionType):
         raise UserError(f"state column {name!r}: expected text, numbers or booleans; got {column.type}")
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
@@ -122,5 +128,5 @@ def _codes(table: pa.Table, name: str, places: dict[str, int]) -> np.ndarray:
     except ValueError:
         raise UserError(f"state column {name!r}: expected text; got bytes that are not UTF-8") from None
     code = np.array([*values, -1], np.int64)
-    indices = column.indices.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.int64)
+    indices = column.indices.cast(pa.int64()).fill_null(len(values)).to_numpy(zero_copy_only=False)
     return np.asarray(code[indices])

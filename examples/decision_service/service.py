@@ -39,7 +39,7 @@ class DecisionService:
         self.lambda_ = np.tile(self.fallback, (len(config.groups), 1))  # (G, L) in force
         self.until = np.full(len(config.groups), -np.inf)  # clock at which each λ grows stale
         self.due = np.inf  # the earliest of those to come
-        self.newest = -np.inf
+        self.newest = np.full(len(config.groups), -np.inf)  # when each λ was decided, seconds since 1970
         self.decided, self.explored = [0] * len(RULES), 0
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
@@ -68,10 +68,9 @@ class DecisionService:
         except Refused as error:
             self.refused[error.reason] += 1
             raise
-        self.newest = found.decided
         self.counts["pushes"] += 1
         for group, price in found.lambda_.items():
-            self.lambda_[group] = price
+            self.lambda_[group], self.newest[group] = price, found.decided
             self.until[group] = self.clock() + self.config.stale_s - (self.wall() - found.decided)
         self._price(found.lambda_)
         return {"accepted": [self.config.groups[group] for group in found.lambda_]}
@@ -82,7 +81,10 @@ class DecisionService:
             self._grow_stale()
         row, unknown = self.policy.by_query.get(query, -2), None
         if row == -2:
-            state = {name: category(word) for name, word in parse_qsl(query.decode("latin-1"), keep_blank_values=True)}
+            state = {
+                name: category(word)
+                for name, word in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True)
+            }
             row = self.policy.row(state)
             unknown = json.dumps({name: state[name] for name in self.policy.columns}) if row < 0 else None
         joint, propensity, share = self.best.item(row), self.p_best.item(row), self.explore.item(row)

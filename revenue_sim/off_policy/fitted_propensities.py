@@ -47,7 +47,8 @@ class FittedPropensities:
     def decided(self, actions: np.ndarray) -> np.ndarray:
         """Mean fitted probability of the choices that were taken, of every sub-action: ``actions`` (M, sub-actions); 1: by rule."""
         taken = [mix[group, actions[:, j]] for j, (mix, group) in enumerate(zip(self.mixes, self.group))]
-        return np.mean(taken, axis=1)
+        shares: np.ndarray = np.stack(taken).mean(axis=1)
+        return shares
 
     def agreement(self, propensity: np.ndarray) -> float:
         """Median size of the log of fitted over logged propensities (M,): 0.1 is an error of ten percent."""

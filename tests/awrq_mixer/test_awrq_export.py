@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from awrq_mixer.anchoring.evidence import fit_anchor
 from awrq_mixer.config import ExportConfig, TrainConfig
 from awrq_mixer.export import export
 from awrq_mixer.serving import HullPolicy, Predictor
 from awrq_mixer.serving.hull_table import hull_table
+from awrq_mixer.serving.portable import Vectors
 from awrq_mixer.train import train
 from marca_common.errors import UserError
+from marca_common.exported import random_states
 from marca_common.files import read_json
 from tests.awrq_mixer.conftest import SmallWorld, tiny_config, write_priced_log
 from tests.reference.loaded_alone import loaded_alone
@@ -66,6 +71,36 @@ def test_an_exported_learner_is_equal_without_this_package(
 
 
 @pytest.mark.slow
+def test_an_anchored_learner_is_exported_with_its_anchor(small_world: SmallWorld, tmp_path: Path) -> None:
+    plain = Predictor.load(trained(small_world, tmp_path, "awrq_mixer"))
+    config = plain.config
+    rows, profile = config.spec.read(config.requests), np.linspace(1, 2, config.spec.n_joint)
+    anchor, _ = fit_anchor(plain.values, profile, rows, [(plain.values, rows)], config.spec, 3, 0.5)
+    anchor = replace(anchor, slope=0.7, shares=np.linspace(0.9, 0.2, len(anchor.shares)))
+    anchored = Predictor(plain.scorer, config, plain.encoder, plain.device, anchor)
+    anchored.save(tmp_path / "anchored.pt")
+    export(ExportConfig(checkpoint=f"{tmp_path}/anchored.pt"), tmp_path / "out")
+    expected = anchored.values(STATES)
+    found = loaded_alone(tmp_path / "out/q.pt2", encoded(STATES, read_json(tmp_path / "out/encoder.json")))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert abs(expected / plain.values(STATES) - 1).max() > 0.1
+
+
+def test_what_a_learner_remembers_is_checked(
+    small_world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = trained(small_world, tmp_path, "low_rank")
+    model = Predictor.load(checkpoint)
+    unknown = torch.zeros(64, len(model.encoder.sizes), dtype=torch.int64)  # no random state is among the remembered
+    numbers = random_states(model.encoder, 64)[1]
+    monkeypatch.setattr("awrq_mixer.export.random_states", lambda *_: (unknown.clone(), numbers))
+    monkeypatch.setattr(Vectors, "rows", lambda self, codes: torch.full_like(codes[:, 0], len(self.key)))
+    with pytest.raises(UserError, match=r"q\.pt2: differs by .* expected at most 1e-05"):
+        export(ExportConfig(checkpoint=str(checkpoint)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_plus"])
 def test_an_onnx_file_is_equal_without_this_package(small_world: SmallWorld, tmp_path: Path, learner: str) -> None:
     pytest.importorskip("onnxruntime")
@@ -107,6 +142,13 @@ def test_a_decision_is_the_row_between_its_breakpoints(small_world: SmallWorld, 
     assert chosen["joint"].tolist() == one.decide(np.arange(5), price).tolist()
     assert chosen[["b1", "b2", "b3"]].to_numpy().tolist() == spec.joint_table()[chosen["joint"]].tolist()
     assert len(frame) > 10
+
+
+def test_a_policy_of_more_actions_is_refused(small_world: SmallWorld) -> None:
+    spec = TrainConfig.model_validate(tiny_config(small_world.path, "glm")).spec
+    smaller = spec.model_copy(update={"sizes": {"b1": 2, "b2": 3, "b3": 3}})
+    with pytest.raises(UserError, match=r"policy: joint action \d+; the learner's has 18 joint actions"):
+        hull_table(policy(1), type(spec).model_validate(smaller.model_dump()))
 
 
 def test_hulls_are_written_with_units(small_world: SmallWorld, tmp_path: Path) -> None:

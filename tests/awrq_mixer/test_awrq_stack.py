@@ -189,7 +189,9 @@ def test_a_stack_survives_its_checkpoint_and_a_finished_run_is_read_back(stacked
     assert {p: p.stat().st_mtime_ns for p in before} == before  # no member was trained again
 
 
-def test_a_run_that_goes_on_with_another_log_at_the_same_place_forgets_the_old_one(stacked: Any, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_with_another_log_at_the_same_place_forgets_the_old_one(
+    stacked: Any, tmp_path: Path
+) -> None:
     log = tmp_path / "log.parquet"
     frame = pd.read_parquet(stacked["requests"])
     frame.to_parquet(log, index=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +67,7 @@ def test_order_form_and_further_parameters_do_not_matter(tmp_path: Path) -> None
     service.push(push(both(0.1, 0.1)))
     expected = asked(service, user="7", idc="south")
     for query in ("idc=south&user=7", "user=7.0&idc=south&more=1", "idc=south&user=%37"):
+        assert query.encode() not in service.policy.by_query
         answer = json.loads(service.one(query.encode()))
         assert (answer["actions"], answer["rule"]) == (expected["actions"], "priced")
     assert asked(service, idc="north", user="new & old")["rule"] == "priced"
@@ -89,6 +91,14 @@ def test_an_unknown_state_gets_the_fallback_action_and_is_counted(tmp_path: Path
     assert logged["rule"].tolist() == ["unknown", "unknown", "priced", "unknown", "unknown"]
 
 
+def test_text_that_was_not_escaped_is_read_as_utf8(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    service.one("user=é&idc=north".encode())
+    service.one(b"user=\xff&idc=north")
+    flushed(service)
+    assert read_log(tmp_path / "log", SPEC)["user"].tolist() == ["é", "\ufffd"]
+
+
 def test_a_missing_column_is_refused(tmp_path: Path) -> None:
     service = start(tmp_path)
     with pytest.raises(UserError, match="state column 'idc' is missing"):
@@ -108,6 +118,10 @@ def test_a_missing_column_is_refused(tmp_path: Path) -> None:
             "user": pa.chunked_array([pa.array(["7"]).dictionary_encode(), pa.array(["x", "7"]).dictionary_encode()]),
             "idc": pa.chunked_array([["south"], ["north", "north"]]),
         },
+        {  # as many words as its codes can count
+            "user": pa.DictionaryArray.from_arrays(pa.array([7, None], pa.int8()), [str(i) for i in range(128)]),
+            "idc": ["north", "north"],
+        },
     ],
 )
 def test_columns_of_any_plain_type_are_taken(tmp_path: Path, columns: dict[str, Any]) -> None:
@@ -123,9 +137,11 @@ def test_columns_of_any_plain_type_are_taken(tmp_path: Path, columns: dict[str, 
 
 def test_columns_that_hold_no_categories_are_refused(tmp_path: Path) -> None:
     service = start(tmp_path)
-    for user in (pa.array([[7]]), pa.array([{"a": 7}])):
+    before = service.log.next
+    for user in (pa.array([[7]]), pa.array([{"a": 7}]), pa.array([b"0123456789abcdef"], pa.uuid())):
         with pytest.raises(UserError, match="state column 'user': expected text, numbers or booleans"):
             service.many(pa.table({"user": user, "idc": ["north"]}))
+    assert service.log.next == before
     with pytest.raises(UserError, match="state column 'user': expected text; got bytes"):
         service.many(pa.table({"user": [b"\xff"], "idc": ["north"]}))
 
@@ -158,6 +174,16 @@ def test_the_age_of_a_push_counts_from_its_decision(tmp_path: Path) -> None:
     assert asked(service, user="7", idc="north")["rule"] == "stale"
 
 
+def test_two_balancers_may_set_a_data_centre_each(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    one = {"retrieval": 1.0, "ranking": 1.0}
+    service.push(push({"north": one}, decided=stamp(-1)))
+    service.push(push({"south": one}, decided=stamp(-2)))  # decided earlier, arrived later
+    assert set(service.prices()["rule"].values()) == {"priced"}
+    with pytest.raises(Refused, match=r"2\.000 seconds before the λ in force"):
+        service.push(push({"north": one, "south": one}, decided=stamp(-3)))
+
+
 def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(NOW + seconds, UTC).isoformat()
 
@@ -178,6 +204,7 @@ def stamp(seconds: float) -> str:
         (push(both(1, -1e-9)), "number", "ranking: got -1e-09"),
         (push({"north": {"retrieval": "1", "ranking": 1}}), "number", "got 1;"),
         (push({"north": {"retrieval": True, "ranking": 1}}), "number", "got True"),
+        (push({"north": {"retrieval": 10**400, "ranking": 1}}), "number", "got 1000"),
         (push(both(1, 1), decided=stamp(-101)), "stale", "101 seconds ago; expected at most 100"),
         (push(both(1, 1), decided=stamp(101)), "stale", "expected a clock that agrees"),
         (push(both(1, 1), decided=stamp(-11)), "stale", "before the λ in force"),
@@ -243,6 +270,7 @@ def test_the_log_says_what_was_answered_also_after_a_restart(tmp_path: Path) -> 
         rows = service.many(pa.Table.from_pandas(STATES)).to_pylist()
         answers += [{**row, "actions": {name: row.pop(name) for name in ("a1", "a2")}} for row in rows]
         flushed(service)
+        service.log.close()
         service = start(tmp_path, explore_share=0.5)
     logged = read_log(tmp_path / "log", SPEC).sort_values("request", ignore_index=True)
     said = pd.DataFrame([{**one, **one["actions"]} for one in answers])
@@ -294,6 +322,86 @@ def test_a_config_that_does_not_fit_is_refused(tmp_path: Path, more: dict[str, A
         config(tmp_path, **more)
 
 
+def test_noted_decisions_are_no_objects_that_would_hold_up_requests(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path)
+    gc.disable()
+    try:
+        before = gc.get_count()[0]
+        for row in range(1000):
+            log.one(row, 1, 0.5)
+        assert gc.get_count()[0] - before < 10
+    finally:
+        gc.enable()
+    log.write(log.take())
+    assert pd.read_parquet(next(tmp_path.glob("*.parquet")))["state"].tolist() == list(range(1000))
+
+
+def test_a_line_that_the_disk_did_not_take_is_written_with_the_next(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    lines = tmp_path / "log/pricings.jsonl"
+    kept = lines.read_text()
+    lines.unlink()
+    lines.mkdir()  # in the way
+    service.push(push(both(0.25, 0.25)))
+    asked(service, user="7", idc="north")
+    lines.rmdir()
+    lines.write_text(kept + '{"pricing": 9, "po')  # and one that a full disk cut off
+    service.push(push(both(0.5, 0.5)))
+    asked(service, user="7", idc="north")
+    flushed(service)
+    assert read_log(tmp_path / "log", SPEC)["pricing"].tolist() == [2, 3]
+
+
+def test_a_pricing_whose_line_was_cut_off_is_not_numbered_again(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    service.push(push(both(0.25, 0.25)))
+    asked(service, user="7", idc="north")
+    flushed(service)
+    service.log.close()
+    lines = tmp_path / "log/pricings.jsonl"
+    lines.write_text(lines.read_text()[:-30])
+    assert start(tmp_path).log.pricing == 3
+    with pytest.raises(UserError, match="pricing 2 is missing"):
+        read_log(tmp_path / "log", SPEC)
+
+
+def test_a_second_writer_of_a_log_is_refused(tmp_path: Path) -> None:
+    first = DecisionLog(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path}: another process is writing"):
+        DecisionLog(tmp_path)
+    first.close()
+    DecisionLog(tmp_path).close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda log: (log / "pricings.jsonl").unlink(), "pricing 1 is missing"),
+        (lambda log: (log / "pricings.jsonl").write_text("3\n{}\n[]\n"), "pricing 1 is missing"),
+        (lambda log: only(log, "states_*").unlink(), "expected the states of policy"),
+        (lambda log: only(log, "states_*").write_bytes(b"PAR1"), "not a readable part of a decision log"),
+        (lambda log: STATES[:1].to_parquet(only(log, "states_*")), "state: got 1 at position 1; expected 0 to 0"),
+        (lambda log: STATES[["idc"]].to_parquet(only(log, "states_*")), "states of idc; expected user, idc"),
+        (lambda log: only(log, "decisions_*").write_bytes(b""), "not a readable part of a decision log"),
+        (lambda log: STATES.to_parquet(only(log, "decisions_*")), "not a part of a decision log; expected columns"),
+    ],
+)
+def test_a_damaged_log_is_one_line(tmp_path: Path, damage: Any, message: str) -> None:
+    service = start(tmp_path)
+    for _, state in STATES.iterrows():
+        asked(service, **dict(state))
+    flushed(service)
+    damage(tmp_path / "log")
+    with pytest.raises(UserError, match=message) as caught:
+        read_log(tmp_path / "log", SPEC)
+    assert "\n" not in str(caught.value)
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
+
+
 def outcomes(path: Path, requests: list[int]) -> str:
     pd.DataFrame({"request": requests, "retrieved": 3.0, "preranked": 2.0, "revenue": 1.5}).to_parquet(path)
     return str(path)
@@ -316,6 +424,32 @@ def test_joined_with_outcomes_the_log_is_a_request_log(tmp_path: Path) -> None:
     assert found["user"].tolist() == STATES["user"].tolist()[:3]
 
 
+def test_states_that_no_program_reads_are_left_out_and_counted(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    users = ["7", "8.5", "", "\x1f", "x", "inf"]
+    numbers = [asked(service, user=user, idc="north")["request"] for user in users]
+    flushed(service)
+    for kind, kept in (("category", ["7", "8.5", "x", "inf"]), ("numeric", [7.0, 8.5])):
+        spec = SPEC.model_copy(update={"state": {"user": kind, "idc": "category"}})
+        settings = JoinConfig(log=f"{tmp_path}/log", outcomes=outcomes(tmp_path / "o.parquet", numbers), spec=spec)
+        summary = join(settings, tmp_path / kind).summary
+        assert (summary["joined"], summary["unreadable_states"]) == (len(kept), len(users) - len(kept))
+        assert spec.read(tmp_path / kind / "requests.parquet", results=True)["user"].tolist() == kept
+
+
+def test_outcomes_of_other_requests_or_with_the_logs_columns_are_refused(tmp_path: Path) -> None:
+    service = start(tmp_path)
+    number = asked(service, user="7", idc="north")["request"]
+    flushed(service)
+    other = JoinConfig(log=f"{tmp_path}/log", outcomes=outcomes(tmp_path / "o.parquet", [number + 1]), spec=SPEC)
+    with pytest.raises(UserError, match=r"no request of .* stands in it"):
+        join(other, tmp_path / "out")
+    pd.read_parquet(tmp_path / "o.parquet").assign(request=number, rule=1.0).to_parquet(tmp_path / "o.parquet")
+    with pytest.raises(UserError, match="column 'rule' is one of the decision log's own"):
+        join(other.model_copy(update={"extra": ["rule"]}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_shadow_logs_double_outcomes_and_empty_folders_are_not_joined(tmp_path: Path) -> None:
     service = start(tmp_path, shadow=True)
     number = asked(service, user="7", idc="north")["request"]
@@ -336,6 +470,7 @@ def test_request_numbers_rise_over_restarts_also_when_the_clock_goes_back(tmp_pa
     log.next += 10**12  # as if the clock stood far ahead
     number = log.one(0, 0, 1.0)
     log.write(log.take())
+    log.close()
     assert DecisionLog(tmp_path).next == number + 1
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -34,6 +35,17 @@ from mpc_balancer.serving.sinks import make_sink
 REPOSITORY = Path(__file__).parents[2]
 ARROW = "application/vnd.apache.arrow.stream"
 QUERY = "/decide?user=7&idc=north"
+
+
+def stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+_CODES = pa.DictionaryArray.from_arrays(pa.array([2, -2], pa.int32()), pa.array(["7", "8"]), safe=False)
+OUTSIDE = stream(pa.table({"user": _CODES, "idc": ["north", "south"]}))  # codes of no word
 
 
 @contextmanager
@@ -78,11 +90,7 @@ def test_single_json_and_arrow_requests_agree_and_are_logged(tmp_path: Path) -> 
             for state in STATES[:2].itertuples()
         ]
         rows = json.loads(ask(port, "POST", "/decide", STATES[:2].to_json(orient="records").encode())[1])
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pandas(STATES[:2])
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-        body = ask(port, "POST", "/decide", sink.getvalue().to_pybytes(), ARROW)[1]
+        body = ask(port, "POST", "/decide", stream(pa.Table.from_pandas(STATES[:2])), ARROW)[1]
         columns = pa.ipc.open_stream(body).read_all().to_pylist()
         health = json.loads(ask(port, "GET", "/health")[1])
     assert [one["actions"] for one in ones] == [row["actions"] for row in rows]
@@ -118,6 +126,7 @@ def test_the_balancers_own_sink_sets_the_price_and_without_it_the_fallback_holds
         ("POST", "/decide", b"\xff", "", 400, "expected a JSON list of states"),
         ("POST", "/decide", b'[{"user": 7}]', "", 400, "state column 'idc'"),
         ("POST", "/decide", b"no arrow", ARROW, 400, "body: not an Arrow stream"),
+        ("POST", "/decide", OUTSIDE, ARROW, 400, "body: not an Arrow stream: Column 0"),
         ("POST", "/decide", b"[" + b" " * 20_000 + b"]", "", 413, "more than 10000 bytes"),
         ("POST", "/lambda", push(both(1, -1)), "", 400, "expected a finite number from 0"),
     ],
@@ -130,6 +139,16 @@ def test_bad_requests_are_answered_in_one_line(
         assert found == status
         assert message in json.loads(content)["error"]
         assert b"decision_service_bad_requests_total 1" in ask(port, "GET", "/metrics")[1]
+
+
+def test_damaged_arrow_bodies_never_end_the_service(tmp_path: Path) -> None:
+    with serving(tmp_path) as port:
+        rng, sound = np.random.default_rng(0), stream(pa.Table.from_pandas(STATES))
+        for _ in range(200):
+            body = bytearray(sound)
+            for place in rng.integers(len(body), size=3):
+                body[place] = rng.integers(256)
+            assert ask(port, "POST", "/decide", bytes(body), ARROW)[0] in (200, 400)
 
 
 def test_no_request_is_lost_while_policies_are_swapped(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_loop.explain import Explain, explain
+from marca_loop.explain_figures import ledger_figure, mix_figure, spend_figure
 from marca_loop.explaining import Decided, action_mix, agent_contributions, by_column, ledger
 
 SPEC = RequestSpec(state={"user": "category"}, agents={"one": ["a1"], "two": ["a2"]}, sizes={"a1": 2, "a2": 2})
@@ -44,6 +46,32 @@ def test_the_program_explains_a_run(finished: Path, tmp_path: Path) -> None:
         explain(Explain.model_validate({**settings, "price": {"x": 1}}), tmp_path / "other")
     with pytest.raises(ValueError, match="factors: expected multiples of λ that fall"):
         Explain.model_validate({**settings, "factors": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"price": {"cpu": 0.0}}, "price: got 0 for all services"),
+        ({"price": {"cpu": float("nan")}}, "finite"),
+        ({"columns": ["user", "user"]}, "columns: expected each name once"),
+        ({"factors": [1.0, 1.0]}, "factors: expected multiples of λ that fall"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(more: dict[str, Any], message: str) -> None:
+    files = dict.fromkeys(("checkpoint", "estimator", "cost_maps", "requests"), "x")
+    with pytest.raises(ValueError, match=message):
+        Explain.model_validate({**files, "price": {"cpu": 1.0}, **more})
+
+
+def test_figures_are_drawn_where_nothing_is_bought_and_values_are_no_numbers(tmp_path: Path) -> None:
+    one = decided([[0.0, 1, 1, 1]] * 2, [[0.0, 1, 1, 2]] * 2, [0.5, 0.5])
+    one.states["user"] = ["²", "2"]
+    table = by_column(one, "user", np.array([9.0]), [2.0, 1.0])
+    assert table["marginal"].isna().all()
+    spend_figure(table, tmp_path / "who.png")
+    mix_figure(action_mix(one, "user", PRICE, [1.0]), tmp_path / "mix.png")
+    ledger_figure(ledger(one.q[0], one.c[0], PRICE, SPEC, ["cpu"]), tmp_path / "ledger.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 def decided(q: list[list[float]], c: list[list[float]], weight: list[float]) -> Decided:

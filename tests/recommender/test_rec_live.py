@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,8 +59,8 @@ def day_of(past: list[float], present: list[float], visits: int = 40) -> Day:
     return Day(np.arange(len(past)), np.array(past), np.array(present), [everyone] * len(past))
 
 
-def server(service: Any, interval_s: float = 1.0) -> Server:
-    return Server(service, np.arange(3), 1, interval_s)
+def server(service: Any, interval_s: float = 1.0, cores: int = 1) -> Server:
+    return Server(service, np.arange(3), cores, interval_s)
 
 
 def test_the_days_traffic_is_the_records(parts: Parts) -> None:
@@ -91,10 +92,7 @@ def test_cpu_is_a_share_of_the_cores_and_no_controller_is_told_more_than_all() -
     block = make_block(day, day.present, 500, 4, 0, 1, 7, "x")
     strategy = Hourly(np.array([3.0, 2.0, 1.0]), COST, np.array([1.6, 1.6]), day, 0)
     with virtual_time():
-        one, two = (
-            run_async(lambda cores=cores: Server(FakeService(), np.arange(3), cores, 1.0).serve(block, strategy))
-            for cores in (1, 2)
-        )
+        one, two = (run_async(partial(server(FakeService(), cores=cores).serve, block, strategy)) for cores in (1, 2))
     assert one.rows["cpu"].tolist() == pytest.approx((2 * two.rows["cpu"]).tolist())
     assert one.rows["cpu"].mean() == pytest.approx(0.4 * len(block.times) / 4 / 10, rel=0.01)
     assert (one.core_seconds, two.core_seconds) == (4, 8)
