@@ -155,23 +155,22 @@ class Shape(nn.Module):
 
 
 class Stacked(nn.Module):
-    """A stack: mean level of its members, log profile, weighed departures."""
+    """A stack: weighed levels of its members, log profile, weighed departures."""
 
     log_profile: Tensor
 
     def __init__(self, stack: StackScorer) -> None:
         super().__init__()
-        used = {name: one for name, one in stack.members.items() if one.weight > 0} or stack.members
-        self.members = nn.ModuleList([_scorer(one.scorer, name) for name, one in used.items()])
-        self.shapes = nn.ModuleList([Shape(one) for one in used.values()])
-        self.weights = [one.weight for one in used.values()]
+        self.members = nn.ModuleList([_scorer(one.scorer, name) for name, one in stack.used.items()])
+        self.shapes = nn.ModuleList([Shape(one) for one in stack.used.values()])
+        self.weights = [(one.level, one.weight) for one in stack.used.values()]
         self.register_buffer("log_profile", torch.from_numpy(stack.log_profile))
 
     def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """(S, A)."""
         parts = [shape(member(codes, numbers)) for member, shape in zip(self.members, self.shapes)]
-        level = torch.stack([level for level, _ in parts]).mean(0)
-        departure = torch.stack([weight * one for weight, (_, one) in zip(self.weights, parts)]).sum(0)
+        level = torch.stack([weight * one for (weight, _), (one, _) in zip(self.weights, parts)]).sum(0)
+        departure = torch.stack([weight * one for (_, weight), (_, one) in zip(self.weights, parts)]).sum(0)
         return torch.exp(level[:, None] + self.log_profile + departure)
 
 

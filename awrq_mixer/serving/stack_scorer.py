@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +34,8 @@ class Member:
     scorer: Scorer
     floor: float  # money: smaller values count as this
     centre: np.ndarray  # mean shape over states, float32 (A,)
-    weight: float = 1.0
+    weight: float = 1.0  # of the departure
+    level: float = 1.0  # weight of the log level
 
     @classmethod
     def of(cls, scorer: Scorer, learned: np.ndarray) -> Member:
@@ -48,18 +49,27 @@ class Member:
         return level, shape - self.centre
 
 
+def weighed(members: Mapping[str, Member], weights: np.ndarray, levels: np.ndarray) -> dict[str, Member]:
+    """Members with weights (members,) of their departures and of their levels."""
+    return {
+        name: replace(one, weight=float(weight), level=float(level))
+        for (name, one), weight, level in zip(members.items(), weights, levels)
+    }
+
+
 class StackScorer:
-    """log Q = mean level of the members + log profile + Σ weight · departure."""
+    """log Q = Σ weight · level + log profile + Σ weight · departure, over members with weights of their own for either."""
 
     def __init__(self, members: dict[str, Member], profile: np.ndarray) -> None:
         self.members, self.profile = members, profile.astype(np.float32)
+        self.used = {name: one for name, one in members.items() if one.weight > 0 or one.level > 0}
         self.log_profile = np.log(self.profile / self.profile.mean())
 
     def values(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Q in money, (S, A)."""
-        used = [one for one in self.members.values() if one.weight > 0] or list(self.members.values())
+        used = list(self.used.values())
         shapes = [one.shapes(one.scorer.values(codes, numbers).cpu().numpy()) for one in used]
-        level = np.mean([level for level, _ in shapes], axis=0)
+        level = np.sum([one.level * level for one, (level, _) in zip(used, shapes)], axis=0)
         departure = np.sum([one.weight * departure for one, (_, departure) in zip(used, shapes)], axis=0)
         return torch.from_numpy(np.exp(level[:, None] + self.log_profile + departure))
 
@@ -75,6 +85,7 @@ class StackScorer:
             name: {
                 "floor": one.floor,
                 "weight": one.weight,
+                "level": one.level,
                 "centre": torch.from_numpy(one.centre),
                 "parts": one.scorer.to_payload(),
             }
@@ -90,9 +101,10 @@ class StackScorer:
             raise UserError(f"profile: expected {n_joint} values above 0: train again")
         members = {}
         for name, held in payload["members"].items():
-            require_keys(held, {"floor", "weight", "centre", "parts"}, what=f"member {name}")
-            floor, weight, centre = held["floor"], held["weight"], np.asarray(held["centre"], np.float32)
-            if centre.shape != (n_joint,) or not floor > 0 or not weight >= 0:
-                raise UserError(f"member {name}: floor, weight and centre do not fit: train again")
-            members[name] = Member(build(name, held["parts"]), float(floor), centre, float(weight))
+            require_keys(held, {"floor", "weight", "level", "centre", "parts"}, what=f"member {name}")
+            floor, weight, level = (float(held[one]) for one in ("floor", "weight", "level"))
+            centre = np.asarray(held["centre"], np.float32)
+            if centre.shape != (n_joint,) or not floor > 0 or not weight >= 0 or not level >= 0:
+                raise UserError(f"member {name}: floor, weights and centre do not fit: train again")
+            members[name] = Member(build(name, held["parts"]), floor, centre, weight, level)
         return cls(members, profile)

@@ -2,12 +2,13 @@
 
 The log mean of held-out revenue is a level, the log profile, and the members' departures from it with a weight of 0 or more.
 A member is taken where it raises the quasi-likelihood by more than chance would, the most useful one first; where nothing can be
-told the stack stays with fewer members, at the end with the profile alone.
+told the stack stays with fewer members, at the end with the profile alone. Levels are weighed likewise, on their own: who
+knows what a state earns need not know which action it earns it by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +20,14 @@ from awrq_mixer.serving.stack_scorer import Member
 from marca_common.requests import RequestSpec
 
 _CHUNK = 512
+_Fit = tuple[np.ndarray, np.ndarray, np.ndarray]  # weights of some members, their errors, each row's loss
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """What members say of rows that they were not trained on."""
 
-    level: np.ndarray  # mean of the members' log levels, around its mean (M,)
+    levels: np.ndarray  # log level by each member, around its mean (M, members)
     departures: (
         np.ndarray
     )  # of the row's joint action, less what its group's mix foresees; a column per member (M, members)
@@ -34,15 +36,15 @@ class HeldOut:
     reward: np.ndarray  # over its mean (M,)
     mixes: Sequence[LoggedMix] = ()  # of the rows' parts, one after the other
 
-    def fit(self, log_profile: np.ndarray, members: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights of ``members`` and their standard errors, and each row's loss (M,); ``log_profile`` (A,).
+    def fit(self, log_profile: np.ndarray, members: list[int]) -> _Fit:
+        """Weights of the departures of ``members`` and their standard errors, and each row's loss (M,); ``log_profile`` (A,).
 
         What a group's mix foresees of the profile is free, like what it foresees of the members.
         """
         expected = self.expected(log_profile)
         columns = [
-            np.ones(len(self.level)),
-            self.level,
+            np.ones(len(self.levels)),
+            self.levels.mean(axis=1),
             expected,
             self.foreseen[:, members],
             self.departures[:, members],
@@ -52,10 +54,18 @@ class HeldOut:
         first = 3 + len(members)
         return found[first:], errors[first:], tweedie_losses(offset + design @ found, self.reward)
 
+    def fit_levels(self, log_profile: np.ndarray, weights: np.ndarray, members: list[int]) -> _Fit:
+        """As ``fit``, of the levels of ``members``; ``weights`` (members,) of all departures."""
+        expected = self.expected(log_profile)
+        design = np.column_stack([np.ones(len(expected)), expected, self.foreseen @ weights, self.levels[:, members]])
+        offset = log_profile[self.joint] - expected + self.departures @ weights
+        found, errors = tweedie_regression(design, offset, self.reward)
+        return found[3:], errors[3:], tweedie_losses(offset + design @ found, self.reward)
+
     def expected(self, values: np.ndarray) -> np.ndarray:
         """Mean of ``values`` (A,) over the mix of each row's group, (M,); 0 where no mixes are known."""
         parts = [mix.expected(values) for mix in self.mixes]
-        return np.concatenate(parts) if parts else np.zeros(len(self.level))
+        return np.concatenate(parts) if parts else np.zeros(len(self.levels))
 
     @classmethod
     def joined(cls, parts: Sequence[HeldOut]) -> HeldOut:
@@ -65,7 +75,7 @@ class HeldOut:
             return np.concatenate([getattr(part, name) for part in parts])
 
         mixes = [mix for part in parts for mix in part.mixes]
-        return cls(rows("level"), rows("departures"), rows("foreseen"), rows("joint"), rows("reward"), mixes)
+        return cls(rows("levels"), rows("departures"), rows("foreseen"), rows("joint"), rows("reward"), mixes)
 
 
 def held_out(
@@ -76,18 +86,17 @@ def held_out(
     joint, reward = spec.joint_index(rows), rows[spec.reward].to_numpy(np.float64)
     order = np.argsort(ids, kind="stable")
     mix = LoggedMix.of(rows, spec, np.mean([member.centre for member in members.values()], axis=0))
-    level = np.zeros(len(rows))
-    departures, foreseen = np.empty((2, len(rows), len(members)))
+    levels, departures, foreseen = np.empty((3, len(rows), len(members)))
     for start in range(0, len(states), _CHUNK):
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
         at, expected = ids[mine] - start, mix.joint(mine)
         for j, (name, member) in enumerate(members.items()):
-            levels, departure = member.shapes(values[name](states.iloc[start : start + _CHUNK]))
-            level[mine] += levels[at] / len(members)
+            level, departure = member.shapes(values[name](states.iloc[start : start + _CHUNK]))
+            levels[mine, j] = level[at]
             departure = departure[at]
             foreseen[mine, j] = np.einsum("ma,ma->m", expected, departure)
             departures[mine, j] = departure[np.arange(len(mine)), joint[mine]] - foreseen[mine, j]
-    return HeldOut(level - level.mean(), departures, foreseen, joint, reward / reward.mean(), [mix])
+    return HeldOut(levels - levels.mean(axis=0), departures, foreseen, joint, reward / reward.mean(), [mix])
 
 
 def best_profile(candidates: Sequence[Mapping[str, np.ndarray]], parts: Sequence[HeldOut], confidence: float) -> str:
@@ -111,11 +120,22 @@ def weigh(rows: HeldOut, profile: np.ndarray, confidence: float) -> np.ndarray:
     ``confidence``: standard errors above 0 that the weight of a member must be when it is taken.
     """
     log_profile = _log(profile)
+    return _forward(lambda members: rows.fit(log_profile, members), rows.departures.shape[1], confidence)
+
+
+def weigh_levels(rows: HeldOut, profile: np.ndarray, weights: np.ndarray, confidence: float) -> np.ndarray:
+    """Weights of the members' levels, (members,), beside departures of ``weights``: their mean, where none is borne out."""
+    log_profile = _log(profile)
+    found = _forward(lambda members: rows.fit_levels(log_profile, weights, members), len(weights), confidence)
+    return found if found.any() else np.full(len(weights), 1 / len(weights))
+
+
+def _forward(fit: Callable[[list[int]], _Fit], members: int, confidence: float) -> np.ndarray:
+    """Weights (members,) above 0 of members taken one by one, the most useful one first, as long as one is borne out."""
     taken: list[int] = []
-    weights = np.zeros(rows.departures.shape[1])
+    weights = np.zeros(members)
     while True:
-        left = [j for j in range(len(weights)) if j not in taken]
-        tried = {j: rows.fit(log_profile, [*taken, j]) for j in left}
+        tried = {j: fit([*taken, j]) for j in range(members) if j not in taken}
         able = {j: one for j, one in tried.items() if (one[0] > 0).all() and one[0][-1] > confidence * one[1][-1]}
         if not able:
             return weights
@@ -125,9 +145,9 @@ def weigh(rows: HeldOut, profile: np.ndarray, confidence: float) -> np.ndarray:
 
 
 def judged(
-    rows: HeldOut, profile: np.ndarray, weights: np.ndarray, names: list[str], confidence: float
+    rows: HeldOut, profile: np.ndarray, weights: np.ndarray, levels: np.ndarray, names: list[str], confidence: float
 ) -> pd.DataFrame:
-    """A row per member: its weight, its slope on its own with the standard error, and the verdict."""
+    """A row per member: its weight, that of its level, its slope on its own with the standard error, and the verdict."""
     log_profile = _log(profile)
     records = []
     for j, name in enumerate(names):
@@ -136,7 +156,16 @@ def judged(
         verdict = (
             "kept" if weights[j] > 0 else "adds nothing to the others" if borne_out else "not borne out by revenue"
         )
-        records.append({"member": name, "weight": weights[j], "slope": slope, "slope_se": se, "verdict": verdict})
+        records.append(
+            {
+                "member": name,
+                "weight": weights[j],
+                "level": levels[j],
+                "slope": slope,
+                "slope_se": se,
+                "verdict": verdict,
+            }
+        )
     return pd.DataFrame(records)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from awrq_mixer.anchoring.global_profile import LoggedEffects
 from awrq_mixer.anchoring.profile_figure import write_slopes
 from awrq_mixer.config import SplitConfig, TrainConfig
 from awrq_mixer.serving.predictor import Predictor
-from awrq_mixer.serving.stack_scorer import Member, StackScorer
-from awrq_mixer.training.stack_weights import HeldOut, best_profile, held_out, judged, weigh
+from awrq_mixer.serving.stack_scorer import Member, StackScorer, weighed
+from awrq_mixer.training.stack_weights import HeldOut, best_profile, held_out, judged, weigh, weigh_levels
 from awrq_mixer.training.training_log import Log
 from awrq_mixer.training.validation import ValidationSet
 from marca_common.errors import UserError
@@ -60,14 +60,10 @@ def fit(
         ]
         profile = best_profile(candidates, parts, confidence)
     profiles = candidates[0]
-    table = judged(seen, profiles[profile], weights, list(configs), stack.shrink.confidence)
+    levels = weigh_levels(seen, profiles[profile], weights, confidence)
+    table = judged(seen, profiles[profile], weights, levels, list(configs), confidence)
     table.insert(1, "column", [one.plus.surrogate or ON_REVENUE for one in configs.values()])
-    stacks = [
-        side.stack(
-            {name: replace(one[name], weight=float(w)) for name, w in zip(one, weights)}, profiles[profile], config
-        )
-        for side, one in zip(sides, members)
-    ]
+    stacks = [side.stack(weighed(one, weights, levels), profiles[profile], config) for side, one in zip(sides, members)]
     evidence = [(one.values, side.rows) for one, side in zip(stacks, sides)]
     predictor, directions = _anchored(stacks[0], profiles[profile], reference, evidence, run)
     write_table(table, run.path / "members.csv")
@@ -152,7 +148,7 @@ def _halves(
     """
     if not config.stack.cross_fit:
         return []
-    first = numpy_generator(config.seed, "halves").permutation(len(log.train)) < len(log.train) // 2
+    first = np.arange(len(log.train)) < len(log.train) // 2  # by time: neighbours may share their luck
     sides = []
     for number, mine in enumerate((first, ~first)):
         rows, folder = pd.concat([log.train[mine], log.validation]), run.path / "members" / f"half_{number}"

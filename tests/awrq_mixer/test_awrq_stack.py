@@ -15,9 +15,9 @@ from awrq_mixer.anchor import anchor
 from awrq_mixer.anchoring.global_profile import write_profile
 from awrq_mixer.config import AnchorConfig, TrainConfig
 from awrq_mixer.serving import Predictor
-from awrq_mixer.serving.stack_scorer import Member, StackScorer
+from awrq_mixer.serving.stack_scorer import Member, StackScorer, weighed
 from awrq_mixer.train import train
-from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh
+from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh, weigh_levels
 from awrq_mixer.training.training_log import load_log
 from marca_common.errors import UserError
 from marca_common.files import read_json
@@ -33,7 +33,8 @@ def _rows(rng: np.random.Generator, rows: int = 20_000) -> tuple[HeldOut, np.nda
     mean = np.exp(level + departure) * profile[joint]
     reward = mean * rng.gamma(0.5, 2.0, rows)
     members = np.column_stack([departure, rng.normal(0, 0.4, rows), -departure, departure + rng.normal(0, 0.2, rows)])
-    return HeldOut(level, members, 0 * members, joint, reward / reward.mean()), profile
+    levels = np.repeat(level[:, None], 4, axis=1)
+    return HeldOut(levels, members, 0 * members, joint, reward / reward.mean()), profile
 
 
 def test_members_are_weighed_by_what_held_out_revenue_bears_out() -> None:
@@ -41,7 +42,7 @@ def test_members_are_weighed_by_what_held_out_revenue_bears_out() -> None:
     weights = weigh(rows, profile, 3.0)
     assert weights[0] == pytest.approx(1.0, abs=0.1)
     assert weights[1:].tolist() == [0.0, 0.0, 0.0]
-    table = judged(rows, profile, weights, ["own", "noise", "opposite", "copy"], 3.0).set_index("member")
+    table = judged(rows, profile, weights, 0 * weights, ["own", "noise", "opposite", "copy"], 3.0).set_index("member")
     assert table["verdict"].to_dict() == {
         "own": "kept",
         "noise": "not borne out by revenue",
@@ -55,9 +56,21 @@ def test_members_are_weighed_by_what_held_out_revenue_bears_out() -> None:
 def test_two_halves_of_a_departure_are_both_taken() -> None:
     rng = np.random.default_rng(1)
     rows, profile = _rows(rng)
-    one = rng.normal(0, 0.3, len(rows.level))
+    one = rng.normal(0, 0.3, len(rows.levels))
     halves = replace(rows, departures=np.column_stack([one, rows.departures[:, 0] - one]))
     assert weigh(halves, profile, 2.0) == pytest.approx([1.0, 1.0], abs=0.15)
+
+
+def test_levels_are_weighed_apart_from_departures() -> None:
+    """Of two members that see one half of the level each, one claims half as much; others see noise, or what is known."""
+    rng = np.random.default_rng(4)
+    rows, profile = _rows(rng)
+    level, seen = rows.levels[:, 0], rng.normal(0, 0.4, len(rows.levels))
+    claimed = [0.5 * seen, rng.normal(0, 0.4, len(level)), level - seen, level - seen + rng.normal(0, 0.6, len(level))]
+    levels = replace(rows, levels=np.column_stack(claimed))
+    assert weigh_levels(levels, profile, np.array([1.0, 0, 0, 0]), 3.0) == pytest.approx([2, 0, 1, 0], abs=0.15)
+    nothing = replace(rows, levels=rng.normal(0, 0.4, (len(level), 4)))
+    assert weigh_levels(nothing, profile, np.array([1.0, 0, 0, 0]), 5.0).tolist() == [0.25] * 4
 
 
 def test_the_first_profile_stays_unless_another_is_better_beyond_chance() -> None:
@@ -95,13 +108,18 @@ def test_a_stack_is_the_profile_and_its_members_departures() -> None:
     rng = np.random.default_rng(3)
     tables, profile = np.exp(rng.normal(0, 0.5, (2, 4, ACTIONS))), np.exp(rng.normal(0, 0.3, ACTIONS))
     members = {f"m{j}": Member.of(_Fixed(one), one) for j, one in enumerate(tables)}
-    weighed = {"m0": members["m0"], "m1": Member(**{**vars(members["m1"]), "weight": 0.5})}
     codes, numbers = torch.tensor([[2], [0]]), torch.zeros(2, 0)
-    found = StackScorer(weighed, profile).values(codes, numbers).numpy()
+    stack = weighed(members, np.array([1, 0.5]), np.array([0.3, 0.9]))
+    found = StackScorer(stack, profile).values(codes, numbers).numpy()
     level = np.log(tables.mean(axis=2))  # (members, states)
     shape = np.log(tables) - level[..., None]
     departure = shape - shape.mean(axis=1, keepdims=True)
-    log_q = level.mean(axis=0)[:, None] + np.log(profile / profile.mean()) + departure[0] + 0.5 * departure[1]
+    log_q = (
+        (0.3 * level[0] + 0.9 * level[1])[:, None]
+        + np.log(profile / profile.mean())
+        + departure[0]
+        + 0.5 * departure[1]
+    )
     assert found == pytest.approx(np.exp(log_q)[[2, 0]], rel=1e-4)
 
 

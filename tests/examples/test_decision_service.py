@@ -483,6 +483,7 @@ def test_a_price_cut_off_by_a_crash_takes_neither_its_number_nor_the_next_one_wi
     whole = path.read_text()
     path.write_text(whole[: whole.rindex('"time"')])  # the line of the push's price, half written
     number = service.log.pricing
+    service.log.close()
     service = start(tmp_path)
     assert (
         [json.loads(line)["pricing"] for line in path.read_text().splitlines()][-1] == service.log.pricing == number + 1
