@@ -2,8 +2,8 @@
 
 The service of a build (seed 100; ``--quick``: a small one, seed 0) is put under open-loop traffic with the shape of the record's
 own day. Each round is a stretch of that day. In it every strategy serves the same requests at the same moments, one strategy
-after the other in random order; the first round is not counted. ``static_hourly`` is sized beforehand from the day as it used to be. The others
-take argmax Q − λC, with λ by a controller. Q is learned from the build's log (``benchmarks.movielens``), C are the maps
+after the other in random order; the first round is not counted. ``static_hourly`` is sized beforehand from the day as it used to be.
+``static_feedback`` is one mixture for everybody, whose mean cost follows the CPU. The others take argmax Q − λC, with λ by a controller. Q is learned from the build's log (``benchmarks.movielens``), C are the maps
 of the service's bench (``benchmarks.real_costs``), scaled to the machine as it is now. Traffic is calibrated to the machine.
 
 ``value`` is the expected revenue of the pages that were really served, by the half of the later likes that nobody has seen.
@@ -25,7 +25,7 @@ from autobucket.bench.measuring.campaign import build_target
 from autobucket.bench.measuring.run_async import run_async
 from autobucket.bench.target.machine import generator_on, place
 from benchmarks._live_blocks import Served, Server, Strategy
-from benchmarks._live_strategies import Hourly, Learned, Priced, Response, Simulated, commissioned
+from benchmarks._live_strategies import Blended, Hourly, Learned, Priced, Response, Simulated, commissioned
 from benchmarks._live_traffic import Day, make_block
 from benchmarks._mpc import stamp
 from benchmarks._real_service import FEW_VISITS, ROOT, ServiceCosts, first_joint, parts_of
@@ -39,8 +39,9 @@ from recommender.build_parts import Parts
 from recommender.histories.split import JUDGED
 from recommender.truth.worth import discounts
 
-STRATEGIES = {  # name → whose Q, which controller
-    "static_hourly": ("profile", ""),
+STRATEGIES = {  # name → whose Q (or mixtures by the profile), which controller
+    "static_hourly": ("mixture", ""),
+    "static_feedback": ("mixture", "pi"),
     "priced_blind": ("profile", "pi"),
     "marca_feedback": ("awrq_mixer", "pi"),
     "marca_mpc": ("awrq_mixer", "mpc"),
@@ -150,16 +151,16 @@ async def run_all(
         table = costs.of_actions(config.load.rates[0], server.cores)
         machine = await calibrated(server, day, table, q["profile"][0], plan, target)
         said(machine, day, target)
+        responses = {name: Response.of(one, machine.cost) for name, one in q.items()}
+        responses["mixture"] = Response.of_mixtures(q["profile"][0], machine.cost)
         models = {
             name: commissioned(
-                Simulated(
-                    Response.of(one, machine.cost), day, machine.mean_qps, machine.noise, plan.interval_s, server.cores
-                ),
+                Simulated(one, day, machine.mean_qps, machine.noise, plan.interval_s, server.cores),
                 target,
                 plan.rows,
                 folder / name,
             )
-            for name, one in q.items()
+            for name, one in responses.items()
         }
         strategies = {
             name: strategy(name, q, models, machine, day, server.cores, target, real.seed) for name in STRATEGIES
@@ -173,11 +174,15 @@ def strategy(
     name: str, q: Mapping[str, np.ndarray], models: Mapping[str, Learned], machine: Machine, day: Day, cores: int, target: float, seed: int
 ) -> Strategy:  # fmt: skip
     """A fresh strategy."""
-    values, controller = STRATEGIES[name]
-    if not controller:
+    values, steered = STRATEGIES[name]
+    if not steered:
         budgets = 10 * target * cores / (machine.mean_qps * day.past)
-        return Hourly(q[values][0], machine.cost, budgets, day, seed)
-    return Priced(q[values], machine.cost, models[values].controller(controller, target))
+        return Hourly(q["profile"][0], machine.cost, budgets, day, seed)
+    model = models[values]
+    controller = model.controller(steered, target)
+    if values == "mixture":
+        return Blended(q["profile"][0], machine.cost, model.days.response, controller, seed)
+    return Priced(q[values], machine.cost, controller)
 
 
 def said(machine: Machine, day: Day, target: float) -> None:
@@ -286,7 +291,7 @@ def figure(table: pd.DataFrame, run: Run, target: float, path: Path) -> None:
     under.set_yticks(place, table["strategy"])
     under.invert_yaxis()
     under.set(title="Mean CPU", xlabel="percent of a core")
-    plot.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+    plot.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     save_figure(plot, path)
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from autobucket.bench.measuring.run_async import run_async
 from autobucket.bench.target.interface import Reply
-from benchmarks._live_blocks import Served, Server, measurement
-from benchmarks._live_strategies import Hourly, Priced, Response, Simulated, commissioned
+from benchmarks._live_blocks import Served, Server, Strategy, measurement
+from benchmarks._live_strategies import Blended, Hourly, Priced, Response, Simulated, commissioned
 from benchmarks._live_traffic import Day, make_block
 from benchmarks.live_ab import Always, Machine, Plan, Run, calibrated, judged, rounds, table_of
 from recommender.build_parts import Parts
@@ -135,14 +135,7 @@ def test_a_price_moves_requests_by_hand() -> None:
         [0.5],
     )  # 31 % of all that can be saved is saved at 1
 
-    class Steps:
-        lambda_ = np.array([0.0])
-
-        def step(self, seen: Any) -> Any:
-            self.lambda_ = np.array([2.0])
-            return self.lambda_
-
-    strategy = Priced(q, COST, Steps())
+    strategy = Priced(q, COST, Stepped(0.0, 2.0))
     assert [strategy.choose(v, 0.0) for v in (0, 1)] == [2, 2]
     strategy.step(measurement(0, 100, 50, strategy.price))
     assert [strategy.choose(v, 0.0) for v in (0, 1)] == [
@@ -162,6 +155,62 @@ def test_mixtures_keep_each_hours_budget() -> None:
         1,
     }  # too little for anything: nearly always the cheapest
     assert COST[[strategy.choose(0, 0.9) for _ in range(2000)]].mean() < 0.42
+
+
+class Stepped:
+    """A controller that goes through given prices."""
+
+    def __init__(self, *prices: float) -> None:
+        self.coming = [np.array([one]) for one in prices]
+        self.lambda_ = self.coming.pop(0)
+
+    def step(self, seen: Any) -> np.ndarray:
+        self.lambda_ = self.coming.pop(0)
+        return self.lambda_
+
+
+def test_feedback_blends_neighbours_on_the_hull_whoever_asks() -> None:
+    """Actions 0, 1 and 3 make the hull; from 1.6 core-ms to .4 half of what can be saved is 1.0: 2/3 of action 1, 1/3 of action 3."""
+    cost, profile = np.array([0.4, 0.7, 1.0, 1.6]), np.array([1.0, 2.0, 2.1, 2.9])
+    response = Response.of_mixtures(profile, cost)
+    assert np.interp([0.0, 0.5, 1.0], response.prices, response.cost) == pytest.approx([1.6, 1.0, 0.4])
+    strategy = Blended(profile, cost, response, Stepped(0.0, 0.5, 1.0), 0)
+    assert {strategy.choose(v, 0.3) for v in range(50)} == {3}
+    strategy.step(measurement(0, 100, 50, strategy.price))
+    drawn = [strategy.choose(v, 0.3) for v in range(6000)]
+    assert set(drawn) == {1, 3}
+    assert cost[drawn].mean() == pytest.approx(1.0, abs=0.02)
+    strategy.step(measurement(1, 100, 50, strategy.price))
+    assert {strategy.choose(v, 0.3) for v in range(50)} == {0}
+
+
+class Integral:
+    """λ rises by ``gain`` for each point that CPU is above 50 %."""
+
+    def __init__(self, start: float, gain: float) -> None:
+        self.lambda_, self.gain = np.array([start]), gain
+
+    def step(self, seen: Any) -> np.ndarray:
+        self.lambda_ = np.clip(self.lambda_ + self.gain * (seen.cpu - 50), 0, 10)
+        return self.lambda_
+
+
+def test_feedback_rests_at_the_target_where_one_price_for_everybody_cannot() -> None:
+    """At 215 requests/s the hull's neighbours bring the CPU to 30 and to 69 %; only a mixture of them brings it to 50."""
+    cost, profile, day = 2 * COST, np.array([1.0, 2.0, 2.9]), day_of([1.0, 1.0], [1.0, 1.0])
+    response = Response.of_mixtures(profile, cost)
+    strategies: dict[str, Strategy] = {
+        "blended": Blended(profile, cost, response, Integral(0.2, 0.005), 0),
+        "priced": Priced(np.tile(profile, (40, 1)), cost, Integral(0.45, 0.005)),
+    }
+    block = make_block(day, day.present, 215, 20, 0, 1, 7, "x")
+    swing = {}
+    for name, one in strategies.items():
+        with virtual_time():
+            cpu = run_async(partial(server(FakeService(slow=2)).serve, block, one)).rows["cpu"].to_numpy()[8:]
+        swing[name] = np.abs(cpu - 50).mean()
+    assert swing["blended"] < 6  # of Poisson arrivals, 3.5 points
+    assert swing["priced"] > 15
 
 
 def test_controllers_hold_the_mean_in_simulated_days(tmp_path: Path) -> None:
