@@ -268,30 +268,36 @@ def table_of(run: Run, values: Mapping[str, list[np.ndarray]], target: float) ->
 
 
 def figure(table: pd.DataFrame, run: Run, target: float, path: Path) -> None:
-    """CPU and traffic over the day; what each strategy earns beyond the static mixtures."""
-    plot, ((top, right), (bottom, under)) = new_figure(2, 2, width=10.5, height=5.6, width_ratios=[2.2, 1])
-    for color, (name, blocks) in zip(COLORS, run.served.items()):
-        rows = pd.concat([one.rows for one in blocks])
-        top.plot(rows["share"], rows["cpu"].rolling(5, min_periods=1).mean(), color=color, lw=1.1, label=name)
-    top.axhline(target, color="k", ls="--", lw=1, label="target")
-    top.set(title="CPU of the service, five-interval means", ylabel="percent of a core", ylim=(0, 1.6 * target))
+    """CPU and traffic over the day; what each strategy earns beyond the static mixtures, its mean CPU and latency."""
+    plot, axes = new_figure(3, 2, width=10.5, height=7.6, width_ratios=[2.2, 1])
+    colors, lines, bars = list(COLORS[: len(table)]), axes[:, 0], axes[:, 1]
+    alike = [name for name in run.served if STRATEGIES[name][0] in ("mixture", "profile")]
+    rest = [name for name in run.served if name not in alike]
+    for axis, names, title in zip(lines, (alike, rest), ("all requests alike", "by learned Q")):
+        for name in names:
+            rows = pd.concat([one.rows for one in run.served[name]])
+            smooth, color = rows["cpu"].rolling(5, min_periods=1).mean(), colors[list(run.served).index(name)]
+            axis.plot(rows["share"], smooth, color=color, lw=1.2, label=name)
+        axis.axhline(target, color="k", ls="--", lw=1, label="target")
+        axis.set(title=f"CPU, five-interval means: {title}", ylabel="percent of a core", ylim=(0, 1.7 * target))
+        axis.legend(loc="lower center", ncols=4, fontsize=8)
     rows = pd.concat([one.rows for one in run.served["static_hourly"]])
-    bottom.plot(rows["share"], rows["qps"].rolling(5, min_periods=1).mean(), color="0.3")
-    bottom.set(title="Traffic", xlabel="share of the day", ylabel="requests/s", ylim=(0, None))
+    lines[2].plot(rows["share"], rows["qps"].rolling(5, min_periods=1).mean(), color="0.3")
+    lines[2].set(title="Traffic", xlabel="share of the day", ylabel="requests/s", ylim=(0, None))
     place = np.arange(len(table))
     reach = np.stack([table["lead_pct"] - table["lead_low"], table["lead_high"] - table["lead_pct"]])
-    right.errorbar(table["lead_pct"], place, xerr=reach, fmt="none", ecolor="0.4", capsize=3)
-    right.scatter(table["lead_pct"], place, c=list(COLORS[: len(table)]), zorder=3)
-    right.axvline(0, color="0.6", lw=0.8)
-    right.set_yticks(place, table["strategy"])
-    right.invert_yaxis()
-    right.set(title="Revenue over static_hourly, %")
-    under.barh(place, table["cpu_mean"], color=list(COLORS[: len(table)]), alpha=0.7)
-    under.axvline(target, color="k", ls="--", lw=1)
-    under.set_yticks(place, table["strategy"])
-    under.invert_yaxis()
-    under.set(title="Mean CPU", xlabel="percent of a core")
-    plot.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
+    bars[0].errorbar(table["lead_pct"], place, xerr=reach, fmt="none", ecolor="0.4", capsize=3)
+    bars[0].scatter(table["lead_pct"], place, c=colors, zorder=3)
+    bars[0].axvline(0, color="0.6", lw=0.8)
+    bars[0].set(title="Revenue over static_hourly, %")
+    bars[1].barh(place, table["cpu_mean"], color=colors, alpha=0.7)
+    bars[1].axvline(target, color="k", ls="--", lw=1)
+    bars[1].set(title="Mean CPU, percent of a core")
+    bars[2].barh(place, table["p99_ms"], color=colors, alpha=0.7)
+    bars[2].set(title="99th percentile of latency, ms", xscale="log", xlim=(1, None))
+    for axis in bars:
+        axis.set_yticks(place, table["strategy"])
+        axis.invert_yaxis()
     save_figure(plot, path)
 
 

@@ -18,7 +18,18 @@ from autobucket.bench.target.interface import Reply
 from benchmarks._live_blocks import Served, Server, Strategy, measurement
 from benchmarks._live_strategies import Blended, Hourly, Priced, Response, Simulated, commissioned
 from benchmarks._live_traffic import Day, make_block
-from benchmarks.live_ab import Always, Machine, Plan, Run, calibrated, judged, rounds, table_of
+from benchmarks.live_ab import (
+    STRATEGIES,
+    Always,
+    Machine,
+    Plan,
+    Run,
+    calibrated,
+    figure,
+    judged,
+    rounds,
+    table_of,
+)
 from recommender.build_parts import Parts
 from recommender.truth.page_table import shown
 from tests.autobucket.bench_fakes import virtual_time
@@ -354,13 +365,28 @@ def test_strategies_take_turns_at_being_first() -> None:
     assert 8 < len(order) < 16  # of eight rounds, some begin with who ended the one before
 
 
-def test_block_intervals_by_hand() -> None:
-    def block(value: float, n: int) -> Served:
-        rows = pd.DataFrame({"share": [0.5], "qps": [n], "cpu": [50.0], "lambda": [0.0]})
-        return Served(np.zeros(n, int), np.ones(n, bool), np.ones(n), [["1"]] * n, rows, 0.5, 1.0)
+def block_of(n: int) -> Served:
+    rows = pd.DataFrame({"share": [0.5], "qps": [n], "cpu": [50.0], "lambda": [0.0]})
+    return Served(np.zeros(n, int), np.ones(n, bool), np.ones(n), [["1"]] * n, rows, 0.5, 1.0)
 
+
+def test_the_figure_keeps_those_that_treat_all_alike_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = list[Any]()
+    monkeypatch.setattr("benchmarks.live_ab.save_figure", lambda plot, path: drawn.append(plot))
+    run = Run(Machine(COST, 1.0, 0.0, []), [np.zeros(9, int)], {name: [block_of(9)] for name in STRATEGIES})
+    table = table_of(run, {name: [np.ones(9)] for name in STRATEGIES}, 50.0)
+    figure(table, run, 50.0, Path("unused.png"))
+    legends = [axis.get_legend() for axis in drawn[0].axes]
+    shown = [[text.get_text() for text in one.get_texts()] for one in legends if one is not None]
+    assert shown == [
+        ["static_hourly", "static_feedback", "priced_blind", "target"],
+        ["marca_feedback", "marca_mpc", "plus_mpc", "target"],
+    ]
+
+
+def test_block_intervals_by_hand() -> None:
     sizes, worth = [10, 10, 20], [1.0, 2.0, 4.0]
-    served = {"static_hourly": [block(one, n) for one, n in zip(worth, sizes)]}
+    served = {"static_hourly": [block_of(n) for n in sizes]}
     run = Run(Machine(COST, 1.0, 0.0, []), [np.zeros(n, int) for n in sizes], served)
     table = table_of(run, {"static_hourly": [np.full(n, one) for one, n in zip(worth, sizes)]}, 40.0)
     one = table.iloc[0]
