@@ -30,8 +30,10 @@ from benchmarks._live_traffic import Day, make_block
 from benchmarks._mpc import stamp
 from benchmarks._real_service import FEW_VISITS, ROOT, ServiceCosts, first_joint, parts_of
 from benchmarks._results import add_keep
+from benchmarks._script import script
 from benchmarks.movielens import Real, learned, profile_of
 from marca_common.compute import set_threads
+from marca_common.errors import UserError
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
@@ -97,6 +99,7 @@ async def calibrated(
     """Scale the maps by what three actions cost now, and find the traffic whose busiest and quietest hours suit them.
 
     Three actions: the cheapest, the best, and one between. The geometric middle of the budgets is put on that of the costs.
+    A UserError where this machine is too slow to send so many requests on time.
     """
     order = np.argsort(costs)
     chosen = [int(order[0]), int(order[len(order) // 2]), int(np.argmax(profile))]
@@ -124,9 +127,13 @@ async def calibrated(
         )
     if budgets[1] > high:
         notes.append(f"in the quietest hour it leaves {budgets[1]:.2f}; the best action takes only {high:.2f}")
-    own = mean_qps * day.present.max() * float(np.median(sending)) / 10
+    peak = mean_qps * day.present.max()
+    own = peak * float(np.median(sending)) / 10
     if own > MOST_SENDING:
-        notes.append(f"sending the peak's requests would take {own:.0f} % of the generator's core; lower --target")
+        raise UserError(
+            f"--target: got {target:g}; sending the peak's {peak:.0f} requests/s would take {own:.0f} % of the generator's core "
+            f"on this machine; expected at most {target * MOST_SENDING / own:.0f}"
+        )
     return Machine(now, float(mean_qps), float(np.median(spread[1:])), notes)
 
 
@@ -349,4 +356,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)
