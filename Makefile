@@ -8,8 +8,9 @@ export PYTHONUNBUFFERED := 1
 demo: .venv/.ready        ## the main job: logs in, decisions and a report out (runs/demo)
 	$(PY) orchestrate.py --config configs/demo.yaml --out runs/demo
 
-real: .venv/.ready        ## the real cascade on MovieLens-100K: models, log, values and measured costs (runs/recommender)
+real: .venv/.ready        ## the real cascade on MovieLens-100K: models, log, values, measured costs (runs/recommender), a page (runs/real)
 	$(PY) -m recommender.build
+	$(PY) -m marca_report.real_data
 
 test: .venv/.ready lint   ## lint, then the fast and the slow tests
 	$(PY) -m pytest -q -n 2 -m "not slow"

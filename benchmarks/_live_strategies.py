@@ -1,4 +1,4 @@
-"""Who decides in the live run: mixtures by the hour, or argmax Q − λC under a controller of λ."""
+"""Who decides in the live run: mixtures by the hour or by feedback, or argmax Q − λC under a controller of λ."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from marca_common.system import system_table
 from marca_common.tables import write_table
 from marca_loop.dithered_price import DitheredPrice
 from marca_loop.live_mpc import LiveMpc
+from marca_measures.hull import chain
 from marca_measures.static_mixture import static_mixture
 from mpc_balancer.config import ControllerConfig, MpcConfig, ObjectiveConfig
 from mpc_balancer.controllers import make_controller
@@ -68,6 +69,38 @@ class Hourly:
         """It never looks."""
 
 
+class Blended:
+    """The best mixture of fixed actions, the same for every request; its mean cost falls with λ (``Response.of_mixtures``)."""
+
+    def __init__(
+        self, profile: np.ndarray, cost: np.ndarray, response: Response, controller: Controller, seed: int
+    ) -> None:
+        self.actions = chain(profile, cost)  # two neighbours on the hull are the best mixture of their mean cost
+        self.cost, self.response, self.controller = cost[self.actions], response, controller
+        self.generator = numpy_generator(seed, "live", "static_feedback")
+        self._place = self._on_hull()
+
+    @property
+    def price(self) -> np.ndarray:
+        """λ in force, (1,): the share of what can be saved that is saved."""
+        return self.controller.lambda_
+
+    def choose(self, visit: int, share: float) -> int:
+        """One of the two actions, drawn whoever asks."""
+        first = int(self._place)
+        return int(self.actions[first + (self.generator.random() < self._place - first)])
+
+    def step(self, measurement: Measurement) -> None:
+        """The controller sets the next mixture."""
+        self.controller.step(measurement)
+        self._place = self._on_hull()
+
+    def _on_hull(self) -> float:
+        """Place on the hull: 1.25 is three quarters of its action 1 and a quarter of its action 2."""
+        mean = np.interp(self.price[0], self.response.prices, self.response.cost)
+        return float(np.interp(mean, self.cost, np.arange(len(self.cost))))
+
+
 @dataclass(frozen=True)
 class Response:
     """What a price does to the mean cost of a request under one Q, by the cost maps."""
@@ -81,6 +114,13 @@ class Response:
         slope = np.ptp(q.mean(axis=0)) / np.ptp(cost)
         prices = np.append(0.0, np.geomspace(1e-3, 1e3, 121) * slope)
         return cls(prices, np.array([cost[np.argmax(q - price * cost, axis=1)].mean() for price in prices]))
+
+    @classmethod
+    def of_mixtures(cls, profile: np.ndarray, cost: np.ndarray) -> Response:
+        """``profile`` and ``cost`` (D,): a mixture's mean cost falls in a straight line, from the best action at 0 to the cheapest at 1."""
+        ends = cost[chain(profile, cost)]
+        prices = np.linspace(0.0, 1.0, 122)
+        return cls(prices, ends[-1] + prices * (ends[0] - ends[-1]))
 
     def scale(self) -> PriceScale:
         """From no price to where nearly all that can be saved is saved; logarithmic from where a little of it is."""

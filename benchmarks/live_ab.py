@@ -2,8 +2,8 @@
 
 The service of a build (seed 100; ``--quick``: a small one, seed 0) is put under open-loop traffic with the shape of the record's
 own day. Each round is a stretch of that day. In it every strategy serves the same requests at the same moments, one strategy
-after the other in random order; the first round is not counted. ``static_hourly`` is sized beforehand from the day as it used to be. The others
-take argmax Q − λC, with λ by a controller. Q is learned from the build's log (``benchmarks.movielens``), C are the maps
+after the other in random order; the first round is not counted. ``static_hourly`` is sized beforehand from the day as it used to be.
+``static_feedback`` is one mixture for everybody, whose mean cost follows the CPU. The others take argmax Q − λC, with λ by a controller. Q is learned from the build's log (``benchmarks.movielens``), C are the maps
 of the service's bench (``benchmarks.real_costs``), scaled to the machine as it is now. Traffic is calibrated to the machine.
 
 ``value`` is the expected revenue of the pages that were really served, by the half of the later likes that nobody has seen.
@@ -25,13 +25,15 @@ from autobucket.bench.measuring.campaign import build_target
 from autobucket.bench.measuring.run_async import run_async
 from autobucket.bench.target.machine import generator_on, place
 from benchmarks._live_blocks import Served, Server, Strategy
-from benchmarks._live_strategies import Hourly, Learned, Priced, Response, Simulated, commissioned
+from benchmarks._live_strategies import Blended, Hourly, Learned, Priced, Response, Simulated, commissioned
 from benchmarks._live_traffic import Day, make_block
 from benchmarks._mpc import stamp
 from benchmarks._real_service import FEW_VISITS, ROOT, ServiceCosts, first_joint, parts_of
 from benchmarks._results import add_keep
+from benchmarks._script import script
 from benchmarks.movielens import Real, learned, profile_of
 from marca_common.compute import set_threads
+from marca_common.errors import UserError
 from marca_common.figures import COLORS, new_figure, save_figure
 from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
@@ -39,8 +41,9 @@ from recommender.build_parts import Parts
 from recommender.histories.split import JUDGED
 from recommender.truth.worth import discounts
 
-STRATEGIES = {  # name → whose Q, which controller
-    "static_hourly": ("profile", ""),
+STRATEGIES = {  # name → whose Q (or mixtures by the profile), which controller
+    "static_hourly": ("mixture", ""),
+    "static_feedback": ("mixture", "pi"),
     "priced_blind": ("profile", "pi"),
     "marca_feedback": ("awrq_mixer", "pi"),
     "marca_mpc": ("awrq_mixer", "mpc"),
@@ -96,6 +99,7 @@ async def calibrated(
     """Scale the maps by what three actions cost now, and find the traffic whose busiest and quietest hours suit them.
 
     Three actions: the cheapest, the best, and one between. The geometric middle of the budgets is put on that of the costs.
+    A UserError where this machine is too slow to send so many requests on time.
     """
     order = np.argsort(costs)
     chosen = [int(order[0]), int(order[len(order) // 2]), int(np.argmax(profile))]
@@ -123,9 +127,13 @@ async def calibrated(
         )
     if budgets[1] > high:
         notes.append(f"in the quietest hour it leaves {budgets[1]:.2f}; the best action takes only {high:.2f}")
-    own = mean_qps * day.present.max() * float(np.median(sending)) / 10
+    peak = mean_qps * day.present.max()
+    own = peak * float(np.median(sending)) / 10
     if own > MOST_SENDING:
-        notes.append(f"sending the peak's requests would take {own:.0f} % of the generator's core; lower --target")
+        raise UserError(
+            f"--target: got {target:g}; sending the peak's {peak:.0f} requests/s would take {own:.0f} % of the generator's core "
+            f"on this machine; expected at most {target * MOST_SENDING / own:.0f}"
+        )
     return Machine(now, float(mean_qps), float(np.median(spread[1:])), notes)
 
 
@@ -150,16 +158,16 @@ async def run_all(
         table = costs.of_actions(config.load.rates[0], server.cores)
         machine = await calibrated(server, day, table, q["profile"][0], plan, target)
         said(machine, day, target)
+        responses = {name: Response.of(one, machine.cost) for name, one in q.items()}
+        responses["mixture"] = Response.of_mixtures(q["profile"][0], machine.cost)
         models = {
             name: commissioned(
-                Simulated(
-                    Response.of(one, machine.cost), day, machine.mean_qps, machine.noise, plan.interval_s, server.cores
-                ),
+                Simulated(one, day, machine.mean_qps, machine.noise, plan.interval_s, server.cores),
                 target,
                 plan.rows,
                 folder / name,
             )
-            for name, one in q.items()
+            for name, one in responses.items()
         }
         strategies = {
             name: strategy(name, q, models, machine, day, server.cores, target, real.seed) for name in STRATEGIES
@@ -173,11 +181,15 @@ def strategy(
     name: str, q: Mapping[str, np.ndarray], models: Mapping[str, Learned], machine: Machine, day: Day, cores: int, target: float, seed: int
 ) -> Strategy:  # fmt: skip
     """A fresh strategy."""
-    values, controller = STRATEGIES[name]
-    if not controller:
+    values, steered = STRATEGIES[name]
+    if not steered:
         budgets = 10 * target * cores / (machine.mean_qps * day.past)
-        return Hourly(q[values][0], machine.cost, budgets, day, seed)
-    return Priced(q[values], machine.cost, models[values].controller(controller, target))
+        return Hourly(q["profile"][0], machine.cost, budgets, day, seed)
+    model = models[values]
+    controller = model.controller(steered, target)
+    if values == "mixture":
+        return Blended(q["profile"][0], machine.cost, model.days.response, controller, seed)
+    return Priced(q[values], machine.cost, controller)
 
 
 def said(machine: Machine, day: Day, target: float) -> None:
@@ -263,30 +275,36 @@ def table_of(run: Run, values: Mapping[str, list[np.ndarray]], target: float) ->
 
 
 def figure(table: pd.DataFrame, run: Run, target: float, path: Path) -> None:
-    """CPU and traffic over the day; what each strategy earns beyond the static mixtures."""
-    plot, ((top, right), (bottom, under)) = new_figure(2, 2, width=10.5, height=5.6, width_ratios=[2.2, 1])
-    for color, (name, blocks) in zip(COLORS, run.served.items()):
-        rows = pd.concat([one.rows for one in blocks])
-        top.plot(rows["share"], rows["cpu"].rolling(5, min_periods=1).mean(), color=color, lw=1.1, label=name)
-    top.axhline(target, color="k", ls="--", lw=1, label="target")
-    top.set(title="CPU of the service, five-interval means", ylabel="percent of a core", ylim=(0, 1.6 * target))
+    """CPU and traffic over the day; what each strategy earns beyond the static mixtures, its mean CPU and latency."""
+    plot, axes = new_figure(3, 2, width=10.5, height=7.6, width_ratios=[2.2, 1])
+    colors, lines, bars = list(COLORS[: len(table)]), axes[:, 0], axes[:, 1]
+    alike = [name for name in run.served if STRATEGIES[name][0] in ("mixture", "profile")]
+    rest = [name for name in run.served if name not in alike]
+    for axis, names, title in zip(lines, (alike, rest), ("all requests alike", "by learned Q")):
+        for name in names:
+            rows = pd.concat([one.rows for one in run.served[name]])
+            smooth, color = rows["cpu"].rolling(5, min_periods=1).mean(), colors[list(run.served).index(name)]
+            axis.plot(rows["share"], smooth, color=color, lw=1.2, label=name)
+        axis.axhline(target, color="k", ls="--", lw=1, label="target")
+        axis.set(title=f"CPU, five-interval means: {title}", ylabel="percent of a core", ylim=(0, 1.7 * target))
+        axis.legend(loc="lower center", ncols=4, fontsize=8)
     rows = pd.concat([one.rows for one in run.served["static_hourly"]])
-    bottom.plot(rows["share"], rows["qps"].rolling(5, min_periods=1).mean(), color="0.3")
-    bottom.set(title="Traffic", xlabel="share of the day", ylabel="requests/s", ylim=(0, None))
+    lines[2].plot(rows["share"], rows["qps"].rolling(5, min_periods=1).mean(), color="0.3")
+    lines[2].set(title="Traffic", xlabel="share of the day", ylabel="requests/s", ylim=(0, None))
     place = np.arange(len(table))
     reach = np.stack([table["lead_pct"] - table["lead_low"], table["lead_high"] - table["lead_pct"]])
-    right.errorbar(table["lead_pct"], place, xerr=reach, fmt="none", ecolor="0.4", capsize=3)
-    right.scatter(table["lead_pct"], place, c=list(COLORS[: len(table)]), zorder=3)
-    right.axvline(0, color="0.6", lw=0.8)
-    right.set_yticks(place, table["strategy"])
-    right.invert_yaxis()
-    right.set(title="Revenue over static_hourly, %")
-    under.barh(place, table["cpu_mean"], color=list(COLORS[: len(table)]), alpha=0.7)
-    under.axvline(target, color="k", ls="--", lw=1)
-    under.set_yticks(place, table["strategy"])
-    under.invert_yaxis()
-    under.set(title="Mean CPU", xlabel="percent of a core")
-    plot.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
+    bars[0].errorbar(table["lead_pct"], place, xerr=reach, fmt="none", ecolor="0.4", capsize=3)
+    bars[0].scatter(table["lead_pct"], place, c=colors, zorder=3)
+    bars[0].axvline(0, color="0.6", lw=0.8)
+    bars[0].set(title="Revenue over static_hourly, %")
+    bars[1].barh(place, table["cpu_mean"], color=colors, alpha=0.7)
+    bars[1].axvline(target, color="k", ls="--", lw=1)
+    bars[1].set(title="Mean CPU, percent of a core")
+    bars[2].barh(place, table["p99_ms"], color=colors, alpha=0.7)
+    bars[2].set(title="99th percentile of latency, ms", xscale="log", xlim=(1, None))
+    for axis in bars:
+        axis.set_yticks(place, table["strategy"])
+        axis.invert_yaxis()
     save_figure(plot, path)
 
 
@@ -338,4 +356,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks._results import add_keep
+from benchmarks._script import script
 from examples.llm_router.config import RouterConfig
 from examples.llm_router.router_figure import accuracy_figure
 from examples.llm_router.run import run
@@ -46,4 +47,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

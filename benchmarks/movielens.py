@@ -27,6 +27,7 @@ from awrq_mixer.config import AnchorConfig, ProfileConfig, TrainConfig
 from awrq_mixer.serving.predictor import Predictor
 from benchmarks._mpc import stamp
 from benchmarks._results import add_keep
+from benchmarks._script import script
 from marca_common.compute import set_threads
 from marca_common.config import content_hash, load_config, replaced, to_dict
 from marca_common.figures import COLORS, new_figure, save_figure
@@ -274,4 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -26,6 +26,7 @@ from autobucket.bench.target.machine import Placement, generator_on, place
 from benchmarks._mpc import stamp
 from benchmarks._real_service import FEW_VISITS, ServiceCosts, parts_of, requests_of
 from benchmarks._results import add_keep
+from benchmarks._script import script
 from benchmarks.movielens import Real
 from marca_common.compute import set_threads
 from marca_common.figures import COLORS, new_figure, save_figure
@@ -197,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -12,6 +12,7 @@ from marca_common.seeding import numpy_generator
 from recommender.build_parts import LOG_FILE, Parts
 from recommender.cascade.action_space import Setting
 from recommender.config import RANKERS
+from recommender.movielens.wheel import LICENCE
 from recommender.truth.variance import variance_shares
 
 _DRAWS = 2000  # of users
@@ -23,6 +24,7 @@ def build_summary(parts: Parts) -> dict[str, Any]:
     log = pd.read_parquet(parts.folder / LOG_FILE, columns=["revenue", "visit"])
     logged, judged = parts.values
     return {
+        "licence": LICENCE,
         "users": len(ratings.users),
         "films": len(ratings.films),
         "ratings": len(ratings.user),

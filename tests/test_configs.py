@@ -28,6 +28,7 @@ TYPES = {
     "own_uplift.yaml": ("marca_loop.signed_uplift", "SignedUplift"),
     "cascade_world": ("cascade_world.config", "WorldConfig"),
     "recommender": ("recommender.config", "RecommenderConfig"),
+    "recommender/page.yaml": ("marca_report.real_data", "RealPageConfig"),
     "recommender/service.yaml": ("recommender.service.service_config", "ServiceConfig"),
     "recommender/testbench.yaml": ("autobucket.bench.bench_config", "TestbenchConfig"),
     "recommender/testbench_quick.yaml": ("autobucket.bench.bench_config", "TestbenchConfig"),

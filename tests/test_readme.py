@@ -43,6 +43,7 @@ def test_the_table_lists_every_entry_point() -> None:
         "mpc_balancer",
         "revenue_sim",
         "marca_loop",
+        "marca_report",
         "own_system",
     )
     found = {

@@ -29,8 +29,8 @@ class Costs:
 
     @property
     def between_round_cv(self) -> np.ndarray:
-        """Standard deviation between rounds over the mean, of all services and mean over tiers, float64 (D,)."""
-        total = self.rounds.sum(axis=3).mean(axis=1)
+        """Standard deviation between rounds over the mean, of all services and mean over tiers with visits, float64 (D,)."""
+        total = np.nanmean(self.rounds.sum(axis=3), axis=1)
         return np.asarray(total.std(axis=0, ddof=1) / total.mean(axis=0))
 
     def frame(self, names: list[str]) -> pd.DataFrame:
@@ -57,14 +57,14 @@ def measuring_order(rounds: int, tiers: int, settings: int, seed: int) -> np.nda
 def measure_costs(
     cascade: Cascade, requests: list[list[Request]], space: ActionSpace, config: CostConfig, seed: int
 ) -> Costs:
-    """Serve the requests of each tier (H lists) under every setting, in random order, round by round.
+    """Serve the requests of each tier (H lists, not all empty) under every setting, in random order, round by round.
 
     A warm-up serves every setting once before. Threads are the caller's to settle: the clock is of the whole process.
     """
     tiers, size = len(requests), len(space.settings)
     rounds = np.empty((config.rounds, tiers, size, len(SERVICES)))
     for setting in space.settings:
-        cpu_ms(cascade, requests[0][:1], setting)
+        cpu_ms(cascade, next(filter(None, requests))[:1], setting)
     order = measuring_order(config.rounds, tiers, size, seed)
     for number, cell in progress(
         [(number, cell) for number, cells in enumerate(order) for cell in cells], what="costs", unit="cell"
@@ -75,7 +75,9 @@ def measure_costs(
 
 
 def cpu_ms(cascade: Cascade, requests: list[Request], setting: Setting) -> np.ndarray:
-    """Mean core-milliseconds per request in retrieval and in ranking, (2,)."""
+    """Mean core-milliseconds per request in retrieval and in ranking, (2,); NaN where there are no requests."""
+    if not requests:
+        return np.full(len(SERVICES), np.nan)
     spent = np.zeros(len(SERVICES))
     for request in requests:
         spent += serve_accounted(cascade, request, setting).cpu_ms

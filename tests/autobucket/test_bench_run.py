@@ -240,6 +240,18 @@ def test_time_and_requests_are_bounded(tmp_path: Path, on_virtual_time: Any) -> 
     assert not (tmp_path / "b" / "summary.json").exists()
 
 
+def test_a_rate_beyond_the_cores_is_refused_before_the_rounds(tmp_path: Path, on_virtual_time: Any) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"load.rates: got 1e\+07 requests/s; at 0\.\d+ core-ms .* cores or more, .*; expected at most \d+",
+    ) as refused:
+        run_bench(tiny("load.rates=[1000,10000000]"), tmp_path / "run", make_target=FakeTarget)
+    assert not (tmp_path / "run").exists()
+    fits = float(str(refused.value).rpartition(" ")[2])
+    with pytest.raises(UserError, match="max_requests"):  # it is not the rate any more
+        run_bench(tiny(f"load.rates=[1000,{fits}]", "max_requests=801"), tmp_path / "run", make_target=FakeTarget)
+
+
 def test_the_command_line_says_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--quick", "--out", str(tmp_path / "x"), "--set", "target.command=[no-such-program-here]"]
     with pytest.raises(SystemExit) as ended:

@@ -16,10 +16,11 @@ from marca_common.scores import read_scores
 from recommender.build import build
 from recommender.build_parts import COSTS_FILE, LOG_FILE, PAGES_FILE, STATES_FILE, VISITS_FILE, Parts
 from recommender.build_summary import ranker_leads
+from recommender.config import CostConfig
 from recommender.histories.split import JUDGED, LOGGED
 from recommender.records.logging_policy import LoggingPolicy
 from recommender.records.request_log import request_log
-from recommender.truth.costs import Costs, measuring_order
+from recommender.truth.costs import Costs, measure_costs, measuring_order
 from recommender.truth.variance import variance_shares
 from recommender.truth.worth import Worth, discounts, expected_revenue, value_table
 from tests.recommender.conftest import tiny_config
@@ -111,6 +112,16 @@ def test_costs_take_the_median_over_rounds_and_say_how_rounds_differ() -> None:
     frame = costs.frame(["one", "two"])
     assert (Costs.of_frame(frame).rounds == rounds).all()
     assert frame["action"].tolist() == ["one", "two"] * 3
+
+
+def test_a_tier_that_nobody_visits_in_costs_nothing_known(parts: Parts) -> None:
+    """Where histories are equally long, quantiles cut empty tiers."""
+    request = parts.people.request(parts.people.visits, 0)
+    config = CostConfig(rounds=2, visits=1)
+    found = measure_costs(parts.cascade, [[], [request], []], parts.space, config, seed=0)
+    assert np.isnan(found.table[[0, 2]]).all()
+    assert (found.table[1, :, 0] > 0).all()
+    assert np.isfinite(found.between_round_cv).all()
 
 
 def test_every_service_is_measured_but_what_is_not_asked(parts: Parts) -> None:

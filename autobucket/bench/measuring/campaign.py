@@ -37,6 +37,7 @@ from marca_common.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
 SERVICE_MS = "service_ms"  # seen in scouting; target-aware edges explain it
+COLD = 1.5  # one by one, with cold caches, requests cost up to so many times what they cost under load
 
 
 @dataclass
@@ -124,7 +125,9 @@ class Campaign:
         requests = make_requests(self.config.traffic, self.config.seed, "scout")
         async with self._target() as target:
             await self._warm(target, "scout")
+            before = sum(target.clock().read().values())
             replies, took = await one_by_one(target, payloads(requests), self.budget)
+            spent = sum(target.clock().read().values()) - before
         bad = [reply for reply in replies if reply.status != "ok"]
         if bad:
             raise UserError(f"target: request {len(replies)} of {len(requests)} failed in scouting: {bad[-1].detail}")
@@ -132,6 +135,7 @@ class Campaign:
             raise UserError(
                 f"max_seconds: {len(replies)} of {len(requests)} requests were scouted when time was up; allow more"
             )
+        self._require_fast_enough(1000 * spent / len(replies))
         names = list(self.config.buckets.lengths)
         missing = [name for name in names if any(name not in one.results for one in replies)]
         if missing:
@@ -143,6 +147,16 @@ class Campaign:
         requests[SERVICE_MS] = took
         write_json(path, requests.to_dict("records"))
         return pd.DataFrame(read_json(path))
+
+    def _require_fast_enough(self, core_ms: float) -> None:
+        """A UserError where the cores cannot serve the highest rate, at ``core_ms`` per scouted request."""
+        rate, cores = max(self.config.load.rates), self.placement.declared_cores
+        needed = rate * core_ms / 1000 / COLD
+        if needed > cores:
+            raise UserError(
+                f"load.rates: got {rate:g} requests/s; at {core_ms:.3g} core-ms for each scouted request that takes {needed:.2g} "
+                f"cores or more, the target has {cores}; expected at most {1000 * COLD * cores / core_ms:.0f}"
+            )
 
     async def _round(
         self, number: int, cells: list[Cell], buckets: dict[str, RequestBucket], scouted: pd.DataFrame, bar: Any
