@@ -66,7 +66,7 @@ def summary_of(
         "check_by_matches": matches(halves, clusters, confidence),
         "sd_of_pairs": [float(one.effects.sd[0]) for one in halves if len(one.effects.sd)],
         "propensities": {
-            "groupings": sorted({name for one in halves for name in one.propensities.groupings}),
+            "groupings": sorted({cells.name for one in halves for cells in one.propensities.cells}),
             "least": float(min(one.propensities.logged.min() for one in halves)),
             "calibration": max(float(one.propensities.calibration(one.sub_actions)) for one in halves),
             "agreement": max(one.propensities.agreement(one.propensity) for one in halves) if told else None,
