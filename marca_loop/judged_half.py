@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.contexts import contexts
+from awrq_mixer.anchoring.contexts import fine_codes
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
@@ -102,7 +102,7 @@ def judge_half(
     learned, cost = values(requests), costs(requests)
     profile = learned.mean(axis=0, dtype=np.float64) if profile is None else profile
     departures = Departures.of(learned, spec.shape)
-    propensities = fitted_propensities(rows, spec, departures.centre)
+    propensities = fitted_propensities(rows, spec)
     today = float(cost[np.arange(len(taken)), joint[taken]].mean())
     if not today > 0:
         raise UserError(f"costs: the log's actions cost {today:g} core-ms on average; expected more than 0")
@@ -127,22 +127,10 @@ def judge_half(
     )
 
 
-def fitted_propensities(rows: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> FittedPropensities:
-    """What the logging policy was expected to do: groupings are state columns and pairs of them.
-
-    Categories of a column with many are also grouped by the mean ``signal`` (A,) of what they were given.
-    """
-    joint = spec.joint_index(rows)
-    groups = contexts(rows, spec, signal[joint])
-    names, groupings = list(spec.state), {}
-    for i, (fine, _) in enumerate(groups.fine):
-        groupings[names[i]] = fine
-        for k, (other, m) in enumerate(groups.coarse):
-            if k != i:
-                groupings[f"{names[i]} × {names[k]} (grouped)"] = fine * m + other
-            if k > i:
-                groupings[f"{names[i]} (grouped) × {names[k]} (grouped)"] = groups.coarse[i][0] * m + other
-    return FittedPropensities.fit(groupings, spec.joint_table()[joint], spec.shape)
+def fitted_propensities(rows: pd.DataFrame, spec: RequestSpec) -> FittedPropensities:
+    """What the logging policy was expected to do, by state columns; a numeric one is cut into tenths."""
+    groupings = {name: codes for name, (codes, _) in zip(spec.state, fine_codes(rows, spec))}
+    return FittedPropensities.fit(groupings, spec.joint_table()[spec.joint_index(rows)], spec.shape)
 
 
 def price_at(values: np.ndarray, cost: np.ndarray, budget: float) -> float:

@@ -37,6 +37,7 @@ from marca_loop.measures import Rivals, attribution, compare, measure
 from marca_loop.scene import Parts
 from marca_loop.scoring import export_policy, peak_budgets, score_sample
 from marca_loop.settings import Orchestration
+from marca_loop.signed_uplift import signed_uplift_of_log
 from marca_report.run_page import write_run_page
 
 
@@ -64,7 +65,7 @@ def orchestrate(config: Orchestration, out: str | Path) -> OrchestrationResult:
     """Run the whole loop into ``out``: one folder per stage, report.html, summary.json. Finished stages are reused.
 
     With own logs in place of the open world there is no truth and no plant: the run ends with the values, costs, system
-    model and policy learned from them, and the offline comparison.
+    model and policy learned from them, the offline comparison, and the uplift that the log itself tells.
     """
     started, out = time.perf_counter(), Path(out)
     set_threads(1)  # workers use the other cores; two threads on a busy core are far slower than one
@@ -196,15 +197,27 @@ def _simulate(run: Run) -> None:
 
 
 def _deliver(run: Run) -> None:
-    """With own logs: the system model of the own minute table, and the policy of the log's most frequent states."""
-    config, name = run.config, run.config.day.policy
+    """With own logs: the system model of the own minute table, the policy of the log's most frequent states, and what it would earn."""
+    config, name, costs = run.config, run.config.day.policy, ("costs/results", "costs/maps")
     assert config.logs is not None
     most = config.logs.policy_states
     export = partial(export_policy, run.requests, most, run.parts)
-    run.stages.run(
+    stages = [
         _balancer(run, name, config.logs.system, "logs"),
-        Stage("policy", export, most, (f"anchored/{name}", "costs/results", "costs/maps")),
-    )
+        Stage("policy", export, most, (f"anchored/{name}", *costs)),
+    ]
+    if config.uplift is not None:
+        learned = {
+            "estimator": run.stages.folder(costs[0]) / "estimator.pt",
+            "maps": run.stages.folder(costs[1]) / "cost_maps.json",
+        }
+        known = {
+            "requests": run.requests,
+            "spec": run.parts.spec,
+            "costs": {key: str(path) for key, path in learned.items()},
+        }
+        stages.append(_stage("uplift", signed_uplift_of_log, replaced(config.uplift, known), *costs))
+    run.stages.run(*stages)
 
 
 def _balancer(run: Run, learner: str, table: str, after: str) -> Stage:

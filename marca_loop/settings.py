@@ -16,6 +16,7 @@ from cascade_world.config import WorldConfig
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
 from marca_loop.deciders import PROFILE, TRUTH, Decider
+from marca_loop.signed_uplift import SignedUplift
 from marca_loop.strategies import AnyStrategy
 
 
@@ -112,6 +113,9 @@ class Orchestration(Config):
     ground_truth: revenue_sim.train.TrainConfig = Field(description="revenue_sim.train")
     offline: revenue_sim.config.RunConfig = Field(description="revenue_sim.run")
     balancer: mpc_balancer.config.SystemModelConfig = Field(description="mpc_balancer.train")
+    uplift: SignedUplift | None = Field(
+        default=None, description="marca_loop.signed_uplift, of own logs with the costs learned here; null: none"
+    )
     day: DayConfig = Field(description="the simulated days")
     workers: int = Field(default=2, ge=1, description="processes that learn or judge side by side, one thread each")
     sample_states: int = Field(default=2000, ge=10, description="states of the log's last part, scored for comparison")

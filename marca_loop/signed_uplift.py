@@ -22,13 +22,15 @@ from marca_common.cli import run_cli
 from marca_common.config import Config, replaced
 from marca_common.errors import UserError
 from marca_common.files import file_hash
+from marca_common.html_page import write_page
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import numpy_generator
 from marca_common.tables import Column, read_table, write_table
 from marca_loop.judged_half import JudgedHalf, PerState, judge_half
 from marca_loop.uplift_power import power_table
-from marca_loop.uplift_tables import draw, summary_of, uplift_table
+from marca_loop.uplift_tables import summary_of, uplift_table
+from marca_report.uplift_sections import uplift_facts, uplift_lead, uplift_sections
 
 
 class CostSource(Config):
@@ -119,7 +121,7 @@ class UpliftResult:
 def signed_uplift_of_log(config: SignedUplift, out: str | Path) -> UpliftResult:
     """Learn a policy on either half of a request log, and judge it by the other half's revenue, beside its rivals.
 
-    Writes uplift.csv, power.csv, uplift.png and summary.json. Trained halves are reused by a later run of the same config.
+    Writes uplift.csv, power.csv, their figures, report.html for those who decide, and summary.json. Trained halves are reused by a later run of the same config.
     """
     with RunFolder(out, config, resumes_from="halves") as folder:
         halves, log = judged_halves(config, config.costs.per_state(config.spec), folder.path / "halves")
@@ -132,8 +134,10 @@ def signed_uplift_of_log(config: SignedUplift, out: str | Path) -> UpliftResult:
         power = power_table(halves, table, _days(log, config.spec), config.spec, config.seed)
         write_table(table, folder.path / "uplift.csv")
         write_table(power, folder.path / "power.csv")
-        draw(table, folder.path / "uplift.png")
         summary = summary_of(table, halves, clusters, config.confidence)
+        known = summary | {"warnings": folder.warnings}
+        sections = uplift_sections(folder.path, known, folder.path)
+        write_page(folder.path / "report.html", _TITLE, uplift_lead(known), uplift_facts(known), sections)
         folder.write_summary(summary)
         return UpliftResult(folder.out, table, summary)
 
@@ -175,6 +179,7 @@ def judged_halves(config: SignedUplift, costs: PerState, folder: Path) -> tuple[
     return judged, log
 
 
+_TITLE = "What personalised pricing of computation would earn"
 _AS_WRITTEN: dict[str, Any] = {"columns": {}, "header": None, "separator": ",", "negative": {}, "timezone": "UTC"}
 _LEAST_GROUPS = 20  # rows that share luck, together: with fewer an interval knows little of it
 _DECIDED = 0.97  # mean probability of the choice that was taken, from which on there is no exploration

@@ -1,21 +1,17 @@
-"""The uplift of judged halves as a table, a figure and a manager's numbers."""
+"""The uplift of judged halves as a table, and a manager's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from marca_common.figures import COLORS, new_figure, save_figure
 from marca_loop.judged_half import LOGGED, POLICY, RIVALS, JudgedHalf
 from revenue_sim.off_policy.intervals import effective_rows
 from revenue_sim.off_policy.signed import Valued, signed_uplift
 from revenue_sim.off_policy.support import LEAST_ROWS
-
-NAMES = {"logged": "today's policy", "static_mixture": "best static mixture", "priced_blind": "priced, one profile"}
 
 
 def uplift_table(
@@ -66,7 +62,7 @@ def summary_of(
         "check_by_matches": matches(halves, clusters, confidence),
         "sd_of_pairs": [float(one.effects.sd[0]) for one in halves if len(one.effects.sd)],
         "propensities": {
-            "groupings": sorted({name for one in halves for name in one.propensities.groupings}),
+            "groupings": sorted({cells.name for one in halves for cells in one.propensities.cells}),
             "least": float(min(one.propensities.logged.min() for one in halves)),
             "calibration": max(float(one.propensities.calibration(one.sub_actions)) for one in halves),
             "agreement": max(one.propensities.agreement(one.propensity) for one in halves) if told else None,
@@ -118,35 +114,6 @@ def _crossing(share: np.ndarray, gain: np.ndarray) -> float | None:
         return None
     i = int(cross[-1])
     return 100 * (1 - float(share[i] + (share[i + 1] - share[i]) * -gain[i] / (gain[i + 1] - gain[i])))
-
-
-def draw(table: pd.DataFrame, path: Path) -> None:
-    """Uplift over each rival against spend, with intervals."""
-    figure, axis = new_figure(width=8.6, height=4.2)
-    for k, rival in enumerate(RIVALS):
-        part = table[table["rival"] == rival].sort_values("spend_share")
-        at = 100 * part["spend_share"].to_numpy() + 0.6 * (k - 1)
-        value = part["uplift_pct"].to_numpy()
-        low, high = (part[name].fillna(part["uplift_pct"]).to_numpy(np.float64) for name in ("low_pct", "high_pct"))
-        axis.errorbar(
-            at,
-            value,
-            [value - low, high - value],
-            fmt="o-",
-            ms=4,
-            lw=1.2,
-            capsize=3,
-            color=COLORS[k],
-            label=NAMES[rival],
-        )
-    axis.axhline(0, color="0.3", lw=0.8)
-    axis.set(
-        xlabel="computation, percent of today's predicted spend",
-        ylabel="revenue over the rival's, percent",
-        title="What personalised pricing would earn, with intervals",
-    )
-    axis.legend(title="over", loc="center left", bbox_to_anchor=(1.01, 0.5))
-    save_figure(figure, path)
 
 
 def _spend(halves: Sequence[JudgedHalf], share: float, name: str) -> float:

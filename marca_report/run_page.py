@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from marca_common.files import read_json
 from marca_common.html_page import Figure, Section, write_page
 from marca_report.day_sections import Days, question, result_section, story_section
 from marca_report.learned_sections import learned_sections
+from marca_report.uplift_sections import uplift_facts, uplift_lead, uplift_sections
 
 _OWN_QUESTION = (
     "What is each joint action worth to each request, what computation does it cost, and how do the CPUs answer? All three "
@@ -33,6 +35,10 @@ def write_run_page(stages: Path, summary: dict[str, Any], into: Path) -> list[st
     else:
         name, lead, facts = Path(config["logs"]["requests"]).stem, _OWN_QUESTION, {}
         sections = [*_opened(learned), *learned]
+        if config["uplift"] is not None:
+            found = read_json(stages / "uplift/summary.json")
+            lead, facts = uplift_lead(found), uplift_facts(found)
+            sections = [*uplift_sections(stages / "uplift", found, figures), *learned]
     page = write_page(into / "report.html", f"MaRCA · {name}", lead, facts | _run_facts(summary), sections)
     return [page.name, "summary.json", *(str(path.relative_to(into)) for path in sorted(figures.glob("*.png")))]
 

@@ -1,8 +1,4 @@
-"""How well can the logged action be foretold? By counts of other rows (``revenue_sim.off_policy.fitted_propensities``).
-
-For each sub-action, columns are added one by one to the key by which rows are counted, as long as rows are foretold better
-by the others.
-"""
+"""How well can the logged action be foretold? By counts of other rows (``revenue_sim.off_policy.fitted_propensities``)."""
 
 from __future__ import annotations
 
@@ -10,10 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from own_system.coded_log import CodedLog, Grouped, joined
+from own_system.coded_log import CodedLog
 from revenue_sim.off_policy.fitted_propensities import FittedPropensities
-
-_GAIN = 0.002  # mean log-likelihood, nats a row, that a column has to add
 
 
 @dataclass(frozen=True)
@@ -26,24 +20,9 @@ class Foretold:
 
 def foretell(log: CodedLog) -> dict[str, Foretold]:
     """Every sub-action, from the state and the sub-actions before it; at least 2 rows."""
-    known: dict[str, Grouped] = dict(log.states)
-    found = {}
+    known, found = {name: column.codes for name, column in log.states.items()}, {}
     for name, action in log.actions.items():
-        found[name] = _foretold(action, known)
-        known[name] = action
+        fitted = FittedPropensities.fit(known, action.codes[:, None], [len(action.labels)])
+        found[name] = Foretold(fitted.logged, list(fitted.cells[0].columns))
+        known[name] = action.codes
     return found
-
-
-def _foretold(action: Grouped, known: dict[str, Grouped]) -> Foretold:
-    taken, sizes = action.codes[:, None], [len(action.labels)]
-    key, columns = np.zeros(len(taken), np.int64), list[str]()
-    best = FittedPropensities.fit({}, taken, sizes).logged
-    while left := [name for name in known if name not in columns]:
-        tried = {name: joined([key, known[name].codes]) for name in left}
-        fitted = FittedPropensities.fit(tried, taken, sizes)
-        if np.log(fitted.logged).mean() < np.log(best).mean() + _GAIN:
-            break
-        (name,), best = fitted.groupings, fitted.logged
-        key = tried[name]
-        columns.append(name)
-    return Foretold(best, columns)

@@ -25,6 +25,8 @@ def loop_config(own: OwnSystem, tables: dict[str, Path]) -> Orchestration:
     values["learners"] = {name: _learner(own, one) for name, one in base.learners.items()}
     values["profile"]["surrogate"] = next(iter(own.side_columns), None)
     values["judge"]["slices"] = categories[:2]
+    if base.uplift is not None:
+        values["uplift"] |= {"learner": _learner(own, base.uplift.learner), "spec": spec}
     values["results"]["data"] |= {"requests": str(tables["requests"]), "spec": spec}
     values["results"]["tasks"] = _tasks(own, base)
     values["results"]["model"]["gates"] = []

@@ -36,23 +36,31 @@ def contexts(frame: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> Cont
 
     Groups of equal means are what a logging policy that follows value can be told apart by.
     """
-    fine, coarse = [], []
+    fine = fine_codes(frame, spec)
+    coarse = [
+        (codes, size) if kind == "numeric" or size <= FEW else (_by_mean(codes, size, signal), GROUPS)
+        for (codes, size), kind in zip(fine, spec.state.values())
+    ]
+    return Contexts(fine, coarse)
+
+
+def fine_codes(frame: pd.DataFrame, spec: RequestSpec) -> list[tuple[np.ndarray, int]]:
+    """Of every state column: code per row (M,), int64, and number of codes. A numeric column is cut into tenths."""
+    fine = []
     for name, kind in spec.state.items():
         if kind == "numeric":
-            codes = _tenths(frame[name].to_numpy(np.float64), np.ones(len(frame)))
-            fine.append((codes, GROUPS))
-            coarse.append((codes, GROUPS))
+            fine.append((_tenths(frame[name].to_numpy(np.float64), np.ones(len(frame))), GROUPS))
             continue
         column = categories(frame, name).cat.remove_unused_categories()  # a cut log keeps those of all its rows
-        codes, size = column.cat.codes.to_numpy().astype(np.int64), max(len(column.cat.categories), 1)
-        fine.append((codes, size))
-        if size <= FEW:
-            coarse.append((codes, size))
-            continue
-        count = np.bincount(codes, minlength=size)
-        mean = (np.bincount(codes, signal, minlength=size) + PRIOR * signal.mean()) / (count + PRIOR)
-        coarse.append((_tenths(mean, count)[codes], GROUPS))
-    return Contexts(fine, coarse)
+        fine.append((column.cat.codes.to_numpy().astype(np.int64), max(len(column.cat.categories), 1)))
+    return fine
+
+
+def _by_mean(codes: np.ndarray, size: int, signal: np.ndarray) -> np.ndarray:
+    """Tenth of each row (M,): categories in order of their mean ``signal`` (M,)."""
+    count = np.bincount(codes, minlength=size)
+    mean = (np.bincount(codes, signal, minlength=size) + PRIOR * signal.mean()) / (count + PRIOR)
+    return _tenths(mean, count)[codes]
 
 
 def _tenths(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -230,7 +230,7 @@ def test_the_baseline_goes_by_its_label_in_the_waterfall(drawn: Any, tmp_path: P
 def test_a_run_on_own_logs_never_speaks_of_truth_or_commissioning(tmp_path: Path) -> None:
     settings = config(["static", "marca_mpc"])
     make_run(tmp_path, settings, ["static", "marca_mpc"])
-    settings |= {"world": None, "logs": {"requests": "requests.csv", "spec": {"sizes": {"a1": 2}}}}
+    settings |= {"world": None, "logs": {"requests": "requests.csv", "spec": {"sizes": {"a1": 2}}}, "uplift": None}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     found = summary({})
     del found["strategies"]

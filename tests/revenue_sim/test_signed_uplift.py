@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marca_common.errors import UserError
 from revenue_sim.off_policy.directions import DRAWN, FREE, ActionEffects, Departures
-from revenue_sim.off_policy.fitted_propensities import EVERYBODY, FittedPropensities
+from revenue_sim.off_policy.fitted_propensities import STRENGTHS, Cells, FittedPropensities
 from revenue_sim.off_policy.signed import SAME, UNTOLD, Effects, Uplift, Valued, signed_uplift
 
 SIZES = (3, 2)
@@ -50,13 +51,55 @@ def test_what_was_foreseen_is_the_mean_under_the_mix() -> None:
 
 
 def test_propensities_by_hand() -> None:
-    """Group A: choices 0, 0, 1; group B: 1. All: 0, 0, 1, 1, shares (with one more of either) 1/2. α = 1 and groups win, or not: both told."""
-    action = np.array([[0], [0], [1], [1]])
-    found = FittedPropensities.fit({}, action, [2])
-    assert found.groupings == (EVERYBODY,)
-    strength = 125.0  # of four even rows the strongest prior is best: leaving one out makes its choice the rarer one
-    assert found.logged == pytest.approx((2 - 1 + strength / 2) / (4 - 1 + strength))
+    """Choices 0, 0, 1, 1, and one more of each: 3 of 6 rows. Without one's own it is 2 of 5."""
+    found = FittedPropensities.fit({}, np.array([[0], [0], [1], [1]]), [2])
+    assert found.cells[0].name == "all requests"
+    assert found.logged == pytest.approx(2 / 5)
     assert found.of_rows(np.array([0]))[0] == pytest.approx(np.array([[0.5, 0.5]]))
+
+
+def left_out(action: np.ndarray, columns: list[np.ndarray], strengths: list[float], size: int) -> np.ndarray:
+    """Each row's propensity with its row really removed and all counted anew: slow."""
+    found = np.empty(len(action))
+    for i, choice in enumerate(action):
+        others, inside = np.delete(np.arange(len(action)), i), np.ones(len(action) - 1, bool)
+        found[i] = ((action[others] == choice).sum() + 1) / (len(others) + size)
+        for codes, strength in zip(columns, strengths):
+            inside &= codes[others] == codes[i]
+            found[i] = ((action[others[inside]] == choice).sum() + strength * found[i]) / (inside.sum() + strength)
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_leaving_one_out_is_leaving_one_out(seed: int) -> None:
+    """Cells within cells: as if each row had been removed from the log, at the strengths that are best then."""
+    generator = np.random.default_rng(seed)
+    columns = [generator.integers(0, 3, 40) for _ in range(2)]
+    action = np.where(generator.random(40) < 0.8, (columns[0] + columns[1]) % 3, generator.integers(0, 3, 40))
+    everybody, strengths = np.ones(40, bool), list[float]()
+    cells = Cells.of_all(action, 3, everybody)
+    for k, codes in enumerate(columns):
+        cells = cells.crossed(str(k), codes, action, everybody)
+        slow = {a: left_out(action, columns[: k + 1], [*strengths, a], 3) for a in STRENGTHS}
+        strengths.append(max(slow, key=lambda a: float(np.log(slow[a]).sum())))
+        assert cells.others[cells.cell, action] == pytest.approx(slow[strengths[-1]])
+        assert cells.loss == pytest.approx(-np.log(slow[strengths[-1]]).mean())
+        assert cells.mix.sum(axis=1) == pytest.approx(1)
+
+
+def test_small_cells_lean_on_those_around_them() -> None:
+    """Tiers decide, and pages hardly: the few rows of a tier and page say less than the tier's mix."""
+    generator = np.random.default_rng(2)
+    tier, page = generator.integers(0, 4, 6000), generator.integers(0, 200, 6000)
+    share = np.array([0.05, 0.3, 0.6, 0.9])[tier] * np.where(page < 100, 1.0, 0.8)
+    action = (generator.random(6000) < share).astype(int)
+    everybody = np.ones(6000, bool)
+    cells = Cells.of_all(action, 2, everybody).crossed("tier", tier, action, everybody)
+    cells = cells.crossed("page", page, action, everybody)
+    counted = pd.Series(action).groupby([tier, page]).transform("mean").to_numpy()
+    errors = [np.abs(found - share).mean() for found in (cells.mix[cells.cell, 1], counted)]
+    assert errors[0] < 0.5 * errors[1]
 
 
 def test_propensities_find_the_columns_that_decide() -> None:
@@ -66,7 +109,7 @@ def test_propensities_find_the_columns_that_decide() -> None:
     first = (generator.random(8000)[:, None] > truth.cumsum(axis=1)).sum(axis=1)
     actions = np.column_stack([first, generator.integers(0, 2, 8000)])
     found = FittedPropensities.fit({"tier": tier, "other": other, "both": tier * 50 + other}, actions, SIZES)
-    assert found.groupings == ("tier", EVERYBODY)
+    assert [one.columns for one in found.cells] == [("tier",), ()]
     propensity = truth[np.arange(8000), first] / 2
     assert found.agreement(propensity) < 0.05
     assert found.agreement(propensity / 2) == pytest.approx(np.log(2), abs=0.05)
