@@ -49,12 +49,14 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     """
     set_threads(config.threads)
     take_own_gpu()
+    started = time.perf_counter()
     run = RunFolder(out, config, resumes_from="members" if config.learner == STACK else "last.pt")
     with Ranks() as ranks, ranks.folder(run):
         if ranks.size > 1 and config.needs_memory:
             raise ranks.refusal(f"learner: {config.learner!r} is trained by one process; got {ranks.size}")
         log = load_shards(config, ranks) if config.stream else load_log(config)
         validation = make_validation_set(log.validation, log.spec, config.validation_rows, config.seed)
+        loaded = time.perf_counter()
         for note in odd_data(log.encoder, log.spec.reward, log.reward_range):
             run.warn(note)
         if validation is None and config.split.validation:
@@ -62,6 +64,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
                 "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
             )
         model, summary = _fitted(config, log, validation, run, ranks)
+        summary["load_s"] = round(loaded - started, 3)
         if ranks.rank == 0:
             run.write_summary(summary)
     return TrainResult(model, summary, run.warnings)

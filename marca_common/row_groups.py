@@ -35,7 +35,9 @@ def row_groups(path: str | Path, schema: Schema, rename: Mapping[str, str]) -> l
 
     A UserError where a shard is no Parquet, truncated, without rows, or has other columns of the schema than the first.
     """
-    path, found, first = shipped(path), list[RowGroup](), None
+    path = shipped(path)
+    found: list[RowGroup] = []
+    first: tuple[Path, set[str]] | None = None
     if not is_parquet(path):
         raise UserError(f"{path}: holds no Parquet; expected Parquet shards, or stream: null")
     for part in parts(path):

@@ -137,8 +137,7 @@ class TrainingState:
             self.best_weights = copy.deepcopy(self.learner.state_dict())
         else:
             self.stale += 1
-        if self.group.rank == 0:
-            self._save_last()
+        self.group.lead(self._save_last)
 
     def _gain(self, validation: ValidationSet) -> float:
         score = validation.shape_gain(self.predictor.at)

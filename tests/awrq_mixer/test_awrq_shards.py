@@ -57,7 +57,7 @@ def priced(small_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     frame.to_parquet(folder / "log.parquet", index=False)
     write_shards(frame, folder / "parts")
     spec = {**small_world.spec, "state": {**small_world.spec["state"], "price": "numeric"}}
-    values = {
+    values: dict[str, Any] = {
         "spec": spec,
         "network": {"embedding": 4, "hidden": 8, "heads": 3},
         "mixer": {"embed": 4, "hyper_layers": [4]},
@@ -141,11 +141,11 @@ def test_an_epoch_has_every_row_once_and_begins_anywhere(priced: Any) -> None:
         assert len(torch.unique(one)) == 4800  # no row twice: all have a price of their own
     for start in (1, 7, per_epoch - 1, per_epoch, per_epoch + 13):
         again = list(itertools.islice(rows.batches(96, 5, start), 3))
-        for one, other in zip(again, some[start:]):
-            assert torch.equal(one.numbers, other.numbers)
-            assert torch.equal(one.reward, other.reward)
-    other = next(rows.batches(96, 6, 0))
-    assert not torch.equal(other.numbers, some[0].numbers)
+        for mine, known in zip(again, some[start:]):
+            assert torch.equal(mine.numbers, known.numbers)
+            assert torch.equal(mine.reward, known.reward)
+    another_seed = next(rows.batches(96, 6, 0))
+    assert not torch.equal(another_seed.numbers, some[0].numbers)
 
 
 def test_every_batch_draws_alike_from_all_of_the_log(priced: Any) -> None:
@@ -249,7 +249,7 @@ def test_gradients_of_parts_become_those_of_the_batch(monkeypatch: pytest.Monkey
     def loss_of(rows: torch.Tensor) -> torch.Tensor:
         learner.zero_grad()
         loss: torch.Tensor = learner.online(rows).square().mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         return loss
 
     whole = float(loss_of(x).detach())
