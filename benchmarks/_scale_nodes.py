@@ -37,7 +37,8 @@ class SimulatedRanks(Ranks):
 
     def _together(self, work: Callable[[], T]) -> list[T]:
         results, spent = [], []
-        for self.rank in range(self.size):
+        for rank in range(self.size):
+            self.rank = rank
             started = time.perf_counter()
             result = work()
             self.gathered_bytes += len(pickle.dumps((result, None)))

@@ -22,7 +22,7 @@ from marca_common.seeding import integer_seed
 Observations = dict[str, np.ndarray]
 
 
-class CascadeEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
+class CascadeEnv(ParallelEnv[str, np.ndarray, np.ndarray]):  # type: ignore[misc]  # PettingZoo has no types
     """Requests of a world in time order; an episode has ``requests`` of them and is then truncated.
 
     Observation of every agent: the code of each state column. Action: the agent's sub-actions. ``infos`` hold the request's

@@ -64,5 +64,6 @@ class PlantEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._readings = np.where(np.isfinite(report.cpu), report.cpu, self._readings)
         traffic = np.nan_to_num(report.qps) / self._run.reference.reference_qps
         angle = 2 * np.pi * (report.timestamp.astype("datetime64[s]").astype(np.int64) % 86_400) / 86_400
-        parts = [self._readings / self.budget, [min(traffic, MOST_TRAFFIC)], self._unit, [np.sin(angle), np.cos(angle)]]
-        return np.concatenate(parts).astype(np.float32)
+        outside = np.array([np.sin(angle), np.cos(angle)])
+        seen = [self._readings / self.budget, np.array([min(traffic, MOST_TRAFFIC)]), self._unit, outside]
+        return np.concatenate(seen).astype(np.float32)

@@ -63,7 +63,7 @@ def test_the_reward_is_revenue_less_the_price_of_what_was_computed(world: WorldC
 
 
 def test_an_episode_depends_on_its_seed_and_number_alone(world: WorldConfig) -> None:
-    def states(env: CascadeEnv, seed: int | None) -> list[Any]:
+    def states(env: CascadeEnv, seed: int | None) -> Any:
         env.reset(seed=seed)
         return env._codes.tolist()
 
@@ -121,7 +121,7 @@ def test_independent_learners_find_cheap_actions_where_computation_is_dear(world
 @pytest.mark.slow
 def test_a_search_over_linear_policies_learns_to_hold_the_cpu() -> None:
     env, rng = PlantEnv(Scenario(days=0.1)), np.random.default_rng(0)
-    shape = (env.action_space.shape[0], env.observation_space.shape[0] + 1)
+    shape = (len(env.action_space.sample()), len(env.observation_space.sample()) + 1)
 
     def score(weights: np.ndarray, seed: int) -> float:
         seen, _ = env.reset(seed=seed)
