@@ -104,11 +104,30 @@ class StackConfig(Config):
         return self
 
 
+class StreamConfig(Config):
+    """Read training rows from Parquet shards as they are needed, not into memory."""
+
+    buffer_rows: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="rows at hand to be shuffled, all ranks together; at least a row group per lane",
+    )
+    lanes: int = Field(
+        default=8,
+        ge=1,
+        description="stretches of the log that every batch draws from alike; the number of ranks divides it",
+    )
+
+
 class TrainConfig(FitConfig):
     """Train one learner on a request log."""
 
     seed: int = Field(default=0, ge=0, description="seed of every random stream")
-    requests: str = Field(default="runs/world/logs/requests.parquet", description="request log, CSV or Parquet")
+    requests: str = Field(
+        default="runs/world/logs/requests.parquet",
+        description="request log, CSV or Parquet, or a folder of such part files",
+    )
+    stream: StreamConfig | None = Field(default=None, description="null: the log is read into memory")
     split: SplitConfig = Field(default=SplitConfig(), description="train / validation / test, by time")
     stack: StackConfig = Field(default=StackConfig(), description="awrq_plus alone: its members")
     max_rows: int | None = Field(default=None, ge=1, description="use only the latest rows; null: all")
@@ -126,6 +145,30 @@ class TrainConfig(FitConfig):
         elif self.learner == "lightgbm_history":
             check_history(self)
         return self
+
+    @model_validator(mode="after")
+    def _can_be_streamed(self) -> TrainConfig:
+        if self.stream is None:
+            return self
+        if self.needs_memory:
+            raise ValueError(
+                f"stream: learner {self.learner!r} needs its rows in memory; expected null, with max_rows as memory allows"
+            )
+        if self.batch_size % self.stream.lanes:
+            raise ValueError(
+                f"batch_size: got {self.batch_size}; expected a multiple of stream.lanes, {self.stream.lanes}"
+            )
+        dropped = [name for name, how in self.spec.negative.items() if how == "drop"]
+        if dropped:
+            raise ValueError(
+                f"stream: spec.negative drops rows by {dropped[0]!r}; expected clip there, or stream: null"
+            )
+        return self
+
+    @property
+    def needs_memory(self) -> bool:
+        """Must all training rows lie in the memory of one process?"""
+        return self.learner in (*BOOSTED, STACK) or find_learner(self.learner).keeps_rows
 
     def observed_columns(self) -> list[str]:
         """Side columns that training reads."""

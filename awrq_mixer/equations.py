@@ -37,35 +37,45 @@ def adaptive_weights(head_losses: Tensor) -> Tensor:
     return torch.where(total > 0, losses / total.clamp_min(torch.finfo(losses.dtype).tiny), equal)
 
 
-def credit_variances(reward: Tensor, actions: Tensor, sizes: tuple[int, ...]) -> Tensor:
-    """Var_{j∈A_t} E[R | a_t = j] (Eq. 16) of every sub-step: ``reward`` (B,), ``actions`` (B, T) → (T,).
+def choice_sums(reward: Tensor, actions: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Rows and summed reward of every choice of every sub-action: ``reward`` (B,), ``actions`` (B, T) → (2, T, most choices).
 
-    The variance is over the choices of a sub-action that are present, each counted once.
+    All that Eq. 16 needs of the rows: those of several parts add up to those of the whole.
     """
     steps, widest = len(sizes), max(sizes)
     cell = (actions + torch.arange(steps, device=actions.device) * widest).flatten()  # (B · T,)
     empty = torch.zeros(steps * widest, dtype=reward.dtype, device=reward.device)
     rewards = reward[:, None].expand(-1, steps).flatten()
     count = empty.index_add(0, cell, torch.ones_like(rewards)).view(steps, widest)
-    total = empty.index_add(0, cell, rewards).view(steps, widest)
-    present = (count > 0).to(reward.dtype)
+    return torch.stack([count, empty.index_add(0, cell, rewards).view(steps, widest)])
+
+
+def credit_variances(sums: Tensor) -> Tensor:
+    """Var_{j∈A_t} E[R | a_t = j] (Eq. 16) of every sub-step, from ``choice_sums`` (2, T, most choices) → (T,).
+
+    The variance is over the choices of a sub-action that are present, each counted once.
+    """
+    count, total = sums
+    present = (count > 0).to(sums.dtype)
     means = total / count.clamp_min(1)
     centre = (means * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
-    return ((means - centre).square() * present).sum(1) / present.sum(1)
+    variances: Tensor = ((means - centre).square() * present).sum(1) / present.sum(1)
+    return variances
 
 
-def credit_weights(reward: Tensor, actions: Tensor, sizes: tuple[int, ...], kind: str) -> Tensor:
+def credit_weights(sums: Tensor, kind: str) -> Tensor:
     """Reward weights w_t of all sub-steps, (T,): ``paper`` Eq. 16; ``normalised`` their running sum over the total.
 
-    Where no sub-action moves the reward (total 0, up to rounding) ``normalised`` rises evenly instead of being 0/0.
+    ``sums``: ``choice_sums`` (2, T, most choices). Where no sub-action moves the reward (total 0, up to rounding) ``normalised`` rises evenly instead of being 0/0.
     """
-    variances = credit_variances(reward, actions, sizes)
+    variances = credit_variances(sums)
     if kind == "paper":
         return variances
-    total = variances.sum()
-    even = torch.arange(1, len(sizes) + 1, dtype=reward.dtype, device=reward.device) / len(sizes)
-    rounding = (32 * torch.finfo(reward.dtype).eps * reward.mean()).square()
-    return torch.where(total > rounding, variances.cumsum(0) / total.clamp_min(torch.finfo(reward.dtype).tiny), even)
+    total, steps, precision = variances.sum(), len(variances), torch.finfo(sums.dtype)
+    even = torch.arange(1, steps + 1, dtype=sums.dtype, device=sums.device) / steps
+    rows, reward = sums[:, 0].sum(1)  # any sub-step's choices are all rows
+    rounding = (32 * precision.eps * reward / rows).square()
+    return torch.where(total > rounding, variances.cumsum(0) / total.clamp_min(precision.tiny), even)
 
 
 def elementwise_loss(raw: Tensor, target: Tensor, kind: str, *, power: float = 1.5, delta: float = 1.0) -> Tensor:

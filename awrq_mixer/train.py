@@ -12,17 +12,19 @@ import torch
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import BOOSTED, STACK, find_learner
-from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.learners.base import Batch, Learner, Totals
 from awrq_mixer.networks.agents import initialise
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.training import boosted, stacked
-from awrq_mixer.training.training_log import Log, batches, load_log, logging_profile, make_batch, odd_data
+from awrq_mixer.training.shards import ShardedLog, StreamedRows, load_shards
+from awrq_mixer.training.training_log import Log, load_log, make_batch, odd_data
+from awrq_mixer.training.training_rows import MemoryRows, Rows, average
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from marca_common.cli import run_cli
-from marca_common.compute import multiplies_bf16, resolve_device, set_threads
-from marca_common.errors import UserError
+from marca_common.compute import multiplies_bf16, resolve_device, set_threads, take_own_gpu
 from marca_common.progress import progress
+from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
 from marca_common.torch_seeding import use_generator
@@ -42,24 +44,41 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
 
     A run that was interrupted goes on from its last checkpoint and ends with the same weights; a finished one is
     read back. Raises UserError for bad input and for a loss that is not a number (the last good checkpoint stays).
+    Start it with ``torchrun --standalone --nproc-per-node N -m awrq_mixer.train …`` to share every batch among N processes;
+    with ``stream:`` the log stays in its Parquet shards.
     """
     set_threads(config.threads)
-    with RunFolder(out, config, resumes_from="members" if config.learner == STACK else "last.pt") as run:
-        log = load_log(config)
-        validation = make_validation_set(log, config.validation_rows, config.seed)
-        for note in odd_data(log):
+    take_own_gpu()
+    started = time.perf_counter()
+    run = RunFolder(out, config, resumes_from="members" if config.learner == STACK else "last.pt")
+    with Ranks() as ranks, ranks.folder(run):
+        if ranks.size > 1 and config.needs_memory:
+            raise ranks.refusal(f"learner: {config.learner!r} is trained by one process; got {ranks.size}")
+        log = load_shards(config, ranks) if config.stream else load_log(config)
+        validation = make_validation_set(log.validation, log.spec, config.validation_rows, config.seed)
+        loaded = time.perf_counter()
+        for note in odd_data(log.encoder, log.spec.reward, log.reward_range):
             run.warn(note)
         if validation is None and config.split.validation:
             run.warn(
                 "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
             )
-        if config.learner == STACK:
-            model, summary = stacked.fit(config, log, validation, run, _train_member)
-        else:
-            fit = boosted.fit if config.learner in BOOSTED else _fit
-            model, summary = fit(config, log, validation, run)
-        run.write_summary(summary)
+        model, summary = _fitted(config, log, validation, run, ranks)
+        summary["load_s"] = round(loaded - started, 3)
+        if ranks.rank == 0:
+            run.write_summary(summary)
     return TrainResult(model, summary, run.warnings)
+
+
+def _fitted(
+    config: TrainConfig, log: Log | ShardedLog, validation: ValidationSet | None, run: RunFolder, ranks: Ranks
+) -> tuple[Predictor, dict[str, Any]]:
+    if config.learner not in (STACK, *BOOSTED):
+        return _fit(config, log, validation, run, ranks)
+    assert isinstance(log, Log)
+    if config.learner == STACK:
+        return stacked.fit(config, log, validation, run, _train_member)
+    return boosted.fit(config, log, validation, run)
 
 
 def _train_member(config: TrainConfig, out: Path) -> Predictor:
@@ -67,37 +86,38 @@ def _train_member(config: TrainConfig, out: Path) -> Predictor:
 
 
 def _fit(
-    config: TrainConfig, log: Log, validation: ValidationSet | None, run: RunFolder
+    config: TrainConfig, log: Log | ShardedLog, validation: ValidationSet | None, run: RunFolder, ranks: Ranks
 ) -> tuple[Predictor, dict[str, Any]]:
     device = resolve_device(config.device)
-    data = make_batch(log.train, log.spec, log.encoder, config.plus.surrogate).to(device)
-    learner = make_learner(config, log, data)
+    rows = _rows(config, log, device, ranks)
+    learner = make_learner(config, log, rows.known, ranks)
     predictor = Predictor(learner, config, log.encoder, device)
-    state = TrainingState.start(config, run, learner, predictor, data)
-    data.reward = data.reward / learner.reward_scale
-    groups = learner.groups(data)
-    if groups is not None and len(torch.unique(groups)) == len(groups):
-        run.warn("no state occurs twice in the training rows: a state's logged rows tell nothing, only its columns do")
-    rows, started = state.batch_size, time.perf_counter()
-    bar = progress(what=config.learner, total=state.total_steps * rows, initial=state.step * rows, unit="row")
+    state = TrainingState.start(config, run, learner, predictor, rows, ranks)
+    if isinstance(rows, MemoryRows):
+        rows.keep_together(learner, run)
+    size, started = state.batch_size, time.perf_counter()
+    total, done = state.total_steps * size, state.step * size
+    bar = progress(what=config.learner, total=total, initial=done, unit="row", disable=ranks.rank > 0)
     update = torch.compile(learner.loss) if config.compile else learner.loss
     low = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
     try:
-        for batch in batches(data, config.batch_size, config.seed, state.step, groups):
+        for batch in rows.batches(size, config.seed, state.step):
             if state.step >= state.total_steps or state.out_of_patience:
                 break
+            batch.reward = batch.reward / learner.reward_scale
             learner.train()
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 loss, logged = update(batch)
             state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
+            loss, logged = average(learner, loss, logged, ranks)
             norm = torch.nn.utils.clip_grad_norm_(learner.online.parameters(), config.optimiser.clip or math.inf)
-            _require_finite(loss, norm, state.step + 1, config)
+            _require_finite(loss, norm, state.step + 1, config, ranks)
             state.optimiser.step()
             state.schedule.step()
             state.count(float(loss.detach()), float(norm), logged)
             learner.after_step(state.step)
-            bar.update(rows)
+            bar.update(size)
             if state.step % config.eval_every == 0 or state.step == state.total_steps:
                 state.report(validation)
     finally:
@@ -105,21 +125,32 @@ def _fit(
     return _finish(config, run, state, predictor, time.perf_counter() - started)
 
 
-def make_learner(config: TrainConfig, log: Log, data: Batch) -> Learner:
-    """A learner with weights drawn from the config's seed, the same on every device, prepared on the training rows ``data``."""
-    device = data.reward.device
+def _rows(config: TrainConfig, log: Log | ShardedLog, device: torch.device, ranks: Ranks) -> Rows:
+    if isinstance(log, ShardedLog):
+        return StreamedRows(log, config, device, ranks)
+    return MemoryRows(make_batch(log.train, log.spec, log.encoder, config.plus.surrogate).to(device), ranks)
+
+
+def make_learner(
+    config: TrainConfig, log: Log | ShardedLog, known: Batch | Totals, ranks: Ranks | None = None
+) -> Learner:
+    """A learner with weights drawn from the config's seed, the same on every device, prepared on the training rows ``known``."""
+    device = resolve_device(config.device)
     learner = find_learner(config.learner)(log.space, config)
     initialise(learner, config.network.init, torch_generator(config.seed, "weights"))
     learner.to(device)
     learner.generator = torch_generator(config.seed, "noise", device=device.type)
-    learner.prepare(data, torch.from_numpy(logging_profile(log.train, log.spec)).float().to(device))
+    learner.prepare(known, torch.from_numpy(log.profile).float().to(device))
     use_generator(learner, learner.generator)
+    if ranks is not None and ranks.size > 1:
+        use_generator(learner, learner.generator, ranks.rank, ranks.size)
+        learner.over_ranks = ranks.summed
     return learner
 
 
-def _require_finite(loss: torch.Tensor, norm: torch.Tensor, step: int, config: TrainConfig) -> None:
+def _require_finite(loss: torch.Tensor, norm: torch.Tensor, step: int, config: TrainConfig, ranks: Ranks) -> None:
     if not (torch.isfinite(loss) and torch.isfinite(norm)):
-        raise UserError(
+        raise ranks.refusal(
             f"{config.learner}: loss {float(loss.detach()):g}, gradient norm {float(norm):g} at step {step}; expected finite numbers. "
             "The last good checkpoint is kept; try a smaller optimiser.lr"
         )
@@ -129,8 +160,9 @@ def _finish(
     config: TrainConfig, run: RunFolder, state: TrainingState, predictor: Predictor, seconds: float
 ) -> tuple[Predictor, dict[str, Any]]:
     state.restore_best()
-    predictor.save(run.path / "best.pt")
-    learning_curve(run.path / "metrics.csv", run.path / "learning_curve.png", config.learner)
+    if state.group.rank == 0:
+        predictor.save(run.path / "best.pt")
+        learning_curve(run.path / "metrics.csv", run.path / "learning_curve.png", config.learner)
     summary = state.summary() | {
         "train_s": round(seconds, 3),
         "samples_per_s": round(state.steps_here * state.batch_size / max(seconds, 1e-9), 1),

@@ -4,7 +4,9 @@ Made-up scores, 1,000 joint actions a state, lie in shards of 25,000 states: as 
 and as hull shards for all. Each job runs in processes of its own, ``loop`` in one, ``torchrun`` in two. A job is timed in rounds, beside
 reading all numbers of the same files; the first round warms up. ``equal`` says whether λ, value, bound and choices are bit-equal to
 those of the loop; for ``in_memory`` and ``from_scores`` λ, and the bound up to the order of adding. Scoring runs the real program,
-on a small world with models trained for it. Writes scale.csv.
+on a small world with models trained for it. So does training, of AWRQ-Mixer with 2,048 rows per update and rank, width 256 and K = 20,
+on a made-up log: in memory, streamed, and streamed by two ranks. ``simulated``: an allocation by the ranks of ``--nodes`` machines, one
+after the other in one process. Writes scale.csv, and scale_day.csv, what a day of 10¹¹ requests would take by these numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ import pandas as pd
 import psutil
 
 from benchmarks._results import add_keep
+from benchmarks._scale_nodes import day_table, node_row, print_day
+from benchmarks._scale_training import training_rows
 from benchmarks.allocation import make_problem
 from marca_common.files import file_hash, read_json, write_json
 from marca_common.hull_shards import SUFFIX, ShardSums, shard_paths, write_shard
@@ -206,6 +210,14 @@ def allocation_rows(folder: Path, pairs: int, dense: bool, rounds: int) -> list[
     return rows
 
 
+def simulated_row(folder: Path, nodes: int) -> dict[str, Any]:
+    """Two shards of hulls a machine, allocated by simulated ranks."""
+    make_shards(folder, 2 * nodes, dense=False)
+    row = node_row(lambda ranks: answer(from_hulls(folder, ranks), folder), nodes, 2 * nodes * STATES, ACTIONS)
+    shutil.rmtree(folder)
+    return row
+
+
 def scoring_rows(folder: Path, parts: int, rounds: int) -> list[dict[str, Any]]:
     """``marca_loop.score_shards`` in one process and in two, on a small world's log in parts; ``wall_s`` is without starting up."""
     world = [
@@ -259,6 +271,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run all sizes and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="50 and 100 million pairs, and fewer rounds")
+    parser.add_argument("--nodes", type=int, help="machines of the simulated allocation; default 64, with --quick 4")
+    parser.add_argument("--rows", type=float, help="rows of the log that is trained on; default 1e8, with --quick 4e5")
     parser.add_argument("--pairs", type=float, nargs="+", help="pairs of state and joint action; default 1e8 3e8 1e9")
     for name, kind, text in (
         ("--job", str, "a job"),
@@ -274,7 +288,12 @@ def main(argv: list[str] | None = None) -> None:
     quick, rounds = arguments.quick, 3 if arguments.quick else 7
     sizes = [int(one) for one in arguments.pairs or ([5e7, 1e8] if quick else [1e8, 3e8, 1e9])]
     with tempfile.TemporaryDirectory(dir=Path("runs/benchmarks"), prefix="scale-") as folder:
-        rows = scoring_rows(Path(folder) / "scoring", 8, 1 if quick else 3)
+        log_rows, updates = int(arguments.rows or (4e5 if quick else 1e8)), 6 if quick else 300
+        launch = {1: [sys.executable, "-m"], 2: GROUP}
+        rows = training_rows(Path(folder) / "training", log_rows, 1 if quick else 3, updates, launch)
+        shutil.rmtree(Path(folder) / "training")
+        rows += scoring_rows(Path(folder) / "scoring", 8, 1 if quick else 3)
+        rows.append(simulated_row(Path(folder) / "nodes", arguments.nodes or (4 if quick else 64)))
         for size in sizes:
             rows += allocation_rows(Path(folder) / "shards", size, size == sizes[0], rounds)
     known = versions()
@@ -282,6 +301,9 @@ def main(argv: list[str] | None = None) -> None:
         machine=f"{known['machine']} x{known['cpus']}", load_average=round(os.getloadavg()[0], 1)
     )
     write_table(table, arguments.results / f"scale{'_quick' if quick else ''}.csv")
+    day, path = day_table(table, arguments.nodes or 64), arguments.results / f"scale_day{'_quick' if quick else ''}.csv"
+    write_table(day, path)
+    print_day(day, path)
     with pd.option_context("display.width", 250, "display.max_columns", 30):
         print(table.drop(columns="machine").to_string(index=False))
 

@@ -64,7 +64,8 @@ def run_cli(
         else:
             add(flag, action="append", dest="set", type=f"{target}={{}}".format, metavar="X", help=text)
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if own_rank() == 0 else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     sys.exit(_call(function, config_class, arguments))
 
 

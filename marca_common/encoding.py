@@ -36,17 +36,27 @@ class StateEncoder:
 
         Raises UserError, which names the ``place`` (a file), for numbers that drown each other (see ``require_usable``).
         """
-        vocabularies, means, scales, ranges = {}, {}, {}, {}
+        vocabularies, numbers = {}, {}
         for name, kind in state.items():
             if kind == "category":
                 vocabularies[name] = sorted(categories(frame, name).unique())
                 continue
             values = frame[name].to_numpy(np.float64)
             require_usable(values, f"{place}: state column {name!r}")
-            means[name], spread = float(frame[name].mean()), float(frame[name].std(ddof=0))
-            flat = is_flat(values) or spread <= ROUNDING * abs(means[name])
-            scales[name] = 1.0 if flat else spread
-            ranges[name] = (means[name], means[name]) if flat else (float(values.min()), float(values.max()))
+            spread = float(frame[name].std(ddof=0))
+            numbers[name] = (float(frame[name].mean()), spread, float(values.min()), float(values.max()))
+        return cls.of(vocabularies, numbers)
+
+    @classmethod
+    def of(
+        cls, vocabularies: dict[str, list[str]], numbers: Mapping[str, tuple[float, float, float, float]]
+    ) -> StateEncoder:
+        """The encoder of sorted vocabularies, and of numeric columns by mean, standard deviation, least and largest value."""
+        means, scales, ranges = {}, {}, {}
+        for name, (mean, spread, low, high) in numbers.items():
+            flat = is_flat(np.array([low, high])) or spread <= ROUNDING * abs(mean)
+            means[name], scales[name] = mean, 1.0 if flat else spread
+            ranges[name] = (mean, mean) if flat else (low, high)
         return cls(vocabularies, means, scales, ranges)
 
     @property

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from marca_common.errors import UserError
 from marca_common.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -73,16 +76,31 @@ class Ranks:
         return [results[place] for place in range(len(shards))]
 
     def sum(self, function: Callable[[S], Any], shards: Sequence[S]) -> Any:
-        """Σ ``function`` over at least one shard, in whole numbers: their sum is the same in any order.
+        """Σ ``function`` over at least one shard, of what adds up to the same in any order, such as whole numbers.
 
-        Each rank adds up its own first, so that what is gathered does not grow with the number of shards.
+        Each rank adds up its own as it goes, so that neither memory nor what is gathered grows with the number of shards.
         """
-        parts = self._together(lambda: _added([function(one) for one in shards[self.rank :: self.size]]))
-        return _added([part for part in parts if part is not None])
+        parts = self._together(lambda: _added(function(one) for one in shards[self.rank :: self.size]))
+        return _added(part for part in parts if part is not None)
 
     def lead(self, work: Callable[[], T]) -> T:
         """What ``work`` returns on rank 0, told to all."""
         return self._together(work if self.rank == 0 else lambda: None)[0]  # type: ignore[return-value]
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """Σ over ranks of a tensor that each of them has, bit for bit the same on all; itself where there is one rank."""
+        if self.size == 1:
+            return tensor
+        import torch.distributed as dist
+
+        total = tensor.clone()
+        with self._noticing():
+            dist.all_reduce(total, group=self._group)
+        return total
+
+    def refusal(self, text: str) -> BaseException:
+        """What to raise where all ranks find the same fault: rank 0 says it."""
+        return UserError(text) if self.rank == 0 else SystemExit(2)
 
     @contextmanager
     def folder(self, run: RunFolder) -> Iterator[RunFolder]:
@@ -107,26 +125,34 @@ class Ranks:
         results = self._gathered(mine)
         failed = next((text for _, text in results if text is not None), None)
         if failed is not None:
-            raise UserError(failed) if self.rank == 0 else SystemExit(2)
+            raise self.refusal(failed)
         return [result for result, _ in results]
 
     def _gathered(self, mine: Any) -> list[Any]:
         import torch.distributed as dist
 
         packed: list[Any] = [None] * self.size
-        try:
+        with self._noticing():
             dist.all_gather_object(packed, pickle.dumps(mine), self._group)
-        except RuntimeError as error:
-            raise UserError(
-                f"rank {self.rank} of {self.size}: another rank is gone, or silent for {self.wait_s:g} s; "
-                f"the same command goes on from the finished shards: {_first_line(error)}"
-            ) from None
         self.gathered_bytes += sum(map(len, packed))
         return [pickle.loads(one) for one in packed]
 
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        """A rank that is gone is one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise UserError(
+                f"rank {self.rank} of {self.size}: another rank is gone, or silent for {self.wait_s:g} s; "
+                f"the same command goes on from what is finished: {_first_line(error)}"
+            ) from None
 
-def _added(parts: list[Any]) -> Any:
-    return sum(parts[1:], parts[0]) if parts else None
+
+def _added(parts: Iterable[Any]) -> Any:
+    rest = iter(parts)
+    first: Any = next(rest, None)
+    return sum(rest, first)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,6 +6,10 @@ millionths or in millions.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
 import numpy as np
 
 from marca_common.errors import UserError
@@ -23,6 +27,47 @@ def is_flat(values: np.ndarray, tolerance: float = ROUNDING) -> bool:
         return True
     low, high = float(values.min()), float(values.max())
     return high - low <= tolerance * max(abs(low), abs(high))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean, spread and range of numbers; those of parts add up to those of the whole, exactly the same in any order.
+
+    Sums are kept as fractions whose denominators are powers of two: adding them rounds nothing.
+    """
+
+    count: int
+    total: Fraction
+    squares: Fraction
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Moments:
+        """Of finite numbers (M,)."""
+        if not len(values):
+            return cls(0, Fraction(0), Fraction(0), np.inf, -np.inf)
+        mean = float(values.mean())
+        about = Fraction(float(np.square(values - mean).sum()))
+        rest = Fraction(float((values - mean).sum()))  # what rounding left of the mean, of all rows together
+        total = len(values) * Fraction(mean) + rest
+        squares = about + 2 * Fraction(mean) * rest + len(values) * Fraction(mean) ** 2
+        return cls(len(values), total, squares, float(values.min()), float(values.max()))
+
+    def __add__(self, other: Moments) -> Moments:
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Moments(self.count + other.count, self.total + other.total, self.squares + other.squares, low, high)
+
+    @property
+    def mean(self) -> float:
+        """Of at least one number."""
+        return float(self.total / self.count)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation, of all numbers there are (no degree of freedom is taken off)."""
+        variance = self.squares / self.count - (self.total / self.count) ** 2
+        return math.sqrt(max(variance, Fraction(0)))
 
 
 def require_usable(values: np.ndarray, place: str) -> None:
@@ -50,9 +95,14 @@ def require_usable(values: np.ndarray, place: str) -> None:
 
 def require_earned(values: np.ndarray, place: str) -> None:
     """A UserError where amounts (M,) of at least 0 are all 0, or cannot be learned from together (``require_usable``)."""
-    if not (np.asarray(values) > 0).any():
-        raise UserError(f"{place}: is 0 in all {len(values)} rows; expected some above 0, or there is nothing to learn")
+    require_some(float(np.max(values, initial=0.0)), len(values), place)
     require_usable(values, place)
+
+
+def require_some(largest: float, rows: int, place: str) -> None:
+    """A UserError where the largest of the amounts of at least 0 in ``rows`` rows is 0."""
+    if largest <= 0:
+        raise UserError(f"{place}: is 0 in all {rows} rows; expected some above 0, or there is nothing to learn")
 
 
 def _extreme(values: np.ndarray) -> str:

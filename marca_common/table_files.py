@@ -9,6 +9,7 @@ import itertools
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated
@@ -79,8 +80,8 @@ def raw_frames(
     path: Path, rows: int | None, rename: dict[str, str], wanted: set[str] | None, layout: TextLayout
 ) -> Iterator[pd.DataFrame]:
     """The wanted columns (None: all) of one file, renamed, ``rows`` rows at a time (None: at once); nothing if empty."""
-    parquet = path.name.lower().endswith(_PARQUET)
-    try:
+    parquet = is_parquet(path)
+    with readable(path):
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(4)
@@ -94,12 +95,19 @@ def raw_frames(
                 if parquet
                 else _text_frames(path, rows, rename, wanted, layout)
             )
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever a table file can't be read for becomes one UserError that begins with its path."""
+    try:
+        yield
     except UserError:
         raise
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
     except (pa.ArrowException, OSError, ValueError, EOFError, zlib.error, csv.Error) as error:  # pandas': ValueErrors
-        what = "Parquet file" if parquet else "table"
+        what = "Parquet file" if is_parquet(path) else "table"
         detail = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{path}: not a readable {what} (truncated?): {detail}") from None
 
@@ -109,11 +117,16 @@ def _parquet_frames(
 ) -> Iterator[pd.DataFrame]:
     file = pq.ParquetFile(path)
     names = file.schema_arrow.names
-    _require_distinct(path, names, rename, wanted)
-    chosen = _chosen(names, rename, wanted)
+    chosen = parquet_columns(path, names, rename, wanted)
     batches = [file.read(columns=chosen)] if rows is None else file.iter_batches(batch_size=rows, columns=chosen)
     for batch in batches:
-        yield _named(batch.to_pandas(), rename, names)
+        yield named_frame(batch.to_pandas(), rename, names)
+
+
+def parquet_columns(path: Path, names: list[str], rename: dict[str, str], wanted: set[str] | None) -> list[str]:
+    """Which of a Parquet file's columns to read; a UserError where two of them would have one name."""
+    _require_distinct(path, names, rename, wanted)
+    return _chosen(names, rename, wanted)
 
 
 def _text_frames(
@@ -138,7 +151,7 @@ def _text_frames(
         compression="gzip" if path.name.lower().endswith(".gz") else None,
     )
     for frame in [reader] if rows is None else reader:
-        yield _named(frame.reset_index(drop=True), rename, names)
+        yield named_frame(frame.reset_index(drop=True), rename, names)
 
 
 def _chosen(names: list[str], rename: dict[str, str], wanted: set[str] | None) -> list[str]:
@@ -146,7 +159,7 @@ def _chosen(names: list[str], rename: dict[str, str], wanted: set[str] | None) -
     return [name for name in names if wanted is None or rename.get(name, name) in wanted] or names[:1]
 
 
-def _named(frame: pd.DataFrame, rename: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
+def named_frame(frame: pd.DataFrame, rename: dict[str, str], names: Sequence[str]) -> pd.DataFrame:
     """Under the schema's names; ``attrs`` keeps all names of the file, for messages."""
     frame = frame.rename(columns=rename)
     frame.attrs["names"] = list(names)

@@ -94,8 +94,7 @@ def read_chunks(
             if set(raw.columns) != first[1]:
                 odd = sorted(set(raw.columns) ^ first[1])[0]
                 raise UserError(f"{part}: column {odd!r} stands in only one of this part and {first[0].name}")
-            aside = {(rename or {}).get(name, name) for name in raw.attrs["names"]} - wanted
-            here = {name: how for name, how in (negative or {}).items() if name not in aside}
+            here = declared_below_zero(raw, wanted, rename or {}, negative or {})
             frame = checked_frame(raw, schema, str(part), timezone=timezone, start=start, negative=here)
             start, kept = start + len(raw), kept + len(frame)
             yield frame
@@ -107,6 +106,14 @@ def read_chunks(
         raise UserError(
             f"{path}: {'the file has no rows' if first else 'the file is empty'}; expected columns {expected}"
         )
+
+
+def declared_below_zero(
+    raw: pd.DataFrame, wanted: set[str], rename: Mapping[str, str], negative: Mapping[str, Negative]
+) -> dict[str, Negative]:
+    """``negative`` without the columns of the file that are not read."""
+    aside = {rename.get(name, name) for name in raw.attrs["names"]} - wanted
+    return {name: how for name, how in negative.items() if name not in aside}
 
 
 def checked_frame(

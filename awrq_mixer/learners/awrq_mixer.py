@@ -10,14 +10,13 @@ the agents, the heads' losses weighted by η, which carries no gradient. Serving
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.equations import adaptive_weights, chosen, credit_weights
-from awrq_mixer.learners.base import Batch
+from awrq_mixer.equations import adaptive_weights, choice_sums, chosen, credit_weights
+from awrq_mixer.learners.base import Batch, Totals
 from awrq_mixer.learners.qmix import QMIX
 from awrq_mixer.networks.mixers import MonotonicMixer
 
@@ -40,15 +39,14 @@ class AWRQMixer(QMIX):
         """Weights and activation as configured; softplus by default (SMC)."""
         return MonotonicMixer(self.space, self.config.mixer, self.config.network)
 
-    def prepare(self, train: Batch, profile: Tensor) -> None:
+    def prepare(self, train: Batch | Totals, profile: Tensor) -> None:
         """Also the credit weights of the whole training log, where VGCA is not taken from each batch."""
         super().prepare(train, profile)
-        scaled = replace(train, reward=train.reward / self.reward_scale)
-        self.train_credit.copy_(self.credit(self.signal(scaled), train.actions))
+        self.train_credit.copy_(self.credit_of(train.by_choice(*self.signal_column(), self.space.sizes)))
 
-    def signal(self, batch: Batch) -> Tensor:
-        """What agents learn, (B,): the reward."""
-        return batch.reward
+    def signal_column(self) -> tuple[str, Tensor]:
+        """What agents learn, and the money that stands for 1 in it: the reward."""
+        return "reward", self.reward_scale
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Heads' TD losses and the loss of Q_tot, joined as ``td.gradient_flow`` says."""
@@ -61,7 +59,7 @@ class AWRQMixer(QMIX):
     def heads_loss(self, q: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The heads' part of the loss, and their weights η (agents, K), which carry no gradient."""
         losses = self.head_losses(q, targets)  # (agents, K)
-        eta = self.head_weights(losses)
+        eta = self.head_weights(self.over_ranks(losses.detach()))
         if self.config.td.gradient_flow == "algorithm1":
             return losses.sum(), eta
         return self.config.td.head_loss_weight * (eta * losses).sum(), eta
@@ -117,5 +115,9 @@ class AWRQMixer(QMIX):
         return adaptive_weights(head_losses)
 
     def credit(self, reward: Tensor, actions: Tensor) -> Tensor:
-        """Reward weight of every sub-step (Eq. 16), (T,)."""
-        return credit_weights(reward, actions, self.space.sizes, self.config.td.vgca)
+        """Reward weight of every sub-step (Eq. 16), (T,), by the batches of all ranks."""
+        return self.credit_of(self.over_ranks(choice_sums(reward, actions, self.space.sizes)))
+
+    def credit_of(self, sums: Tensor) -> Tensor:
+        """The same from ``choice_sums``, (2, T, most choices) → (T,)."""
+        return credit_weights(sums, self.config.td.vgca)

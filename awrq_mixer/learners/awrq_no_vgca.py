@@ -11,8 +11,8 @@ from awrq_mixer.learners.awrq_mixer import AWRQMixer
 class AWRQNoVGCA(AWRQMixer):
     """Reward weights 0, …, 0, 1."""
 
-    def credit(self, reward: Tensor, actions: Tensor) -> Tensor:
+    def credit_of(self, sums: Tensor) -> Tensor:
         """All credit to the last sub-step, (T,)."""
-        weights = torch.zeros(len(self.space.sizes), device=reward.device)
+        weights = torch.zeros(len(self.space.sizes), device=sums.device)
         weights[-1] = 1.0
         return weights

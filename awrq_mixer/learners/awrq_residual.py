@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners.awrq_mixer import AWRQMixer
-from awrq_mixer.learners.base import Batch
+from awrq_mixer.learners.base import Batch, Totals
 from awrq_mixer.learners.glm import Level
 from awrq_mixer.networks.latent_classes import Surface
 from awrq_mixer.networks.mixers import ResidualMixer
@@ -80,7 +80,7 @@ class AWRQResidual(AWRQMixer):
         return ResidualMixer(self.space, self.config.mixer, self.config.network)
 
     @torch.no_grad()
-    def prepare(self, train: Batch, profile: Tensor) -> None:
+    def prepare(self, train: Batch | Totals, profile: Tensor) -> None:
         """Also the number of rows that ridges are shared by. Heads start small, and levels at 0."""
         self.rows.fill_(len(train))
         for level in self.levels():
@@ -89,6 +89,10 @@ class AWRQResidual(AWRQMixer):
             for out in agent.out:
                 out.weight.mul_(START)
         super().prepare(train, profile)
+
+    def signal_column(self) -> tuple[str, Tensor]:
+        """The side column where there is one, else the reward."""
+        return ("surrogate", self.surrogate_scale) if self.config.plus.surrogate else super().signal_column()
 
     def signal(self, batch: Batch) -> Tensor:
         """The scaled side column where there is one, else the reward, (B,)."""

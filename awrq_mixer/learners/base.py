@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from awrq_mixer.equations import elementwise_loss, link
+from awrq_mixer.equations import choice_sums, elementwise_loss, link
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.networks.space import Space
 
@@ -28,13 +29,45 @@ class Batch:
     def __len__(self) -> int:
         return len(self.reward)
 
-    def take(self, rows: Tensor) -> Batch:
+    def take(self, rows: Tensor | slice) -> Batch:
         """The given rows (M,)."""
         return Batch(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """The rows of several batches, one after the other."""
+        return Batch(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def mean(self, column: str) -> float:
+        """Mean of ``reward`` or ``surrogate``, money."""
+        return float(getattr(self, column).double().mean())
+
+    def by_choice(self, column: str, scale: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """``choice_sums`` of a column over its scale, (2, T, most choices)."""
+        return choice_sums(getattr(self, column) / scale, self.actions, sizes)
+
+
+@dataclass
+class Totals:
+    """All that most learners need to know of the training rows as a whole; rows that lie in shards are summed up in it."""
+
+    counts: Tensor  # (T, most choices) float64, rows of every choice of every sub-action
+    sums: dict[str, Tensor]  # column → the same for its sum, money
+
+    def __len__(self) -> int:
+        return int(self.counts[0].sum())
+
+    def mean(self, column: str) -> float:
+        """As that of a batch."""
+        return float(self.sums[column][0].sum()) / len(self)
+
+    def by_choice(self, column: str, scale: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """As that of a batch, in single precision."""
+        return torch.stack([self.counts, self.sums[column] / scale.double().cpu()]).float().to(scale.device)
 
 
 class Learner(nn.Module, ABC):
@@ -46,6 +79,7 @@ class Learner(nn.Module, ABC):
     bootstraps: ClassVar[bool] = False
     many_heads: ClassVar[bool] = False  # K value heads (``network.heads``), not one
     uses_surrogate: ClassVar[bool] = False  # can it learn from ``plus.surrogate``?
+    keeps_rows: ClassVar[bool] = False  # needs its training rows together: one process, the log in memory
     any_size: ClassVar[tuple[str, ...]] = ()  # whole-number buffers, and lengths, that the training rows decide
     # Numbers of ``loss`` that metrics.csv keeps.
     metrics: ClassVar[tuple[str, ...]] = ("td_last", "tot", "eta_min", "eta_max")
@@ -67,6 +101,8 @@ class Learner(nn.Module, ABC):
         if config.plus.surrogate:
             self.register_buffer("surrogate_scale", torch.tensor(1.0))
         self.generator: torch.Generator | None = None
+        # Σ over the ranks that share a batch: for whatever of a loss is no mean over rows.
+        self.over_ranks: Callable[[Tensor], Tensor] = _of_one_rank
         self.online = self.build()
         self.target = None
 
@@ -80,14 +116,14 @@ class Learner(nn.Module, ABC):
     def build(self) -> nn.Module:
         """The networks that are trained."""
 
-    def prepare(self, train: Batch, profile: Tensor) -> None:
+    def prepare(self, train: Batch | Totals, profile: Tensor) -> None:
         """Take what the learner needs from the training rows as a whole: scale of the reward, logging profile."""
         if self.config.loss.reward_scale is None:
-            mean = train.reward.double().mean()
-            self.reward_scale.fill_(float(mean) if mean > 0 else 1.0)
+            mean = train.mean("reward")
+            self.reward_scale.fill_(mean if mean > 0 else 1.0)
         self.profile.copy_(profile)
         if self.config.plus.surrogate:
-            self.surrogate_scale.fill_(float(train.surrogate.double().mean()))
+            self.surrogate_scale.fill_(train.mean("surrogate"))
         if self.bootstraps:
             self.target = copy.deepcopy(self.online).requires_grad_(False).eval()
 
@@ -124,3 +160,7 @@ class Learner(nn.Module, ABC):
     def money(self, raw: Tensor) -> Tensor:
         """Value in scaled money of a network output."""
         return link(raw.float(), self.config.loss.kind)
+
+
+def _of_one_rank(tensor: Tensor) -> Tensor:
+    return tensor

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from awrq_mixer.learner_config import LearnerConfig
-from awrq_mixer.learners.base import Batch
+from awrq_mixer.learners.base import Batch, Totals
 from awrq_mixer.learners.state_memory import StateMemory
 from awrq_mixer.networks.latent_classes import ClassNet, CountPart, SizePart, Sums
 from awrq_mixer.networks.space import Space
@@ -54,10 +54,11 @@ class LatentClasses(StateMemory):
         """All members in one batched network."""
         return ClassNet(self.space, self.config.network, self.config.plus, self.joint)
 
-    def prepare(self, train: Batch, profile: Tensor) -> None:
+    def prepare(self, train: Batch | Totals, profile: Tensor) -> None:
         """Find the signal's likelihood beside what is kept of the training rows."""
         super().prepare(train, profile)
         if self.config.plus.surrogate:
+            assert isinstance(train, Batch), "rows in shards are refused by the config"
             self._find_likelihood(train.surrogate)
 
     def _find_likelihood(self, signal: Tensor) -> None:

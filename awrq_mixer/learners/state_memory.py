@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from awrq_mixer.learner_config import LearnerConfig
-from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.learners.base import Batch, Learner, Totals
 from awrq_mixer.networks.space import Space
 from marca_common.errors import UserError
 
@@ -39,6 +39,7 @@ class StateMemory(Learner):
     """Keeps whole states in a batch, and the training rows for serving; without a surrogate it remembers nothing."""
 
     uses_surrogate = True
+    keeps_rows = True
     any_size: ClassVar[tuple[str, ...]] = tuple(f"memory_{name}" for name in _MEMORY)
     strides: Tensor
 
@@ -60,11 +61,12 @@ class StateMemory(Learner):
             )
         check_history(config)
 
-    def prepare(self, train: Batch, profile: Tensor) -> None:
+    def prepare(self, train: Batch | Totals, profile: Tensor) -> None:
         """Scale and profile as ever; remember the training rows."""
         super().prepare(train, profile)
         if not self.remembers:
             return
+        assert isinstance(train, Batch), "rows in shards are refused by the config"
         key, order = self.keys(train.codes).sort(stable=True)
         self.memory_key, counts = torch.unique_consecutive(key, return_counts=True)
         self.memory_start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])

@@ -13,10 +13,10 @@ from awrq_mixer.learner_config import NetworkConfig
 from awrq_mixer.networks.cell_kernels import grow
 from awrq_mixer.networks.space import Space
 from awrq_mixer.networks.training_cell import training_cell
-from marca_common.torch_seeding import OwnInit, SeededDropout
+from marca_common.torch_seeding import Noisy, OwnInit, SeededDropout
 
 
-class StateEmbedding(nn.Module):
+class StateEmbedding(Noisy):
     """Categorical codes and standardised numbers to one vector; row 0 of every column is the unseen category."""
 
     offsets: Tensor
@@ -27,14 +27,12 @@ class StateEmbedding(nn.Module):
         offsets = torch.tensor([0, *space.categories[:-1]]).cumsum(0) if space.categories else torch.zeros(0)
         self.register_buffer("offsets", offsets.long(), persistent=False)
         self.oov_rate = oov_rate
-        self.generator: torch.Generator | None = None
         self.width = len(space.categories) * width + space.numeric
 
     def forward(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """(B, columns) codes and (B, numeric) → (B, width); in training a few codes are shown as unseen."""
         if self.training and self.oov_rate > 0:
-            seen = torch.empty(codes.shape, device=codes.device).bernoulli_(1 - self.oov_rate, generator=self.generator)
-            codes = codes * seen.long()
+            codes = codes * self.drawn(codes.shape, 1 - self.oov_rate, self.table.weight).long()
         embedded = self.table(codes + self.offsets).flatten(1)  # (B, columns · width)
         return torch.cat([embedded, numbers], 1) if numbers.shape[1] else embedded
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,17 @@ class Log:
         """Sizes that networks need."""
         return Space.of(self.spec, self.encoder)
 
+    @property
+    def profile(self) -> np.ndarray:
+        """Logging profile of the training rows, (A,)."""
+        return logging_profile(self.train, self.spec)
+
+    @property
+    def reward_range(self) -> tuple[float, float]:
+        """Least and most revenue of a training row, money."""
+        reward = self.train[self.spec.reward]
+        return float(reward.min()), float(reward.max())
+
 
 def load_log(config: TrainConfig) -> Log:
     """Read the config's log, cut it by time and fit the state encoder on the training rows.
@@ -49,40 +60,49 @@ def load_log(config: TrainConfig) -> Log:
     extra = [Column(name, "float", 0) for name in side_columns]
     extra += result_columns(spec) if config.learner == STACK else []  # its profile needs them
     train, validation, test = read_by_time(config.requests, config, extra)
-    if len(train) < 2:
-        rows = len(train) + len(validation) + len(test)
-        raise UserError(f"{config.requests}: {rows} rows leave {len(train)} for training; expected at least 2")
-    spec.require_rows(len(train), config.requests)
+    require_training_rows(len(train), len(train) + len(validation) + len(test), config)
     for name in spec.sub_actions:
-        if spec.sizes[name] > 1 and train[name].nunique() < 2:
-            raise UserError(
-                f"{config.requests}: column {name!r}: the only value in the training rows is {train[name].iloc[0]}; "
-                "expected at least two, or its effect cannot be learned"
-            )
+        require_varied(name, train[name].unique(), config)
     for column in (spec.reward, *side_columns):
         place = f"{config.requests}: column {column!r}"
         require_earned(train[column].to_numpy(), f"{place} in the training rows")
         require_usable(pd.concat([train[column], validation[column]]).to_numpy(), place)
         if column != spec.reward:
-            _require_informative(train, column, spec.reward, place)
+            require_informative(
+                train[column].to_numpy(), np.array_equal(train[column], train[spec.reward]), spec.reward, place
+            )
     return Log(spec, StateEncoder.fit(train, spec.state, config.requests), train, validation, test)
 
 
-def _require_informative(train: pd.DataFrame, column: str, reward: str, place: str) -> None:
-    values = train[column].to_numpy()
+def require_training_rows(train: int, rows: int, config: TrainConfig) -> None:
+    """A UserError where too few of a log's rows are for training."""
+    if train < 2:
+        raise UserError(f"{config.requests}: {rows} rows leave {train} for training; expected at least 2")
+    config.spec.require_rows(train, config.requests)
+
+
+def require_varied(name: str, values: np.ndarray, config: TrainConfig) -> None:
+    """A UserError where a sub-action takes only one of its values in the training rows, whose distinct ``values`` are given."""
+    if config.spec.sizes[name] > 1 and len(values) < 2:
+        raise UserError(
+            f"{config.requests}: column {name!r}: the only value in the training rows is {values[0]}; "
+            "expected at least two, or its effect cannot be learned"
+        )
+
+
+def require_informative(values: np.ndarray, same: bool, reward: str, place: str) -> None:
+    """A UserError where a side column's training ``values`` (all of them, or least and largest) are flat, or the ``same`` as revenue."""
     if is_flat(values):
         raise UserError(f"{place}: is {values[0]:g} in all training rows; expected a side column that varies")
-    if np.array_equal(values, train[reward].to_numpy()):
+    if same:
         raise UserError(f"{place}: equals {reward!r} in all training rows; expected an observation of its own")
 
 
-def odd_data(log: Log) -> list[str]:
-    """What a reader of the results must know of training rows that teach little, a sentence each."""
-    notes, reward = log.encoder.constant_columns(), log.train[log.spec.reward].to_numpy()
-    if is_flat(reward):
-        notes.append(
-            f"column {log.spec.reward!r} is {reward[0]:g} in all training rows: no action is better than another"
-        )
+def odd_data(encoder: StateEncoder, reward: str, ends: tuple[float, float]) -> list[str]:
+    """What a reader of the results must know of training rows that teach little, a sentence each; ``ends``: range of the reward."""
+    notes = encoder.constant_columns()
+    if is_flat(np.array(ends)):
+        notes.append(f"column {reward!r} is {ends[0]:g} in all training rows: no action is better than another")
     return notes
 
 
@@ -107,10 +127,12 @@ def make_batch(frame: pd.DataFrame, spec: RequestSpec, encoder: StateEncoder, su
     return Batch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (codes, numbers, actions, reward, observed)))
 
 
-def batches(data: Batch, size: int, seed: int, start: int = 0, groups: Tensor | None = None) -> Iterator[Batch]:
+def batches(
+    data: Batch, size: int, seed: int, start: int = 0, groups: Tensor | None = None, part: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
     """Endless shuffled batches from number ``start`` on; the order is a function of ``seed`` and the epoch alone.
 
-    With ``groups`` (N,) rows of one group stay together, as long as they fit, and batches have ``size`` rows on average.
+    ``part``: the how-manieth of how many equal parts of each batch to give. With ``groups`` (N,) rows of one group stay together, as long as they fit, and batches have ``size`` rows on average.
     """
     size = min(size, len(data))
     per_epoch = len(data) // size
@@ -124,7 +146,8 @@ def batches(data: Batch, size: int, seed: int, start: int = 0, groups: Tensor | 
             order, edges = _grouped_order(groups.cpu().numpy(), size, per_epoch, rng)
         rows = torch.from_numpy(order)
         for number in range(offset, per_epoch):
-            yield data.take(rows[edges[number] : edges[number + 1]])
+            whole = rows[edges[number] : edges[number + 1]]
+            yield data.take(whole.chunk(part[1])[part[0]])
         epoch, offset = epoch + 1, 0
 
 
@@ -149,8 +172,12 @@ def logging_profile(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:
 
     The product is what independent exploration of sub-actions gives, and needs no smoothing.
     """
+    return shares_of_choices([np.bincount(frame[name], minlength=spec.sizes[name]) for name in spec.sub_actions])
+
+
+def shares_of_choices(counts: Sequence[np.ndarray]) -> np.ndarray:
+    """The same from rows per choice of every sub-action."""
     profile = np.ones(1)
-    for name in spec.sub_actions:
-        share = np.bincount(frame[name], minlength=spec.sizes[name]) / len(frame)
-        profile = np.outer(profile, share).ravel()
+    for count in counts:
+        profile = np.outer(profile, count / count.sum()).ravel()
     return profile

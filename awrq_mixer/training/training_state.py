@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from awrq_mixer.config import OptimiserConfig, TrainConfig
-from awrq_mixer.learners.base import Batch, Learner
+from awrq_mixer.learners.base import Learner
 from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.training.training_rows import Rows
 from awrq_mixer.training.validation import ValidationSet
 from marca_common.checkpoint import (
     check_weights,
@@ -32,6 +33,7 @@ from marca_common.checkpoint import (
 from marca_common.errors import UserError
 from marca_common.figures import new_figure, save_figure
 from marca_common.progress import MetricsLog
+from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
 
 _KIND = "awrq_mixer.training"
@@ -51,7 +53,8 @@ class TrainingState:
     batch_size: int
     total_steps: int
     fingerprint: list[float]
-    metrics: MetricsLog
+    metrics: MetricsLog | None  # of rank 0
+    group: Ranks
     step: int = 0
     steps_here: int = 0
     best: float = -math.inf
@@ -66,32 +69,41 @@ class TrainingState:
 
     @classmethod
     def start(
-        cls, config: TrainConfig, run: RunFolder, learner: Learner, predictor: Predictor, data: Batch
+        cls, config: TrainConfig, run: RunFolder, learner: Learner, predictor: Predictor, rows: Rows, ranks: Ranks
     ) -> TrainingState:
         """A fresh state, or the one a run of the same config on the same rows left behind."""
-        size = min(config.batch_size, len(data))
-        total = max(1, math.ceil(config.epochs * (len(data) // size)))
+        size = rows.batch_size(config.batch_size)
+        total = max(1, math.ceil(config.epochs * (len(rows) // size)))
         optimiser = make_optimiser(learner, config.optimiser)
         schedule = make_schedule(optimiser, config.optimiser.decay, total)
-        fingerprint = [float(len(data)), float(data.reward.double().sum()), float(data.actions.double().sum())]
-        saved = cls._saved(run, config, fingerprint)
-        metrics = MetricsLog(run.path / "metrics.csv", [*_COLUMNS, *learner.metrics], saved["step"] if saved else None)
-        state = cls(config, run, learner, predictor, optimiser, schedule, size, total, fingerprint, metrics)
+        fingerprint = rows.fingerprint()
+        saved = ranks.lead(lambda: cls._saved(run, config, fingerprint, ranks.size))
+        metrics = None
+        if ranks.rank == 0:
+            columns = [*_COLUMNS, *learner.metrics]
+            metrics = MetricsLog(run.path / "metrics.csv", columns, saved["step"] if saved else None)
+        state = cls(config, run, learner, predictor, optimiser, schedule, size, total, fingerprint, metrics, ranks)
         if saved:
             with content_of(run.path / "last.pt"):
                 state._load(saved)
         return state
 
     @staticmethod
-    def _saved(run: RunFolder, config: TrainConfig, fingerprint: list[float]) -> dict[str, Any] | None:
+    def _saved(run: RunFolder, config: TrainConfig, fingerprint: list[float], ranks: int) -> dict[str, Any] | None:
         path = run.path / "last.pt"
         if not (run.resuming and path.exists()):
             return None
         saved = load_checkpoint(path, _KIND, list(config.spec.state))
         with content_of(path):
-            require_keys(saved, {*_PLAIN, "weights", "optimiser", "schedule", "noise", "best_weights", "norms"})
+            require_keys(
+                saved, {*_PLAIN, "weights", "optimiser", "schedule", "noise", "best_weights", "norms", "ranks"}
+            )
             if type(saved["step"]) is not int:
                 raise UserError(f"step is {saved['step']!r}; expected a whole number")
+            if saved["ranks"] != ranks:
+                raise UserError(
+                    f"the run was begun by {saved['ranks']!r} ranks, this group has {ranks}; go on with as many, or choose another --out"
+                )
         return saved if saved["fingerprint"] == fingerprint else None
 
     @property
@@ -115,16 +127,31 @@ class TrainingState:
         score = float(self.step)  # without validation the last weights count as best
         measured = {}
         if validation:
-            score = measured["shape_gain"] = validation.shape_gain(self.predictor.at)
-            if not math.isfinite(score):
-                raise UserError(
-                    f"{self.config.learner}: its values at step {self.step} are not finite numbers; try a smaller optimiser.lr"
-                )
+            score = measured["shape_gain"] = self.group.lead(lambda: self._gain(validation))
             self.history.append([float(self.step), score])
+        if self.metrics is not None:
+            self._write_row(self.metrics, measured)
+        self.sums, self.since = {}, 0
+        if score > self.best:
+            self.best, self.best_step, self.stale = score, self.step, 0
+            self.best_weights = copy.deepcopy(self.learner.state_dict())
+        else:
+            self.stale += 1
+        self.group.lead(self._save_last)
+
+    def _gain(self, validation: ValidationSet) -> float:
+        score = validation.shape_gain(self.predictor.at)
+        if not math.isfinite(score):
+            raise UserError(
+                f"{self.config.learner}: its values at step {self.step} are not finite numbers; try a smaller optimiser.lr"
+            )
+        return score
+
+    def _write_row(self, metrics: MetricsLog, measured: dict[str, float]) -> None:
         means = {
             name: total / self.since for name, total in self.sums.items() if name in ("loss", *self.learner.metrics)
         }
-        self.metrics.write(
+        metrics.write(
             step=self.step,
             samples=self.step * self.batch_size,
             gradient_norm=float(np.mean(self.norms[-self.since :])),
@@ -132,13 +159,6 @@ class TrainingState:
             **means,
             **measured,
         )
-        self.sums, self.since = {}, 0
-        if score > self.best:
-            self.best, self.best_step, self.stale = score, self.step, 0
-            self.best_weights = copy.deepcopy(self.learner.state_dict())
-        else:
-            self.stale += 1
-        self._save_last()
 
     def _save_last(self) -> None:
         """Everything a resumed run needs to end with the same weights, bit for bit; so never in the middle of an update."""
@@ -150,6 +170,7 @@ class TrainingState:
             "noise": generator_state(self.learner.generator),
             "best_weights": self.best_weights,
             "norms": torch.tensor(self.norms, dtype=torch.float64),
+            "ranks": self.group.size,
             **{name: getattr(self, name) for name in _PLAIN},
         }
         save_checkpoint(self.run.path / "last.pt", _KIND, list(self.config.spec.state), payload)

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from awrq_mixer.judging.measured import Measured
-from awrq_mixer.training.training_log import Log
 from marca_common.column_values import words
 from marca_common.requests import RequestSpec
 from marca_common.seeding import numpy_generator
@@ -39,12 +38,12 @@ class ValidationSet:
         return shape_gain(at(self.states, self.state_id, self.joint), self.reward, self.group)
 
 
-def make_validation_set(log: Log, rows: int, seed: int) -> ValidationSet | None:
-    """About ``rows`` of the log's validation rows, in whole groups of a seeded order; None where nothing can be compared."""
-    frame = log.validation.reset_index(drop=True)
+def make_validation_set(validation: pd.DataFrame, spec: RequestSpec, rows: int, seed: int) -> ValidationSet | None:
+    """About ``rows`` of a log's validation rows, in whole groups of a seeded order; None where nothing can be compared."""
+    frame = validation.reset_index(drop=True)
     if frame.empty:
         return None
-    reward, group = frame[log.spec.reward].to_numpy(np.float64), comparison_groups(frame, log.spec)
+    reward, group = frame[spec.reward].to_numpy(np.float64), comparison_groups(frame, spec)
     useful = (np.bincount(group) > 1) & (np.bincount(group, reward) > 0)  # (groups,)
     order = numpy_generator(seed, "validation").permutation(np.flatnonzero(useful))
     if not len(order):
@@ -52,8 +51,8 @@ def make_validation_set(log: Log, rows: int, seed: int) -> ValidationSet | None:
     sizes = np.bincount(group)[order]
     taken = order[: max(1, int(np.searchsorted(np.cumsum(sizes), rows, side="right")))]
     keep = np.flatnonzero(np.isin(group, taken))
-    states, state_id, _ = log.spec.distinct_states(frame.iloc[keep].reset_index(drop=True))
-    return ValidationSet(states, state_id, log.spec.joint_index(frame.iloc[keep]), reward[keep], group[keep])
+    states, state_id, _ = spec.distinct_states(frame.iloc[keep].reset_index(drop=True))
+    return ValidationSet(states, state_id, spec.joint_index(frame.iloc[keep]), reward[keep], group[keep])
 
 
 def comparison_groups(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:

@@ -110,7 +110,7 @@ def test_the_target_network_is_a_frozen_copy_renewed_every_few_updates(name: str
 def test_credit_is_centred_over_sub_actions_not_over_rows() -> None:
     # choice 0: three rows that earn 1; choice 1: one that earns 5. Centre 3 (over rows it is 2), variance 4
     reward, actions = torch.tensor([1.0, 1.0, 1.0, 5.0]), torch.tensor([[0], [0], [0], [1]])
-    assert eq.credit_variances(reward, actions, (2,)).tolist() == [4.0]
+    assert eq.credit_variances(eq.choice_sums(reward, actions, (2,))).tolist() == [4.0]
 
 
 def test_a_row_s_own_surrogate_is_not_in_its_own_prediction(monkeypatch: pytest.MonkeyPatch) -> None:

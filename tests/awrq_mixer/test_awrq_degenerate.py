@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from awrq_mixer.config import PredictConfig, TrainConfig
-from awrq_mixer.equations import adaptive_weights, credit_weights
+from awrq_mixer.equations import adaptive_weights, choice_sums, credit_weights
 from awrq_mixer.learners import BOOSTED, LEARNERS
 from awrq_mixer.predict import predict
 from awrq_mixer.train import TrainResult, train
@@ -164,8 +164,10 @@ def test_credit_rises_evenly_where_rewards_differ_by_rounding_only() -> None:
     reward = torch.full((999,), 0.1) / torch.tensor(0.1)
     reward[::3] += 1e-7
     actions = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (999, 2)))
-    assert credit_weights(reward, actions, (3, 3), "normalised").tolist() == [0.5, 1.0]
-    spread = credit_weights(actions[:, 0].float(), actions, (3, 3), "normalised")  # only the first sub-action moves it
+    assert credit_weights(choice_sums(reward, actions, (3, 3)), "normalised").tolist() == [0.5, 1.0]
+    spread = credit_weights(
+        choice_sums(actions[:, 0].float(), actions, (3, 3)), "normalised"
+    )  # only the first sub-action moves it
     assert spread[0] > 0.99
 
 

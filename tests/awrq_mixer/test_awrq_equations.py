@@ -41,22 +41,24 @@ def test_credit_is_the_variance_of_mean_rewards_over_present_choices() -> None:
     reward = torch.tensor([1.0, 3.0, 5.0, 7.0])
     actions = torch.tensor([[0, 0], [0, 2], [1, 0], [1, 2]])
     # first: means 2 and 6 → variance 4; second: choice 1 is absent, means 3 and 5 → variance 1
-    assert eq.credit_variances(reward, actions, (2, 3)).tolist() == [4.0, 1.0]
-    assert eq.credit_weights(reward, actions, (2, 3), "paper").tolist() == [4.0, 1.0]
-    assert torch.allclose(eq.credit_weights(reward, actions, (2, 3), "normalised"), torch.tensor([0.8, 1.0]))
+    assert eq.credit_variances(eq.choice_sums(reward, actions, (2, 3))).tolist() == [4.0, 1.0]
+    assert eq.credit_weights(eq.choice_sums(reward, actions, (2, 3)), "paper").tolist() == [4.0, 1.0]
+    assert torch.allclose(
+        eq.credit_weights(eq.choice_sums(reward, actions, (2, 3)), "normalised"), torch.tensor([0.8, 1.0])
+    )
 
 
 @pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
 def test_normalised_credit_does_not_depend_on_the_unit_of_money(unit: float) -> None:
     reward, actions = torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([[0, 0], [0, 2], [1, 0], [1, 2]])
-    found = eq.credit_weights(unit * reward, actions, (2, 3), "normalised")
+    found = eq.credit_weights(eq.choice_sums(unit * reward, actions, (2, 3)), "normalised")
     assert torch.allclose(found, torch.tensor([0.8, 1.0]))
 
 
 def test_constant_reward_gives_no_zero_over_zero() -> None:
     reward, actions = torch.full((6,), 2.0), torch.randint(0, 2, (6, 3), generator=torch_generator(0, "x"))
-    assert eq.credit_weights(reward, actions, (2, 2, 2), "paper").tolist() == [0.0, 0.0, 0.0]
-    even = eq.credit_weights(reward, actions, (2, 2, 2), "normalised")
+    assert eq.credit_weights(eq.choice_sums(reward, actions, (2, 2, 2)), "paper").tolist() == [0.0, 0.0, 0.0]
+    even = eq.credit_weights(eq.choice_sums(reward, actions, (2, 2, 2)), "normalised")
     assert torch.allclose(even, torch.tensor([1 / 3, 2 / 3, 1.0]))
 
 

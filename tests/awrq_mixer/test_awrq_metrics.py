@@ -55,8 +55,8 @@ def test_shape_gain_sees_order_but_no_level_however_actions_follow_it() -> None:
 
 def test_validation_rows_come_in_whole_groups(small_world: Any, small_config: Any) -> None:
     log = load_log(TrainConfig.model_validate(small_config))
-    every = make_validation_set(log, 10**9, seed=0)
-    some = make_validation_set(log, 60, seed=0)
+    every = make_validation_set(log.validation, log.spec, 10**9, seed=0)
+    some = make_validation_set(log.validation, log.spec, 60, seed=0)
     assert some is not None
     assert every is not None
     assert 0 < len(some.reward) <= 60 < len(every.reward)

@@ -1,0 +1,1 @@
+"""How does somebody else's reinforcement learner meet the open world and the balancer's plant? As PettingZoo and Gymnasium environments."""

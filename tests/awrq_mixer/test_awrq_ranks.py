@@ -1,0 +1,155 @@
+"""Training under torchrun: two ranks agree with one, and a group that lost a rank by SIGKILL ends as if it had not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.train import train
+from marca_common.checkpoint import load_checkpoint
+
+REPOSITORY = Path(__file__).parents[2]
+GROUP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+DIES = """
+import os, signal, sys
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.train import train
+from awrq_mixer.training.training_state import TrainingState
+from marca_common.config import load_config
+
+config, out, rank = sys.argv[1:]
+count = TrainingState.count
+
+def dies(state, *logged):
+    count(state, *logged)
+    if state.step == 13 and os.environ["RANK"] == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+TrainingState.count = dies
+train(load_config(TrainConfig, config), out)
+"""
+
+
+def group(*words: str) -> subprocess.CompletedProcess[str]:
+    place = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*GROUP, *words], cwd=REPOSITORY, env=place, capture_output=True, text=True, check=False)
+
+
+def trained(config: Path, out: Path) -> dict[str, torch.Tensor]:
+    done = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    return weights(out)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_checkpoint(out / "best.pt", "awrq_mixer")["weights"]
+    return found
+
+
+def write_config(small_world: Any, folder: Path, **changes: Any) -> Path:
+    """Over two shards, with all the noise there is; no validation, so that the last weights are kept."""
+    (folder / "parts").mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(6000), 2)):
+        table = pa.Table.from_pandas(small_world.frame.iloc[rows], preserve_index=False)
+        pq.write_table(table, folder / f"parts/{number}.parquet", row_group_size=700)
+    network = {"embedding": 4, "hidden": 8, "heads": 3, "head_layers": [8], "dropout": 0.3, "oov_rate": 0.1}
+    values = {"spec": small_world.spec, "network": network, "mixer": {"embed": 4, "hyper_layers": [4]}}
+    values |= {"requests": str(folder / "parts"), "stream": {"buffer_rows": 1000, "lanes": 4}}
+    values |= {"batch_size": 240, "epochs": 1, "eval_every": 5, "optimiser": {"lr": 0.01}}
+    values |= {"split": {"train": 0.8, "validation": 0.0, "test": 0.2}, **changes}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def alone(config: Path, out: Path) -> dict[str, torch.Tensor]:
+    train(TrainConfig.model_validate(yaml.safe_load(config.read_text())), out)
+    return weights(out)
+
+
+def assert_close(found: dict[str, torch.Tensor], known: dict[str, torch.Tensor], rtol: float, atol: float) -> None:
+    assert found.keys() == known.keys()
+    for name, one in found.items():
+        assert torch.allclose(one.double(), known[name].double(), rtol=rtol, atol=atol), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learner", ["awrq_mixer", "awrq_no_aw", "awrq_residual"])
+def test_two_ranks_agree_with_one(small_world: Any, tmp_path: Path, learner: str) -> None:
+    config = write_config(small_world, tmp_path, learner=learner)
+    known = alone(config, tmp_path / "alone")
+    found = trained(config, tmp_path / "group")
+    assert_close(found, known, rtol=1e-3, atol=1e-4)  # 20 updates, with dropout and hidden categories
+    one, other = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("alone", "group"))
+    assert np.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.slow
+def test_one_update_of_two_ranks_is_that_of_one_in_memory_too(small_world: Any, tmp_path: Path) -> None:
+    config = write_config(small_world, tmp_path, stream=None, epochs=0.01, optimiser={"name": "sgd", "lr": 0.1})
+    known = alone(config, tmp_path / "alone")
+    assert_close(trained(config, tmp_path / "group"), known, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_killed_rank_changes_nothing(small_world: Any, tmp_path: Path, rank: str) -> None:
+    config, script = write_config(small_world, tmp_path), tmp_path / "dies.py"
+    script.write_text(DIES, encoding="utf-8")
+    whole = trained(config, tmp_path / "whole")
+    killed = group(str(script), str(config), str(tmp_path / "cut"), rank)
+    assert "Signal 9" in killed.stderr
+    assert not (tmp_path / "cut/summary.json").exists()
+    other = group_of_one(config, tmp_path / "cut")
+    assert other.returncode == 2
+    assert "the run was begun by 2 ranks, this group has 1; go on with as many, or choose another --out" in other.stderr
+    resumed = trained(config, tmp_path / "cut")
+    for name, one in whole.items():
+        assert torch.equal(one, resumed[name]), name
+    assert (tmp_path / "whole/metrics.csv").read_text() == (tmp_path / "cut/metrics.csv").read_text()
+
+
+def group_of_one(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "awrq_mixer.train", f"--config={config}", f"--out={out}"]
+    place = os.environ | {"PYTHONPATH": "."}
+    return subprocess.run(words, cwd=REPOSITORY, env=place, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"requests": "{parts}/1.parquet", "damage": True}, "1.parquet: not a readable Parquet file"),
+        ({"learner": "lightgbm", "stream": None}, "learner: 'lightgbm' is trained by one process; got 2"),
+        ({"stream": {"lanes": 3}}, "stream.lanes: got 3; expected a multiple of the 2 ranks"),
+        ({"optimiser": {"name": "sgd", "lr": 1e20, "clip": None}, "loss": {"kind": "mse"}}, "expected finite numbers"),
+    ],
+)
+def test_what_goes_wrong_in_a_group_is_one_line(
+    small_world: Any, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    damaged = "damage" in changes
+    changes = {
+        k: v.format(parts=tmp_path / "parts") if isinstance(v, str) else v for k, v in changes.items() if k != "damage"
+    }
+    config = write_config(small_world, tmp_path, **changes)
+    if damaged:
+        path = tmp_path / "parts/1.parquet"
+        path.write_bytes(path.read_bytes()[:-100])
+    done = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'run'}")
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(said) == 1
+    assert says in said[0]
