@@ -60,7 +60,7 @@ def training_rows(
     equal = same_weights(folder, small, stream, launch)
     table = []
     for found, (engine, log, ranks, _) in zip(walls, jobs):
-        middle = sorted(found, key=lambda one: float(one["train_s"]))[len(found) // 2]
+        middle = sorted(found, key=lambda one: float(one["wall_s"]))[len(found) // 2]
         head = {"job": "train", "engine": engine, "ranks": ranks, "rows": len_of(log), "file_mb": size_mb(log)}
         table.append(head | middle | {"equal": equal if ranks == 2 else None})
     return table

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks._scale_nodes import SimulatedRanks
 from marca_common.compute import take_own_gpu
 from marca_common.errors import UserError
 from marca_common.ranks import Ranks
@@ -21,6 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 GROUP = """
 import sys
 import numpy as np
+import torch
 from marca_common.errors import UserError
 from marca_common.ranks import Ranks
 
@@ -32,7 +34,8 @@ def square(shard):
 try:
     with Ranks(float(sys.argv[2])) as ranks:
         squares, total = ranks.map(square, range(5)), ranks.sum(lambda shard: np.array([shard, 1]), range(3))
-        print(squares, total.tolist(), ranks.sum(int, [7]), ranks.map(square, []), ranks.lead(lambda: ranks.rank), flush=True)
+        summed = ranks.summed(torch.tensor([ranks.rank + 1.0])).tolist()
+        print(squares, total.tolist(), ranks.sum(int, [7]), ranks.map(square, []), ranks.lead(lambda: ranks.rank), summed, flush=True)
 except UserError as error:
     print("error:", error, flush=True)
     sys.exit(2)
@@ -65,8 +68,17 @@ def test_one_process_is_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ranks.map(lambda shard: shard * shard, range(5)) == [0, 1, 4, 9, 16]
         assert ranks.sum(lambda shard: np.array([shard, 1]), [3, 4]).tolist() == [7, 2]
         assert ranks.lead(lambda: "told") == "told"
+        assert ranks.summed(one := torch.tensor([2.0])) is one
         assert ranks.map(int, []) == []
     assert ranks.gathered_bytes == 0
+
+
+def test_simulated_ranks_return_what_one_process_does() -> None:
+    ranks = SimulatedRanks(3)
+    assert ranks.map(lambda shard: shard * shard, range(5)) == [0, 1, 4, 9, 16]
+    assert ranks.sum(lambda shard: np.array([shard, 1]), [3, 4]).tolist() == [7, 2]
+    assert ranks.lead(lambda: ranks.rank) == 0
+    assert ranks.gathered_bytes > 0
 
 
 def test_an_error_of_a_shard_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +104,7 @@ def test_each_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, local
 
 @pytest.mark.slow
 def test_two_ranks_hold_all_results_in_the_order_of_the_shards() -> None:
-    expected = "[0, 1, 4, 9, 16] [3, 3] 7 [] 0\n"
+    expected = "[0, 1, 4, 9, 16] [3, 3] 7 [] 0 [3.0]\n"
     assert [done[:2] for done in group("-1", "60")] == [(0, expected), (0, expected)]
 
 
