@@ -314,11 +314,14 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="few visits, a clicks regression in place of awrq_plus, short blocks"
     )
-    parser.add_argument("--target", type=float, default=50.0, help="mean CPU to keep to, percent of the service's core")
+    parser.add_argument(
+        "--target", type=float, help="mean CPU to keep to, percent of the service's core, default 50, with --quick 20"
+    )
     parser.add_argument("--rounds", type=int, help="stretches of the day, default 12, with --quick 3")
     add_keep(parser)
     arguments = parser.parse_args()
-    quick, target = arguments.quick, arguments.target
+    quick = arguments.quick
+    target = (20.0 if quick else 50.0) if arguments.target is None else arguments.target
     if not 5 <= target <= 90:
         parser.error(f"--target: got {target:g}; expected 5 to 90 percent")
     if arguments.rounds is not None and arguments.rounds < 2:

@@ -109,7 +109,8 @@ def learned(real: Real, name: str) -> np.ndarray:
     train = load_config(TrainConfig, CONFIGS / config, [*known, *overrides])
     out = real.folder / "learners" / f"{name}_{content_hash(to_dict(train))[:8]}"
     if not (out / "anchored/anchored.pt").exists():
-        awrq_mixer.train.train(train, out / "values")
+        if not (out / "values/summary.json").exists():
+            awrq_mixer.train.train(train, out / "values")
         profile = {"checkpoint": str(out / "values/best.pt"), "profile": str(_profile(real)), "requests": log}
         awrq_mixer.anchor.anchor(
             replaced(load_config(AnchorConfig, CONFIGS / "anchor.yaml", []), profile), out / "anchored"
@@ -120,9 +121,10 @@ def learned(real: Real, name: str) -> np.ndarray:
 
 
 def _profile(real: Real) -> Path:
-    folder = real.folder / "profile_of_revenue"  # clicks know nothing of the money that rankers order by
+    folder = real.folder / "profile_of_training_rows"
     if not (folder / "profile.csv").exists():
-        config = load_config(ProfileConfig, CONFIGS / "profile.yaml", ["surrogate=null"])
+        sets = ["surrogate=null", "test=0.2"]  # clicks know no money; the rows that learners learn from
+        config = load_config(ProfileConfig, CONFIGS / "profile.yaml", sets)
         known = {"requests": str(real.folder / LOG_FILE), "spec": real.spec}
         awrq_mixer.profile.profile(replaced(config, known), folder)
     return folder / "profile.csv"

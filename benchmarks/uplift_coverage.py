@@ -3,8 +3,9 @@
 Logs of open worlds are treated as a platform's own: policies are learned on either half and judged by the other half's revenue
 (``marca_loop.signed_uplift``), without logged propensities. Then the world says what the very same decisions earn. Costs are the
 world's, so that an uplift is not one of wrong costs. Asked of each world and rival: the 95 % interval covers the truth for at least
-18 of 20 seeds, and the mean error is at most 2 points. Writes ``uplift_coverage.csv`` (`world, rival, seed, estimate, low, high, truth`, percent)
-and a figure. A finished seed is reused.
+18 of 20 seeds, and the mean error is at most 2 points. Revenue is lucky, so the mean error of 20 logs is, too: ``of_expected`` is the
+same estimate had each request earned what the world says it earns on average. Writes ``uplift_coverage.csv``
+(`world, rival, seed, estimate, low, high, of_expected, truth`, percent) and a figure. A finished seed is reused.
 """
 
 from __future__ import annotations
@@ -30,15 +31,19 @@ from marca_loop.judged_half import LOGGED, POLICY, RIVALS, JudgedHalf
 from marca_loop.signed_uplift import SignedUplift, clusters_of, judged_halves
 from marca_loop.uplift_tables import uplift_table
 
-WORLDS = ("base", "three_stage", "manifold")
+WORLDS = {
+    "base": 250,
+    "three_stage": 250,
+    "manifold": 60,
+}  # candidate draws behind the truth, per class, or user and placement
 FOLDER = Path("runs/uplift_coverage")
 _CHUNK = 4096
 
 
-def one_seed(world: str, seed: int, rows: int, draws: int | None, overrides: list[str]) -> list[dict[str, Any]]:
+def one_seed(world: str, seed: int, rows: int, draws: int, overrides: list[str]) -> list[dict[str, Any]]:
     """Estimate, interval and truth of the uplift over each rival at today's spend, percent."""
     made = [f"seed={seed}", f"logs.requests={rows}", "logs.system_days=0.1", "workers=1"]
-    made += [] if draws is None else [f"truth.draws={draws}", "truth.reference_states=50", "truth.cache=null"]
+    made += [f"truth.draws={draws}", "truth.reference_states=50", "truth.cache=null"]
     config = load_config(WorldConfig, f"configs/cascade_world/{world}.yaml", made)
     folder = FOLDER / f"{world}_{seed}_{content_hash(to_dict(config))[:8]}"
     if not (folder / "summary.json").exists():
@@ -50,20 +55,23 @@ def one_seed(world: str, seed: int, rows: int, draws: int | None, overrides: lis
     kept = folder / f"learned_{content_hash(to_dict(uplift))[:8]}"
     halves, _ = judged_halves(uplift, lambda states: truth.costs(states).sum(axis=-1), kept)
     table = uplift_table(halves, clusters_of(halves, uplift.split_by), uplift.confidence).set_index("rival")
-    worth = [true_worth(one, truth) for one in halves]
+    worth, expected = zip(*(true_worth(one, truth) for one in halves))
     earned = {name: sum(one[name] * len(half.ids) for one, half in zip(worth, halves)) for name in (POLICY, *RIVALS)}
+    calm = [half.revalued(mean) for half, mean in zip(halves, expected)]
+    of_expected = uplift_table(calm, None, uplift.confidence).set_index("rival")["uplift_pct"]
     found = table[["uplift_pct", "low_pct", "high_pct"]].astype(float)
     return [
         {"world": world, "rival": rival, "seed": seed}
         | dict(zip(("estimate", "low", "high"), found.loc[rival]))
-        | {"truth": 100 * (earned[POLICY] / earned[rival] - 1)}
+        | {"of_expected": of_expected[rival], "truth": 100 * (earned[POLICY] / earned[rival] - 1)}
         for rival in RIVALS
     ]
 
 
-def true_worth(half: JudgedHalf, truth: Truth) -> dict[str, float]:
-    """True mean revenue of the half's requests under each policy at today's spend, and as they were served."""
+def true_worth(half: JudgedHalf, truth: Truth) -> tuple[dict[str, float], np.ndarray]:
+    """True mean revenue of the half's requests under each policy at today's spend and as served, and that of each row as served (M,)."""
     found, counts = dict.fromkeys((POLICY, *RIVALS), 0.0), np.bincount(half.ids)
+    served = np.empty(len(half.ids))
     for start in range(0, len(half.states), _CHUNK):
         q = truth.values(half.states.iloc[start : start + _CHUNK]).astype(np.float64)
         block, place = slice(start, start + len(q)), np.arange(len(q))
@@ -71,21 +79,25 @@ def true_worth(half: JudgedHalf, truth: Truth) -> dict[str, float]:
             for weight, chosen in zip(one.weights, one.actions[:, block]):
                 found[name] += weight * float(counts[block] @ q[place, chosen]) / len(half.ids)
         mine = (half.ids >= start) & (half.ids < start + len(q))
-        found[LOGGED] += float(q[half.ids[mine] - start, half.joint[mine]].sum()) / len(half.ids)
-    return found
+        served[mine] = q[half.ids[mine] - start, half.joint[mine]]
+    return found | {LOGGED: float(served.mean())}, served
 
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
-    """Per world and rival: seeds, those whose interval holds the truth, mean error and mean width, points."""
+    """Per world and rival: seeds, those whose interval holds the truth; mean error, without luck of revenue, too, and mean width, points."""
     table = table.assign(
         held=(table["low"] <= table["truth"]) & (table["truth"] <= table["high"]),
         error=table["estimate"] - table["truth"],
+        bias=table["of_expected"] - table["truth"],
         width=table["high"] - table["low"],
     )
     return table.groupby(["world", "rival"], sort=False).agg(
         seeds=("seed", "size"),
         held=("held", "sum"),
         error=("error", "mean"),
+        error_se=("error", "sem"),
+        bias=("bias", "mean"),
+        bias_se=("bias", "sem"),
         rmse=("error", _rms),
         width=("width", "mean"),
     )
@@ -121,11 +133,11 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one world, two development seeds, 30,000 rows, coarse truth"
     )
-    parser.add_argument("--worlds", nargs="+", default=WORLDS, help="names in configs/cascade_world")
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), help="names in configs/cascade_world")
     parser.add_argument("--first", type=int, default=100, help="first seed; 0 to 99 are for development")
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--rows", type=int, default=100_000, help="rows of each log")
-    parser.add_argument("--draws", type=int, help="candidate draws behind the truth; by default the world's own")
+    parser.add_argument("--draws", type=int, help=f"candidate draws behind the truth; by default {WORLDS}")
     parser.add_argument(
         "--set", action="append", default=[], metavar="a.b=c", help="override a key of configs/own_uplift.yaml"
     )
@@ -143,7 +155,7 @@ def main() -> None:
     todo = [(world, arguments.first + k) for k in range(arguments.seeds) for world in arguments.worlds]
     name, rows = f"uplift_coverage{'_quick' if arguments.quick else ''}", []
     for world, seed in progress(todo, what="uplift coverage", unit="log"):
-        rows += one_seed(world, seed, arguments.rows, arguments.draws, arguments.set)
+        rows += one_seed(world, seed, arguments.rows, arguments.draws or WORLDS.get(world, 250), arguments.set)
         write_table(pd.DataFrame(rows), arguments.results / f"{name}.csv")
     table = pd.DataFrame(rows)
     draw(table, arguments.results / f"{name}.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -64,6 +64,25 @@ class Decided:
 
 
 @dataclass(frozen=True)
+class Design:
+    """What effects are told from, but for revenue."""
+
+    actions: ActionEffects
+    controls: np.ndarray  # (M, CONTROLS)
+    x: np.ndarray  # directions of each row's logged action, centred: of ``actions``, then departures (M, K)
+
+    @property
+    def along(self) -> np.ndarray:
+        """Departures alone (M, directions)."""
+        return self.x[:, self.actions.columns.shape[1] :]
+
+    def effects(self, reward: np.ndarray) -> Effects:
+        """As ``reward`` (M,) tells them."""
+        block = np.r_[self.actions.block, np.full(self.along.shape[1], FREE)]
+        return Effects.estimate(self.controls, self.x, block, reward)
+
+
+@dataclass(frozen=True)
 class JudgedHalf:
     """A half's requests, what was decided for them, and what the half's own revenue says that it earns."""
 
@@ -75,9 +94,15 @@ class JudgedHalf:
     propensity: np.ndarray  # of the logged joint action, as logged or else as fitted (M,)
     today: float  # predicted spend of the logged policy, core-ms per request
     propensities: FittedPropensities
+    design: Design
     effects: Effects
     decided: dict[Key, Decided]
     valued: dict[Key, Valued]
+
+    def revalued(self, reward: np.ndarray) -> JudgedHalf:
+        """The same decisions, judged by another ``reward`` (M,)."""
+        effects, valued = _valued(self.design, self.decided, self.ids, self.joint, reward)
+        return replace(self, reward=reward, effects=effects, valued=valued)
 
 
 def judge_half(
@@ -117,13 +142,13 @@ def judge_half(
     controls, along, decided = _along(values, costs, departures, propensities, rules, states, ids, joint)
     actions = ActionEffects.of(spec.shape)
     x = np.hstack([actions.columns[joint] - actions.foreseen(propensities.of_rows(np.arange(len(rows)))), along])
-    effects = Effects.estimate(controls, x, np.r_[actions.block, np.full(along.shape[1], FREE)], reward)
-    valued = {key: worth_of(effects, actions, one, ids, joint, along, reward) for key, one in decided.items()}
+    design = Design(actions, controls, x)
+    effects, valued = _valued(design, decided, ids, joint, reward)
     told = spec.propensity in rows
     propensity = rows[spec.propensity].to_numpy(np.float64) if told else propensities.logged
-    valued |= {(share, LOGGED): Valued.of_log(reward, effects) for share in shares}
+    sub_actions = spec.joint_table()[joint]
     return JudgedHalf(
-        states, ids, joint, spec.joint_table()[joint], reward, propensity, today, propensities, effects, decided, valued
+        states, ids, joint, sub_actions, reward, propensity, today, propensities, design, effects, decided, valued
     )
 
 
@@ -189,6 +214,17 @@ def _along(
                 spend[key] += float(rule.weights[w] * (counts[block] @ c[place, chosen])) / len(ids)
     decided = {key: Decided(rule.weights, actions[key], moved[key], spend[key]) for key, rule in rules.items()}
     return controls, along, decided
+
+
+def _valued(
+    design: Design, decided: dict[Key, Decided], ids: np.ndarray, joint: np.ndarray, reward: np.ndarray
+) -> tuple[Effects, dict[Key, Valued]]:
+    """Effects by ``reward`` (M,), and what all that was decided is worth by them, beside the log."""
+    effects = design.effects(reward)
+    valued = {
+        key: worth_of(effects, design.actions, one, ids, joint, design.along, reward) for key, one in decided.items()
+    }
+    return effects, valued | {(share, LOGGED): Valued.of_log(reward, effects) for share, _ in decided}
 
 
 def worth_of(

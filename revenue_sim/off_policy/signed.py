@@ -135,9 +135,9 @@ def signed_uplift(
     log_ratio = float(np.log(ours.sum() / theirs.sum()))
     mine, other = ours / ours.sum(), theirs / theirs.sum()
     uplift = float(np.expm1(log_ratio))
-    pulls = [a * one.pulls - b * two.pulls for a, one, b, two in zip(mine, policy, other, rival)]
-    if not all(np.isfinite(one).all() for one in pulls):
+    if not all(np.isfinite(one.pulls).all() for one in (*policy, *rival)):
         return Uplift(uplift, None, None, None, UNTOLD)
+    pulls = [a * one.pulls - b * two.pulls for a, one, b, two in zip(mine, policy, other, rival)]
     if cluster is not None:
         pulls = [np.bincount(np.unique(of, return_inverse=True)[1], one) for one, of in zip(pulls, cluster)]
     influence = np.concatenate(pulls) * sum(map(len, pulls))

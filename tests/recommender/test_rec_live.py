@@ -28,6 +28,7 @@ from benchmarks.live_ab import (
     figure,
     judged,
     rounds,
+    run_all,
     table_of,
 )
 from marca_common.errors import UserError
@@ -363,6 +364,45 @@ def test_strategies_take_turns_at_being_first() -> None:
             )
         )
     assert 8 < len(order) < 16  # of eight rounds, some begin with who ended the one before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_sender")
+def test_the_whole_run_on_a_service_of_known_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Controllers are prepared and all strategies serve: the mixture under feedback swings less than one price for everybody."""
+
+    class Started(FakeService):
+        async def start(self) -> None:
+            pass
+
+        async def stop(self) -> None:
+            stopped.append(True)
+
+    stopped = list[bool]()
+    service, drawn = Started(slow=4.4), np.random.default_rng(0).gamma(1.0, 1.0, (40, 1))
+    monkeypatch.setattr("benchmarks.live_ab.build_target", lambda *_: service)
+    monkeypatch.setattr("benchmarks.live_ab.place", lambda *_: SimpleNamespace(declared_cores=1))
+    monkeypatch.setattr("benchmarks.live_ab.parts_of", lambda _: None)
+    monkeypatch.setattr("benchmarks.live_ab.first_joint", lambda _: np.arange(3))
+    config = SimpleNamespace(accounting=None, target=None, load=SimpleNamespace(rates=[300.0]))
+    costs: Any = SimpleNamespace(config=config, of_actions=lambda qps, cores: COST)
+    real: Any = SimpleNamespace(seed=0)
+    profile = np.array([1.0, 1.2, 2.9])  # the middle action lies below the hull
+    q = {"profile": np.tile(profile, (40, 1)), "awrq_mixer": drawn * profile, "awrq_plus": drawn * profile}
+    day = day_of([0.8, 1.0, 1.2], [1.2, 1.0, 0.8])
+    plan = Plan(rounds=3, block_s=12.0, calibration_s=4.0, rows=200)
+    with virtual_time():
+        run = run_async(lambda: run_all(real, costs, q, day, plan, 50.0, tmp_path))
+    assert run.machine.cost == pytest.approx(4.4 * COST, rel=0.05)
+    assert stopped == [True]
+    assert list(run.served) == list(STRATEGIES)
+    values = {name: [np.ones(len(one)) for one in run.visits] for name in STRATEGIES}
+    table = table_of(run, values, 50.0).set_index("strategy")
+    assert table["requests"].nunique() == 1
+    held = table.drop(["static_hourly", "priced_blind"])
+    assert held["cpu_mean"].to_numpy() == pytest.approx(50, abs=6)
+    swing = {name: np.std(pd.concat([one.rows for one in run.served[name]])["cpu"]) for name in STRATEGIES}
+    assert swing["static_feedback"] < 0.6 * swing["priced_blind"]
 
 
 def block_of(n: int) -> Served:
