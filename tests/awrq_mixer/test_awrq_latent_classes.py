@@ -196,11 +196,11 @@ def test_training_keeps_states_whole_where_rows_are_remembered(
 ) -> None:
     seen = {}
 
-    def spy(data: Any, size: Any, seed: Any, start: Any, groups: Any) -> Any:
+    def spy(data: Any, size: Any, seed: Any, start: Any, groups: Any, part: Any) -> Any:
         seen["groups"], seen["codes"] = groups, data.codes
-        return batches(data, size, seed, start, groups)
+        return batches(data, size, seed, start, groups, part)
 
-    monkeypatch.setattr("awrq_mixer.train.batches", spy)
+    monkeypatch.setattr("awrq_mixer.training.training_rows.batches", spy)
     train(TrainConfig.model_validate({**hinted, "max_rows": 400, "epochs": 1}), tmp_path / "whole")
     pairs = set(zip(seen["groups"].tolist(), map(tuple, seen["codes"].tolist())))
     assert (

@@ -23,6 +23,7 @@ from examples.decision_service.price_push import Refused
 from examples.decision_service.served_policy import ServedPolicy
 from examples.decision_service.service import DecisionService
 from marca_common.errors import UserError
+from marca_common.files import read_json_lines
 
 
 def asked(service: DecisionService, **state: str) -> Any:
@@ -485,9 +486,7 @@ def test_a_price_cut_off_by_a_crash_takes_neither_its_number_nor_the_next_one_wi
     number = service.log.pricing
     service.log.close()
     service = start(tmp_path)
-    assert (
-        [json.loads(line)["pricing"] for line in path.read_text().splitlines()][-1] == service.log.pricing == number + 1
-    )
+    assert read_json_lines(path)[-1]["pricing"] == service.log.pricing == number + 1
     path.unlink()
     with pytest.raises(UserError, match=r"pricings\.jsonl: pricing \d+ is missing"):
         read_log(tmp_path / "log", SPEC)
