@@ -137,7 +137,7 @@ def _assumed(summary: Mapping[str, Any]) -> pd.DataFrame:
 def _calibrated(fitted: Mapping[str, Any]) -> str:
     if fitted["calibration"] <= CHANCE:
         return "no more than chance."
-    return "more than chance." if fitted["calibration"] <= WRONG else "they are wrong."
+    return "somewhat more than chance." if fitted["calibration"] <= WRONG else "they are wrong."
 
 
 def _second_opinion(summary: Mapping[str, Any]) -> str:
