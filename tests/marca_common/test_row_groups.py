@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from marca_common.row_groups import RowGroup, read_row_group, row_groups
 from marca_common.tables import Column, read_table
 
 SCHEMA = [Column("city", "category"), Column("n", "int", 0, 99), Column("money", "float", 0)]
-OPTIONS = {"rename": {"town": "city"}, "timezone": "UTC", "negative": {}}
+OPTIONS: dict[str, Any] = {"rename": {"town": "city"}, "timezone": "UTC", "negative": {}}
 
 
 @pytest.fixture
