@@ -60,7 +60,8 @@ def _by_mean(codes: np.ndarray, size: int, signal: np.ndarray) -> np.ndarray:
     """Tenth of each row (M,): categories in order of their mean ``signal`` (M,)."""
     count = np.bincount(codes, minlength=size)
     mean = (np.bincount(codes, signal, minlength=size) + PRIOR * signal.mean()) / (count + PRIOR)
-    return _tenths(mean, count)[codes]
+    tenth: np.ndarray = _tenths(mean, count)[codes]
+    return tenth
 
 
 def _tenths(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
