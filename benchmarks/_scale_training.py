@@ -67,7 +67,13 @@ def training_rows(
 
 
 def trained(
-    log: Path, out: Path, stream: dict[str, int] | None, batch: int, updates: int, launcher: list[str]
+    log: Path,
+    out: Path,
+    stream: dict[str, int] | None,
+    batch: int,
+    updates: int,
+    launcher: list[str],
+    optimiser: str = "adam",
 ) -> dict[str, Any]:
     """One training in processes of its own."""
     config = out.with_suffix(".yaml")
@@ -77,7 +83,7 @@ def trained(
     values |= {"spec": {"state": dict.fromkeys(CATEGORIES, "category"), "sizes": SIZES, "results": []}}
     values["spec"] |= {"timestamp": None, "propensity": None}
     values |= {"network": {"hidden": 256, "heads": 20}, "split": {"train": 0.9, "validation": 0.0, "test": 0.1}}
-    values |= {"eval_every": 10**9}
+    values |= {"eval_every": 10**9, "optimiser": {"name": optimiser}}
     config.write_text(yaml.safe_dump(values))
     place = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
     words = [*launcher, "awrq_mixer.train", f"--config={config}", f"--out={out}"]
@@ -104,7 +110,9 @@ def same_weights(folder: Path, log: Path, stream: dict[str, int], launch: dict[i
     """Whether one update of the same batch by one rank and by two gives the same weights, within single precision."""
     found = []
     for ranks, launcher in launch.items():
-        trained(log, out := folder / f"one-update-{ranks}", stream, 2 * BATCH, 1, launcher)
+        trained(
+            log, out := folder / f"one-update-{ranks}", stream, 2 * BATCH, 1, launcher, "sgd"
+        )  # Adam's first step is a sign
         found.append(load_checkpoint(out / "best.pt", "awrq_mixer")["weights"])
     return all(torch.allclose(one, found[1][name], rtol=1e-4, atol=1e-6) for name, one in found[0].items())
 

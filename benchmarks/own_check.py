@@ -66,7 +66,7 @@ def measured(rows: int, world: str, seed: int, loop: str) -> Iterator[dict[str, 
             "findings": findings,
         }
         seconds = _seconds("own_system.translate", *files, "--set", f"loop={loop}", "--out", f"{out}/own")
-        seconds += _seconds("marca_loop.orchestrate", "--config", f"{out}/own/loop.yaml", "--out", f"{out}/run")
+        seconds += _seconds("orchestrate", "--config", f"{out}/own/loop.yaml", "--out", f"{out}/run")
         yield known | {
             "step": "loop",
             "seconds": seconds,
