@@ -22,9 +22,10 @@ def listing() -> set[Path]:
 
 
 def kinds(notebook: nbformat.NotebookNode) -> list[list[str]]:
-    """What each code cell shows: text, tables, pictures."""
+    """What each code cell shows: tables, pictures, and whether it prints; how many pieces a text comes in is chance."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [sorted(kind for output in cell.outputs for kind in output.get("data", {"text": ""})) for cell in cells]
+    shown = [[kind for output in cell.outputs for kind in output.get("data", {"text": ""})] for cell in cells]
+    return [sorted({"text"} & set(one)) + sorted(kind for kind in one if kind != "text") for one in shown]
 
 
 @PATHS

@@ -22,9 +22,9 @@ REPOSITORY = Path(__file__).parents[2]
 GROUP = """
 import sys
 import numpy as np
-import torch
 from marca_common.errors import UserError
 from marca_common.ranks import Ranks
+import torch  # after the package, which quiets it
 
 def square(shard):
     if shard == int(sys.argv[1]):

@@ -28,7 +28,7 @@ from revenue_sim.shards import shards
 
 REPOSITORY = Path(__file__).parents[2]
 GROUP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-PARTS = 8
+PARTS = 24
 
 pytestmark = pytest.mark.slow
 
@@ -66,17 +66,27 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def rank_of(process: psutil.Process) -> str | None:
+    """Of a process that may be starting or gone."""
+    try:
+        found: str | None = process.environ().get("RANK")
+    except psutil.Error:
+        return None
+    return found
+
+
 def killed(words: list[str], rank: int, ready: Any) -> None:
     """Start two ranks, SIGKILL one once ``ready``, and wait until the group has ended."""
     group = subprocess.Popen(
         [*GROUP, *words], cwd=REPOSITORY, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."}
     )
-    while not ready():
+    victim: psutil.Process | None = None
+    while victim is None or not ready():
         assert group.poll() is None, "the group ended before it was to be killed"
-        time.sleep(0.005)
-    for child in psutil.Process(group.pid).children():
-        if child.environ().get("RANK") == str(rank):
-            child.send_signal(signal.SIGKILL)
+        if victim is None:
+            victim = next((one for one in psutil.Process(group.pid).children() if rank_of(one) == str(rank)), None)
+        time.sleep(0.001)
+    victim.send_signal(signal.SIGKILL)
     group.communicate(timeout=120)
     assert group.returncode != 0
 
