@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from awrq_mixer.serving import HullPolicy
 from examples.decision_service.config import DecisionServiceConfig
 from examples.decision_service.decision_log import DecisionLog
+from examples.decision_service.metrics_text import metrics_text
 from examples.decision_service.served_policy import ServedPolicy
 from examples.decision_service.service import DecisionService
 from marca_common.requests import RequestSpec
@@ -76,3 +78,20 @@ def push(lambda_: Any, unit: str = "money per core-ms", **more: Any) -> bytes:
 
 def both(retrieval: float, ranking: float) -> dict[str, dict[str, float]]:
     return {name: {"retrieval": retrieval, "ranking": ranking} for name in ("north", "south")}
+
+
+def asked(service: DecisionService, **state: str) -> Any:
+    return json.loads(service.one(urlencode(state).encode()))
+
+
+def joint(answer: dict[str, Any]) -> int:
+    return int(answer["actions"]["a1"] * 3 + answer["actions"]["a2"])
+
+
+def metric(service: DecisionService, name: str) -> float:
+    line = next(line for line in metrics_text(service).splitlines() if line.startswith(f"decision_service_{name} "))
+    return float(line.rpartition(" ")[2])
+
+
+def flushed(service: DecisionService) -> None:
+    service.log.write(service.log.take())
