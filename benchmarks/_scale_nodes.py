@@ -15,9 +15,8 @@ from marca_common.ranks import Ranks
 T = TypeVar("T")
 REQUESTS = 1e11  # a day
 STATES = 1e10  # distinct states among them
-GRADIENT_BYTES = (
-    2 * 4
-)  # per parameter and update: a sum over ranks sends and receives every number once, in single precision
+# Per parameter and update: a sum over ranks sends and receives every number once, in single precision.
+GRADIENT_BYTES = 2 * 4
 
 
 class SimulatedRanks(Ranks):

@@ -31,11 +31,8 @@ from marca_loop.judged_half import LOGGED, POLICY, RIVALS, JudgedHalf
 from marca_loop.signed_uplift import SignedUplift, clusters_of, judged_halves
 from marca_loop.uplift_tables import uplift_table
 
-WORLDS = {
-    "base": 250,
-    "three_stage": 250,
-    "manifold": 60,
-}  # candidate draws behind the truth, per class, or user and placement
+# Candidate draws behind the truth, per class, or user and placement.
+WORLDS = {"base": 250, "three_stage": 250, "manifold": 60}
 FOLDER = Path("runs/uplift_coverage")
 _CHUNK = 4096
 

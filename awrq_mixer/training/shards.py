@@ -89,7 +89,7 @@ def load_shards(config: TrainConfig, ranks: Ranks) -> ShardedLog:
     return ShardedLog(
         config.spec,
         found.encoder(),
-        found.held_out.frame(),
+        found.validation.frame(),
         found.profile(config),
         (reward.low, reward.high),
         found.totals(config),

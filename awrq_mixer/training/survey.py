@@ -16,13 +16,13 @@ import torch
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners.base import Totals
-from awrq_mixer.training.held_out import HeldOut
 from awrq_mixer.training.training_log import (
     require_informative,
     require_training_rows,
     require_varied,
     shares_of_choices,
 )
+from awrq_mixer.training.validation_rows import ValidationRows
 from marca_common.column_values import categories
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
@@ -60,7 +60,7 @@ class Survey:
     sums: dict[str, np.ndarray]  # columns of ``money`` → the same for their sum, Fraction
     same: dict[str, int]  # rows in which a side column equals the reward
     times: dict[int, tuple[Any, Any]]  # first row of a row group → its first and last time
-    held_out: HeldOut
+    validation: ValidationRows
 
     @classmethod
     def of(cls, group: RowGroup, config: TrainConfig, cut: Cut, frame: pd.DataFrame) -> Survey:
@@ -87,7 +87,7 @@ class Survey:
             },
             {name: int((money[name] == money[spec.reward]).sum()) for name in observed[1:]},
             {} if times is None else {group.start: (times.min(), times.max())},
-            HeldOut.of(frame.loc[cut.validation :], spec, config.validation_rows, config.seed),
+            ValidationRows.of(frame.loc[cut.validation :], spec, config.validation_rows, config.seed),
         )
 
     def __add__(self, other: Survey) -> Survey:
@@ -99,7 +99,7 @@ class Survey:
             _added(self.sums, other.sums),
             _added(self.same, other.same),
             self.times | other.times,
-            self.held_out + other.held_out,
+            self.validation + other.validation,
         )
 
     def encoder(self) -> StateEncoder:

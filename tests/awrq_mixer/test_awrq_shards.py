@@ -16,11 +16,11 @@ import torch
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners.base import Batch
 from awrq_mixer.train import train
-from awrq_mixer.training.held_out import HeldOut
 from awrq_mixer.training.shards import ShardedLog, StreamedRows, load_shards
 from awrq_mixer.training.training_log import load_log, make_batch
 from awrq_mixer.training.training_rows import MemoryRows, average
 from awrq_mixer.training.validation import make_validation_set
+from awrq_mixer.training.validation_rows import ValidationRows
 from marca_common.errors import UserError
 from marca_common.ranks import Ranks
 from marca_common.seeding import torch_generator
@@ -114,9 +114,9 @@ def test_validation_rows_kept_are_few_and_of_whole_states_however_the_log_is_cut
     frame = small_world.frame.assign(segment=rng.integers(0, 900, 6000).astype(str))
     frame.loc[frame["segment"].astype(int) > 870, "segment"] = "large"
 
-    def kept(*cuts: int) -> HeldOut:
+    def kept(*cuts: int) -> ValidationRows:
         parts = np.split(np.arange(len(frame)), cuts)
-        found = [HeldOut.of(frame.iloc[rows], config.spec, 100, seed=3) for rows in parts]
+        found = [ValidationRows.of(frame.iloc[rows], config.spec, 100, seed=3) for rows in parts]
         return sum(found[1:], found[0])
 
     whole = kept()

@@ -106,16 +106,16 @@ class _Fixed:
 
 def test_a_stack_is_the_profile_and_its_members_departures() -> None:
     rng = np.random.default_rng(3)
-    tables, profile = np.exp(rng.normal(0, 0.5, (2, 4, ACTIONS))), np.exp(rng.normal(0, 0.3, ACTIONS))
+    tables, profile = np.exp(rng.normal(0, 0.5, (4, 4, ACTIONS))), np.exp(rng.normal(0, 0.3, ACTIONS))
     members = {f"m{j}": Member.of(_Fixed(one), one) for j, one in enumerate(tables)}
     codes, numbers = torch.tensor([[2], [0]]), torch.zeros(2, 0)
-    stack = weighed(members, np.array([1, 0.5]), np.array([0.3, 0.9]))
+    stack = weighed(members, np.array([1, 0.5, 0, 0]), np.array([0.3, 0.9, 0.2, 0]))
     found = StackScorer(stack, profile).values(codes, numbers).numpy()
     level = np.log(tables.mean(axis=2))  # (members, states)
     shape = np.log(tables) - level[..., None]
     departure = shape - shape.mean(axis=1, keepdims=True)
     log_q = (
-        (0.3 * level[0] + 0.9 * level[1])[:, None]
+        (0.3 * level[0] + 0.9 * level[1] + 0.2 * level[2])[:, None]
         + np.log(profile / profile.mean())
         + departure[0]
         + 0.5 * departure[1]
@@ -220,6 +220,17 @@ def test_a_run_that_goes_on_with_another_log_at_the_same_place_forgets_the_old_o
     again, whole = train(config, tmp_path / "run").model, train(config, tmp_path / "whole").model
     states = pd.DataFrame({"place": ["0", "2"], "segment": ["3", "7"]})
     assert np.array_equal(again.values(states), whole.values(states))
+
+
+def test_halves_that_judge_each_other_are_cut_by_time(stacked: Any, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(stacked)
+    train(config, tmp_path / "run")
+    rows, half = load_log(config).train, len(load_log(config).train) // 2
+    for number, mine in enumerate((slice(None, half), slice(half, None))):
+        learned = pd.read_parquet(tmp_path / f"run/members/half_{number}/rows.parquet")
+        own = rows.iloc[mine]
+        for name in (config.spec.reward, "hint"):
+            assert learned[name].iloc[: len(own)].tolist() == own[name].tolist()
 
 
 def test_a_stack_comes_anchored_and_is_passed_on(stacked: Any, tmp_path: Path) -> None:

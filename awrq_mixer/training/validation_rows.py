@@ -18,7 +18,7 @@ LARGE = 0.05  # most rows of one state, as a share of what validation wants
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ValidationRows:
     """Validation rows of some parts of a log; ``+`` joins those of several."""
 
     rows: pd.DataFrame  # index: number of the row in the log
@@ -26,7 +26,7 @@ class HeldOut:
     wanted: int
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, spec: RequestSpec, wanted: int, seed: int) -> HeldOut:
+    def of(cls, frame: pd.DataFrame, spec: RequestSpec, wanted: int, seed: int) -> ValidationRows:
         """Of the rows of one part, whose index is the number of the row in the log."""
         names = [name for name, kind in spec.state.items() if kind == "category"]
         key = f"{seed:016}"[-16:]
@@ -37,15 +37,15 @@ class HeldOut:
         plain = frame[columns].astype(dict.fromkeys(names, object))  # categories of parts differ
         return cls(plain, state, wanted)._smallest()
 
-    def __add__(self, other: HeldOut) -> HeldOut:
+    def __add__(self, other: ValidationRows) -> ValidationRows:
         rows, state = pd.concat([self.rows, other.rows]), np.concatenate([self.state, other.state])
-        return HeldOut(rows, state, self.wanted)._smallest()
+        return ValidationRows(rows, state, self.wanted)._smallest()
 
     def frame(self) -> pd.DataFrame:
         """The rows in the order of the log."""
         return self.rows.sort_index().reset_index(drop=True)
 
-    def _smallest(self) -> HeldOut:
+    def _smallest(self) -> ValidationRows:
         """The rows of the smallest hashes; of each state those whose own are smallest."""
         number = pd.util.hash_array(self.rows.index.to_numpy())
         order = np.lexsort((number, self.state))
@@ -53,4 +53,4 @@ class HeldOut:
         first = np.r_[True, state[1:] != state[:-1]]
         place = np.arange(len(state)) - np.maximum.accumulate(np.where(first, np.arange(len(state)), 0))
         taken = order[place < max(1, round(LARGE * self.wanted))][: KEPT * self.wanted]
-        return HeldOut(self.rows.iloc[taken], self.state[taken], self.wanted)
+        return ValidationRows(self.rows.iloc[taken], self.state[taken], self.wanted)
