@@ -59,10 +59,8 @@ class Ranks:
                 ) from None
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if (
-            self.size > 1 and kind is None
-        ):  # after an error, others may be gone, and leaving together would wait for them
+    def __exit__(self, *_: object) -> None:
+        if self.size > 1:  # after an error, too: threads of a group that nobody ends can abort the process
             import torch.distributed as dist
 
             dist.destroy_process_group()
