@@ -81,12 +81,16 @@ def true_worth(half: JudgedHalf, truth: Truth) -> tuple[dict[str, float], np.nda
 
 
 def judged(table: pd.DataFrame) -> pd.DataFrame:
-    """Per world and rival: seeds, those whose interval holds the truth; mean error, without luck of revenue, too, and mean width, points."""
+    """Per world and rival: seeds, those whose interval holds the truth; mean error, without luck of revenue, too, and mean width, points.
+
+    ``left_out``: root mean square of the error without luck, of the logarithm, times 100.
+    """
     table = table.assign(
         held=(table["low"] <= table["truth"]) & (table["truth"] <= table["high"]),
         error=table["estimate"] - table["truth"],
         bias=table["of_expected"] - table["truth"],
         width=table["high"] - table["low"],
+        left_out=100 * np.log((100 + table["of_expected"]) / (100 + table["truth"])),
     )
     return table.groupby(["world", "rival"], sort=False).agg(
         seeds=("seed", "size"),
@@ -97,6 +101,7 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
         bias_se=("bias", "sem"),
         rmse=("error", _rms),
         width=("width", "mean"),
+        left_out=("left_out", _rms),
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from marca_loop.judged_half import LOGGED, POLICY, RIVALS, JudgedHalf
 from revenue_sim.off_policy.intervals import effective_rows
-from revenue_sim.off_policy.signed import Valued, signed_uplift
+from revenue_sim.off_policy.signed import LEFT_OUT, Valued, signed_uplift
 from revenue_sim.off_policy.support import LEAST_ROWS
 
 
@@ -26,6 +26,7 @@ def uplift_table(
                 [one.valued[share, rival] for one in halves],
                 clusters,
                 confidence,
+                LEFT_OUT,
             )
             rows.append(
                 {

@@ -45,7 +45,8 @@ def uplift_sections(folder: Path, summary: Mapping[str, Any], figures: Path) -> 
         _power(power, figures),
         Section(
             "What was assumed",
-            "The interval covers what a log leaves to chance. It does not cover a wrong assumption. Each is below, with what the log says of it.",
+            "The interval covers what a log leaves to chance, and an error of about 3 % of what three and more sub-actions do together. Beyond "
+            "that it covers no wrong assumption. Each is below, with what the log says of it.",
             tables={"": _assumed(summary)},
         ),
         Section("What to do next", "", tables={"": _next(summary, power)}),
@@ -99,7 +100,8 @@ def _power(power: pd.DataFrame, figures: Path) -> Section:
     timed = power["days"].notna().any()
     text = (
         "If the estimate is right, the interval at today's spend excludes 0 after so many requests like the log's. "
-        "Exploring more at random makes a log say more, and costs revenue while it lasts."
+        "Exploring more at random makes a log say more, and costs revenue while it lasts. Unknown: the lead is too small to be told "
+        "from what the assumptions below leave out, however long the log; or there is no interval."
     )
     table = pd.DataFrame(
         {

@@ -13,7 +13,8 @@ that pairs of them, and the learner's departures, do not.
 
 Effects of one *block* are draws of one variance, estimated by restricted maximum likelihood as in a mixed model. So a large log
 tells pairs apart, and a small one says how unsure they are. Errors are those of rows, through β and through the mean, summed by
-cluster, with the reach of ``intervals`` for skewed and unseen payments, and beside them what the draws leave open.
+cluster, with the reach of ``intervals`` for skewed and unseen payments, beside them what the draws leave open, and ``LEFT_OUT``: what
+the assumption leaves out, which no number of rows makes smaller.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from revenue_sim.off_policy.intervals import reach
 
 UNTOLD = "no interval: the log never varies what the policies differ in"
 SAME = "no interval: all requests say the same"
+LEFT_OUT = 0.03  # of the logarithm of an uplift: error of development logs whose revenue had no luck (benchmarks.uplift_coverage)
 POWER = 1.5  # ω(s) = R(s)^(1 − POWER): the variance of revenue grows with its mean to that power
 _ROUNDS, _CLOSE, _MOST = 100, 1e-3, 30.0
 _ROUNDING = 1e-5  # directions may be logarithms of single precision: smaller ones are none
@@ -112,12 +114,14 @@ class Uplift:
     high: float | None
     se: float | None  # of log(1 + uplift)
     warning: str | None = None
+    left_out: float = 0.0  # part of ``se`` that no number of rows makes smaller
 
     def rows_needed(self, rows: int, confidence: float = 0.95) -> float | None:
-        """Rows of a log like this one, of ``rows`` rows, at which the interval would just exclude 0; None: unknown."""
-        if self.se is None or self.uplift == 0:
+        """Rows of a log like this one, of ``rows`` rows, at which the interval would just exclude 0; None: unknown, or no number."""
+        if self.se is None:
             return None
-        return rows * (float(norm.ppf(0.5 + confidence / 2)) * self.se / float(np.log1p(self.uplift))) ** 2
+        room = (float(np.log1p(self.uplift)) / float(norm.ppf(0.5 + confidence / 2))) ** 2 - self.left_out**2
+        return rows * (self.se**2 - self.left_out**2) / room if room > 0 else None
 
 
 def signed_uplift(
@@ -125,10 +129,12 @@ def signed_uplift(
     rival: Sequence[Valued],
     cluster: Sequence[np.ndarray] | None = None,
     confidence: float = 0.95,
+    left_out: float = 0.0,
 ) -> Uplift:
     """Uplift over the parts of a log together: one ``Valued`` of either per part, and each row's cluster, (M,) whole numbers.
 
-    Rows of one cluster may share luck; None: every row is its own. Parts count by their rows.
+    Rows of one cluster may share luck; None: every row is its own. Parts count by their rows. ``left_out``: standard error of the
+    logarithm, beyond what the log leaves to chance.
     """
     rows = np.array([len(one.pulls) for one in policy], np.float64)
     ours, theirs = (rows * np.array([one.value for one in side]) for side in (policy, rival))
@@ -145,11 +151,11 @@ def signed_uplift(
     if sides is None:
         return Uplift(uplift, None, None, None, SAME)
     parts = zip(mine, policy, other, rival)
-    open_ = sum(float(((a * one.unsure - b * two.unsure) ** 2).sum()) for a, one, b, two in parts)
+    open_ = left_out**2 + sum(float(((a * one.unsure - b * two.unsure) ** 2).sum()) for a, one, b, two in parts)
     z = float(norm.ppf(0.5 + confidence / 2))
     below, above = (float(np.hypot(side, z * np.sqrt(open_))) for side in sides)
     se = float(np.sqrt(influence.var() / len(influence) + open_))
-    return Uplift(uplift, float(np.expm1(log_ratio - below)), float(np.expm1(log_ratio + above)), se)
+    return Uplift(uplift, float(np.expm1(log_ratio - below)), float(np.expm1(log_ratio + above)), se, left_out=left_out)
 
 
 def _mixed(

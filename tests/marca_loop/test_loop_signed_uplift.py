@@ -124,11 +124,12 @@ def test_another_reward_for_the_same_decisions(files: Path, tmp_path: Path) -> N
 
 def test_power_falls_with_exploration_which_costs_revenue(result: Any) -> None:
     power = pd.read_csv(result.out / "power.csv")
+    assert power["rows"].notna().any()
     for _, part in power.groupby("rival"):
         rows = part.sort_values("explored")["rows"].to_numpy()
-        assert rows[-1] < rows[0]
+        assert rows[-1] < rows[0] or np.isnan(rows).all()  # a lead too small for any number of rows
         assert part["cost_pct"].iloc[0] == 0
-        assert part["days"].to_numpy() == pytest.approx(part["rows"].to_numpy() / 1440, rel=1e-3)  # a row a minute
+        assert part["days"].to_numpy() == pytest.approx(part["rows"].to_numpy() / 1440, rel=1e-3, nan_ok=True)
 
 
 def test_trained_halves_are_reused(result: Any, files: Path) -> None:

@@ -171,7 +171,11 @@ def test_interval_by_hand() -> None:
     assert found.low is not None
     assert found.high is not None
     assert np.log1p(found.high) - np.log1p(found.low) >= 2 * 1.959 * np.hypot(0.01, 0.03)
-    same = signed_uplift([policy], [policy])
+    wider = signed_uplift([policy], [rival], left_out=0.04)
+    assert wider.se == pytest.approx(np.sqrt(0.01**2 + 0.03**2 + 0.04**2), rel=1e-3)
+    assert wider.low is not None
+    assert np.log1p(wider.low) <= np.log(1.1) - 1.959 * np.hypot(0.03, 0.04)
+    same = signed_uplift([policy], [policy], left_out=0.04)
     assert (same.uplift, same.low, same.warning) == (0.0, None, SAME)
 
 
@@ -218,6 +222,17 @@ def test_rows_needed() -> None:
     found = Uplift(np.expm1(0.1), -0.1, 0.3, 0.1)
     assert found.rows_needed(1000) == pytest.approx(1000 * 1.959964**2, rel=1e-5)
     assert Uplift(0.1, None, None, None).rows_needed(1000) is None
+    assert Uplift(0.0, -0.1, 0.1, 0.05).rows_needed(1000) is None
+
+
+def test_no_number_of_rows_makes_up_for_what_effects_leave_out() -> None:
+    """Of an error of .05, .03 stay whatever the rows; the rest, .04, falls with their root."""
+    z = 1.959964
+    assert Uplift(np.expm1(z * 0.05), 0.0, 0.2, 0.05, left_out=0.03).rows_needed(1000) == pytest.approx(1000, rel=1e-5)
+    assert Uplift(np.expm1(z * 0.034), -0.1, 0.2, 0.05, left_out=0.03).rows_needed(1000) == pytest.approx(
+        1000 * 0.04**2 / (0.034**2 - 0.03**2), rel=1e-5
+    )
+    assert Uplift(np.expm1(z * 0.029), -0.1, 0.2, 0.05, left_out=0.03).rows_needed(1000) is None
 
 
 def test_drawn_effects_vanish_where_there_are_none_and_stay_where_there_are() -> None:
