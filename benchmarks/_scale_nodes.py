@@ -35,14 +35,24 @@ class SimulatedRanks(Ranks):
         return work()
 
     def _together(self, work: Callable[[], T]) -> list[T]:
+        results = self._each(work)
+        self.gathered_bytes += sum(len(pickle.dumps((one, None))) for one in results)
+        return results
+
+    def _added_up(self, work: Callable[[], Any]) -> Any:
+        parts = [one for one in self._each(work) if one is not None]
+        total = sum(parts[1:], parts[0])
+        reached = 1 + (self.size - 1).bit_length()  # of rank 0: its own, and one from each branch of the tree
+        self.gathered_bytes += reached * len(pickle.dumps((total, None)))
+        return total
+
+    def _each(self, work: Callable[[], T]) -> list[T]:
         results, spent = [], []
         for rank in range(self.size):
             self.rank = rank
             started = time.perf_counter()
-            result = work()
-            self.gathered_bytes += len(pickle.dumps((result, None)))
+            results.append(work())
             spent.append(time.perf_counter() - started)
-            results.append(result)
         self.rank = 0
         self.spared_s += sum(spent) - max(spent)
         return results

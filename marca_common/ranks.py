@@ -76,10 +76,10 @@ class Ranks:
     def sum(self, function: Callable[[S], Any], shards: Sequence[S]) -> Any:
         """Σ ``function`` over at least one shard, of what adds up to the same in any order, such as whole numbers.
 
-        Each rank adds up its own as it goes, so that neither memory nor what is gathered grows with the number of shards.
+        Each rank adds up its own as it goes, and pairs of ranks add up theirs. So memory does not grow with the number of shards, and
+        what reaches a rank grows with the logarithm of the number of ranks.
         """
-        parts = self._together(lambda: _added(function(one) for one in shards[self.rank :: self.size]))
-        return _added(part for part in parts if part is not None)
+        return self._added_up(lambda: _added(function(one) for one in shards[self.rank :: self.size]))
 
     def lead(self, work: Callable[[], T]) -> T:
         """What ``work`` returns on rank 0, told to all."""
@@ -116,15 +116,47 @@ class Ranks:
         """What ``work`` returns on every rank. The first rank's UserError, if any, ends all; only rank 0 says it."""
         if self.size == 1:
             return [work()]
-        try:
-            mine: tuple[Any, str | None] = work(), None
-        except UserError as error:
-            mine = None, str(error)
-        results = self._gathered(mine)
+        results = self._gathered(_tried(work))
         failed = next((text for _, text in results if text is not None), None)
         if failed is not None:
             raise self.refusal(failed)
         return [result for result, _ in results]
+
+    def _added_up(self, work: Callable[[], Any]) -> Any:
+        """Σ over ranks of what ``work`` returns, told to all; None counts for nothing. Errors as in ``_together``."""
+        if self.size == 1:
+            return work()
+        mine, step = _tried(work), 1
+        self.gathered_bytes += len(pickle.dumps(mine))
+        while step < self.size and self.rank % (2 * step) == 0:  # a tree: pairs, then pairs of pairs, …
+            if self.rank + step < self.size:
+                mine = _both(mine, self._received(self.rank + step))
+            step *= 2
+        total, failed = self._passed_on(mine, self.rank - step)
+        if failed is not None:
+            raise self.refusal(failed)
+        return total
+
+    def _received(self, sender: int) -> Any:
+        import torch.distributed as dist
+
+        packed: list[Any] = [None]
+        with self._noticing():
+            dist.recv_object_list(packed, sender, self._group)
+        self.gathered_bytes += len(packed[0])
+        return pickle.loads(packed[0])
+
+    def _passed_on(self, mine: Any, receiver: int) -> Any:
+        """What rank 0 holds in the end; the others send theirs to ``receiver`` first."""
+        import torch.distributed as dist
+
+        packed = [pickle.dumps(mine)]
+        with self._noticing():
+            if self.rank > 0:
+                dist.send_object_list(packed, receiver, self._group)
+            dist.broadcast_object_list(packed, 0, self._group)
+        self.gathered_bytes += len(packed[0]) if self.rank > 0 else 0
+        return pickle.loads(packed[0])
 
     def _gathered(self, mine: Any) -> list[Any]:
         import torch.distributed as dist
@@ -145,6 +177,19 @@ class Ranks:
                 f"rank {self.rank} of {self.size}: another rank is gone, or silent for {self.wait_s:g} s; "
                 f"the same command goes on from what is finished: {_first_line(error)}"
             ) from None
+
+
+def _tried(work: Callable[[], Any]) -> tuple[Any, str | None]:
+    try:
+        return work(), None
+    except UserError as error:
+        return None, str(error)
+
+
+def _both(mine: tuple[Any, str | None], other: tuple[Any, str | None]) -> tuple[Any, str | None]:
+    """The sum of two, or the first one's error."""
+    failed = mine[1] if mine[1] is not None else other[1]
+    return (_added(one for one, _ in (mine, other) if one is not None) if failed is None else None), failed
 
 
 def _added(parts: Iterable[Any]) -> Any:

@@ -33,6 +33,8 @@ def square(shard):
 
 try:
     with Ranks(float(sys.argv[2])) as ranks:
+        if "sum" in sys.argv:
+            ranks.sum(square, range(3))
         squares, total = ranks.map(square, range(5)), ranks.sum(lambda shard: np.array([shard, 1]), range(3))
         summed = ranks.summed(torch.tensor([ranks.rank + 1.0])).tolist()
         print(squares, total.tolist(), ranks.sum(int, [7]), ranks.map(square, []), ranks.lead(lambda: ranks.rank), summed, flush=True)
@@ -42,8 +44,8 @@ except UserError as error:
 """
 
 
-def start(rank: int, port: int, *arguments: str) -> subprocess.Popen[str]:
-    place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def start(rank: int, port: int, *arguments: str, size: int = 2) -> subprocess.Popen[str]:
+    place = {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return subprocess.Popen(
         [sys.executable, "-c", GROUP, *arguments], cwd=REPOSITORY, env=os.environ | place | {"PYTHONPATH": "."},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -56,9 +58,9 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def group(*arguments: str) -> list[tuple[int, str, str]]:
+def group(*arguments: str, size: int = 2) -> list[tuple[int, str, str]]:
     port = free_port()
-    ranks = [start(rank, port, *arguments) for rank in (0, 1)]
+    ranks = [start(rank, port, *arguments, size=size) for rank in range(size)]
     return [(one.wait(120), *one.communicate()) for one in ranks]
 
 
@@ -106,6 +108,21 @@ def test_each_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, local
 def test_two_ranks_hold_all_results_in_the_order_of_the_shards() -> None:
     expected = "[0, 1, 4, 9, 16] [3, 3] 7 [] 0 [3.0]\n"
     assert [done[:2] for done in group("-1", "60")] == [(0, expected), (0, expected)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [3, 6])  # more ranks than a sum has shards, and no power of two
+def test_a_sum_over_any_number_of_ranks(size: int) -> None:
+    summed = float(size * (size + 1) / 2)
+    expected = f"[0, 1, 4, 9, 16] [3, 3] 7 [] 0 [{summed}]\n"
+    assert [done[:2] for done in group("-1", "60", size=size)] == [(0, expected)] * size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["0", "1", "2"])  # each of a rank of its own
+def test_a_bad_shard_of_a_sum_ends_all_with_one_line(shard: str) -> None:
+    said = [done[:2] for done in group(shard, "60", "sum", size=3)]
+    assert said == [(2, f"error: shard {shard}: bad\n"), (2, ""), (2, "")]
 
 
 @pytest.mark.slow
