@@ -121,7 +121,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             axis.errorbar(at, value, reach, fmt="o", ms=3, lw=1, color=COLORS[0], label="estimate, 95 % interval")
             axis.plot(at, part["truth"], "x", ms=5, color=COLORS[1], label="truth")
             axis.axhline(0, color="0.4", lw=0.8)
-            axis.set(title=f"{world}, over {rival.replace('_', ' ')}", xticks=at[::5], xticklabels=part["seed"].tolist()[::5])
+            axis.set(
+                title=f"{world}, over {rival.replace('_', ' ')}", xticks=at[::5], xticklabels=part["seed"].tolist()[::5]
+            )
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="lower right", ncols=2, fontsize=8)
     figure.supxlabel("seed", fontsize=9)
     figure.supylabel("uplift, percent", fontsize=9)
