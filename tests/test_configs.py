@@ -59,6 +59,8 @@ TYPES = {
     "revenue_sim/ope.yaml": ("revenue_sim.ope", "OpeConfig"),
     "revenue_sim/shards.yaml": ("revenue_sim.config", "ShardsConfig"),
     "other_computation/llm_router.yaml": ("examples.llm_router.config", "RouterConfig"),
+    "tracking/tensorboard.yaml": ("examples.tracking.tensorboard_events", "TensorBoardConfig"),
+    "tracking/optuna_search.yaml": ("examples.tracking.optuna_search", "OptunaSearch"),
     "decision_service/serve.yaml": ("examples.decision_service.config", "DecisionServiceConfig"),
     "decision_service/join.yaml": ("examples.decision_service.config", "JoinConfig"),
     "jd_sample/awrq_mixer.yaml": ("awrq_mixer.config", "TrainConfig"),

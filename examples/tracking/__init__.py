@@ -1,0 +1,1 @@
+"""Training runs in tools that researchers know: TensorBoard shows them, Optuna searches settings."""
