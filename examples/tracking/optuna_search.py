@@ -19,10 +19,12 @@ from marca_common.figures import new_figure, save_figure
 from marca_common.files import write_text
 from marca_common.progress import progress
 from marca_common.run_folder import RunFolder
+from marca_common.seeding import numpy_generator
 from marca_common.tables import write_table
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.trial import FrozenTrial
 
 MEASURE = (
     "validation_shape_gain"  # of a learner's summary.json: what Q explains of revenue within states, on held-out rows
@@ -70,7 +72,7 @@ class OptunaSearch(Config):
     space: dict[str, Range] = Field(
         min_length=1, description="keys of the learner, such as optimiser.lr, and what to try"
     )
-    trials: int = Field(default=20, ge=1, description="trainings, together with those of earlier runs")
+    trials: int = Field(default=20, ge=1, description="trainings")
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,15 @@ def search(config: OptunaSearch, out: str | Path) -> SearchResult:
         storage = optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(run.path / "study.jsonl"))
         )
-        sampler = optuna.samplers.TPESampler(seed=config.seed)
-        study = optuna.create_study(
-            study_name="search", storage=storage, sampler=sampler, direction="maximize", load_if_exists=True
-        )
-
-        done = sum(one.state == optuna.trial.TrialState.COMPLETE for one in study.trials)
-        for _ in progress(range(done, config.trials), what="trials", unit="trial"):
+        study = optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
+        for number in progress(range(len(_finished(study)), config.trials), what="trials", unit="trial"):
+            seed = int(numpy_generator(config.seed, "optuna", number).integers(2**32))
+            study.sampler = optuna.samplers.TPESampler(
+                seed=seed
+            )  # a stopped search proposes what an undisturbed one does
             trial = study.ask()
             tried = {name: one.value(trial, name) for name, one in config.space.items()}
-            learned = train(with_settings(config.learner, tried), run.path / "trials" / str(trial.number))
+            learned = train(with_settings(config.learner, tried), run.path / "trials" / str(number))
             gain = learned.summary.get(MEASURE)
             if gain is None or not math.isfinite(gain):
                 raise UserError(f"learner: got no {MEASURE}; expected validation rows whose states earn more than once")
@@ -112,7 +113,7 @@ def search(config: OptunaSearch, out: str | Path) -> SearchResult:
         best = dict(study.best_params)
         write_text(run.path / "best.yaml", dump_yaml(with_settings(config.learner, best)))
         _draw(table, run.path / "trials.png")
-        run.write_summary({MEASURE: study.best_value, "trial": study.best_trial.number, "settings": best})
+        run.write_summary({MEASURE: study.best_value, "trial": int(table[MEASURE].idxmax()), "settings": best})
     return SearchResult(table, best)
 
 
@@ -139,9 +140,12 @@ def _optuna() -> Any:
     return optuna
 
 
+def _finished(study: Study) -> list[FrozenTrial]:
+    return [one for one in study.trials if one.value is not None]
+
+
 def _table(study: Study) -> pd.DataFrame:
-    finished = [one for one in study.trials if one.value is not None]
-    return pd.DataFrame([{"trial": one.number, MEASURE: one.value, **one.params} for one in finished])
+    return pd.DataFrame([{"trial": k, MEASURE: one.value, **one.params} for k, one in enumerate(_finished(study))])
 
 
 def _draw(table: pd.DataFrame, path: Path) -> None:

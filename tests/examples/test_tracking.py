@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from awrq_mixer.config import TrainConfig
+from awrq_mixer.train import train
 from marca_common.config import load_config
 from marca_common.errors import UserError
 
@@ -54,14 +55,13 @@ def config_of(log: Path, tmp_path: Path, **changes: Any) -> OptunaSearch:
     return load_config(OptunaSearch, path)
 
 
-def test_a_search_goes_on_and_its_best_trains(log: Path, tmp_path: Path) -> None:
-    first = search(config_of(log, tmp_path), tmp_path / "out")
-    assert first.trials["trial"].tolist() == [0, 1]
-    assert first.trials["optimiser.lr"].between(0.001, 0.1).all()
-    assert first.trials["network.hidden"].isin([8, 16]).all()
-    more = search(config_of(log, tmp_path, trials=3), tmp_path / "out")
-    pd.testing.assert_frame_equal(more.trials.iloc[:2], first.trials)
-    best = more.trials.loc[more.trials[MEASURE].idxmax()]
+def test_the_best_of_a_search_is_kept_and_tensorboard_shows_its_trials(log: Path, tmp_path: Path) -> None:
+    found = search(config_of(log, tmp_path, trials=3), tmp_path / "out").trials
+    assert found["trial"].tolist() == [0, 1, 2]
+    assert found["optimiser.lr"].between(0.001, 0.1).all()
+    assert found["optimiser.lr"].nunique() == 3
+    assert found["network.hidden"].isin([8, 16]).all()
+    best = found.loc[found[MEASURE].idxmax()]
     kept = load_config(TrainConfig, tmp_path / "out/best.yaml")
     assert (kept.optimiser.lr, kept.network.hidden) == (best["optimiser.lr"], best["network.hidden"])
     assert json.loads((tmp_path / "out/summary.json").read_text())[MEASURE] == pytest.approx(best[MEASURE])
@@ -71,6 +71,26 @@ def test_a_search_goes_on_and_its_best_trains(log: Path, tmp_path: Path) -> None
     curve = pd.read_csv(tmp_path / "out/trials/0/metrics.csv")
     assert [one.step for one in shown.Scalars("loss")] == curve["step"].tolist()
     assert [one.value for one in shown.Scalars("loss")] == pytest.approx(curve["loss"].tolist(), rel=1e-6)
+
+
+def test_a_stopped_search_ends_like_an_undisturbed_one(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, trained = config_of(log, tmp_path, trials=3), []
+
+    def stopped(learner: TrainConfig, out: Path) -> Any:
+        trained.append(out.name)
+        if trained == ["0", "1"]:
+            raise KeyboardInterrupt
+        return train(learner, out)
+
+    undisturbed = search(config, tmp_path / "whole")
+    monkeypatch.setattr("examples.tracking.optuna_search.train", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        search(config, tmp_path / "out")
+    found = search(config, tmp_path / "out")
+    assert trained == ["0", "1", "1", "2"]
+    pd.testing.assert_frame_equal(found.trials, undisturbed.trials)
 
 
 def test_nothing_to_search_by_is_refused(log: Path, tmp_path: Path) -> None:

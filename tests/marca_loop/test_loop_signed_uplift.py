@@ -17,7 +17,7 @@ from marca_loop.judged_half import LOGGED, POLICY, RIVALS, STATIC, Decided, pric
 from marca_loop.signed_uplift import SignedUplift, halves_of, judged_halves, signed_uplift_of_log
 from marca_loop.uplift_tables import saved
 from revenue_sim.off_policy.directions import ActionEffects
-from revenue_sim.off_policy.signed import UNTOLD, Effects
+from revenue_sim.off_policy.signed import UNTOLD, Effects, signed_uplift
 
 SPEC = RequestSpec(
     state={"tier": "category", "kind": "category"},
@@ -120,6 +120,16 @@ def test_another_reward_for_the_same_decisions(files: Path, tmp_path: Path) -> N
         ]
         assert ratios[1] == pytest.approx(ratios[0])
         assert ratios[2] == pytest.approx(1, abs=0.01)
+
+
+def test_errors_hold_what_effects_leave_out(result: Any, files: Path) -> None:
+    config = config_of(files)
+    halves, _ = judged_halves(config, config.costs.per_state(config.spec), files / "out/halves")
+    ours, logged = ([one.valued[1.0, name] for one in halves] for name in (POLICY, LOGGED))
+    of_rows = signed_uplift(ours, logged).se
+    assert of_rows is not None
+    table = result.table.set_index(["spend_share", "rival"])
+    assert table.loc[(1.0, LOGGED), "se_log"] == pytest.approx(np.hypot(of_rows, 0.03))
 
 
 def test_power_falls_with_exploration_which_costs_revenue(result: Any) -> None:
