@@ -97,10 +97,9 @@ def search(config: OptunaSearch, out: str | Path) -> SearchResult:
         )
         study = optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
         for number in progress(range(len(_finished(study)), config.trials), what="trials", unit="trial"):
+            # A stopped search proposes what an undisturbed one does.
             seed = int(numpy_generator(config.seed, "optuna", number).integers(2**32))
-            study.sampler = optuna.samplers.TPESampler(
-                seed=seed
-            )  # a stopped search proposes what an undisturbed one does
+            study.sampler = optuna.samplers.TPESampler(seed=seed)
             trial = study.ask()
             tried = {name: one.value(trial, name) for name, one in config.space.items()}
             learned = train(with_settings(config.learner, tried), run.path / "trials" / str(number))

@@ -34,7 +34,8 @@ def square(shard):
 try:
     with Ranks(float(sys.argv[2])) as ranks:
         if "sum" in sys.argv:
-            ranks.sum(square, range(3))
+            print(ranks.sum(square, range(3)), flush=True)
+            sys.exit()
         squares, total = ranks.map(square, range(5)), ranks.sum(lambda shard: np.array([shard, 1]), range(3))
         summed = ranks.summed(torch.tensor([ranks.rank + 1.0])).tolist()
         print(squares, total.tolist(), ranks.sum(int, [7]), ranks.map(square, []), ranks.lead(lambda: ranks.rank), summed, flush=True)
