@@ -35,8 +35,8 @@ def walk(title: str, folder: Path) -> None:
             assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
 
 
-def test_there_are_nine_walks() -> None:
-    assert len(WALKS) == 9
+def test_there_are_ten_walks() -> None:
+    assert len(WALKS) == 10
 
 
 @pytest.mark.slow
