@@ -167,7 +167,7 @@ class TrainConfig(FitConfig):
 
     @property
     def needs_memory(self) -> bool:
-        """Must all training rows lie in the memory of one process?"""
+        """Must all training rows lie in memory?"""
         return self.learner in (*BOOSTED, STACK) or find_learner(self.learner).keeps_rows
 
     def observed_columns(self) -> list[str]:

@@ -27,7 +27,7 @@ from marca_common.progress import progress
 from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
-from marca_common.torch_seeding import use_generator
+from marca_common.torch_seeding import use_cuts, use_generator
 
 
 @dataclass
@@ -49,11 +49,16 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     """
     set_threads(config.threads)
     take_own_gpu()
+    with Ranks() as ranks:
+        if ranks.size > 1 and config.learner in BOOSTED:
+            raise ranks.refusal(f"learner: {config.learner!r} is trained by one process; got {ranks.size}")
+        return _train(config, out, ranks)
+
+
+def _train(config: TrainConfig, out: str | Path, ranks: Ranks) -> TrainResult:
     started = time.perf_counter()
     run = RunFolder(out, config, resumes_from="members" if config.learner == STACK else "last.pt")
-    with Ranks() as ranks, ranks.folder(run):
-        if ranks.size > 1 and config.needs_memory:
-            raise ranks.refusal(f"learner: {config.learner!r} is trained by one process; got {ranks.size}")
+    with ranks.folder(run):
         log = load_shards(config, ranks) if config.stream else load_log(config)
         validation = make_validation_set(log.validation, log.spec, config.validation_rows, config.seed)
         loaded = time.perf_counter()
@@ -77,12 +82,8 @@ def _fitted(
         return _fit(config, log, validation, run, ranks)
     assert isinstance(log, Log)
     if config.learner == STACK:
-        return stacked.fit(config, log, validation, run, _train_member)
-    return boosted.fit(config, log, validation, run)
-
-
-def _train_member(config: TrainConfig, out: Path) -> Predictor:
-    return train(config, out).model
+        return stacked.fit(config, log, validation, run, lambda one, folder: _train(one, folder, ranks).model, ranks)
+    return ranks.lead(lambda: boosted.fit(config, log, validation, run))
 
 
 def _fit(
@@ -101,16 +102,19 @@ def _fit(
     update = torch.compile(learner.loss) if config.compile else learner.loss
     low = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
     try:
-        for batch in rows.batches(size, config.seed, state.step):
+        for part in rows.batches(size, config.seed, state.step):
             if state.step >= state.total_steps or state.out_of_patience:
                 break
+            batch = part.rows
             batch.reward = batch.reward / learner.reward_scale
+            if part.cuts:
+                use_cuts(learner, part.cuts)
             learner.train()
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 loss, logged = update(batch)
             state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            loss, logged = average(learner, loss, logged, ranks)
+            loss, logged = average(learner, loss, logged, part.share, ranks)
             norm = torch.nn.utils.clip_grad_norm_(learner.online.parameters(), config.optimiser.clip or math.inf)
             _require_finite(loss, norm, state.step + 1, config, ranks)
             state.optimiser.step()

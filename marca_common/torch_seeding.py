@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,14 @@ class OwnInit(nn.Module, ABC):
         """Draw them."""
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Which places of a batch that ranks share are one rank's, where the ranks' parts are not equal."""
+
+    own: Tensor  # (B,) int64
+    whole: int  # places of all ranks together
+
+
 class Noisy(nn.Module):
     """A module that leaves out at random, from a named generator (``use_generator``).
 
@@ -26,12 +36,18 @@ class Noisy(nn.Module):
         super().__init__()
         self.generator: torch.Generator | None = None
         self.rank, self.ranks = 0, 1
+        self.cuts: Mapping[str, Cut] = {}  # of rows and of states; none: parts are equal
 
-    def drawn(self, shape: torch.Size, share: float, like: Tensor) -> Tensor:
-        """1 with the probability ``share``, else 0, for every element of this rank's rows (B, …)."""
-        rows = shape[0]
-        whole = torch.empty((rows * self.ranks, *shape[1:]), dtype=like.dtype, device=like.device)
-        return whole.bernoulli_(share, generator=self.generator)[self.rank * rows : (self.rank + 1) * rows]
+    def drawn(self, shape: torch.Size, share: float, like: Tensor, dim: int = 0, of: str = "rows") -> Tensor:
+        """1 with the probability ``share``, else 0, for this rank's places in ``dim``, which are ``rows`` or ``states``."""
+        mine = shape[dim]
+        cut = self.cuts.get(of)
+        whole = torch.empty(
+            (*shape[:dim], cut.whole if cut else mine * self.ranks, *shape[dim + 1 :]),
+            dtype=like.dtype,
+            device=like.device,
+        ).bernoulli_(share, generator=self.generator)
+        return whole.index_select(dim, cut.own) if cut else whole.narrow(dim, self.rank * mine, mine)
 
 
 class SeededDropout(Noisy):
@@ -41,11 +57,11 @@ class SeededDropout(Noisy):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Zero a share of ``x`` in training and scale up the rest."""
+    def forward(self, x: Tensor, dim: int = 0, of: str = "rows") -> Tensor:
+        """Zero a share of ``x`` in training and scale up the rest; ``dim`` and ``of`` as in ``drawn``."""
         if not self.training or self.rate == 0:
             return x
-        return x * self.drawn(x.shape, 1 - self.rate, x) / (1 - self.rate)
+        return x * self.drawn(x.shape, 1 - self.rate, x, dim, of) / (1 - self.rate)
 
 
 def use_generator(module: nn.Module, generator: torch.Generator, rank: int = 0, ranks: int = 1) -> None:
@@ -55,3 +71,10 @@ def use_generator(module: nn.Module, generator: torch.Generator, rank: int = 0, 
             setattr(child, "generator", generator)  # noqa: B010 - modules type their attributes as tensors
         if isinstance(child, Noisy):
             child.rank, child.ranks = rank, ranks
+
+
+def use_cuts(module: nn.Module, cuts: Mapping[str, Cut]) -> None:
+    """Tell every source of noise inside ``module`` which places of the coming batch are this rank's."""
+    for child in module.modules():
+        if isinstance(child, Noisy):
+            child.cuts = cuts

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,20 @@ POWER = 1.5
 _STEPS, _CHUNK = 50, 1024
 _ROUNDING = 1e-5  # departures are logarithms of single precision: smaller ones are none
 _PAID = 2  # rows with revenue per column: with fewer, a fit runs through each of them and its errors mean nothing
+
+
+T = TypeVar("T")
+
+
+class Work(Protocol):
+    """How chunks are worked through, such as ``Ranks.map``."""
+
+    def __call__(self, function: Callable[[int], T], shards: Sequence[int], /) -> list[T]: ...
+
+
+def in_turn(function: Callable[[int], T], shards: Sequence[int], /) -> list[T]:
+    """One after the other, here."""
+    return [function(one) for one in shards]
 
 
 @dataclass(frozen=True)
@@ -46,16 +61,18 @@ def fit_anchor(
     spec: RequestSpec,
     directions: int,
     confidence: float,
+    work: Work = in_turn,
 ) -> tuple[Anchor, Slopes]:
     """Anchor ``values(states)`` (S, A) to ``profile`` (A,) money.
 
     ``reference``: logged rows whose states the means are taken over. ``held_out``: rows with what says their values, the
-    learner or copies of it that were not trained on them. ``confidence``: standard errors taken off each slope.
+    learner or copies of it that were not trained on them. ``confidence``: standard errors taken off each slope. ``work``
+    goes through the chunks of held-out states.
     """
     learned = values(reference)
     start = _unshrunk(learned, directions)
     anchor = _put_on(start, learned, profile)
-    parts = [_features(one, start, rows, spec) for one, rows in held_out]
+    parts = [_features(one, start, rows, spec, work) for one, rows in held_out]
     level, features, foreseen, joint, reward = (np.concatenate(part) for part in zip(*parts))
     slopes = _slopes(level, features, foreseen, anchor.shift[joint], reward)
     for _ in range(2):  # the shift depends on the shares, and the slopes, a little, on the shift
@@ -110,25 +127,28 @@ def _put_on(anchor: Anchor, learned: np.ndarray, profile: np.ndarray) -> Anchor:
 
 
 def _features(
-    values: Values, anchor: Anchor, rows: pd.DataFrame, spec: RequestSpec
+    values: Values, anchor: Anchor, rows: pd.DataFrame, spec: RequestSpec, work: Work
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of each row: log level less its mean (M,), departures by direction and rest that its group's mix does not foresee
     (M, K + 1), the departure that it foresees (M,), joint action (M,), revenue (M,)."""
     states, ids, _ = spec.distinct_states(rows)
     joint, order = spec.joint_index(rows), np.argsort(ids, kind="stable")
-    level, features, foreseen = np.empty(len(rows)), np.empty((len(rows), len(anchor.shares))), np.empty(len(rows))
     mix = LoggedMix.of(rows, spec, anchor.centre)
-    for start in range(0, len(states), _CHUNK):
+
+    def of_chunk(start: int) -> tuple[np.ndarray, ...]:
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
         at, action, expected = ids[mine] - start, joint[mine], mix.joint(mine)
         levels, departure = anchor.shapes(values(states.iloc[start : start + _CHUNK]))
-        level[mine] = levels[at] - anchor.level
         components = anchor.components(departure)[at]
         along = components * anchor.directions[:, action].T
         foreseen_along = components * (expected @ anchor.directions.T)
-        foreseen[mine] = np.einsum("ma,ma->m", expected, departure[at])
-        features[mine, :-1] = along - foreseen_along
-        features[mine, -1] = departure[at, action] - along.sum(axis=1) - (foreseen[mine] - foreseen_along.sum(axis=1))
+        foreseen = np.einsum("ma,ma->m", expected, departure[at])
+        rest = departure[at, action] - along.sum(axis=1) - (foreseen - foreseen_along.sum(axis=1))
+        return mine, levels[at] - anchor.level, np.column_stack([along - foreseen_along, rest]), foreseen
+
+    level, features, foreseen = np.empty(len(rows)), np.empty((len(rows), len(anchor.shares))), np.empty(len(rows))
+    for mine, *found in work(of_chunk, range(0, len(states), _CHUNK)):
+        level[mine], features[mine], foreseen[mine] = found
     return level, features, foreseen, joint, rows[spec.reward].to_numpy(np.float64)
 
 

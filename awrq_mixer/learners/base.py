@@ -79,7 +79,8 @@ class Learner(nn.Module, ABC):
     bootstraps: ClassVar[bool] = False
     many_heads: ClassVar[bool] = False  # K value heads (``network.heads``), not one
     uses_surrogate: ClassVar[bool] = False  # can it learn from ``plus.surrogate``?
-    keeps_rows: ClassVar[bool] = False  # needs its training rows together: one process, the log in memory
+    keeps_rows: ClassVar[bool] = False  # needs its training rows in memory
+    known_rows: ClassVar[tuple[str, ...]] = ()  # buffers that hold training rows: ``prepare`` finds them again
     any_size: ClassVar[tuple[str, ...]] = ()  # whole-number buffers, and lengths, that the training rows decide
     # Numbers of ``loss`` that metrics.csv keeps.
     metrics: ClassVar[tuple[str, ...]] = ("td_last", "tot", "eta_min", "eta_max")
@@ -146,6 +147,14 @@ class Learner(nn.Module, ABC):
     def to_payload(self) -> dict[str, Any]:
         """What a checkpoint must hold to serve this learner: all weights but the target network's."""
         return {"weights": {name: w for name, w in self.state_dict().items() if not name.startswith("target.")}}
+
+    def learned(self) -> dict[str, Tensor]:
+        """All weights but what holds training rows: what a run must keep to go on."""
+        return {name: weight for name, weight in self.state_dict().items() if name not in self.known_rows}
+
+    def with_rows(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``learned`` weights of this learner, and the training rows that it holds."""
+        return {**learned, **{name: getattr(self, name) for name in self.known_rows}}
 
     def after_step(self, step: int) -> None:
         """Copy the online weights to the target network every τ updates."""

@@ -113,7 +113,7 @@ class LatentClasses(StateMemory):
             state = own.state
             rows = self.evidence(codes, batch.numbers, joint, batch.surrogate, surfaces)
             states = [(part, one.by_state(state, len(first))) for part, one in rows]
-            gate = net.gate(codes[first], batch.numbers[first])
+            gate = net.gate(codes[first], batch.numbers[first], "states")
             likelihood = torch.logsumexp(gate + _log_likelihood(states), 2).sum() / len(batch)
             others = [(part, all_.without(own, state)) for (part, all_), (_, own) in zip(states, rows)]
             known = torch.log_softmax(gate[:, state] + _log_likelihood(others), 2) + _level(others)

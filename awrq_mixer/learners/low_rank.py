@@ -26,7 +26,7 @@ from awrq_mixer.networks.agents import StateNet
 from awrq_mixer.networks.gaussian_states import StateVectors, infer, without_own
 from awrq_mixer.networks.latent_classes import Surface, profile_order
 from awrq_mixer.networks.space import Space
-from marca_common.torch_seeding import OwnInit
+from marca_common.torch_seeding import Noisy, OwnInit
 
 
 class LowRank(StateMemory):
@@ -92,7 +92,7 @@ class LowRank(StateMemory):
         return infer(factors, rows.signal - level[:, 0] - expected, precision, rows.state, len(codes))
 
 
-class MixedModel(OwnInit):
+class MixedModel(OwnInit, Noisy):
     """Levels, profile, factors of joint actions, and where a state's columns centre its vector."""
 
     offsets: Tensor
@@ -112,7 +112,6 @@ class MixedModel(OwnInit):
         self.correction = Surface(space.sizes, joint, 1, 1, 1, 0.0)
         self.log_noise = Surface(space.sizes, joint, 1, 1, 1, 0.0)
         self.log_variance = nn.Parameter(torch.zeros(2))  # of a row, of a state's level
-        self.generator: torch.Generator | None = None
 
     def reset(self, generator: torch.Generator) -> None:
         """Variances of about what a surrogate has."""
@@ -122,8 +121,7 @@ class MixedModel(OwnInit):
         """In training a few codes are shown as unseen, so that the unseen row learns."""
         if not (self.training and self.oov_rate > 0):
             return codes
-        seen = torch.empty(codes.shape, device=codes.device).bernoulli_(1 - self.oov_rate, generator=self.generator)
-        return codes * seen.long()
+        return codes * self.drawn(codes.shape, 1 - self.oov_rate, self.bias).long()
 
     def level(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Log level of the signal, and what revenue's is above it, by a state's columns, (S, 2)."""

@@ -40,7 +40,8 @@ class StateMemory(Learner):
 
     uses_surrogate = True
     keeps_rows = True
-    any_size: ClassVar[tuple[str, ...]] = tuple(f"memory_{name}" for name in _MEMORY)
+    known_rows: ClassVar[tuple[str, ...]] = tuple(f"memory_{name}" for name in _MEMORY)
+    any_size: ClassVar[tuple[str, ...]] = known_rows
     strides: Tensor
 
     def __init__(self, space: Space, config: LearnerConfig) -> None:

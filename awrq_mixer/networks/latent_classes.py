@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from awrq_mixer.learner_config import NetworkConfig, PlusConfig
 from awrq_mixer.networks.space import Space
-from marca_common.torch_seeding import OwnInit, SeededDropout
+from marca_common.torch_seeding import Noisy, OwnInit, SeededDropout
 
 S = TypeVar("S", bound="Sums")
 
@@ -212,7 +212,7 @@ class CountPart(Part):
         return self.log_shape.exp()
 
 
-class ClassNet(OwnInit):
+class ClassNet(OwnInit, Noisy):
     """Gate, surfaces and levels of ``members`` models side by side."""
 
     offsets: Tensor
@@ -233,7 +233,6 @@ class ClassNet(OwnInit):
         self.bias = nn.Parameter(torch.zeros(m, 1, 1))
         self.correction = Surface(sizes, joint, m, 1, 1, 0.0)
         self.dropout, self.oov_rate = SeededDropout(network.dropout), network.oov_rate
-        self.generator: torch.Generator | None = None
 
     def reset(self, generator: torch.Generator) -> None:
         """Glorot weights of the gate."""
@@ -246,16 +245,15 @@ class ClassNet(OwnInit):
         """In training a few codes are shown as unseen, so that the unseen row learns."""
         if not (self.training and self.oov_rate > 0):
             return codes
-        seen = torch.empty(codes.shape, device=codes.device).bernoulli_(1 - self.oov_rate, generator=self.generator)
-        return codes * seen.long()
+        return codes * self.drawn(codes.shape, 1 - self.oov_rate, self.bias).long()
 
-    def gate(self, codes: Tensor, numbers: Tensor) -> Tensor:
-        """Log shares of the classes by a state's columns alone, (members, S, classes)."""
+    def gate(self, codes: Tensor, numbers: Tensor, of: str = "rows") -> Tensor:
+        """Log shares of the classes by a state's columns alone, (members, S, classes); ``of``: are these rows or states?"""
         x = self.embedding[:, codes + self.offsets].flatten(2)  # (members, S, columns · width)
         x = torch.cat([x, numbers.expand(len(x), -1, -1)], 2)
         for weight, bias in list(zip(self.weights, self.biases))[:2]:  # no slices: torch.export can't follow them
             x = torch.relu(torch.baddbmm(bias, x, weight))
-        return torch.log_softmax(torch.baddbmm(self.biases[2], self.dropout(x), self.weights[2]), 2)
+        return torch.log_softmax(torch.baddbmm(self.biases[2], self.dropout(x, 1, of), self.weights[2]), 2)
 
     def level(self, codes: Tensor, numbers: Tensor) -> Tensor:
         """Log level of revenue by a state's columns, (members, S, 1)."""

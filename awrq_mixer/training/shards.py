@@ -21,6 +21,7 @@ from awrq_mixer.learners.base import Batch, Totals
 from awrq_mixer.networks.space import Space
 from awrq_mixer.training.survey import Cut, survey_of
 from awrq_mixer.training.training_log import make_batch
+from awrq_mixer.training.training_rows import Part
 from marca_common.encoding import StateEncoder
 from marca_common.ranks import Ranks
 from marca_common.requests import RequestSpec
@@ -125,13 +126,13 @@ class StreamedRows:
         choices = (counts * torch.arange(counts.shape[1])).sum()
         return [float(len(self)), float(self.log.totals.sums["reward"][0].sum()), float(choices)]
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Batch]:
+    def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
         """Endless batches from number ``start`` on; of each, this rank's rows: those of its lanes, one after the other."""
         lanes, share = self.config.lanes, self.config.lanes // self.ranks.size
         mine = range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
         streams = [self._lane(lane, size // lanes, seed, start) for lane in mine]
         for parts in zip(*streams):
-            yield Batch.joined(parts).to(self.device)
+            yield Part(Batch.joined(parts).to(self.device), 1 / self.ranks.size)
 
     def _lane(self, lane: int, size: int, seed: int, start: int) -> Iterator[Batch]:
         """Endless parts of batches, ``size`` rows each, from one lane."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.evidence import Values, tweedie_losses, tweedie_regression
+from awrq_mixer.anchoring.evidence import Values, Work, in_turn, tweedie_losses, tweedie_regression
 from awrq_mixer.anchoring.logged_mix import LoggedMix
 from awrq_mixer.serving.stack_scorer import Member
 from marca_common.requests import RequestSpec
@@ -79,23 +79,37 @@ class HeldOut:
 
 
 def held_out(
-    members: Mapping[str, Member], values: Mapping[str, Values], rows: pd.DataFrame, spec: RequestSpec
+    members: Mapping[str, Member],
+    values: Mapping[str, Values],
+    rows: pd.DataFrame,
+    spec: RequestSpec,
+    work: Work = in_turn,
 ) -> HeldOut:
-    """Levels and departures of members (name → its values of states) on ``rows``; reward in money over its mean."""
+    """Levels and departures of members (name → its values of states) on ``rows``; reward in money over its mean.
+
+    ``work`` goes through the chunks of states, one by one or as ``Ranks.map`` does.
+    """
     states, ids, _ = spec.distinct_states(rows)
     joint, reward = spec.joint_index(rows), rows[spec.reward].to_numpy(np.float64)
     order = np.argsort(ids, kind="stable")
     mix = LoggedMix.of(rows, spec, np.mean([member.centre for member in members.values()], axis=0))
-    levels, departures, foreseen = np.empty((3, len(rows), len(members)))
-    for start in range(0, len(states), _CHUNK):
+
+    def said(start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of a chunk, and level, departure and foreseen departure by each member there, (3, m, members)."""
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
         at, expected = ids[mine] - start, mix.joint(mine)
+        found = np.empty((3, len(mine), len(members)))
         for j, (name, member) in enumerate(members.items()):
             level, departure = member.shapes(values[name](states.iloc[start : start + _CHUNK]))
-            levels[mine, j] = level[at]
-            departure = departure[at]
-            foreseen[mine, j] = np.einsum("ma,ma->m", expected, departure)
-            departures[mine, j] = departure[np.arange(len(mine)), joint[mine]] - foreseen[mine, j]
+            departure, found[0, :, j] = departure[at], level[at]
+            found[2, :, j] = np.einsum("ma,ma->m", expected, departure)
+            found[1, :, j] = departure[np.arange(len(mine)), joint[mine]] - found[2, :, j]
+        return mine, found
+
+    whole = np.empty((3, len(rows), len(members)))
+    for mine, found in work(said, range(0, len(states), _CHUNK)):
+        whole[:, mine] = found
+    levels, departures, foreseen = whole
     return HeldOut(levels - levels.mean(axis=0), departures, foreseen, joint, reward / reward.mean(), [mix])
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from awrq_mixer.anchoring.evidence import Seen, fit_anchor
+from awrq_mixer.anchoring.evidence import Slopes, fit_anchor
 from awrq_mixer.anchoring.global_profile import LoggedEffects
 from awrq_mixer.anchoring.profile_figure import write_slopes
 from awrq_mixer.config import SplitConfig, TrainConfig
@@ -26,6 +26,7 @@ from awrq_mixer.training.stack_weights import HeldOut, best_profile, held_out, j
 from awrq_mixer.training.training_log import Log
 from awrq_mixer.training.validation import ValidationSet
 from marca_common.errors import UserError
+from marca_common.ranks import Ranks
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import numpy_generator
@@ -36,18 +37,26 @@ ON_REVENUE = "revenue"
 
 
 def fit(
-    config: TrainConfig, log: Log, validation: ValidationSet | None, run: RunFolder, train_member: TrainMember
+    config: TrainConfig,
+    log: Log,
+    validation: ValidationSet | None,
+    run: RunFolder,
+    train_member: TrainMember,
+    ranks: Ranks,
 ) -> tuple[Predictor, dict[str, Any]]:
-    """Train the members in ``members/``, weigh and anchor them, write the checkpoint, members.csv, slopes.csv and a figure."""
+    """Train the members in ``members/``, weigh and anchor them, write the checkpoint, members.csv, slopes.csv and a figure.
+
+    Ranks train each member together and share the rows that it is judged on; the rest all of them do alike, and rank 0 writes.
+    """
     started, stack, spec = time.perf_counter(), config.stack, log.spec
     confidence = stack.shrink.confidence
     _require_evidence(log.validation, config)
     reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
-    main = _main_side(config, log, run, train_member, reference)
+    main = _main_side(config, log, run, train_member, reference, ranks)
     configs = {name: one.config for name, one in main.models.items()}
-    sides = [main, *_halves(config, configs, log, run, train_member)]
+    sides = [main, *_halves(config, configs, log, run, train_member, ranks)]
     members = [side.members(reference) for side in sides]
-    parts = [side.seen(one, spec) for side, one in zip(sides, members)]
+    parts = [side.seen(one, spec, ranks) for side, one in zip(sides, members)]
     seen = HeldOut.joined(parts)
     candidates = [side.profiles for side in sides]
     profile = best_profile(candidates, parts, confidence)
@@ -65,14 +74,17 @@ def fit(
     table.insert(1, "column", [one.plus.surrogate or ON_REVENUE for one in configs.values()])
     stacks = [side.stack(weighed(one, weights, levels), profiles[profile], config) for side, one in zip(sides, members)]
     evidence = [(one.values, side.rows) for one, side in zip(stacks, sides)]
-    predictor, directions = _anchored(stacks[0], profiles[profile], reference, evidence, run)
-    write_table(table, run.path / "members.csv")
+    anchor, slopes = fit_anchor(
+        stacks[0].values, profiles[profile], reference, evidence, spec, stack.shrink.directions, confidence, ranks.map
+    )
+    predictor = Predictor(stacks[0].scorer, config, stacks[0].encoder, stacks[0].device, anchor)
+    ranks.lead(lambda: _write(predictor, slopes, table, run))
     return predictor, {
         "learner": config.learner,
         "members_kept": table.loc[table["weight"] > 0, "member"].tolist(),
         "profile_from": profile,
         "dropped_columns": _dropped(table, config, run),
-        "directions_kept": directions,
+        "directions_kept": int((anchor.shares > 0).sum()),
         "validation_shape_gain": validation.shape_gain(predictor.at) if validation else None,
         "train_s": round(time.perf_counter() - started, 3),
     }
@@ -102,18 +114,23 @@ class _Side:
         own = [np.log(np.maximum(self.models[one].values(reference).mean(axis=0), members[one].floor)) for one in kept]
         return self.effects[by].profile(np.exp(np.mean(own, axis=0)))
 
-    def borne_out(self, reference: pd.DataFrame, config: TrainConfig) -> bool:
+    def borne_out(self, reference: pd.DataFrame, config: TrainConfig, ranks: Ranks) -> bool:
         """Is any member worth a weight, by the rows?"""
-        seen, confidence = self.seen(self.members(reference), config.spec), config.stack.shrink.confidence
-        return bool(weigh(seen, self.profiles[best_profile([self.profiles], [seen], confidence)], confidence).any())
+        seen, confidence = self.seen(self.members(reference), config.spec, ranks), config.stack.shrink.confidence
+
+        def any_weight() -> bool:
+            return bool(weigh(seen, self.profiles[best_profile([self.profiles], [seen], confidence)], confidence).any())
+
+        return ranks.lead(any_weight)
 
     def members(self, reference: pd.DataFrame) -> dict[str, Member]:
         """With the mean shape over ``reference`` rows."""
         return {name: Member.of(model.scorer, model.values(reference)) for name, model in self.models.items()}
 
-    def seen(self, members: dict[str, Member], spec: RequestSpec) -> HeldOut:
+    def seen(self, members: dict[str, Member], spec: RequestSpec, ranks: Ranks) -> HeldOut:
         """What the members say of the rows."""
-        return held_out(members, {name: model.values for name, model in self.models.items()}, self.rows, spec)
+        values = {name: model.values for name, model in self.models.items()}
+        return held_out(members, values, self.rows, spec, ranks.map)
 
     def stack(self, members: dict[str, Member], profile: np.ndarray, config: TrainConfig) -> Predictor:
         """The members as one predictor."""
@@ -127,12 +144,13 @@ def _main_side(
     run: RunFolder,
     train_member: TrainMember,
     reference: pd.DataFrame,
+    ranks: Ranks,
 ) -> _Side:
     """Members trained on all training rows, with the validation rows; fallbacks among them where none is borne out."""
     configs, spare = config.member_configs(), config.fallbacks()
     side = _Side.of(log.train, log.validation.reset_index(drop=True), config)
     for names in (set(configs) - spare, spare):
-        if names and not (side.models and side.borne_out(reference, config)):
+        if names and not (side.models and side.borne_out(reference, config, ranks)):
             side.models |= {
                 name: train_member(configs[name], run.path / "members" / name) for name in configs if name in names
             }
@@ -140,7 +158,12 @@ def _main_side(
 
 
 def _halves(
-    config: TrainConfig, configs: dict[str, TrainConfig], log: Log, run: RunFolder, train_member: TrainMember
+    config: TrainConfig,
+    configs: dict[str, TrainConfig],
+    log: Log,
+    run: RunFolder,
+    train_member: TrainMember,
+    ranks: Ranks,
 ) -> list[_Side]:
     """Members and profiles learned on either half of the training rows, each with the other half (cross-fitting).
 
@@ -153,8 +176,7 @@ def _halves(
     for number, mine in enumerate((first, ~first)):
         rows, folder = pd.concat([log.train[mine], log.validation]), run.path / "members" / f"half_{number}"
         path = folder / "rows.parquet"
-        if not path.exists():
-            write_table(rows, path)
+        ranks.lead(partial(_write_once, rows, path))
         share = float(mine.sum() / len(rows))
         update = {
             "requests": str(path),
@@ -168,6 +190,11 @@ def _halves(
         }
         sides.append(side)
     return sides
+
+
+def _write_once(rows: pd.DataFrame, path: Path) -> None:
+    if not path.exists():
+        write_table(rows, path)
 
 
 def _require_evidence(rows: pd.DataFrame, config: TrainConfig) -> None:
@@ -184,18 +211,13 @@ def _sample(rows: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     return rows.iloc[np.sort(chosen)].reset_index(drop=True)
 
 
-def _anchored(
-    stack: Predictor, profile: np.ndarray, reference: pd.DataFrame, evidence: Seen, run: RunFolder
-) -> tuple[Predictor, int]:
-    """The anchored stack, saved, and the number of directions that keep a share."""
-    shrink = stack.config.stack.shrink
-    anchor, slopes = fit_anchor(
-        stack.values, profile, reference, evidence, stack.spec, shrink.directions, shrink.confidence
-    )
-    found = Predictor(stack.scorer, stack.config, stack.encoder, stack.device, anchor)
-    found.save(run.path / "best.pt")
-    write_slopes(slopes, anchor, shrink.confidence, stack.config.learner, run.path)
-    return found, int((anchor.shares > 0).sum())
+def _write(predictor: Predictor, slopes: Slopes, table: pd.DataFrame, run: RunFolder) -> None:
+    """Checkpoint, slopes with their figure, and members."""
+    assert predictor.anchor is not None
+    predictor.save(run.path / "best.pt")
+    confidence = predictor.config.stack.shrink.confidence
+    write_slopes(slopes, predictor.anchor, confidence, predictor.config.learner, run.path)
+    write_table(table, run.path / "members.csv")
 
 
 def _dropped(table: pd.DataFrame, config: TrainConfig, run: RunFolder) -> list[str]:

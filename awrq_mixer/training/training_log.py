@@ -127,27 +127,25 @@ def make_batch(frame: pd.DataFrame, spec: RequestSpec, encoder: StateEncoder, su
     return Batch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (codes, numbers, actions, reward, observed)))
 
 
-def batches(
-    data: Batch, size: int, seed: int, start: int = 0, groups: Tensor | None = None, part: tuple[int, int] = (0, 1)
-) -> Iterator[Batch]:
-    """Endless shuffled batches from number ``start`` on; the order is a function of ``seed`` and the epoch alone.
+def batches(many: int, size: int, seed: int, start: int = 0, groups: Tensor | None = None) -> Iterator[Tensor]:
+    """Numbers of the rows of endless shuffled batches of ``many`` rows, from number ``start`` on.
 
-    ``part``: the how-manieth of how many equal parts of each batch to give. With ``groups`` (N,) rows of one group stay together, as long as they fit, and batches have ``size`` rows on average.
+    The order is a function of ``seed`` and the epoch alone. With ``groups`` (many,) rows of one group stay together, as
+    long as they fit, and batches have ``size`` rows on average.
     """
-    size = min(size, len(data))
-    per_epoch = len(data) // size
+    size = min(size, many)
+    per_epoch = many // size
     epoch, offset = divmod(start, per_epoch)
     while True:
         rng = numpy_generator(seed, "order", epoch)
         if groups is None:
-            order = rng.permutation(len(data))
+            order = rng.permutation(many)
             edges = np.arange(per_epoch + 1) * size
         else:
             order, edges = _grouped_order(groups.cpu().numpy(), size, per_epoch, rng)
         rows = torch.from_numpy(order)
         for number in range(offset, per_epoch):
-            whole = rows[edges[number] : edges[number + 1]]
-            yield data.take(whole.chunk(part[1])[part[0]])
+            yield rows[edges[number] : edges[number + 1]]
         epoch, offset = epoch + 1, 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +14,16 @@ from awrq_mixer.learners.base import Batch, Learner, Totals
 from awrq_mixer.training.training_log import batches
 from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
+from marca_common.torch_seeding import Cut
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rank's part of a batch."""
+
+    rows: Batch
+    share: float = 1.0  # of the batch's rows
+    cuts: Mapping[str, Cut] = field(default_factory=dict)  # rows and states, where the parts are not equal
 
 
 class Rows(Protocol):
@@ -29,7 +41,7 @@ class Rows(Protocol):
     def fingerprint(self) -> list[float]:
         """What tells these rows from others."""
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Batch]:
+    def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
         """Endless batches from number ``start`` on, this rank's part of each; revenue in money."""
 
 
@@ -52,9 +64,9 @@ class MemoryRows:
             )
 
     def batch_size(self, wanted: int) -> int:
-        """As wanted, but no more than there are; ranks share it evenly."""
+        """As wanted, but no more than there are; ranks share it evenly, unless states must stay together."""
         size = min(wanted, len(self))
-        if size % self.ranks.size:
+        if self.groups is None and size % self.ranks.size:
             raise self.ranks.refusal(f"batch_size: got {size} rows; expected a multiple of the {self.ranks.size} ranks")
         return size
 
@@ -63,21 +75,50 @@ class MemoryRows:
         rows = self.known
         return [float(len(rows)), float(rows.reward.double().sum()), float(rows.actions.double().sum())]
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Batch]:
-        """Of each batch the part of this rank."""
-        return batches(self.known, size, seed, start, self.groups, (self.ranks.rank, self.ranks.size))
+    def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
+        """Of each batch the part of this rank: as many rows as the others', or about as many where states stay together."""
+        rank, ranks = self.ranks.rank, self.ranks.size
+        for rows in batches(len(self), size, seed, start, self.groups):
+            if ranks == 1:
+                yield Part(self.known.take(rows))
+            elif self.groups is None:
+                yield Part(self.known.take(rows.chunk(ranks)[rank]), 1 / ranks)
+            else:
+                yield self._whole_states(rows, self.groups[rows])
+
+    def _whole_states(self, rows: Tensor, groups: Tensor) -> Part:
+        """The states of one rank: the batch's, in the order of their numbers, in stretches of about as many rows."""
+        found, place = torch.unique(groups, return_inverse=True)
+        order = torch.sort(place, stable=True).indices
+        first, end = share_of_states(torch.bincount(place).cpu().numpy(), self.ranks.rank, self.ranks.size)
+        own = order[first:end].sort().values
+        states = torch.unique(place[own])
+        cuts = {"rows": Cut(own, len(rows)), "states": Cut(states, len(found))}
+        return Part(self.known.take(rows[own.cpu()]), len(own) / len(rows), cuts)
+
+
+def share_of_states(counts: np.ndarray, rank: int, ranks: int) -> tuple[int, int]:
+    """First and last (exclusive) row of a rank, where states with ``counts`` rows lie one after the other.
+
+    Cut between states, next to equal parts; between any rows where a rank would be left without one.
+    """
+    even = np.arange(ranks + 1) * counts.sum() // ranks
+    edges = np.r_[0, counts.cumsum()]
+    near = edges[np.abs(edges[None] - even[:, None]).argmin(axis=1)]
+    cut = near if (np.diff(near) > 0).all() else even
+    return int(cut[rank]), int(cut[rank + 1])
 
 
 def average(
-    learner: Learner, loss: Tensor, logged: dict[str, Tensor], ranks: Ranks
+    learner: Learner, loss: Tensor, logged: dict[str, Tensor], share: float, ranks: Ranks
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gradients (in place), loss and numbers of a whole batch from those of the ranks' equal parts, by one sum."""
+    """Gradients (in place), loss and numbers of a whole batch from those of its parts, by one sum; ``share`` of this one."""
     if ranks.size == 1:
         return loss, logged
     gradients = [one.grad for one in learner.online.parameters() if one.grad is not None]
     numbers = [one.detach().float().reshape(1) for one in (loss, *logged.values())]
     parts = [*(one.flatten() for one in gradients), *numbers]
-    mean = torch.split(ranks.summed(torch.cat(parts)) / ranks.size, [one.numel() for one in parts])
+    mean = torch.split(ranks.summed(torch.cat(parts) * share), [one.numel() for one in parts])
     for gradient, one in zip(gradients, mean):
         gradient.copy_(one.view_as(gradient))
     loss, *rest = (one[0] for one in mean[len(gradients) :])

@@ -134,7 +134,7 @@ class TrainingState:
         self.sums, self.since = {}, 0
         if score > self.best:
             self.best, self.best_step, self.stale = score, self.step, 0
-            self.best_weights = copy.deepcopy(self.learner.state_dict())
+            self.best_weights = copy.deepcopy(self.learner.learned())
         else:
             self.stale += 1
         self.group.lead(self._save_last)
@@ -164,7 +164,7 @@ class TrainingState:
         """Everything a resumed run needs to end with the same weights, bit for bit; so never in the middle of an update."""
         assert self.learner.generator is not None
         payload = {
-            "weights": self.learner.state_dict(),
+            "weights": self.learner.learned(),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
             "noise": generator_state(self.learner.generator),
@@ -176,8 +176,9 @@ class TrainingState:
         save_checkpoint(self.run.path / "last.pt", _KIND, list(self.config.spec.state), payload)
 
     def _load(self, saved: dict[str, Any]) -> None:
-        load_weights(self.learner, saved["weights"], any_size=self.learner.any_size)
-        check_weights(self.learner, saved["best_weights"], "best_weights", self.learner.any_size)
+        weights, best = (self.learner.with_rows(saved[name]) for name in ("weights", "best_weights"))
+        load_weights(self.learner, weights, any_size=self.learner.any_size)
+        check_weights(self.learner, best, "best_weights", self.learner.any_size)
         load_optimiser(self.optimiser, saved["optimiser"])
         self.schedule.load_state_dict(saved["schedule"])
         assert self.learner.generator is not None
@@ -189,7 +190,7 @@ class TrainingState:
     def restore_best(self) -> None:
         """Put the best validated weights back."""
         if self.best_weights:
-            self.learner.load_state_dict(self.best_weights)
+            self.learner.load_state_dict(self.learner.with_rows(self.best_weights))
 
     def summary(self) -> dict[str, Any]:
         """What the run came to; for learners with head weights η also their least and most over all updates."""

@@ -21,6 +21,7 @@ from awrq_mixer.networks.latent_classes import CountSums, SizeSums, Surface, pro
 from awrq_mixer.serving import Predictor
 from awrq_mixer.train import make_learner, train
 from awrq_mixer.training.training_log import batches, load_log, make_batch
+from awrq_mixer.training.training_rows import MemoryRows
 from marca_common.requests import RequestSpec
 from marca_measures.rank_correlation import spearman_within
 
@@ -102,17 +103,16 @@ def test_counts_have_the_marginal_likelihood_of_a_gamma_poisson() -> None:
 def test_batches_keep_groups_together_and_miss_no_row() -> None:
     rng = np.random.default_rng(2)
     groups = torch.tensor(np.r_[rng.integers(0, 60, 900), np.full(100, 60)])  # the last group is larger than a batch
-    data = Batch(torch.arange(1000)[:, None], torch.zeros(1000, 0), *(torch.zeros(1000) for _ in range(3)))
-    stream = batches(data, 64, seed=3, groups=groups)
-    epoch = [next(stream).codes[:, 0] for _ in range(1000 // 64)]
+    stream = batches(1000, 64, seed=3, groups=groups)
+    epoch = [next(stream) for _ in range(1000 // 64)]
     assert sorted(torch.cat(epoch).tolist()) == list(range(1000))
     assert all(len(rows) for rows in epoch)
     where = {group: {i for i, rows in enumerate(epoch) if (groups[rows] == group).any()} for group in range(61)}
     assert all(len(where[group]) == 1 for group in range(60))
     assert len(where[60]) <= 2
-    again = batches(data, 64, seed=3, start=4, groups=groups)
-    assert torch.equal(next(again).codes[:, 0], epoch[4])
-    assert torch.equal(next(batches(data, 64, seed=4, groups=groups)).codes[:, 0], epoch[0]) is False
+    again = batches(1000, 64, seed=3, start=4, groups=groups)
+    assert torch.equal(next(again), epoch[4])
+    assert torch.equal(next(batches(1000, 64, seed=4, groups=groups)), epoch[0]) is False
 
 
 @pytest.fixture(scope="module")
@@ -194,13 +194,14 @@ def test_remembered_rows_move_known_states_only(hinted: Any, tmp_path: Path) -> 
 def test_training_keeps_states_whole_where_rows_are_remembered(
     hinted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = {}
+    seen: dict[str, Any] = {}
 
-    def spy(data: Any, size: Any, seed: Any, start: Any, groups: Any, part: Any) -> Any:
-        seen["groups"], seen["codes"] = groups, data.codes
-        return batches(data, size, seed, start, groups, part)
+    def spy(rows: MemoryRows, *how: Any) -> Any:
+        seen["groups"], seen["codes"] = rows.groups, rows.known.codes
+        return given(rows, *how)
 
-    monkeypatch.setattr("awrq_mixer.training.training_rows.batches", spy)
+    given = MemoryRows.batches
+    monkeypatch.setattr(MemoryRows, "batches", spy)
     train(TrainConfig.model_validate({**hinted, "max_rows": 400, "epochs": 1}), tmp_path / "whole")
     pairs = set(zip(seen["groups"].tolist(), map(tuple, seen["codes"].tolist())))
     assert (

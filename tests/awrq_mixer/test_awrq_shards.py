@@ -18,13 +18,13 @@ from awrq_mixer.learners.base import Batch
 from awrq_mixer.train import train
 from awrq_mixer.training.shards import ShardedLog, StreamedRows, load_shards
 from awrq_mixer.training.training_log import load_log, make_batch
-from awrq_mixer.training.training_rows import MemoryRows, average
+from awrq_mixer.training.training_rows import MemoryRows, average, share_of_states
 from awrq_mixer.training.validation import make_validation_set
 from awrq_mixer.training.validation_rows import ValidationRows
 from marca_common.errors import UserError
 from marca_common.ranks import Ranks
 from marca_common.seeding import torch_generator
-from marca_common.torch_seeding import SeededDropout, use_generator
+from marca_common.torch_seeding import SeededDropout, use_cuts, use_generator
 
 
 class OneOf(Ranks):
@@ -134,17 +134,17 @@ def test_an_epoch_has_every_row_once_and_begins_anywhere(priced: Any) -> None:
     rows = streamed(over_shards)
     assert len(rows) == 4800
     per_epoch = len(rows) // 96
-    some = list(itertools.islice(rows.batches(96, 5, 0), 2 * per_epoch + 3))
+    some = [one.rows for one in itertools.islice(rows.batches(96, 5, 0), 2 * per_epoch + 3)]
     prices = [Batch.joined(some[k * per_epoch : (k + 1) * per_epoch]).numbers[:, 0] for k in (0, 1)]
     assert not torch.equal(*prices)
     for one in prices:
         assert len(torch.unique(one)) == 4800  # no row twice: all have a price of their own
     for start in (1, 7, per_epoch - 1, per_epoch, per_epoch + 13):
-        again = list(itertools.islice(rows.batches(96, 5, start), 3))
+        again = [one.rows for one in itertools.islice(rows.batches(96, 5, start), 3)]
         for mine, known in zip(again, some[start:]):
             assert torch.equal(mine.numbers, known.numbers)
             assert torch.equal(mine.reward, known.reward)
-    another_seed = next(rows.batches(96, 6, 0))
+    another_seed = next(rows.batches(96, 6, 0)).rows
     assert not torch.equal(another_seed.numbers, some[0].numbers)
 
 
@@ -152,7 +152,7 @@ def test_every_batch_draws_alike_from_all_of_the_log(priced: Any) -> None:
     frame, over_shards, _ = priced
     rows = streamed(over_shards)
     edges = torch.tensor(frame["price"].to_numpy()[[1200, 2400, 3600]])
-    for batch in itertools.islice(rows.batches(96, 0, 0), 10):
+    for batch in (one.rows for one in itertools.islice(rows.batches(96, 0, 0), 10)):
         price = batch.numbers[:, 0] * rows.log.encoder.scales["price"] + rows.log.encoder.means["price"]
         assert torch.bucketize(price.double() + 1e-4, edges).bincount().tolist() == [24] * 4
 
@@ -163,8 +163,9 @@ def test_ranks_share_a_batch_whose_rows_do_not_depend_on_their_number(priced: An
     for size in (2, 4):
         ranks = [itertools.islice(streamed(over_shards, OneOf(k, size)).batches(96, 0, 3), 4) for k in range(size)]
         for one, *parts in zip(whole, *ranks):
-            assert torch.equal(one.numbers, Batch.joined(parts).numbers)
-            assert torch.equal(one.actions, Batch.joined(parts).actions)
+            joined = Batch.joined([part.rows for part in parts])
+            assert torch.equal(one.rows.numbers, joined.numbers)
+            assert torch.equal(one.rows.actions, joined.actions)
 
 
 def test_rows_at_hand_are_bounded(priced: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,16 +255,16 @@ def test_gradients_of_parts_become_those_of_the_batch(monkeypatch: pytest.Monkey
 
     whole = float(loss_of(x).detach())
     expected = [one.grad.clone() for one in learner.parameters()]
-    first = loss_of(x[:4])
+    first = loss_of(x[:3])
     theirs = torch.cat(
         [*(one.grad.flatten() for one in learner.parameters()), first.detach().reshape(1), torch.tensor([3.0])]
     )
-    mine = loss_of(x[4:])
+    mine = loss_of(x[3:])
     ranks = OneOf(1, 2)
-    monkeypatch.setattr(ranks, "summed", lambda tensor: tensor + theirs)
-    loss, logged = average(learner, mine, {"eta": torch.tensor(1.0)}, ranks)
+    monkeypatch.setattr(ranks, "summed", lambda tensor: tensor + 3 / 8 * theirs)
+    loss, logged = average(learner, mine, {"eta": torch.tensor(1.0)}, 5 / 8, ranks)
     assert float(loss) == pytest.approx(whole)
-    assert float(logged["eta"]) == 2.0
+    assert float(logged["eta"]) == 1.75
     for one, known in zip(learner.parameters(), expected):
         assert torch.allclose(one.grad, known)
 
@@ -272,11 +273,40 @@ def test_a_batch_in_memory_is_shared_evenly_or_refused(priced: Any) -> None:
     _, _, in_memory = priced
     log = load_log(TrainConfig.model_validate(in_memory))
     data = make_batch(log.train, log.spec, log.encoder)
-    whole = next(MemoryRows(data, Ranks()).batches(90, 0, 0))
-    parts = [next(MemoryRows(data, OneOf(rank, 3)).batches(90, 0, 0)) for rank in range(3)]
+    whole = next(MemoryRows(data, Ranks()).batches(90, 0, 0)).rows
+    parts = [next(MemoryRows(data, OneOf(rank, 3)).batches(90, 0, 0)).rows for rank in range(3)]
     assert torch.equal(whole.reward, Batch.joined(parts).reward)
     with pytest.raises(UserError, match="batch_size: got 100 rows; expected a multiple of the 3 ranks"):
         MemoryRows(data, OneOf(0, 3)).batch_size(100)
+
+
+def test_whole_states_are_shared_about_evenly() -> None:
+    assert [share_of_states(np.array([3, 4, 1, 2]), rank, 2) for rank in range(2)] == [(0, 3), (3, 10)]
+    assert [share_of_states(np.array([1, 1, 7]), rank, 3) for rank in range(3)] == [(0, 3), (3, 6), (6, 9)]  # cut
+
+
+def test_a_rank_draws_the_noise_of_its_rows_and_states() -> None:
+    groups = torch.tensor(np.random.default_rng(0).integers(0, 9, 40))
+    data = Batch(groups[:, None], torch.zeros(40, 0), groups[:, None], torch.arange(40.0), torch.zeros(40))
+
+    def noise(ranks: Ranks) -> tuple[torch.Tensor, ...]:
+        """Rows and states of a rank, and what their dropout leaves."""
+        rows = MemoryRows(data, ranks)
+        rows.groups = groups
+        part, dropout = next(rows.batches(30, 0, 0)), SeededDropout(0.4).train()
+        use_generator(dropout, torch_generator(0, "noise"))
+        use_cuts(dropout, part.cuts)
+        states = torch.unique(part.rows.codes)
+        kept = dropout(torch.ones(len(part.rows), 4)), dropout(torch.ones(2, len(states), 4), 1, "states")
+        return part.rows.reward.long(), states, *kept
+
+    rows, states, by_row, by_state = noise(Ranks())
+    parts = [noise(OneOf(rank, 3)) for rank in range(3)]
+    assert sorted(torch.cat([part[0] for part in parts]).tolist()) == sorted(rows.tolist())
+    assert torch.cat([part[1] for part in parts]).tolist() == states.tolist()  # every state whole, in one rank
+    for mine, own, of_rows, of_states in parts:
+        assert torch.equal(of_rows, by_row[(rows[None] == mine[:, None]).int().argmax(1)])
+        assert torch.equal(of_states, by_state[:, torch.searchsorted(states, own)])
 
 
 def shards_of(small_world: Any, folder: Path) -> tuple[Path, dict[str, Any]]:
