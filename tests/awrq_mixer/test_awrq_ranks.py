@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from awrq_mixer.config import TrainConfig
+from awrq_mixer.serving import Predictor
 from awrq_mixer.train import train
 from marca_common.checkpoint import load_checkpoint
 
@@ -29,12 +30,13 @@ from awrq_mixer.train import train
 from awrq_mixer.training.training_state import TrainingState
 from marca_common.config import load_config
 
-config, out, rank = sys.argv[1:]
-count = TrainingState.count
+config, out, rank, update = sys.argv[1:]
+count, done = TrainingState.count, []
 
 def dies(state, *logged):
     count(state, *logged)
-    if state.step == 13 and os.environ["RANK"] == rank:
+    done.append(state.step)
+    if len(done) == int(update) and os.environ["RANK"] == rank:
         os.kill(os.getpid(), signal.SIGKILL)
 
 TrainingState.count = dies
@@ -109,7 +111,7 @@ def test_a_killed_rank_changes_nothing(small_world: Any, tmp_path: Path, rank: s
     config, script = write_config(small_world, tmp_path), tmp_path / "dies.py"
     script.write_text(DIES, encoding="utf-8")
     whole = trained(config, tmp_path / "whole")
-    killed = group(str(script), str(config), str(tmp_path / "cut"), rank)
+    killed = group(str(script), str(config), str(tmp_path / "cut"), rank, "13")
     assert "Signal 9" in killed.stderr
     assert not (tmp_path / "cut/summary.json").exists()
     other = group_of_one(config, tmp_path / "cut")
@@ -125,6 +127,70 @@ def group_of_one(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "awrq_mixer.train", f"--config={config}", f"--out={out}"]
     place = os.environ | {"PYTHONPATH": "."}
     return subprocess.run(words, cwd=REPOSITORY, env=place, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def hinted(small_world: Any, tmp_path: Path) -> Any:
+    """Config values of learners that remember rows, over a log with a side column, with all the noise there is."""
+    frame, spec = small_world.frame, small_world.spec
+    joint = np.ravel_multi_index([frame[name] for name in spec["sizes"]], tuple(spec["sizes"].values()))
+    truth = small_world.truth(frame)[np.arange(len(frame)), joint]
+    noise = np.exp(np.random.default_rng(7).normal(0, 0.4, len(frame)))
+    frame.assign(hint=truth * noise).to_parquet(tmp_path / "log.parquet", index=False)
+    network = {"embedding": 4, "hidden": 8, "dropout": 0.3, "oov_rate": 0.1}
+    values = {"spec": spec, "requests": str(tmp_path / "log.parquet"), "network": network, "batch_size": 300}
+    return values | {"plus": {"surrogate": "hint", "classes": 6, "rank": 3, "members": 2}}
+
+
+def written(values: Any, folder: Path) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("learner", ["latent_classes", "low_rank", "neural_process"])
+def test_one_update_by_whole_states_is_that_of_one_process(hinted: Any, tmp_path: Path, learner: str) -> None:
+    values = hinted | {"learner": learner, "epochs": 0.01, "optimiser": {"name": "sgd", "lr": 0.1}}
+    config = written(values | {"split": {"train": 0.8, "validation": 0.0, "test": 0.2}}, tmp_path)
+    assert_close(trained(config, tmp_path / "group"), alone(config, tmp_path / "alone"), rtol=1e-4, atol=1e-6)
+
+
+def stack_of(hinted: Any) -> Any:
+    """Members with and without a memory, and trees; the last ones on rank 0 alone."""
+    fit = {name: hinted[name] for name in ("network", "batch_size", "plus")} | {"epochs": 1, "eval_every": 4}
+    members = {
+        "classes": fit | {"learner": "latent_classes"},
+        "regression": {"learner": "regression", "network": hinted["network"], "batch_size": 300, "epochs": 1},
+        "trees": {"learner": "lightgbm", "boost": {"trees": 20, "leaves": 7}},
+    }
+    shrink = {"directions": 4, "reference_rows": 300}
+    stack = {"side_columns": ["hint"], "revenue_alone": ["classes"], "members": members, "shrink": shrink}
+    split = {"train": 0.6, "validation": 0.3, "test": 0.1}
+    shared = {name: hinted[name] for name in ("spec", "requests")}
+    return shared | {"learner": "awrq_plus", "split": split, "stack": stack}
+
+
+@pytest.mark.slow
+def test_a_stack_over_ranks_is_that_of_one_process_and_a_killed_rank_changes_nothing(
+    hinted: Any, tmp_path: Path
+) -> None:
+    config, script = written(stack_of(hinted), tmp_path), tmp_path / "dies.py"
+    script.write_text(DIES, encoding="utf-8")
+    train(TrainConfig.model_validate(yaml.safe_load(config.read_text())), tmp_path / "alone")
+    whole = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'group'}")
+    assert whole.returncode == 0, whole.stderr
+    states = pd.DataFrame({"place": ["0", "2", "1"], "segment": ["3", "7", "never seen"]})
+    one, two = (Predictor.load(tmp_path / name / "best.pt").values(states) for name in ("alone", "group"))
+    assert np.allclose(one, two, rtol=0.02)
+    tables = [pd.read_csv(tmp_path / name / "members.csv") for name in ("alone", "group")]
+    assert tables[0]["verdict"].tolist() == tables[1]["verdict"].tolist()
+    killed = group(str(script), str(config), str(tmp_path / "cut"), "1", "30")  # in a half of the rows
+    assert "Signal 9" in killed.stderr
+    assert list((tmp_path / "cut").glob("unfinished-*/members/half_*"))
+    resumed = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'cut'}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert np.array_equal(Predictor.load(tmp_path / "cut/best.pt").values(states), two)
 
 
 @pytest.mark.slow
