@@ -19,6 +19,14 @@ class SplitConfig(Config):
     train: float = Field(default=0.8, gt=0, le=1, description="share of the rows, the earliest")
     validation: float = Field(default=0.1, ge=0, lt=1, description="share of the rows that follow")
     test: float = Field(default=0.1, ge=0, lt=1, description="share of the rows, the latest; never read by training")
+    half: Literal[None, "first", "second"] = Field(
+        default=None, description="learn from this half of the training rows alone, by time; null: from all"
+    )
+
+    def learned(self, rows: int) -> slice:
+        """Which of ``rows`` training rows to learn from."""
+        middle = rows // 2
+        return slice(middle if self.half == "second" else 0, middle if self.half == "first" else rows)
 
     @model_validator(mode="after")
     def _whole(self) -> SplitConfig:
@@ -117,6 +125,11 @@ class StreamConfig(Config):
         ge=1,
         description="stretches of the log that every batch draws from alike; the number of ranks divides it",
     )
+    evidence_rows: int = Field(
+        default=1_000_000,
+        ge=20,
+        description="rows of training and of validation, drawn at random, that awrq_plus fits profiles and weighs members on",
+    )
 
 
 class TrainConfig(FitConfig):
@@ -167,8 +180,8 @@ class TrainConfig(FitConfig):
 
     @property
     def needs_memory(self) -> bool:
-        """Must all training rows lie in memory?"""
-        return self.learner in (*BOOSTED, STACK) or find_learner(self.learner).keeps_rows
+        """Must all training rows lie in memory? Those of a stack are its members'."""
+        return self.learner in BOOSTED or (self.learner != STACK and find_learner(self.learner).keeps_rows)
 
     def observed_columns(self) -> list[str]:
         """Side columns that training reads."""
@@ -183,7 +196,7 @@ class TrainConfig(FitConfig):
 
     def member_configs(self) -> dict[str, TrainConfig]:
         """The training config of every member, by name, fallbacks included; same rows, split and seed as this one."""
-        shared = ("spec", "seed", "requests", "split", "max_rows", "threads", "device")
+        shared = ("spec", "seed", "requests", "stream", "split", "max_rows", "threads", "device")
         rows = {name: getattr(self, name) for name in shared}
         found = {}
         for name, member in self.stack.members.items():

@@ -13,14 +13,18 @@ import torch
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import BOOSTED, STACK, find_learner
 from awrq_mixer.learners.base import Batch, Learner, Totals
+from awrq_mixer.learners.row_shards import FOLDER, remove_others
+from awrq_mixer.learners.state_memory import StateMemory, history_columns, remembers_rows
 from awrq_mixer.networks.agents import initialise
-from awrq_mixer.serving.predictor import Predictor
+from awrq_mixer.serving.predictor import Predictor, row_shards
 from awrq_mixer.training import boosted, stacked
+from awrq_mixer.training.sampled_rows import sampled
 from awrq_mixer.training.shards import ShardedLog, StreamedRows, load_shards
 from awrq_mixer.training.training_log import Log, load_log, make_batch, odd_data
 from awrq_mixer.training.training_rows import MemoryRows, Rows, average
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
+from awrq_mixer.training.whole_states import StateRows, sorted_by_state
 from marca_common.cli import run_cli
 from marca_common.compute import multiplies_bf16, resolve_device, set_threads, take_own_gpu
 from marca_common.progress import progress
@@ -45,7 +49,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     A run that was interrupted goes on from its last checkpoint and ends with the same weights; a finished one is
     read back. Raises UserError for bad input and for a loss that is not a number (the last good checkpoint stays).
     Start it with ``torchrun --standalone --nproc-per-node N -m awrq_mixer.train …`` to share every batch among N processes;
-    with ``stream:`` the log stays in its Parquet shards.
+    with ``stream:`` the log stays in its Parquet shards, and what a learner remembers of it lies in files beside the checkpoint.
     """
     set_threads(config.threads)
     take_own_gpu()
@@ -55,7 +59,8 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
         return _train(config, out, ranks)
 
 
-def _train(config: TrainConfig, out: str | Path, ranks: Ranks) -> TrainResult:
+def _train(config: TrainConfig, out: str | Path, ranks: Ranks, rows: Path | None = None) -> TrainResult:
+    """``rows``: where rows sorted by state are kept, if not in the run's own folder."""
     started = time.perf_counter()
     run = RunFolder(out, config, resumes_from="members" if config.learner == STACK else "last.pt")
     with ranks.folder(run):
@@ -68,7 +73,7 @@ def _train(config: TrainConfig, out: str | Path, ranks: Ranks) -> TrainResult:
             run.warn(
                 "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
             )
-        model, summary = _fitted(config, log, validation, run, ranks)
+        model, summary = _fitted(config, log, validation, run, ranks, rows or run.path / FOLDER)
         summary["load_s"] = round(loaded - started, 3)
         if ranks.rank == 0:
             run.write_summary(summary)
@@ -76,22 +81,42 @@ def _train(config: TrainConfig, out: str | Path, ranks: Ranks) -> TrainResult:
 
 
 def _fitted(
-    config: TrainConfig, log: Log | ShardedLog, validation: ValidationSet | None, run: RunFolder, ranks: Ranks
+    config: TrainConfig,
+    log: Log | ShardedLog,
+    validation: ValidationSet | None,
+    run: RunFolder,
+    ranks: Ranks,
+    rows: Path,
 ) -> tuple[Predictor, dict[str, Any]]:
-    if config.learner not in (STACK, *BOOSTED):
-        return _fit(config, log, validation, run, ranks)
-    assert isinstance(log, Log)
     if config.learner == STACK:
-        return stacked.fit(config, log, validation, run, lambda one, folder: _train(one, folder, ranks).model, ranks)
-    return ranks.lead(lambda: boosted.fit(config, log, validation, run))
+        evidence = log if isinstance(log, Log) else sampled(log, config, ranks)
+
+        def train_member(one: TrainConfig, folder: Path) -> Predictor:
+            return _train(one, folder, ranks, rows).model
+
+        model, summary = stacked.fit(config, evidence, validation, run, train_member, ranks)
+        ranks.lead(lambda: remove_others(rows, row_shards(model.scorer)))  # those of the halves
+        return model, summary
+    if config.learner in BOOSTED:
+        assert isinstance(log, Log)
+        return ranks.lead(lambda: boosted.fit(config, log, validation, run))
+    return _fit(config, log, validation, run, ranks, rows)
 
 
 def _fit(
-    config: TrainConfig, log: Log | ShardedLog, validation: ValidationSet | None, run: RunFolder, ranks: Ranks
+    config: TrainConfig,
+    log: Log | ShardedLog,
+    validation: ValidationSet | None,
+    run: RunFolder,
+    ranks: Ranks,
+    folder: Path,
 ) -> tuple[Predictor, dict[str, Any]]:
     device = resolve_device(config.device)
-    rows = _rows(config, log, device, ranks)
+    rows = _rows(config, log, device, ranks, folder)
     learner = make_learner(config, log, rows.known, ranks)
+    if isinstance(rows, StateRows):
+        assert isinstance(learner, StateMemory)
+        learner.shards = rows.shards
     predictor = Predictor(learner, config, log.encoder, device)
     state = TrainingState.start(config, run, learner, predictor, rows, ranks)
     if isinstance(rows, MemoryRows):
@@ -129,10 +154,15 @@ def _fit(
     return _finish(config, run, state, predictor, time.perf_counter() - started)
 
 
-def _rows(config: TrainConfig, log: Log | ShardedLog, device: torch.device, ranks: Ranks) -> Rows:
-    if isinstance(log, ShardedLog):
+def _rows(config: TrainConfig, log: Log | ShardedLog, device: torch.device, ranks: Ranks, folder: Path) -> Rows:
+    if isinstance(log, Log):
+        return MemoryRows(make_batch(log.train, log.spec, log.encoder, config.plus.surrogate).to(device), ranks)
+    if not (
+        issubclass(find_learner(config.learner), StateMemory)
+        and remembers_rows(config, history_columns(config, log.space))
+    ):
         return StreamedRows(log, config, device, ranks)
-    return MemoryRows(make_batch(log.train, log.spec, log.encoder, config.plus.surrogate).to(device), ranks)
+    return StateRows(log, sorted_by_state(log, config, ranks, folder), config, device, ranks)
 
 
 def make_learner(

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from awrq_mixer.equations import choice_sums, elementwise_loss, link
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.networks.space import Space
+
+
+class ValuesAbove(NamedTuple):
+    """How the values of a column ≥ 0 lie about 0."""
+
+    share: float  # of the rows above 0
+    mean: float  # of these
+    whole: bool  # are all values whole numbers?
 
 
 @dataclass
@@ -46,6 +54,13 @@ class Batch:
         """Mean of ``reward`` or ``surrogate``, money."""
         return float(getattr(self, column).double().mean())
 
+    def values_above(self, column: str) -> ValuesAbove:
+        """How the values of ``reward`` or ``surrogate`` lie about 0."""
+        values = getattr(self, column)
+        there = values > 0
+        mean = float(values[there].double().mean()) if there.any() else 0.0
+        return ValuesAbove(float(there.double().mean()), mean, bool((values == values.round()).all()))
+
     def by_choice(self, column: str, scale: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """``choice_sums`` of a column over its scale, (2, T, most choices)."""
         return choice_sums(getattr(self, column) / scale, self.actions, sizes)
@@ -57,6 +72,8 @@ class Totals:
 
     counts: Tensor  # (T, most choices) float64, rows of every choice of every sub-action
     sums: dict[str, Tensor]  # column → the same for its sum, money
+    above: dict[str, int]  # column → rows in which it is above 0
+    whole: dict[str, int]  # column → rows in which it is a whole number
 
     def __len__(self) -> int:
         return int(self.counts[0].sum())
@@ -64,6 +81,12 @@ class Totals:
     def mean(self, column: str) -> float:
         """As that of a batch."""
         return float(self.sums[column][0].sum()) / len(self)
+
+    def values_above(self, column: str) -> ValuesAbove:
+        """As that of a batch."""
+        above = self.above[column]
+        mean = float(self.sums[column][0].sum()) / max(above, 1)
+        return ValuesAbove(above / len(self), mean, self.whole[column] == len(self))
 
     def by_choice(self, column: str, scale: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """As that of a batch, in single precision."""

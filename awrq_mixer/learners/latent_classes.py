@@ -57,18 +57,15 @@ class LatentClasses(StateMemory):
     def prepare(self, train: Batch | Totals, profile: Tensor) -> None:
         """Find the signal's likelihood beside what is kept of the training rows."""
         super().prepare(train, profile)
-        if self.config.plus.surrogate:
-            assert isinstance(train, Batch), "rows in shards are refused by the config"
-            self._find_likelihood(train.surrogate)
-
-    def _find_likelihood(self, signal: Tensor) -> None:
-        there, whole = signal > 0, bool((signal == signal.round()).all())
-        if float(there.double().mean()) >= 1 - FEW_ZEROS:
+        if not self.config.plus.surrogate:
             return
-        self.likelihood.fill_(_COUNT if whole else _HURDLE)
-        self.count_scale.fill_(float((signal if whole else there).double().mean()))
-        if not whole:
-            self.surrogate_scale.fill_(float(signal[there].double().mean()))
+        signal = train.values_above("surrogate")
+        if signal.share >= 1 - FEW_ZEROS:
+            return
+        self.likelihood.fill_(_COUNT if signal.whole else _HURDLE)
+        self.count_scale.fill_(train.mean("surrogate") if signal.whole else signal.share)
+        if not signal.whole:
+            self.surrogate_scale.fill_(signal.mean)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Weights, memory and a likelihood; one that is none of the three is a UserError."""

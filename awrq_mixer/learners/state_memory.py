@@ -7,7 +7,7 @@ every state seen in training its logged rows with their *signal*, what the learn
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners.base import Batch, Learner, Totals
+from awrq_mixer.learners.row_shards import RowShards
 from awrq_mixer.networks.space import Space
 from marca_common.errors import UserError
 
@@ -39,7 +40,6 @@ class StateMemory(Learner):
     """Keeps whole states in a batch, and the training rows for serving; without a surrogate it remembers nothing."""
 
     uses_surrogate = True
-    keeps_rows = True
     known_rows: ClassVar[tuple[str, ...]] = tuple(f"memory_{name}" for name in _MEMORY)
     any_size: ClassVar[tuple[str, ...]] = known_rows
     strides: Tensor
@@ -49,7 +49,8 @@ class StateMemory(Learner):
         strides = [math.prod(space.sizes[t + 1 :]) for t in range(len(space.sizes))]
         self.register_buffer("strides", torch.tensor(strides), persistent=False)
         self.history = history_columns(config, space)
-        self.remembers = config.plus.surrogate is not None and bool(self.history)
+        self.remembers = remembers_rows(config, self.history)
+        self.shards: RowShards | None = None  # the training rows, where they are too many for memory
         for name, kind in _MEMORY.items():  # sorted by key; rows of key k are start[k] … start[k + 1]
             self.register_buffer(f"memory_{name}", torch.zeros(0, dtype=kind))
 
@@ -65,9 +66,8 @@ class StateMemory(Learner):
     def prepare(self, train: Batch | Totals, profile: Tensor) -> None:
         """Scale and profile as ever; remember the training rows."""
         super().prepare(train, profile)
-        if not self.remembers:
+        if not self.remembers or isinstance(train, Totals):  # rows in shards come as ``shards``
             return
-        assert isinstance(train, Batch), "rows in shards are refused by the config"
         key, order = self.keys(train.codes).sort(stable=True)
         self.memory_key, counts = torch.unique_consecutive(key, return_counts=True)
         self.memory_start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -85,7 +85,9 @@ class StateMemory(Learner):
     def _check_memory(
         self, key: Tensor, start: Tensor, codes: Tensor, numbers: Tensor, joint: Tensor, signal: Tensor
     ) -> None:
-        if not self.remembers and not any(part.numel() for part in (key, start, codes, numbers, joint, signal)):
+        if (not self.remembers or self.shards) and not any(
+            part.numel() for part in (key, start, codes, numbers, joint, signal)
+        ):
             return
         rows = len(joint)
         sizes = torch.tensor(self.space.categories, device=codes.device)
@@ -102,16 +104,17 @@ class StateMemory(Learner):
         if not good:
             raise UserError("memory_*: rows, keys and codes do not fit each other: train again")
 
+    def to_payload(self) -> dict[str, Any]:
+        """Weights; rows in shards by the name of these."""
+        return super().to_payload() | ({"rows": self.shards.name} if self.shards else {})
+
     def groups(self, data: Batch) -> Tensor | None:
         """Rows of one state come in one batch, because they speak for each other."""
         return torch.unique(self.keys(data.codes), return_inverse=True)[1] if self.remembers else None
 
     def keys(self, codes: Tensor) -> Tensor:
         """One number for the values of the ``plus.history`` columns, int64 (B,)."""
-        key = codes.new_zeros(codes.shape[0])  # not len(): torch.export would fix the number of rows
-        for j in self.history:
-            key = key * self.space.categories[j] + codes[:, j]
-        return key
+        return state_keys(codes, self.history, self.space.categories)
 
     def joint_of(self, batch: Batch) -> Tensor:
         """Joint action of each row, int64 (B,)."""
@@ -139,6 +142,10 @@ class StateMemory(Learner):
 
     def places(self, key: Tensor) -> tuple[Tensor, Tensor]:
         """Which training rows have the keys (S,), and the number of the key of each, both int64 (R,)."""
+        if self.shards:
+            found = self.shards.places(key.cpu().numpy())
+            places, owner = (torch.from_numpy(one).to(key.device) for one in found)
+            return places, owner
         place = torch.searchsorted(self.memory_key, key).clamp_max(len(self.memory_key) - 1)
         counts = (self.memory_start[place + 1] - self.memory_start[place]) * (self.memory_key[place] == key)
         owner = torch.repeat_interleave(torch.arange(len(key), device=key.device), counts)
@@ -147,8 +154,24 @@ class StateMemory(Learner):
 
     def rows_at(self, places: Tensor, owner: Tensor) -> Rows:
         """The training rows at ``places`` as those of states ``owner``, both (R,)."""
+        if self.shards:
+            rows = self.shards.take(places.cpu().numpy()).to(places.device)
+            return Rows(owner, rows.codes, rows.numbers, self.joint_of(rows), self.signal(rows))
         past, joint = self.memory_codes[places].long(), self.memory_joint[places].long()
         return Rows(owner, past, self.memory_numbers[places], joint, self.memory_signal[places])
+
+
+def remembers_rows(config: LearnerConfig, history: Sequence[int]) -> bool:
+    """Does a state's memory tell anything? It holds a side column, of states that some columns tell apart."""
+    return config.plus.surrogate is not None and bool(history)
+
+
+def state_keys(codes: Tensor, history: Sequence[int], categories: Sequence[int]) -> Tensor:
+    """One number for the values of the ``history`` columns, int64 (B,), of codes (B, columns)."""
+    key = codes.new_zeros(codes.shape[0])  # not len(): torch.export would fix the number of rows
+    for j in history:
+        key = key * categories[j] + codes[:, j]
+    return key
 
 
 def check_history(config: LearnerConfig) -> None:

@@ -67,6 +67,8 @@ class _Remembering(nn.Module):
 
     def __init__(self, learner: StateMemory) -> None:
         super().__init__()
+        if learner.shards:
+            raise UserError("checkpoint: its training rows lie in shards; expected a learner that holds them in memory")
         self.learner = learner
         self.register_buffer("key", learner.memory_key.clone())
 

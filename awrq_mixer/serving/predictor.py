@@ -14,6 +14,8 @@ from awrq_mixer.anchoring.anchor import Anchor
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import BOOSTED, LEARNERS, STACK, find_learner
 from awrq_mixer.learners.base import Learner
+from awrq_mixer.learners.row_shards import RowShards
+from awrq_mixer.learners.state_memory import StateMemory
 from awrq_mixer.networks.space import Space
 from awrq_mixer.serving.boosted_scorer import BoostedScorer
 from awrq_mixer.serving.stack_scorer import Scorer, StackScorer
@@ -83,6 +85,8 @@ class Predictor:
         payload = {"learner": self.config.learner, "config": to_dict(self.config), "encoder": self.encoder.to_dict()}
         if self.anchor is not None:
             payload["anchor"] = self.anchor.to_payload()
+        for one in row_shards(self.scorer):
+            one.put_beside(Path(path))
         save_checkpoint(path, KIND, list(self.spec.state), payload | self.scorer.to_payload())
 
     @classmethod
@@ -95,11 +99,18 @@ class Predictor:
             space = Space.of(config.spec, encoder)
             held = payload.get("anchor")
             anchor = None if held is None else Anchor.from_payload(held, config.spec.n_joint)
-            return cls(_scorer(payload, config, space, place), config, encoder, place, anchor)
+            return cls(_scorer(payload, config, space, place, Path(path)), config, encoder, place, anchor)
 
 
-def _scorer(payload: dict[str, Any], config: TrainConfig, space: Space, device: torch.device) -> Scorer:
-    """What scores, as a checkpoint holds it."""
+def row_shards(scorer: Scorer) -> list[RowShards]:
+    """The rows in shards that a learner, or the members of a stack, remember."""
+    if isinstance(scorer, StackScorer):
+        return [found for one in scorer.members.values() for found in row_shards(one.scorer)]
+    return [scorer.shards] if isinstance(scorer, StateMemory) and scorer.shards else []
+
+
+def _scorer(payload: dict[str, Any], config: TrainConfig, space: Space, device: torch.device, path: Path) -> Scorer:
+    """What scores, as a checkpoint at ``path`` holds it."""
     if config.learner in BOOSTED:
         return BoostedScorer.from_payload(payload, config, space)
     if config.learner == STACK:
@@ -108,14 +119,16 @@ def _scorer(payload: dict[str, Any], config: TrainConfig, space: Space, device: 
         require_keys(payload["members"], set(configs) - spare, optional=spare, what="members")
 
         def build(name: str, parts: Any) -> Scorer:
-            require_keys(parts, _parts(configs[name].learner), what=f"member {name}")
-            return _scorer(parts, configs[name], space, device)
+            require_keys(parts, _parts(configs[name].learner), optional={"rows"}, what=f"member {name}")
+            return _scorer(parts, configs[name], space, device, path)
 
         return StackScorer.from_payload(payload, config.spec.n_joint, build)
     kind = find_learner(config.learner)
     if config.learner in LEARNERS:  # somebody else's may need real tensors
         require_fit(lambda: kind(space, config), payload["weights"], any_size=kind.any_size)
     learner = kind(space, config)
+    if isinstance(learner, StateMemory) and "rows" in payload:
+        learner.shards = RowShards.beside(path, str(payload["rows"]), space)
     load_weights(learner, payload["weights"], any_size=learner.any_size)
     return learner.to(device).eval()
 
@@ -132,7 +145,9 @@ def _parts(learner: str) -> set[str]:
 
 def _config(payload: dict[str, Any]) -> TrainConfig:
     """The training config of a checkpoint whose parts are those of its learner."""
-    require_keys(payload, {"learner", "config", "encoder", *_parts(str(payload.get("learner")))}, optional={"anchor"})
+    require_keys(
+        payload, {"learner", "config", "encoder", *_parts(str(payload.get("learner")))}, optional={"anchor", "rows"}
+    )
     try:
         config = TrainConfig.model_validate(payload["config"])
     except ValidationError as error:

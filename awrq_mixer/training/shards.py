@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from awrq_mixer.anchoring.global_profile import result_columns
 from awrq_mixer.config import TrainConfig
+from awrq_mixer.learners import STACK
 from awrq_mixer.learners.base import Batch, Totals
 from awrq_mixer.networks.space import Space
 from awrq_mixer.training.survey import Cut, survey_of
@@ -43,6 +45,7 @@ class Shards:
         """Those of the config's log; opens the footer of every shard."""
         spec = config.spec
         schema = [*spec.table_schema(), *(Column(name, "float", 0) for name in config.observed_columns())]
+        schema += result_columns(spec) if config.learner == STACK else []  # its profile needs them
         return cls(spec, schema, row_groups(config.requests, schema, spec.columns))
 
     def read(self, group: RowGroup, first: int, end: int) -> pd.DataFrame:
@@ -72,6 +75,12 @@ class ShardedLog:
     def space(self) -> Space:
         """Sizes that networks need."""
         return Space.of(self.spec, self.encoder)
+
+    def fingerprint(self) -> list[float]:
+        """What tells the training rows from others: their revenue and choices added up."""
+        counts = self.totals.counts
+        choices = (counts * torch.arange(counts.shape[1])).sum()
+        return [float(self.totals.sums["reward"][0].sum()), float(choices)]
 
 
 def load_shards(config: TrainConfig, ranks: Ranks) -> ShardedLog:
@@ -106,7 +115,7 @@ class StreamedRows:
         assert config.stream is not None
         self.log, self.config, self.device, self.ranks = log, config.stream, device, ranks
         self.surrogate = config.plus.surrogate
-        self.lane_rows = (log.cut.validation - log.cut.train) // self.config.lanes
+        self.lane_rows = (log.cut.train_end - log.cut.train) // self.config.lanes
         self.known: Batch | Totals = log.totals
         if not self.lane_rows:
             raise ranks.refusal(
@@ -122,9 +131,7 @@ class StreamedRows:
 
     def fingerprint(self) -> list[float]:
         """What tells these rows from others: how many, their revenue, and their choices added up."""
-        counts = self.log.totals.counts
-        choices = (counts * torch.arange(counts.shape[1])).sum()
-        return [float(len(self)), float(self.log.totals.sums["reward"][0].sum()), float(choices)]
+        return [float(len(self)), *self.log.fingerprint()]
 
     def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
         """Endless batches from number ``start`` on; of each, this rank's rows: those of its lanes, one after the other."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pandas as pd
 from awrq_mixer.anchoring.evidence import Slopes, fit_anchor
 from awrq_mixer.anchoring.global_profile import LoggedEffects
 from awrq_mixer.anchoring.profile_figure import write_slopes
-from awrq_mixer.config import SplitConfig, TrainConfig
+from awrq_mixer.config import TrainConfig
 from awrq_mixer.serving.predictor import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer, weighed
 from awrq_mixer.training.stack_weights import HeldOut, best_profile, held_out, judged, weigh, weigh_levels
@@ -54,7 +54,7 @@ def fit(
     reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
     main = _main_side(config, log, run, train_member, reference, ranks)
     configs = {name: one.config for name, one in main.models.items()}
-    sides = [main, *_halves(config, configs, log, run, train_member, ranks)]
+    sides = [main, *_halves(config, configs, log, run, train_member)]
     members = [side.members(reference) for side in sides]
     parts = [side.seen(one, spec, ranks) for side, one in zip(sides, members)]
     seen = HeldOut.joined(parts)
@@ -158,12 +158,7 @@ def _main_side(
 
 
 def _halves(
-    config: TrainConfig,
-    configs: dict[str, TrainConfig],
-    log: Log,
-    run: RunFolder,
-    train_member: TrainMember,
-    ranks: Ranks,
+    config: TrainConfig, configs: dict[str, TrainConfig], log: Log, run: RunFolder, train_member: TrainMember
 ) -> list[_Side]:
     """Members and profiles learned on either half of the training rows, each with the other half (cross-fitting).
 
@@ -171,30 +166,17 @@ def _halves(
     """
     if not config.stack.cross_fit:
         return []
-    first = np.arange(len(log.train)) < len(log.train) // 2  # by time: neighbours may share their luck
     sides = []
-    for number, mine in enumerate((first, ~first)):
-        rows, folder = pd.concat([log.train[mine], log.validation]), run.path / "members" / f"half_{number}"
-        path = folder / "rows.parquet"
-        ranks.lead(partial(_write_once, rows, path))
-        share = float(mine.sum() / len(rows))
-        update = {
-            "requests": str(path),
-            "max_rows": None,
-            "split": SplitConfig(train=share, validation=1 - share, test=0.0),
-        }
-        others = log.train[~mine].iloc[-config.stack.shrink.evidence_rows :].reset_index(drop=True)
+    first, second = slice(0, log.earlier), slice(log.earlier, None)  # by time: neighbours may share their luck
+    for number, (half, mine, theirs) in enumerate((("first", first, second), ("second", second, first))):
+        split, folder = config.split.model_copy(update={"half": half}), run.path / "members" / f"half_{number}"
+        others = log.train[theirs].iloc[-config.stack.shrink.evidence_rows :].reset_index(drop=True)
         side = _Side.of(log.train[mine].reset_index(drop=True), others, config)
         side.models |= {
-            name: train_member(one.model_copy(update=update), folder / name) for name, one in configs.items()
+            name: train_member(one.model_copy(update={"split": split}), folder / name) for name, one in configs.items()
         }
         sides.append(side)
     return sides
-
-
-def _write_once(rows: pd.DataFrame, path: Path) -> None:
-    if not path.exists():
-        write_table(rows, path)
 
 
 def _require_evidence(rows: pd.DataFrame, config: TrainConfig) -> None:

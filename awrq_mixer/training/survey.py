@@ -36,6 +36,7 @@ class Cut:
     """Numbers of the first training, validation and test rows of a log, and of its rows."""
 
     train: int
+    train_end: int
     validation: int
     test: int
     end: int
@@ -45,8 +46,10 @@ class Cut:
         """As ``read_by_time`` cuts."""
         used = min(rows, config.max_rows or rows)
         train, both = config.split.train, config.split.train + config.split.validation
-        first = rows - used
-        return cls(first, first + round(used * train), first + round(used * both), rows)
+        first, learned = rows - used, config.split.learned(round(used * train))
+        return cls(
+            first + learned.start, first + learned.stop, first + round(used * train), first + round(used * both), rows
+        )
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Survey:
     money: dict[str, Moments]  # reward and side columns, in single precision as training reads them
     counts: np.ndarray  # (T, most choices) int64, rows of every choice
     sums: dict[str, np.ndarray]  # columns of ``money`` → the same for their sum, Fraction
+    above: dict[str, int]  # rows in which a column of ``money`` is above 0
+    whole: dict[str, int]  # the same where it is a whole number
     same: dict[str, int]  # rows in which a side column equals the reward
     times: dict[int, tuple[Any, Any]]  # first row of a row group → its first and last time
     validation: ValidationRows
@@ -67,7 +72,7 @@ class Survey:
         """Of one row group with the rows ``frame``, numbered as in the log."""
         spec, place = config.spec, str(group.path)
         observed = [spec.reward, *config.observed_columns()]
-        train = frame.loc[cut.train : cut.validation - 1]
+        train = frame.loc[cut.train : cut.train_end - 1]
         for column in observed:
             require_usable(frame[column].to_numpy(), f"{place}: column {column!r}")
         kinds = spec.state.items()
@@ -85,6 +90,8 @@ class Survey:
                 name: np.vectorize(Fraction, otypes=[object])(_by_choice(train, config, one))
                 for name, one in money.items()
             },
+            {name: int((one > 0).sum()) for name, one in money.items()},
+            {name: int((one == one.round()).sum()) for name, one in money.items()},
             {name: int((money[name] == money[spec.reward]).sum()) for name in observed[1:]},
             {} if times is None else {group.start: (times.min(), times.max())},
             ValidationRows.of(frame.loc[cut.validation :], spec, config.validation_rows, config.seed),
@@ -97,6 +104,8 @@ class Survey:
             _added(self.money, other.money),
             self.counts + other.counts,
             _added(self.sums, other.sums),
+            _added(self.above, other.above),
+            _added(self.whole, other.whole),
             _added(self.same, other.same),
             self.times | other.times,
             self.validation + other.validation,
@@ -111,7 +120,10 @@ class Survey:
         """What learners prepare from."""
         names = {"reward": config.spec.reward} | ({"surrogate": config.plus.surrogate} if config.plus.surrogate else {})
         sums = {name: torch.from_numpy(self.sums[column].astype(np.float64)) for name, column in names.items()}
-        return Totals(torch.from_numpy(self.counts).double(), sums)
+        counts = torch.from_numpy(self.counts).double()
+        return Totals(
+            counts, sums, *({name: one[column] for name, column in names.items()} for one in (self.above, self.whole))
+        )
 
     def profile(self, config: TrainConfig) -> np.ndarray:
         """The logging profile, float64 (A,)."""

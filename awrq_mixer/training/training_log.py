@@ -32,6 +32,7 @@ class Log:
     train: pd.DataFrame
     validation: pd.DataFrame
     test: pd.DataFrame
+    earlier: int  # training rows of the first half, by time
 
     @property
     def space(self) -> Space:
@@ -71,7 +72,7 @@ def load_log(config: TrainConfig) -> Log:
             require_informative(
                 train[column].to_numpy(), np.array_equal(train[column], train[spec.reward]), spec.reward, place
             )
-    return Log(spec, StateEncoder.fit(train, spec.state, config.requests), train, validation, test)
+    return Log(spec, StateEncoder.fit(train, spec.state, config.requests), train, validation, test, len(train) // 2)
 
 
 def require_training_rows(train: int, rows: int, config: TrainConfig) -> None:
@@ -115,7 +116,7 @@ def read_by_time(
         frame = frame.iloc[-config.max_rows :].reset_index(drop=True)
     first = round(len(frame) * config.split.train)
     second = round(len(frame) * (config.split.train + config.split.validation))
-    return frame.iloc[:first], frame.iloc[first:second], frame.iloc[second:]
+    return frame.iloc[config.split.learned(first)], frame.iloc[first:second], frame.iloc[second:]
 
 
 def make_batch(frame: pd.DataFrame, spec: RequestSpec, encoder: StateEncoder, surrogate: str | None = None) -> Batch:
@@ -153,16 +154,20 @@ def _grouped_order(
     groups: np.ndarray, size: int, per_epoch: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows by shuffled group, and the edges of ``per_epoch`` batches; groups over ``size`` rows are cut into parts of it."""
+    order, ends = shuffled_groups(groups, size, rng)
+    wanted = np.arange(1, per_epoch) * len(groups) / per_epoch
+    return order, np.r_[0, ends[np.searchsorted(ends, wanted)], len(groups)]
+
+
+def shuffled_groups(groups: np.ndarray, most: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows by shuffled group (N,), and the end of each group in that order; those over ``most`` rows are cut into parts of it."""
     by_group = np.argsort(groups, kind="stable")
     first = np.r_[0, np.flatnonzero(np.diff(groups[by_group])) + 1]
     counts = np.diff(np.r_[first, len(groups)])
     within = np.arange(len(groups)) - np.repeat(first, counts)
-    part = np.cumsum((within % size) == 0) - 1  # number of the group's part, in order of the group
+    part = np.cumsum((within % most) == 0) - 1  # number of the group's part, in order of the group
     shuffled = np.argsort(rng.permutation(part[-1] + 1)[part], kind="stable")
-    order = by_group[shuffled]
-    ends = np.r_[np.flatnonzero(np.diff(part[shuffled])) + 1, len(groups)]
-    wanted = np.arange(1, per_epoch) * len(groups) / per_epoch
-    return order, np.r_[0, ends[np.searchsorted(ends, wanted)], len(groups)]
+    return by_group[shuffled], np.r_[np.flatnonzero(np.diff(part[shuffled])) + 1, len(groups)]
 
 
 def logging_profile(frame: pd.DataFrame, spec: RequestSpec) -> np.ndarray:

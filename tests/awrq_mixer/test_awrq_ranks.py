@@ -136,7 +136,11 @@ def hinted(small_world: Any, tmp_path: Path) -> Any:
     joint = np.ravel_multi_index([frame[name] for name in spec["sizes"]], tuple(spec["sizes"].values()))
     truth = small_world.truth(frame)[np.arange(len(frame)), joint]
     noise = np.exp(np.random.default_rng(7).normal(0, 0.4, len(frame)))
-    frame.assign(hint=truth * noise).to_parquet(tmp_path / "log.parquet", index=False)
+    frame = frame.assign(hint=truth * noise)
+    frame.to_parquet(tmp_path / "log.parquet", index=False)
+    (tmp_path / "parts").mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(len(frame)), 3)):
+        frame.iloc[rows].to_parquet(tmp_path / f"parts/{number}.parquet", index=False, row_group_size=700)
     network = {"embedding": 4, "hidden": 8, "dropout": 0.3, "oov_rate": 0.1}
     values = {"spec": spec, "requests": str(tmp_path / "log.parquet"), "network": network, "batch_size": 300}
     return values | {"plus": {"surrogate": "hint", "classes": 6, "rank": 3, "members": 2}}
@@ -148,10 +152,18 @@ def written(values: Any, folder: Path) -> Path:
     return path
 
 
+def over_shards(tmp_path: Path) -> dict[str, Any]:
+    return {"requests": str(tmp_path / "parts"), "stream": {"buffer_rows": 1200, "lanes": 4}}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("learner", ["latent_classes", "low_rank", "neural_process"])
-def test_one_update_by_whole_states_is_that_of_one_process(hinted: Any, tmp_path: Path, learner: str) -> None:
+def test_one_update_by_whole_states_is_that_of_one_process(
+    hinted: Any, tmp_path: Path, learner: str, streamed: bool
+) -> None:
     values = hinted | {"learner": learner, "epochs": 0.01, "optimiser": {"name": "sgd", "lr": 0.1}}
+    values |= over_shards(tmp_path) if streamed else {}
     config = written(values | {"split": {"train": 0.8, "validation": 0.0, "test": 0.2}}, tmp_path)
     assert_close(trained(config, tmp_path / "group"), alone(config, tmp_path / "alone"), rtol=1e-4, atol=1e-6)
 
@@ -171,11 +183,56 @@ def stack_of(hinted: Any) -> Any:
     return shared | {"learner": "awrq_plus", "split": split, "stack": stack}
 
 
+SORTING = """
+import os, signal, sys
+from awrq_mixer.config import TrainConfig
+from awrq_mixer.learners.row_shards import KeyedRows
+from awrq_mixer.train import train
+from marca_common.config import load_config
+
+config, out, rank, files = sys.argv[1:]
+write, done = KeyedRows.write, []
+
+def dies(rows, path):
+    if len(done) == int(files) and os.environ["RANK"] == rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(rows, path)
+    done.append(path)
+
+KeyedRows.write = dies
+train(load_config(TrainConfig, config), out)
+"""
+
+
 @pytest.mark.slow
-def test_a_stack_over_ranks_is_that_of_one_process_and_a_killed_rank_changes_nothing(
-    hinted: Any, tmp_path: Path
+@pytest.mark.parametrize(("program", "when"), [(SORTING, "3"), (SORTING, "9"), (DIES, "13")])
+def test_a_rank_killed_while_rows_are_sorted_or_learned_changes_nothing(
+    hinted: Any, tmp_path: Path, program: str, when: str
 ) -> None:
-    config, script = written(stack_of(hinted), tmp_path), tmp_path / "dies.py"
+    values = hinted | over_shards(tmp_path) | {"learner": "low_rank", "epochs": 2, "eval_every": 5}
+    config, script = written(values, tmp_path), tmp_path / "dies.py"
+    script.write_text(program, encoding="utf-8")
+    whole = trained(config, tmp_path / "whole")
+    killed = group(str(script), str(config), str(tmp_path / "cut"), "1", when)
+    assert "Signal 9" in killed.stderr
+    resumed = trained(config, tmp_path / "cut")
+    for name, one in whole.items():
+        assert torch.equal(one, resumed[name]), name
+    rows = [sorted((tmp_path / name / "rows").rglob("*.arrow")) for name in ("whole", "cut")]
+    assert [one.name for one in rows[0]] == [one.name for one in rows[1]]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_stack_over_ranks_is_that_of_one_process_and_a_killed_rank_changes_nothing(
+    hinted: Any, tmp_path: Path, streamed: bool
+) -> None:
+    values = stack_of(hinted)
+    if streamed:
+        values |= over_shards(tmp_path)
+        del values["stack"]["members"]["trees"]  # grown in memory
+    config, script = written(values, tmp_path), tmp_path / "dies.py"
     script.write_text(DIES, encoding="utf-8")
     train(TrainConfig.model_validate(yaml.safe_load(config.read_text())), tmp_path / "alone")
     whole = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'group'}")
