@@ -14,7 +14,7 @@ from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import BOOSTED, STACK, find_learner
 from awrq_mixer.learners.base import Batch, Learner, Totals
 from awrq_mixer.learners.row_shards import FOLDER, remove_others
-from awrq_mixer.learners.state_memory import StateMemory, history_columns, remembers_rows
+from awrq_mixer.learners.state_memory import StateMemory, remembers_rows
 from awrq_mixer.networks.agents import initialise
 from awrq_mixer.serving.predictor import Predictor, row_shards
 from awrq_mixer.training import boosted, stacked
@@ -62,7 +62,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
 def _train(config: TrainConfig, out: str | Path, ranks: Ranks, rows: Path | None = None) -> TrainResult:
     """``rows``: where rows sorted by state are kept, if not in the run's own folder."""
     started = time.perf_counter()
-    run = RunFolder(out, config, resumes_from="members" if config.learner == STACK else "last.pt")
+    run = RunFolder(out, config, resumes_from=_resumes_from(config, rows))
     with ranks.folder(run):
         log = load_shards(config, ranks) if config.stream else load_log(config)
         validation = make_validation_set(log.validation, log.spec, config.validation_rows, config.seed)
@@ -78,6 +78,17 @@ def _train(config: TrainConfig, out: str | Path, ranks: Ranks, rows: Path | None
         if ranks.rank == 0:
             run.write_summary(summary)
     return TrainResult(model, summary, run.warnings)
+
+
+def _resumes_from(config: TrainConfig, rows: Path | None) -> str:
+    """What a run leaves first that a later one can go on from."""
+    if config.learner == STACK:
+        return "members"
+    return FOLDER if config.stream and rows is None and _remembers(config) else "last.pt"
+
+
+def _remembers(config: TrainConfig) -> bool:
+    return issubclass(find_learner(config.learner), StateMemory) and remembers_rows(config)
 
 
 def _fitted(
@@ -157,12 +168,9 @@ def _fit(
 def _rows(config: TrainConfig, log: Log | ShardedLog, device: torch.device, ranks: Ranks, folder: Path) -> Rows:
     if isinstance(log, Log):
         return MemoryRows(make_batch(log.train, log.spec, log.encoder, config.plus.surrogate).to(device), ranks)
-    if not (
-        issubclass(find_learner(config.learner), StateMemory)
-        and remembers_rows(config, history_columns(config, log.space))
-    ):
-        return StreamedRows(log, config, device, ranks)
-    return StateRows(log, sorted_by_state(log, config, ranks, folder), config, device, ranks)
+    if _remembers(config):
+        return StateRows(log, sorted_by_state(log, config, ranks, folder), config, device, ranks)
+    return StreamedRows(log, config, device, ranks)
 
 
 def make_learner(

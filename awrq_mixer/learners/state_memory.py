@@ -49,7 +49,7 @@ class StateMemory(Learner):
         strides = [math.prod(space.sizes[t + 1 :]) for t in range(len(space.sizes))]
         self.register_buffer("strides", torch.tensor(strides), persistent=False)
         self.history = history_columns(config, space)
-        self.remembers = remembers_rows(config, self.history)
+        self.remembers = remembers_rows(config)
         self.shards: RowShards | None = None  # the training rows, where they are too many for memory
         for name, kind in _MEMORY.items():  # sorted by key; rows of key k are start[k] … start[k + 1]
             self.register_buffer(f"memory_{name}", torch.zeros(0, dtype=kind))
@@ -161,9 +161,9 @@ class StateMemory(Learner):
         return Rows(owner, past, self.memory_numbers[places], joint, self.memory_signal[places])
 
 
-def remembers_rows(config: LearnerConfig, history: Sequence[int]) -> bool:
+def remembers_rows(config: LearnerConfig) -> bool:
     """Does a state's memory tell anything? It holds a side column, of states that some columns tell apart."""
-    return config.plus.surrogate is not None and bool(history)
+    return config.plus.surrogate is not None and bool(_history_names(config))
 
 
 def state_keys(codes: Tensor, history: Sequence[int], categories: Sequence[int]) -> Tensor:
@@ -176,7 +176,7 @@ def state_keys(codes: Tensor, history: Sequence[int], categories: Sequence[int])
 
 def check_history(config: LearnerConfig) -> None:
     """A ValueError unless ``plus.history`` names categorical state columns."""
-    categories = [name for name, kind in config.spec.state.items() if kind == "category"]
+    categories = _category_names(config)
     for name in config.plus.history or []:
         if name not in categories:
             raise ValueError(f"plus.history: got {name!r}; expected categorical state columns, of {categories}")
@@ -184,10 +184,18 @@ def check_history(config: LearnerConfig) -> None:
 
 def history_columns(config: LearnerConfig, space: Space) -> list[int]:
     """Places of the ``plus.history`` columns among the categorical ones; a UserError where they have too many values."""
-    names = [name for name, kind in config.spec.state.items() if kind == "category"]
-    places = [names.index(name) for name in (names if config.plus.history is None else config.plus.history)]
+    names = _category_names(config)
+    places = [names.index(name) for name in _history_names(config)]
     if math.prod(space.categories[j] for j in places) * space.n_joint >= 2**62:
         raise UserError(
             "plus.history: its columns have more than 2^62 combinations of values; name fewer columns, or [] for none"
         )
     return places
+
+
+def _history_names(config: LearnerConfig) -> list[str]:
+    return _category_names(config) if config.plus.history is None else config.plus.history
+
+
+def _category_names(config: LearnerConfig) -> list[str]:
+    return [name for name, kind in config.spec.state.items() if kind == "category"]
