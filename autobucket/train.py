@@ -31,13 +31,15 @@ from marca_common.checkpoint import (
     save_checkpoint,
 )
 from marca_common.cli import run_cli
-from marca_common.compute import resolve_device, set_threads
+from marca_common.compute import resolve_device, set_threads, take_own_gpu
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_common.progress import MetricsLog, progress
+from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
+from marca_common.shared_batches import averaged, require_as_many, require_shareable, shareable
 from marca_common.spread import is_flat
 from marca_common.tables import write_table
 from marca_common.torch_seeding import use_generator
@@ -60,29 +62,31 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     """Learn what actions result in from a request log (MMoE over DCN, Appendix B); each task stops by itself.
 
     Writes ``estimator.pt``, ``metrics.csv``, ``evaluation.csv`` (test rows) and ``summary.json``; an interrupted run
-    goes on from its last evaluation, a finished one is returned as it is.
+    goes on from its last evaluation, a finished one is returned as it is. Start it with
+    ``torchrun --standalone --nproc-per-node N -m autobucket.train …`` to share every batch among N processes.
     """
     set_threads(config.threads)
-    with RunFolder(out, config, resumes_from="last.pt") as run:
-        finished = run.path / "summary.json"
-        if run.resuming and finished.exists():
-            return TrainResult(Estimator.load(run.path / "estimator.pt"), read_json(finished), run.out)
-        training = _Training(config, run)
-        training.loop()
-        estimator = training.estimator()
-        estimator.save(run.path / "estimator.pt")
-        table = metrics_table(estimator, training.test_frame, slices=[])
-        write_table(table, run.path / "evaluation.csv")
-        summary = training.summary() | {"test": _by_task(table)}
-        run.write_summary(summary)
-        return TrainResult(estimator, summary, run.out)
+    take_own_gpu()
+    run = RunFolder(out, config, resumes_from="last.pt")
+    with Ranks() as ranks:
+        require_shareable("optimiser.batch_size", config.optimiser.batch_size, ranks)
+        with ranks.folder(run):
+            finished = run.path / "summary.json"
+            if ranks.lead(lambda: run.resuming and finished.exists()):
+                return ranks.each(
+                    lambda: TrainResult(Estimator.load(run.path / "estimator.pt"), read_json(finished), run.out)
+                )
+            training = ranks.each(lambda: _Training(config, run, ranks))
+            training.loop()
+            estimator = training.estimator()
+            return TrainResult(estimator, ranks.lead(lambda: training.finish(estimator)), run.out)
 
 
 class _Training:
     """Everything that an interrupted training must find again."""
 
-    def __init__(self, config: TrainConfig, run: RunFolder) -> None:
-        self.config, self.run = config, run
+    def __init__(self, config: TrainConfig, run: RunFolder, ranks: Ranks) -> None:
+        self.config, self.run, self.ranks = config, run, ranks
         self.device = resolve_device(config.device)
         frame = read_log(config.data, config.tasks)
         train_frame, validation_frame, test_frame = split(config.data, frame)
@@ -107,12 +111,12 @@ class _Training:
         )
         self.order = torch_generator(config.seed, "autobucket", "order")
         self.noise = torch_generator(config.seed, "autobucket", "dropout", device=str(self.device))
-        use_generator(self.model, self.noise)
+        use_generator(self.model, self.noise, ranks.rank, ranks.size)
         self.evaluation = self.steps = 0
         self.best = [math.inf] * len(self.tasks)
         self.kept = [-1] * len(self.tasks)  # evaluation whose weights a task keeps
         self.snapshots: dict[int, dict[str, Tensor]] = {}
-        self.seconds = self.cpu_seconds = 0.0  # in training steps: wall time, and this process's CPU time
+        self.seconds = self.cpu_seconds = 0.0  # in training steps: wall time, and CPU time of all ranks
         self.rows_seen = 0
         if run.resuming and (run.path / "last.pt").exists():
             self._restore()
@@ -130,13 +134,14 @@ class _Training:
 
     def loop(self) -> None:
         """Passes over the rows until every task has stopped or the epochs are used up."""
-        settings = self.config.optimiser
+        settings, ranks = self.config.optimiser, self.ranks
         columns = ["evaluation", "epoch", "lr", "rows_per_s", "train_loss", *(f"{t.name}_loss" for t in self.tasks)]
         resume = self.evaluation if self.evaluation else None
-        log = MetricsLog(self.run.path / "metrics.csv", columns, resume)
+        log = ranks.lead(lambda: MetricsLog(self.run.path / "metrics.csv", columns, resume))
         total = settings.epochs * settings.evaluations_per_epoch
         steps = len(self.rows) * (total - self.evaluation) // settings.evaluations_per_epoch
-        with progress(total=steps, what="autobucket.train", unit="rows", unit_scale=True) as bar:
+        quiet = ranks.rank > 0
+        with progress(total=steps, what="autobucket.train", unit="rows", unit_scale=True, disable=quiet) as bar:
             while self.evaluation < total and self.active():
                 started, cpu = time.perf_counter(), time.process_time()
                 loss, lr = self._interval(bar)
@@ -145,13 +150,14 @@ class _Training:
                 self.evaluation += 1
                 self._keep(losses)
                 self.seconds += elapsed
-                self.cpu_seconds += cpu
+                self.cpu_seconds += float(ranks.summed(torch.tensor(cpu, dtype=torch.float64)))
                 epoch = self.evaluation / settings.evaluations_per_epoch
                 rate = len(self.rows) / settings.evaluations_per_epoch / elapsed
                 named = {f"{task.name}_loss": value for task, value in zip(self.tasks, losses)}
                 row = {"epoch": epoch, "lr": lr, "rows_per_s": rate, "train_loss": loss}
-                log.write(evaluation=self.evaluation, **row, **named)
-                self._save()
+                if ranks.rank == 0:
+                    log.write(evaluation=self.evaluation, **row, **named)
+                ranks.lead(self._save)
 
     def active(self) -> list[int]:
         """Tasks that still improve: the others' losses are left out, so they no longer move the shared experts."""
@@ -161,8 +167,16 @@ class _Training:
         """The tasks, each with the weights it kept."""
         return Estimator(self.config, self.encoder, self.tasks, self.kept, self.snapshots)
 
-    def summary(self) -> dict[str, Any]:
-        """Numbers of the run."""
+    def finish(self, estimator: Estimator) -> dict[str, Any]:
+        """Write the estimator, its errors on the test rows and the summary, which is returned."""
+        estimator.save(self.run.path / "estimator.pt")
+        table = metrics_table(estimator, self.test_frame, slices=[])
+        write_table(table, self.run.path / "evaluation.csv")
+        summary = self._summary() | {"test": _by_task(table)}
+        self.run.write_summary(summary)
+        return summary
+
+    def _summary(self) -> dict[str, Any]:
         kept = {
             task.name: self.kept[t] / self.config.optimiser.evaluations_per_epoch for t, task in enumerate(self.tasks)
         }
@@ -179,20 +193,24 @@ class _Training:
         }
 
     def _interval(self, bar: Any) -> tuple[float, float]:
-        """One evaluation interval of steps; returns the mean loss and the last learning rate."""
-        settings = self.config.optimiser
+        """One evaluation interval of steps; returns the mean loss and the last learning rate.
+
+        Rows at its end that ranks cannot share evenly, at most one less than there are ranks, are left out.
+        """
+        settings, ranks = self.config.optimiser, self.ranks
         per_epoch = settings.evaluations_per_epoch
         part = self.evaluation % per_epoch
         if part == 0:
             self.permutation = torch.randperm(len(self.rows), generator=self.order).to(self.device)
         order = self.permutation[len(self.rows) * part // per_epoch : len(self.rows) * (part + 1) // per_epoch]
+        order = shareable(order, ranks)
         self.model.train()
         active, total, lr = self.active(), torch.zeros((), device=self.device), settings.lr
         for self.steps, start in enumerate(range(0, len(order), settings.batch_size)):
             share = (self.evaluation + start / len(order)) / (settings.epochs * per_epoch)
             lr = self._set_lr(share)
-            batch = self.rows.take(order[start : start + settings.batch_size])
-            loss = self._step(batch, active)
+            batch = order[start : start + settings.batch_size]
+            loss = self._step(self.rows.take(batch.chunk(ranks.size)[ranks.rank]), active)
             total += loss * len(batch)
             bar.update(len(batch))
         self.rows_seen += len(order)
@@ -207,12 +225,13 @@ class _Training:
         ]
         loss = torch.stack(losses).sum()
         self.optimiser.zero_grad(set_to_none=True)
-        self._require_finite(float(loss.detach()), "training loss")
         torch.autograd.backward(loss)
+        loss = averaged(self.model.parameters(), [loss.detach()], self.ranks)[0]
+        self._require_finite(float(loss), "training loss")
         if self.config.optimiser.gradient_clip is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimiser.gradient_clip)
         self.optimiser.step()
-        return loss.detach()
+        return loss
 
     def _set_lr(self, share: float) -> float:
         settings = self.config.optimiser
@@ -222,23 +241,29 @@ class _Training:
             group["lr"] = settings.lr * factor
         return settings.lr * factor
 
-    @torch.no_grad()
     def _validate(self) -> list[float]:
+        """Mean loss of each task; ranks share the batches, which are the same and added in the same order with any number of them."""
         self.model.eval()
-        sums = torch.zeros(len(self.tasks), dtype=torch.float64)
-        for batch in self.validation.batches(_EVALUATION_BATCH):
-            state = self.model.embed_states(batch.codes, batch.numbers)
-            outputs = self.model(state, self.model.embed_actions(batch.actions))
-            for t, output in enumerate(outputs):
-                sums[t] += float(self.tasks[t].loss_of(output, batch.labels[:, t], batch.joint)) * len(batch)
-        losses: list[float] = (sums / len(self.validation)).tolist()
+        parts = self.ranks.map(self._losses, list(self.validation.batches(_EVALUATION_BATCH)))
+        total = sum(parts, torch.zeros(len(self.tasks), dtype=torch.float64))
+        losses: list[float] = (total / len(self.validation)).tolist()
         for task, value in zip(self.tasks, losses):
             self._require_finite(value, f"validation loss of {task.name}")
         return losses
 
+    @torch.no_grad()
+    def _losses(self, batch: EncodedRows) -> Tensor:
+        """Each task's loss, added up over the rows of a batch, float64 (tasks,)."""
+        state = self.model.embed_states(batch.codes, batch.numbers)
+        outputs = self.model(state, self.model.embed_actions(batch.actions))
+        losses = [
+            task.loss_of(o, batch.labels[:, t], batch.joint) for t, (task, o) in enumerate(zip(self.tasks, outputs))
+        ]
+        return torch.stack(losses).double().cpu() * len(batch)
+
     def _require_finite(self, value: float, what: str) -> None:
         if not math.isfinite(value):
-            raise UserError(
+            raise self.ranks.refusal(
                 f"autobucket: {what} is {value:g} in evaluation interval {self.evaluation + 1}, after {self.steps} steps of it; "
                 "expected a finite number. Try a smaller optimiser.lr"
             )
@@ -266,13 +291,15 @@ class _Training:
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "rows_seen": self.rows_seen,
+            "ranks": self.ranks.size,
         }
         save_checkpoint(self.run.path / "last.pt", _RESUME, self._columns(), payload)
 
     def _restore(self) -> None:
         saved = load_checkpoint(self.run.path / "last.pt", _RESUME, self._columns())
         with content_of(self.run.path / "last.pt"):
-            require_keys(saved, {*_PLAIN, "model", "optimiser", "order", "noise", "permutation"})
+            require_keys(saved, {*_PLAIN, "model", "optimiser", "order", "noise", "permutation", "ranks"})
+            require_as_many(saved["ranks"], self.ranks)
             load_weights(self.model, saved["model"], "model")
             for moment, weights in saved["snapshots"].items():
                 check_weights(self.model, weights, f"snapshot {moment}")

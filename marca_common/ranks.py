@@ -85,6 +85,12 @@ class Ranks:
         """What ``work`` returns on rank 0, told to all."""
         return self._together(work if self.rank == 0 else lambda: None)[0]  # type: ignore[return-value]
 
+    def each(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns on this rank; all do it. The first rank's UserError, if any, ends all; only rank 0 says it."""
+        own: list[T] = []
+        self._together(lambda: own.append(work()))
+        return own[0]
+
     def summed(self, tensor: Tensor) -> Tensor:
         """Σ over ranks of a tensor that each of them has, bit for bit the same on all; itself where there is one rank."""
         if self.size == 1:

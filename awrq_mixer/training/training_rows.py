@@ -14,6 +14,7 @@ from awrq_mixer.learners.base import Batch, Learner, Totals
 from awrq_mixer.training.training_log import batches
 from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
+from marca_common.shared_batches import averaged, require_shareable
 from marca_common.torch_seeding import Cut
 
 
@@ -66,8 +67,8 @@ class MemoryRows:
     def batch_size(self, wanted: int) -> int:
         """As wanted, but no more than there are; ranks share it evenly, unless states must stay together."""
         size = min(wanted, len(self))
-        if self.groups is None and size % self.ranks.size:
-            raise self.ranks.refusal(f"batch_size: got {size} rows; expected a multiple of the {self.ranks.size} ranks")
+        if self.groups is None:
+            require_shareable("batch_size", size, self.ranks)
         return size
 
     def fingerprint(self) -> list[float]:
@@ -113,13 +114,5 @@ def average(
     learner: Learner, loss: Tensor, logged: dict[str, Tensor], share: float, ranks: Ranks
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Gradients (in place), loss and numbers of a whole batch from those of its parts, by one sum; ``share`` of this one."""
-    if ranks.size == 1:
-        return loss, logged
-    gradients = [one.grad for one in learner.online.parameters() if one.grad is not None]
-    numbers = [one.detach().float().reshape(1) for one in (loss, *logged.values())]
-    parts = [*(one.flatten() for one in gradients), *numbers]
-    mean = torch.split(ranks.summed(torch.cat(parts) * share), [one.numel() for one in parts])
-    for gradient, one in zip(gradients, mean):
-        gradient.copy_(one.view_as(gradient))
-    loss, *rest = (one[0] for one in mean[len(gradients) :])
+    loss, *rest = averaged(learner.online.parameters(), [loss, *logged.values()], ranks, share)
     return loss, dict(zip(logged, rest))

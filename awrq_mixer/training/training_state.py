@@ -35,6 +35,7 @@ from marca_common.figures import new_figure, save_figure
 from marca_common.progress import MetricsLog
 from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
+from marca_common.shared_batches import require_as_many
 
 _KIND = "awrq_mixer.training"
 _COLUMNS = ["step", "samples", "loss", "gradient_norm", "lr", "shape_gain"]
@@ -77,7 +78,7 @@ class TrainingState:
         optimiser = make_optimiser(learner, config.optimiser)
         schedule = make_schedule(optimiser, config.optimiser.decay, total)
         fingerprint = rows.fingerprint()
-        saved = ranks.lead(lambda: cls._saved(run, config, fingerprint, ranks.size))
+        saved = ranks.lead(lambda: cls._saved(run, config, fingerprint, ranks))
         metrics = None
         if ranks.rank == 0:
             columns = [*_COLUMNS, *learner.metrics]
@@ -89,7 +90,7 @@ class TrainingState:
         return state
 
     @staticmethod
-    def _saved(run: RunFolder, config: TrainConfig, fingerprint: list[float], ranks: int) -> dict[str, Any] | None:
+    def _saved(run: RunFolder, config: TrainConfig, fingerprint: list[float], ranks: Ranks) -> dict[str, Any] | None:
         path = run.path / "last.pt"
         if not (run.resuming and path.exists()):
             return None
@@ -100,10 +101,7 @@ class TrainingState:
             )
             if type(saved["step"]) is not int:
                 raise UserError(f"step is {saved['step']!r}; expected a whole number")
-            if saved["ranks"] != ranks:
-                raise UserError(
-                    f"the run was begun by {saved['ranks']!r} ranks, this group has {ranks}; go on with as many, or choose another --out"
-                )
+            require_as_many(saved["ranks"], ranks)
         return saved if saved["fingerprint"] == fingerprint else None
 
     @property
