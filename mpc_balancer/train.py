@@ -13,11 +13,13 @@ import pandas as pd
 import torch
 
 from marca_common.cli import run_cli
-from marca_common.compute import resolve_device, set_threads
+from marca_common.compute import resolve_device, set_threads, take_own_gpu
 from marca_common.errors import UserError
 from marca_common.figures import new_figure, save_figure
 from marca_common.progress import MetricsLog, progress
+from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
+from marca_common.shared_batches import require_shareable
 from mpc_balancer.config import GainConfig, SystemModelConfig
 from mpc_balancer.controllers.pi_tuning import LEAST_CPU, PI_KINDS, tune_on_model
 from mpc_balancer.forecasting.traffic_forecast import TrafficForecast, fit_forecast, one_step_forecasts
@@ -48,27 +50,42 @@ class TrainedSystemModel:
 
 
 def train(config: SystemModelConfig, out: str | Path) -> TrainedSystemModel:
-    """Learn how traffic and λ drive CPU; write system_model.pt, metrics.csv, errors.csv and summary.json to ``out``."""
+    """Learn how traffic and λ drive CPU; write system_model.pt, metrics.csv, errors.csv and summary.json to ``out``.
+
+    Start it with ``torchrun --standalone --nproc-per-node N -m mpc_balancer.train …`` to share every batch among N processes.
+    """
     set_threads(config.threads)
-    data = load_data(config)
-    with RunFolder(out, config) as folder:
-        bar = progress(what="system model", total=config.epochs, unit="epoch")
-        metrics = MetricsLog(folder.path / "metrics.csv", ["epoch", "train_loss", "valid_rmse", "seconds"])
+    take_own_gpu()
+    folder = RunFolder(out, config)
+    with Ranks() as ranks:
+        require_shareable("batch_size", config.batch_size, ranks)
+        data = ranks.each(lambda: load_data(config))
+        with ranks.folder(folder):
+            bar = progress(what="system model", total=config.epochs, unit="epoch", disable=ranks.rank > 0)
+            columns = ["epoch", "train_loss", "valid_rmse", "seconds"]
+            metrics = ranks.lead(lambda: MetricsLog(folder.path / "metrics.csv", columns))
 
-        def report(epoch: int, loss: float, error: float, seconds: float) -> None:
-            metrics.write(epoch=epoch, train_loss=loss, valid_rmse=error, seconds=seconds)
-            bar.update()
-            bar.set_postfix(rmse=f"{error:.3f}")
+            def report(epoch: int, loss: float, error: float, seconds: float) -> None:
+                if ranks.rank == 0:
+                    metrics.write(epoch=epoch, train_loss=loss, valid_rmse=error, seconds=seconds)
+                bar.update()
+                bar.set_postfix(rmse=f"{error:.3f}")
 
-        model, summary = fit_model(data, config, report, folder.warn)
-        bar.close()
-        model.save(folder.path / "system_model.pt")
-        _, valid = data.split(config.validation_share)
-        errors = error_table(model, valid, config.forecast_horizon)
-        errors.to_csv(folder.path / "errors.csv", index=False, lineterminator="\n")
-        _figure(pd.read_csv(metrics.path), errors, folder.path / "training.png")
-        folder.write_summary(summary)
+            model, summary = fit_model(data, config, report, folder.warn, ranks)
+            bar.close()
+            ranks.lead(lambda: _write(model, summary, data, config, folder))
     return TrainedSystemModel(model, summary)
+
+
+def _write(
+    model: SystemModel, summary: dict[str, Any], data: SystemData, config: SystemModelConfig, folder: RunFolder
+) -> None:
+    model.save(folder.path / "system_model.pt")
+    _, valid = data.split(config.validation_share)
+    errors = error_table(model, valid, config.forecast_horizon)
+    errors.to_csv(folder.path / "errors.csv", index=False, lineterminator="\n")
+    _figure(pd.read_csv(folder.path / "metrics.csv"), errors, folder.path / "training.png")
+    folder.write_summary(summary)
 
 
 def load_data(config: SystemModelConfig) -> SystemData:
@@ -89,12 +106,33 @@ def fit_model(
     config: SystemModelConfig,
     report: Report | None = None,
     warn: Callable[[str], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> tuple[SystemModel, dict[str, Any]]:
     """Everything that is learned from a table, in memory: g, forecasts, observer, residual quantiles, PI gains.
 
-    ``warn`` takes what a reader of the results must know. Raises UserError for a table that nothing can be learned from,
-    or not what λ does (unless ``allow_unidentified``), and for a loss that is not a number.
+    ``warn`` takes what a reader of the results must know. ``ranks`` train g together, all with the same ``data``; rank 0
+    fits the rest and tells it. Raises UserError for a table that nothing can be learned from, or not what λ does (unless
+    ``allow_unidentified``), and for a loss that is not a number.
     """
+    ranks = ranks or Ranks()
+    start = ranks.each(lambda: _start(data, config, warn))
+    best = fit_network(start.net, start.windows, start.valid, config, report or (lambda *_: None), ranks)
+    return ranks.lead(lambda: _with_the_rest(start, best, data, config, warn))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What training g begins with."""
+
+    net: SystemNetwork
+    windows: Windows
+    valid: Windows
+    features: Features
+    prices: PriceScale
+    effects: PriceEffects
+
+
+def _start(data: SystemData, config: SystemModelConfig, warn: Callable[[str], None]) -> _Start:
     require_rows(data)
     require_learnable(data)
     if config.price_high is None:
@@ -106,11 +144,16 @@ def fit_model(
     effects = _judged_effects(data, prices, config, warn)
     windows = make_windows(early, features, prices, config.rollout_steps)
     valid = make_windows(late, features, prices, config.rollout_steps)
-    net = _network(config, windows, data).to(device)
-    best = fit_network(net, windows, valid, config, report or (lambda *_: None))
-    model = SystemModel.from_network(
-        net.cpu(), config.services, features, prices, data.layout.columns, int(data.step.astype(np.int64))
-    )
+    return _Start(_network(config, windows, data).to(device), windows, valid, features, prices, effects)
+
+
+def _with_the_rest(
+    start: _Start, best: float, data: SystemData, config: SystemModelConfig, warn: Callable[[str], None]
+) -> tuple[SystemModel, dict[str, Any]]:
+    """The model of a trained network with what is fitted beside it, and the summary."""
+    step = int(data.step.astype(np.int64))
+    net, columns, late = start.net.cpu(), data.layout.columns, data.split(config.validation_share)[1]
+    model = SystemModel.from_network(net, config.services, start.features, start.prices, columns, step)
     found = tune_observer(model, late, GainConfig())
     kept = replace(found, scores=np.round(found.scores, 5), errors=_sample(found.errors))
     model.tuned = Tuned(data.layout.extras, _forecasts(data, model, config), kept)
@@ -122,11 +165,11 @@ def fit_model(
             tune_on_model, model, data, seed=config.seed, days=config.tune_days, candidates=config.tune_candidates
         )
         model.tuned = replace(model.tuned, pi_gains={kind: tune(kind, target) for kind in PI_KINDS})
-    relief = learned_relief(model, data, effects)
-    for note in unsure(relief, effects):
+    relief = learned_relief(model, data, start.effects)
+    for note in unsure(relief, start.effects):
         warn(note)
     seen = {"price_move_skill": price_move_skill(model, late), **relief}
-    return model, _summary(model, data, best, found, windows) | seen
+    return model, _summary(model, data, best, found, start.windows) | seen
 
 
 def _judged_effects(

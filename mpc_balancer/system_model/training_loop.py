@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from marca_common.errors import UserError
+from marca_common.ranks import Ranks
 from marca_common.seeding import torch_generator
+from marca_common.shared_batches import averaged, shareable
 from mpc_balancer.config import SystemModelConfig
 from mpc_balancer.system_model.system_network import SystemNetwork
 from mpc_balancer.system_model.training_windows import Windows
@@ -19,10 +20,13 @@ from mpc_balancer.system_model.training_windows import Windows
 Report = Callable[[int, float, float, float], None]
 
 
-def fit_network(net: SystemNetwork, train: Windows, valid: Windows, config: SystemModelConfig, report: Report) -> float:
+def fit_network(
+    net: SystemNetwork, train: Windows, valid: Windows, config: SystemModelConfig, report: Report, ranks: Ranks
+) -> float:
     """Adam with a cosine decay on the rollout loss; ends on patience or time; the best epoch's weights stay.
 
-    Returns the best validation RMSE of the rollout, CPU points.
+    Ranks share every batch evenly; rank 0 validates, and its clock counts. Returns the best validation RMSE of the rollout,
+    CPU points.
     """
     device = next(net.parameters()).device
     data = [
@@ -30,38 +34,41 @@ def fit_network(net: SystemNetwork, train: Windows, valid: Windows, config: Syst
         for a in (train.cpu, train.unit, train.exogenous, train.traffic, train.target, train.mask)
     ]
     generator = torch_generator(config.seed, "mpc_balancer", "batches")
-    batch = max(config.batch_size, len(train) // 128)
+    batch = max(config.batch_size, len(train) // 128 // ranks.size * ranks.size)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    updates = -(-len(train) // batch) * config.epochs
+    shared = len(train) - len(train) % ranks.size
+    updates = -(-shared // batch) * config.epochs
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates, config.lr / 10)
     best, best_state, since, started = np.inf, copy.deepcopy(net.state_dict()), 0, time.monotonic()
     for epoch in range(config.epochs):
         net.train()
         total = 0.0
-        for rows in torch.split(torch.randperm(len(train), generator=generator), batch):
+        order = shareable(torch.randperm(len(train), generator=generator), ranks)
+        for rows in torch.split(order, batch):
             optimiser.zero_grad(set_to_none=True)
-            loss = _loss(net, [d[rows] for d in data], config, generator)
-            _require_finite(loss.item(), schedule.last_epoch + 1)
+            loss = _loss(net, data, rows, config, generator, ranks)
             torch.autograd.backward(loss)
+            loss = averaged(net.parameters(), [loss.detach()], ranks)[0]
+            _require_finite(loss.item(), schedule.last_epoch + 1, ranks)
             torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimiser.step()
             schedule.step()
             total += loss.item() * len(rows)
-        error = rollout_rmse(net, valid)
-        _require_finite(error, schedule.last_epoch)
-        report(epoch, total / len(train), error, time.monotonic() - started)
+        error, seconds = ranks.lead(lambda: (rollout_rmse(net, valid), time.monotonic() - started))
+        _require_finite(error, schedule.last_epoch, ranks)
+        report(epoch, total / len(order), error, seconds)
         since += 1
         if error < best:
             best, best_state, since = error, copy.deepcopy(net.state_dict()), 0
-        if since >= config.patience or time.monotonic() - started > 60 * config.max_minutes:
+        if since >= config.patience or seconds > 60 * config.max_minutes:
             break
     net.load_state_dict(best_state)
     return best
 
 
-def _require_finite(value: float, step: int) -> None:
+def _require_finite(value: float, step: int, ranks: Ranks) -> None:
     if not math.isfinite(value):
-        raise UserError(
+        raise ranks.refusal(
             f"system model: the error is {value:g} at update {step}; expected a finite number. Try a smaller lr"
         )
 
@@ -78,20 +85,31 @@ def rollout_rmse(net: SystemNetwork, windows: Windows) -> float:
 
 
 def _loss(
-    net: SystemNetwork, batch: list[torch.Tensor], config: SystemModelConfig, generator: torch.Generator
+    net: SystemNetwork,
+    data: list[torch.Tensor],
+    rows: torch.Tensor,
+    config: SystemModelConfig,
+    generator: torch.Generator,
+    ranks: Ranks,
 ) -> torch.Tensor:
-    cpu, unit, exogenous, traffic, target, mask = batch
+    """This rank's part of the loss of a batch, the ``rows`` of ``data``; the mean of all ranks' is that of the batch."""
+    own = rows.chunk(ranks.size)[ranks.rank]
+    cpu, unit, exogenous, traffic, target, mask = (one[own] for one in data)
     path = net.rollout(cpu, unit, exogenous, traffic)
     error = torch.nn.functional.huber_loss(path, target, reduction="none", delta=config.huber_points)
-    loss = (error * mask).sum() / mask.sum().clamp(min=1)
+    known = data[-1][rows].sum().clamp(min=1)  # of the whole batch, which every rank holds
+    loss = ranks.size * (error * mask).sum() / known
     if config.monotone_weight and net.prices == net.services:
-        loss = loss + config.monotone_weight * _monotone_hint(net, batch, generator)
+        loss = loss + config.monotone_weight * _monotone_hint(net, [one[rows[:64]] for one in data], generator)
     return loss
 
 
 def _monotone_hint(net: SystemNetwork, batch: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
-    """Mean violation, CPU points, of 'a dearer service does not get busier', at random prices of the box (64 rows)."""
-    cpu, _, exogenous, traffic = (part[:64] for part in batch[:4])
+    """Mean violation, CPU points, of 'a dearer service does not get busier', at random prices of the box.
+
+    Of a batch's first rows; every rank draws the same prices for all of them.
+    """
+    cpu, _, exogenous, traffic = batch[:4]
     rows, prices = len(cpu), net.prices
     base = torch.rand((rows, prices), generator=generator).to(cpu.device)
     up = base.repeat(prices, 1)  # (L·B, L)
