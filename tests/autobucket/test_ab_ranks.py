@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +24,9 @@ from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
 from tests.autobucket.conftest import make_log
 from tests.reference.thread_ranks import in_threads
+from tests.reference.torchrun import one_error, torchrun
 
 REPOSITORY = Path(__file__).parents[2]
-GROUP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 TASKS = {"retrieved": {"loss": "share"}, "preranked": {"loss": "poisson", "weight": 0.5}, "clicks": {"loss": "bce"}}
 DIES = """
 import os, signal, sys
@@ -89,9 +88,9 @@ def test_a_loss_is_the_mean_of_the_losses_of_equal_parts(loss: Any) -> None:
     assert float(parts[0]) != pytest.approx(float(parts[2]), rel=1e-2)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_one_update_of_several_ranks_is_that_of_one(log_path: str, tmp_path: Path, size: int) -> None:
-    settings = config(log_path, batch_size=4800, epochs=1, evaluations_per_epoch=1, gradient_clip=0.1)
+@pytest.mark.parametrize(("size", "clip"), [(2, None), (3, 0.1)])
+def test_one_update_of_several_ranks_is_that_of_one(log_path: str, tmp_path: Path, size: int, clip: Any) -> None:
+    settings = config(log_path, batch_size=4800, epochs=1, evaluations_per_epoch=1, gradient_clip=clip)
     alone = looped(settings, tmp_path / "alone", Ranks())
     for one in shared(settings, tmp_path / "group", size):
         for (name, found), known in zip(one.model.named_parameters(), alone.model.parameters()):
@@ -99,6 +98,7 @@ def test_one_update_of_several_ranks_is_that_of_one(log_path: str, tmp_path: Pat
             assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-8), name  # a tenth of the clipped gradient
             assert torch.allclose(found, known, rtol=1e-5, atol=1e-5), name
         assert one.best == pytest.approx(alone.best, rel=1e-5)
+    pd.testing.assert_frame_equal(metrics(tmp_path / "group"), metrics(tmp_path / "alone"), rtol=1e-5)
 
 
 def test_ranks_stay_alike_and_end_within_seed_noise_of_one(tmp_path: Path) -> None:
@@ -159,11 +159,6 @@ def test_fewer_rows_than_ranks_are_refused(tmp_path: Path) -> None:
     assert "12 rows to learn from cannot be shared among 13 ranks" in str(first)
 
 
-def group(*words: str) -> subprocess.CompletedProcess[str]:
-    place = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*GROUP, *words], cwd=REPOSITORY, env=place, capture_output=True, text=True, check=False)
-
-
 def write_config(folder: Path, requests: Any, **optimiser: Any) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config(requests, **optimiser).model_dump(mode="json"), sort_keys=False))
@@ -171,7 +166,7 @@ def write_config(folder: Path, requests: Any, **optimiser: Any) -> Path:
 
 
 def trained(path: Path, out: Path) -> dict[str, Any]:
-    done = group("-m", "autobucket.train", f"--config={path}", f"--out={out}")
+    done = torchrun("-m", "autobucket.train", f"--config={path}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     return load_checkpoint(out / "estimator.pt", "autobucket-estimator")
 
@@ -213,7 +208,7 @@ def test_a_killed_rank_changes_nothing(undisturbed: Any, tmp_path: Path, rank: s
     path, whole, known = undisturbed
     script = tmp_path / "dies.py"
     script.write_text(DIES, encoding="utf-8")
-    killed = group(str(script), str(path), str(tmp_path / "cut"), rank, where, times)
+    killed = torchrun(str(script), str(path), str(tmp_path / "cut"), rank, where, times)
     assert "Signal 9" in killed.stderr
     assert not (tmp_path / "cut/summary.json").exists()
     words = [sys.executable, "-m", "autobucket.train", f"--config={path}", f"--out={tmp_path / 'cut'}"]
@@ -235,9 +230,7 @@ def test_a_killed_rank_changes_nothing(undisturbed: Any, tmp_path: Path, rank: s
 )
 def test_what_goes_wrong_in_a_group_is_one_line(log_path: str, tmp_path: Path, change: str, says: str) -> None:
     path = write_config(tmp_path, log_path, gradient_clip=None)
-    done = group("-m", "autobucket.train", f"--config={path}", f"--set={change}", f"--out={tmp_path / 'run'}")
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(said) == 1, done.stderr
-    assert says in said[0]
+    assert says in one_error(
+        "-m", "autobucket.train", f"--config={path}", f"--set={change}", f"--out={tmp_path / 'run'}"
+    )
     assert not (tmp_path / "run").exists()

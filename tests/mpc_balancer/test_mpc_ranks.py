@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,9 +24,8 @@ from mpc_balancer.system_model.training_loop import _loss, fit_network
 from mpc_balancer.system_model.training_windows import Windows
 from mpc_balancer.train import train
 from tests.reference.thread_ranks import in_threads
+from tests.reference.torchrun import one_error, torchrun
 
-REPOSITORY = Path(__file__).parents[2]
-GROUP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 SMALL = {"hidden": [16], "commission_days": 1.1, "epochs": 3, "rollout_steps": 3, "forecast_horizon": 4} | {
     "tune_candidates": 2, "tune_days": 0.05, "max_minutes": 60.0
 }  # fmt: skip
@@ -129,8 +125,8 @@ def test_ranks_stay_alike_and_agree_with_one() -> None:
     alone, known = fitted(Ranks(), count=300)
     for net, errors in _all_fitted(in_threads(3, lambda ranks: fitted(ranks, count=300))):
         assert errors == pytest.approx(known, rel=1e-4)
-        for one, other in zip(net.parameters(), alone.parameters()):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        for found, expected in zip(net.parameters(), alone.parameters()):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     (one, _), (other, _) = _all_fitted(in_threads(2, lambda ranks: fitted(ranks, count=301)))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
 
@@ -167,7 +163,12 @@ def test_windows_that_cannot_be_shared_are_left_out_of_an_epoch(monkeypatch: pyt
 
     monkeypatch.setattr(training_loop, "_loss", counted)
     in_threads(2, lambda ranks: fitted(ranks, count=301, epochs=1))  # the last batch would have one window
-    assert sorted(taken) == [60] * 10
+    assert taken == [60] * 10
+    taken.clear()
+    in_threads(
+        2, lambda ranks: fitted(ranks, count=387, epochs=1, batch_size=2)
+    )  # a batch of the table would have three
+    assert taken == [2] * 386
 
 
 def test_a_loss_that_is_no_number_is_said_once() -> None:
@@ -180,11 +181,6 @@ def test_a_loss_that_is_no_number_is_said_once() -> None:
     assert second.code == 2
 
 
-def group(*words: str) -> subprocess.CompletedProcess[str]:
-    place = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*GROUP, *words], cwd=REPOSITORY, env=place, capture_output=True, text=True, check=False)
-
-
 def write_config(folder: Path) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(SMALL), encoding="utf-8")
@@ -192,7 +188,7 @@ def write_config(folder: Path) -> Path:
 
 
 def trained(path: Path, out: Path) -> list[tuple[str, np.ndarray]]:
-    done = group("-m", "mpc_balancer.train", f"--config={path}", f"--out={out}")
+    done = torchrun("-m", "mpc_balancer.train", f"--config={path}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     return numbers(out)
 
@@ -241,7 +237,7 @@ def test_a_killed_rank_changes_nothing(undisturbed: Any, tmp_path: Path, rank: s
     path, whole = undisturbed
     script = tmp_path / "dies.py"
     script.write_text(DIES, encoding="utf-8")
-    killed = group(str(script), str(path), str(tmp_path / "cut"), rank, where)
+    killed = torchrun(str(script), str(path), str(tmp_path / "cut"), rank, where)
     assert "Signal 9" in killed.stderr
     assert not (tmp_path / "cut/summary.json").exists()
     for (name, one), (_, known) in zip(trained(path, tmp_path / "cut"), numbers(whole), strict=True):
@@ -261,9 +257,7 @@ def test_a_killed_rank_changes_nothing(undisturbed: Any, tmp_path: Path, rank: s
 )
 def test_what_goes_wrong_in_a_group_is_one_line(tmp_path: Path, change: str, says: str) -> None:
     path = write_config(tmp_path)
-    done = group("-m", "mpc_balancer.train", f"--config={path}", f"--set={change}", f"--out={tmp_path / 'run'}")
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(said) == 1, done.stderr
-    assert says in said[0]
+    assert says in one_error(
+        "-m", "mpc_balancer.train", f"--config={path}", f"--set={change}", f"--out={tmp_path / 'run'}"
+    )
     assert not (tmp_path / "run").exists()

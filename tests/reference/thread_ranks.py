@@ -29,9 +29,9 @@ class ThreadRanks(Ranks):
 
     def _gathered(self, mine: Any) -> list[Any]:
         self.board[self.rank] = mine
-        self.barrier.wait(60)
+        self.barrier.wait(30)
         found = list(self.board)
-        self.barrier.wait(60)
+        self.barrier.wait(30)
         return found
 
 
