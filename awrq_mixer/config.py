@@ -163,7 +163,7 @@ class TrainConfig(FitConfig):
     def _can_be_streamed(self) -> TrainConfig:
         if self.stream is None:
             return self
-        if self.needs_memory:
+        if self.learner in BOOSTED:
             raise ValueError(
                 f"stream: learner {self.learner!r} needs its rows in memory; expected null, with max_rows as memory allows"
             )
@@ -177,11 +177,6 @@ class TrainConfig(FitConfig):
                 f"stream: spec.negative drops rows by {dropped[0]!r}; expected clip there, or stream: null"
             )
         return self
-
-    @property
-    def needs_memory(self) -> bool:
-        """Must all training rows lie in memory? Those of a stack are its members'."""
-        return self.learner in BOOSTED or (self.learner != STACK and find_learner(self.learner).keeps_rows)
 
     def observed_columns(self) -> list[str]:
         """Side columns that training reads."""

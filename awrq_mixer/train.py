@@ -64,7 +64,7 @@ def _train(config: TrainConfig, out: str | Path, ranks: Ranks, rows: Path | None
     started = time.perf_counter()
     run = RunFolder(out, config, resumes_from=_resumes_from(config, rows))
     with ranks.folder(run):
-        log = load_shards(config, ranks) if config.stream else load_log(config)
+        log = load_shards(config, ranks) if config.stream else ranks.each(lambda: load_log(config))
         validation = make_validation_set(log.validation, log.spec, config.validation_rows, config.seed)
         loaded = time.perf_counter()
         for note in odd_data(log.encoder, log.spec.reward, log.reward_range):

@@ -1,4 +1,4 @@
-"""Batches that ranks share evenly: what they need, and the whole batch's gradients from those of its parts."""
+"""Batches that ranks share: what they need, and the whole batch's gradients from those of its parts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,19 @@ def shareable(rows: Tensor, ranks: Ranks) -> Tensor:
     return rows[: len(rows) - len(rows) % ranks.size]
 
 
-def averaged(parameters: Iterable[nn.Parameter], numbers: list[Tensor], ranks: Ranks) -> list[Tensor]:
-    """Gradients (in place) and further numbers of a whole batch, means over its rows, from the ranks' equal parts by one sum."""
+def averaged(
+    parameters: Iterable[nn.Parameter], numbers: list[Tensor], ranks: Ranks, share: float | None = None
+) -> list[Tensor]:
+    """Gradients (in place) and further numbers of a whole batch, means over its rows, from those of the ranks' parts by one sum.
+
+    ``share`` of the rows that are in this rank's part; None: the parts are equal.
+    """
     if ranks.size == 1:
         return numbers
     gradients = [one.grad for one in parameters if one.grad is not None]
     parts = [*(one.flatten() for one in gradients), *(one.detach().float().reshape(1) for one in numbers)]
-    mean = torch.split(ranks.summed(torch.cat(parts)) / ranks.size, [one.numel() for one in parts])
+    weight = 1 / ranks.size if share is None else share
+    mean = torch.split(ranks.summed(torch.cat(parts) * weight), [one.numel() for one in parts])
     for gradient, one in zip(gradients, mean):
         gradient.copy_(one.view_as(gradient))
     return [one[0] for one in mean[len(gradients) :]]

@@ -102,7 +102,6 @@ class Learner(nn.Module, ABC):
     bootstraps: ClassVar[bool] = False
     many_heads: ClassVar[bool] = False  # K value heads (``network.heads``), not one
     uses_surrogate: ClassVar[bool] = False  # can it learn from ``plus.surrogate``?
-    keeps_rows: ClassVar[bool] = False  # needs its training rows in memory
     known_rows: ClassVar[tuple[str, ...]] = ()  # buffers that hold training rows: ``prepare`` finds them again
     any_size: ClassVar[tuple[str, ...]] = ()  # whole-number buffers, and lengths, that the training rows decide
     # Numbers of ``loss`` that metrics.csv keeps.

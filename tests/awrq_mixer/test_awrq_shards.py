@@ -17,6 +17,7 @@ from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners.base import Batch
 from awrq_mixer.train import train
 from awrq_mixer.training.shards import ShardedLog, StreamedRows, load_shards
+from awrq_mixer.training.survey import Cut
 from awrq_mixer.training.training_log import load_log, make_batch
 from awrq_mixer.training.training_rows import MemoryRows, average, share_of_states
 from awrq_mixer.training.validation import make_validation_set
@@ -352,11 +353,22 @@ def test_rows_that_teach_nothing_are_refused_as_in_memory(small_world: Any, tmp_
         load_shards(TrainConfig.model_validate(values), Ranks())
 
 
+def test_half_of_the_training_rows_is_cut_as_in_memory() -> None:
+    split = {"train": 0.5, "validation": 0.3, "test": 0.2}
+    for half, rows in ((None, (10, 60)), ("first", (10, 35)), ("second", (35, 60))):
+        cut = Cut.of(110, TrainConfig.model_validate({"max_rows": 100, "split": split | {"half": half}}))
+        assert (cut.train, cut.train_end) == rows
+        assert (cut.validation, cut.test, cut.end) == (60, 90, 110)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"learner": "low_rank"}, "stream: learner 'low_rank' needs its rows in memory; expected null"),
-        ({"learner": "lightgbm"}, "stream: learner 'lightgbm' needs its rows in memory"),
+        ({"learner": "lightgbm"}, "stream: learner 'lightgbm' needs its rows in memory; expected null"),
+        (
+            {"learner": "awrq_plus", "stack": {"members": {"trees": {"learner": "lightgbm_history"}}}},
+            "stream: learner 'lightgbm_history' needs its rows in memory",
+        ),
         ({"batch_size": 100}, "batch_size: got 100; expected a multiple of stream.lanes, 8"),
         ({"spec": {"negative": {"revenue": "drop"}}}, "stream: spec.negative drops rows by 'revenue'; expected clip"),
     ],

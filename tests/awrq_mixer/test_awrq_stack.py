@@ -19,6 +19,7 @@ from awrq_mixer.serving.stack_scorer import Member, StackScorer, weighed
 from awrq_mixer.train import train
 from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh, weigh_levels
 from awrq_mixer.training.training_log import load_log
+from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.files import read_json
 from marca_measures.rank_correlation import spearman_within
@@ -225,12 +226,12 @@ def test_a_run_that_goes_on_with_another_log_at_the_same_place_forgets_the_old_o
 def test_halves_that_judge_each_other_are_cut_by_time(stacked: Any, tmp_path: Path) -> None:
     config = TrainConfig.model_validate(stacked)
     train(config, tmp_path / "run")
-    rows, half = load_log(config).train, len(load_log(config).train) // 2
+    whole, half = load_log(config), len(load_log(config).train) // 2
     for number, mine in enumerate((slice(None, half), slice(half, None))):
-        learned = pd.read_parquet(tmp_path / f"run/members/half_{number}/rows.parquet")
-        own = rows.iloc[mine]
-        for name in (config.spec.reward, "hint"):
-            assert learned[name].iloc[: len(own)].tolist() == own[name].tolist()
+        for member in ("classes_hint", "regression_nonsense"):
+            own = load_log(load_config(TrainConfig, tmp_path / f"run/members/half_{number}/{member}/config.yaml"))
+            assert own.train[config.spec.reward].tolist() == whole.train[config.spec.reward].iloc[mine].tolist()
+            assert own.validation[config.spec.reward].tolist() == whole.validation[config.spec.reward].tolist()
 
 
 def test_a_stack_comes_anchored_and_is_passed_on(stacked: Any, tmp_path: Path) -> None:
