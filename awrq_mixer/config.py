@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from awrq_mixer.learner_config import LearnerConfig
 from awrq_mixer.learners import BOOSTED, STACK, find_learner
-from awrq_mixer.learners.state_memory import check_history
+from awrq_mixer.learners.base import Learner
+from awrq_mixer.learners.state_memory import StateMemory, check_history
 from marca_common.config import Config
 from marca_common.requests import RequestSpec
 
@@ -152,6 +153,10 @@ class TrainConfig(FitConfig):
         if self.learner == STACK:
             if not self.stack.members:
                 raise ValueError(f"stack.members: {STACK} needs at least one")
+            if self.split.half and self.stack.cross_fit:
+                raise ValueError(
+                    f"split.half: got {self.split.half!r}; stack.cross_fit cuts into halves itself, expected null"
+                )
             self.member_configs()
         elif self.learner not in BOOSTED:
             find_learner(self.learner).check(self)
@@ -163,20 +168,26 @@ class TrainConfig(FitConfig):
     def _can_be_streamed(self) -> TrainConfig:
         if self.stream is None:
             return self
-        if self.learner in BOOSTED:
-            raise ValueError(
-                f"stream: learner {self.learner!r} needs its rows in memory; expected null, with max_rows as memory allows"
-            )
-        if self.batch_size % self.stream.lanes:
-            raise ValueError(
-                f"batch_size: got {self.batch_size}; expected a multiple of stream.lanes, {self.stream.lanes}"
-            )
+        if self.learner != STACK:  # its members are looked at one by one
+            self._fits_stream(self.stream.lanes)
         dropped = [name for name, how in self.spec.negative.items() if how == "drop"]
         if dropped:
             raise ValueError(
                 f"stream: spec.negative drops rows by {dropped[0]!r}; expected clip there, or stream: null"
             )
         return self
+
+    def _fits_stream(self, lanes: int) -> None:
+        kind = None if self.learner in BOOSTED else find_learner(self.learner)
+        whole = kind is not None and issubclass(kind, StateMemory)
+        if kind is None or (kind.groups is not Learner.groups and not whole):
+            raise ValueError(
+                f"stream: learner {self.learner!r} needs its rows in memory; expected null, with max_rows as memory allows"
+            )
+        if self.batch_size % lanes or self.batch_size < lanes * (2 if whole else 1):
+            raise ValueError(
+                f"batch_size: got {self.batch_size}; expected a multiple of stream.lanes, {lanes}, and two rows of each where states stay whole"
+            )
 
     def observed_columns(self) -> list[str]:
         """Side columns that training reads."""

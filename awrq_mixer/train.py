@@ -21,7 +21,7 @@ from awrq_mixer.training import boosted, stacked
 from awrq_mixer.training.sampled_rows import sampled
 from awrq_mixer.training.shards import ShardedLog, StreamedRows, load_shards
 from awrq_mixer.training.training_log import Log, load_log, make_batch, odd_data
-from awrq_mixer.training.training_rows import MemoryRows, Rows, average
+from awrq_mixer.training.training_rows import MemoryRows, Rows
 from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from awrq_mixer.training.whole_states import StateRows, sorted_by_state
@@ -31,7 +31,8 @@ from marca_common.progress import progress
 from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
 from marca_common.seeding import torch_generator
-from marca_common.torch_seeding import use_cuts, use_generator
+from marca_common.shared_batches import averaged
+from marca_common.torch_seeding import use_generator, use_places
 
 
 @dataclass
@@ -62,7 +63,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
 def _train(config: TrainConfig, out: str | Path, ranks: Ranks, rows: Path | None = None) -> TrainResult:
     """``rows``: where rows sorted by state are kept, if not in the run's own folder."""
     started = time.perf_counter()
-    run = RunFolder(out, config, resumes_from=_resumes_from(config, rows))
+    run = RunFolder(out, config, resumes_from=("members" if config.learner == STACK else "last.pt", FOLDER))
     with ranks.folder(run):
         log = load_shards(config, ranks) if config.stream else ranks.each(lambda: load_log(config))
         validation = make_validation_set(log.validation, log.spec, config.validation_rows, config.seed)
@@ -75,16 +76,10 @@ def _train(config: TrainConfig, out: str | Path, ranks: Ranks, rows: Path | None
             )
         model, summary = _fitted(config, log, validation, run, ranks, rows or run.path / FOLDER)
         summary["load_s"] = round(loaded - started, 3)
-        if ranks.rank == 0:
-            run.write_summary(summary)
+        ranks.lead(lambda: run.write_summary(summary))
+    if rows is None and ranks.rank == 0:  # those of a stack's halves, and of earlier runs here
+        remove_others(run.path / FOLDER, row_shards(model.scorer))
     return TrainResult(model, summary, run.warnings)
-
-
-def _resumes_from(config: TrainConfig, rows: Path | None) -> str:
-    """What a run leaves first that a later one can go on from."""
-    if config.learner == STACK:
-        return "members"
-    return FOLDER if config.stream and rows is None and _remembers(config) else "last.pt"
 
 
 def _remembers(config: TrainConfig) -> bool:
@@ -105,9 +100,7 @@ def _fitted(
         def train_member(one: TrainConfig, folder: Path) -> Predictor:
             return _train(one, folder, ranks, rows).model
 
-        model, summary = stacked.fit(config, evidence, validation, run, train_member, ranks)
-        ranks.lead(lambda: remove_others(rows, row_shards(model.scorer)))  # those of the halves
-        return model, summary
+        return stacked.fit(config, evidence, validation, run, train_member, ranks)
     if config.learner in BOOSTED:
         assert isinstance(log, Log)
         return ranks.lead(lambda: boosted.fit(config, log, validation, run))
@@ -124,14 +117,14 @@ def _fit(
 ) -> tuple[Predictor, dict[str, Any]]:
     device = resolve_device(config.device)
     rows = _rows(config, log, device, ranks, folder)
-    learner = make_learner(config, log, rows.known, ranks)
+    learner = ranks.each(lambda: make_learner(config, log, rows.known, ranks))
     if isinstance(rows, StateRows):
         assert isinstance(learner, StateMemory)
         learner.shards = rows.shards
     predictor = Predictor(learner, config, log.encoder, device)
-    state = TrainingState.start(config, run, learner, predictor, rows, ranks)
     if isinstance(rows, MemoryRows):
         rows.keep_together(learner, run)
+    state = TrainingState.start(config, run, learner, predictor, rows, ranks)
     size, started = state.batch_size, time.perf_counter()
     total, done = state.total_steps * size, state.step * size
     bar = progress(what=config.learner, total=total, initial=done, unit="row", disable=ranks.rank > 0)
@@ -143,14 +136,15 @@ def _fit(
                 break
             batch = part.rows
             batch.reward = batch.reward / learner.reward_scale
-            if part.cuts:
-                use_cuts(learner, part.cuts)
+            if part.places:
+                use_places(learner, part.places)
             learner.train()
             with torch.autocast(device.type, torch.bfloat16, enabled=low):
                 loss, logged = update(batch)
             state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            loss, logged = average(learner, loss, logged, part.share, ranks)
+            loss, *rest = averaged(learner.online.parameters(), [loss, *logged.values()], ranks, part.share)
+            logged = dict(zip(logged, rest))
             norm = torch.nn.utils.clip_grad_norm_(learner.online.parameters(), config.optimiser.clip or math.inf)
             _require_finite(loss, norm, state.step + 1, config, ranks)
             state.optimiser.step()
@@ -202,9 +196,12 @@ def _finish(
     config: TrainConfig, run: RunFolder, state: TrainingState, predictor: Predictor, seconds: float
 ) -> tuple[Predictor, dict[str, Any]]:
     state.restore_best()
-    if state.group.rank == 0:
+
+    def write() -> None:
         predictor.save(run.path / "best.pt")
         learning_curve(run.path / "metrics.csv", run.path / "learning_curve.png", config.learner)
+
+    state.group.lead(write)
     summary = state.summary() | {
         "train_s": round(seconds, 3),
         "samples_per_s": round(state.steps_here * state.batch_size / max(seconds, 1e-9), 1),

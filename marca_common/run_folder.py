@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,14 @@ class RunFolder:
     A context manager. The run works in ``path``, a sub-folder ``unfinished-<hash of the config>``; its files move up to
     ``out`` once it has succeeded, so a run that is refused, fails or is killed leaves the earlier results as they were.
 
-    ``resumes_from`` names the file or folder from which a later run of the same config goes on (None: it starts anew);
-    where it exists ``resuming`` is True, and an unsuccessful run keeps its sub-folder. A finished run of the same config
+    ``resumes_from`` names files or folders from which a later run of the same config goes on (none: it starts anew);
+    where one exists ``resuming`` is True, and an unsuccessful run keeps its sub-folder. A finished run of the same config
     is gone on with in ``out`` itself.
     """
 
-    def __init__(self, out: str | Path, config: Config, resumes_from: str | None = None) -> None:
-        self.out, self.config, self.resumes_from = Path(out), config, resumes_from
+    def __init__(self, out: str | Path, config: Config, resumes_from: str | Sequence[str] = ()) -> None:
+        self.out, self.config = Path(out), config
+        self.resumes_from = [resumes_from] if isinstance(resumes_from, str) else list(resumes_from)
         self.path = self.out / f"{_UNFINISHED}{content_hash(config)[:8]}"
         self.resuming = False
         self.warnings: list[str] = []
@@ -87,10 +89,8 @@ class RunFolder:
         write_json(self.path / "versions.json", versions())
 
     def _can_go_on(self, folder: Path) -> bool:
-        if self.resumes_from is None:
-            return False
-        place = folder / self.resumes_from
-        return place.is_file() or (place.is_dir() and any(place.iterdir()))
+        places = [folder / name for name in self.resumes_from]
+        return any(place.is_file() or (place.is_dir() and any(place.iterdir())) for place in places)
 
     def _move_up(self) -> None:
         """Put the run's files in the place of earlier ones, the summary last; unfinished runs of other configs go."""

@@ -19,10 +19,10 @@ class OwnInit(nn.Module, ABC):
 
 
 @dataclass(frozen=True)
-class Cut:
+class OwnPlaces:
     """Which places of a batch that ranks share are one rank's, where the ranks' parts are not equal."""
 
-    own: Tensor  # (B,) int64
+    number: Tensor  # (B,) int64
     whole: int  # places of all ranks together
 
 
@@ -36,18 +36,18 @@ class Noisy(nn.Module):
         super().__init__()
         self.generator: torch.Generator | None = None
         self.rank, self.ranks = 0, 1
-        self.cuts: Mapping[str, Cut] = {}  # of rows and of states; none: parts are equal
+        self.places: Mapping[str, OwnPlaces] = {}  # of rows and of states; none: parts are equal
 
     def drawn(self, shape: torch.Size, share: float, like: Tensor, dim: int = 0, of: str = "rows") -> Tensor:
         """1 with the probability ``share``, else 0, for this rank's places in ``dim``, which are ``rows`` or ``states``."""
         mine = shape[dim]
-        cut = self.cuts.get(of)
+        own = self.places.get(of)
         whole = torch.empty(
-            (*shape[:dim], cut.whole if cut else mine * self.ranks, *shape[dim + 1 :]),
+            (*shape[:dim], own.whole if own else mine * self.ranks, *shape[dim + 1 :]),
             dtype=like.dtype,
             device=like.device,
         ).bernoulli_(share, generator=self.generator)
-        return whole.index_select(dim, cut.own) if cut else whole.narrow(dim, self.rank * mine, mine)
+        return whole.index_select(dim, own.number) if own else whole.narrow(dim, self.rank * mine, mine)
 
 
 class SeededDropout(Noisy):
@@ -73,8 +73,8 @@ def use_generator(module: nn.Module, generator: torch.Generator, rank: int = 0, 
             child.rank, child.ranks = rank, ranks
 
 
-def use_cuts(module: nn.Module, cuts: Mapping[str, Cut]) -> None:
+def use_places(module: nn.Module, places: Mapping[str, OwnPlaces]) -> None:
     """Tell every source of noise inside ``module`` which places of the coming batch are this rank's."""
     for child in module.modules():
         if isinstance(child, Noisy):
-            child.cuts = cuts
+            child.places = places

@@ -25,6 +25,7 @@ from marca_common.errors import UserError
 from marca_common.files import atomic_path, read_json, write_json
 
 FOLDER, INDEX, VERSION = "rows", "rows.json", 1
+BY_GROUP = "by_group"  # where row groups lie that are sorted, but not yet together
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ class KeyedRows:
             with pa.memory_map(str(path)) as source:  # what is read of it stays mapped
                 return cls(ipc.open_file(source).get_batch(0))
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{path}: not a readable shard of rows (truncated?): {str(error).splitlines()[0]}"
-            ) from None
+            raise UserError(f"{path}: not a readable shard of rows: {str(error).splitlines()[0]}") from None
 
     def write(self, path: Path) -> None:
         """Write the rows, atomically."""
@@ -81,7 +80,7 @@ class KeyedRows:
 
     def stretch(self, first: int, end: int) -> KeyedRows:
         """Rows from number ``first`` up to ``end``, where they lie."""
-        return KeyedRows(self.table.slice(first, end - first))
+        return KeyedRows(self.table.slice(int(first), int(end - first)))
 
     def rows(self, chosen: np.ndarray | slice) -> Batch:
         """The chosen rows as tensors of their own."""
@@ -108,14 +107,26 @@ class RowShards:
     def __init__(self, folder: Path, space: Space) -> None:
         self.folder, self.space = folder, space
         index = read_json(folder / INDEX)
-        if not isinstance(index, dict) or index.get("version") != VERSION:
+        if (
+            not isinstance(index, dict)
+            or index.get("version") != VERSION
+            or set(index) != {"version", "first_key", "rows"}
+        ):
             raise UserError(f"{folder / INDEX}: of another version of this software; train again")
         self.first_key = np.array(index["first_key"], np.int64)  # (P,) of each shard's stretch; rising
         self.shards = [KeyedRows.open(shard_path(folder, number)) for number in range(len(self.first_key))]
+        for number, (shard, rows) in enumerate(zip(self.shards, index["rows"], strict=True)):
+            if len(shard) != rows or shard.table.schema.names != self._columns():
+                raise UserError(
+                    f"{shard_path(folder, number)}: {len(shard)} rows of {', '.join(shard.table.schema.names)}; "
+                    f"expected {rows} of {', '.join(self._columns())}: train again"
+                )
         rows = [len(one) for one in self.shards]
-        if rows != index["rows"]:
-            raise UserError(f"{folder}: its shards hold {rows} rows; expected {index['rows']}: train again")
         self.start = np.concatenate([[0], np.cumsum(rows)])  # (P + 1,) rows of earlier shards
+
+    def _columns(self) -> list[str]:
+        widths = {"code": len(self.space.categories), "number": self.space.numeric, "action": len(self.space.sizes)}
+        return ["key", *(f"{name}_{j}" for name, many in widths.items() for j in range(many)), "reward", "surrogate"]
 
     @property
     def name(self) -> str:
@@ -181,13 +192,17 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def write_index(folder: Path, first_key: np.ndarray, rows: Sequence[int]) -> None:
     """Written last: says that all shards are there, where each begins (P,), and how many rows it has."""
-    write_json(folder / INDEX, {"version": VERSION, "first_key": first_key.tolist(), "rows": list(rows)})
+    write_json(
+        folder / INDEX, {"version": VERSION, "first_key": first_key.tolist(), "rows": [int(one) for one in rows]}
+    )
 
 
 def remove_others(folder: Path, kept: Sequence[RowShards]) -> None:
-    """Remove all sets of rows in ``folder`` but these."""
-    for one in set(folder.glob("*")) - {folder / rows.name for rows in kept}:
-        shutil.rmtree(one, ignore_errors=True)
+    """Remove all sets of rows in ``folder`` but these, finished or not."""
+    for one in {path.parent for name in (INDEX, BY_GROUP) for path in folder.glob(f"*/{name}")}:
+        if one.name not in {rows.name for rows in kept}:
+            (one / INDEX).unlink(missing_ok=True)  # first: without it nothing there counts
+            shutil.rmtree(one, ignore_errors=True)
 
 
 def is_finished(folder: Path) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
@@ -14,49 +12,34 @@ from marca_common.ranks import Ranks
 from marca_common.row_groups import RowGroup
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The rows of some parts of a log whose numbers have the smallest hashes; ``+`` joins those of several parts."""
-
-    rows: pd.DataFrame  # index: number of the row in the log
-    most: int
-
-    def __add__(self, other: Sample) -> Sample:
-        return Sample.of(pd.concat([self.rows, other.rows]), self.most)
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, most: int) -> Sample:
-        """At most ``most`` of the rows."""
-        if len(rows) > most:
-            drawn = np.argpartition(pd.util.hash_array(rows.index.to_numpy()), most - 1)[:most]
-            rows = rows.iloc[np.sort(drawn)]
-        return cls(rows, most)
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Of the training and of the validation rows; ``+`` joins those of several parts."""
-
-    train: Sample
-    validation: Sample
-
-    def __add__(self, other: Samples) -> Samples:
-        return Samples(self.train + other.train, self.validation + other.validation)
-
-
 def sampled(log: ShardedLog, config: TrainConfig, ranks: Ranks) -> Log:
     """A log in memory of at most ``stream.evidence_rows`` training rows, and as many of validation, in their order."""
     assert config.stream is not None
     most, cut = config.stream.evidence_rows, log.cut
+    stretches = (cut.train, cut.train_end), (cut.validation, cut.test)
 
-    def of_group(group: RowGroup) -> Samples:
+    def of_group(group: RowGroup) -> list[list[pd.DataFrame]]:
         rows = log.shards.read(group, cut.train, cut.test)
         plain = rows.astype({name: object for name, kind in log.spec.state.items() if kind == "category"})
-        return Samples(Sample.of(plain.loc[: cut.train_end - 1], most), Sample.of(plain.loc[cut.validation :], most))
+        return [[_drawn(plain.loc[first : end - 1], (end - first) / most) for first, end in stretches]]
 
     groups = [one for one in log.shards.groups if one.start < cut.test and one.start + one.rows > cut.train]
-    found = ranks.sum(of_group, groups)
-    train, validation = found.train.rows.sort_index(), found.validation.rows.sort_index()
+    train, validation = (_smallest(pd.concat(parts), most) for parts in zip(*ranks.sum(of_group, groups)))
     earlier = int((train.index < (cut.train + cut.train_end) // 2).sum())
     train, validation = (one.reset_index(drop=True) for one in (train, validation))
     return Log(log.spec, log.encoder, train, validation, validation.iloc[:0], earlier)
+
+
+def _drawn(rows: pd.DataFrame, times: float) -> pd.DataFrame:
+    """The rows that can be among the smallest hashes, where there are ``times`` as many rows as are wanted; a tenth too many."""
+    return rows[_hashes(rows) <= min(1.1 / max(times, 1.1), 1.0) * np.iinfo(np.uint64).max]
+
+
+def _smallest(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most ``most`` rows, of the smallest hashes, in their order."""
+    return rows.iloc[np.argsort(_hashes(rows), kind="stable")[:most]].sort_index()
+
+
+def _hashes(rows: pd.DataFrame) -> np.ndarray:
+    """Of the number that each row has in the log, uint64."""
+    return np.asarray(pd.util.hash_array(rows.index.to_numpy()))

@@ -23,7 +23,7 @@ from awrq_mixer.learners.base import Batch, Totals
 from awrq_mixer.networks.space import Space
 from awrq_mixer.training.survey import Cut, survey_of
 from awrq_mixer.training.training_log import make_batch
-from awrq_mixer.training.training_rows import Part
+from awrq_mixer.training.training_rows import BatchPart
 from marca_common.encoding import StateEncoder
 from marca_common.ranks import Ranks
 from marca_common.requests import RequestSpec
@@ -77,10 +77,15 @@ class ShardedLog:
         return Space.of(self.spec, self.encoder)
 
     def fingerprint(self) -> list[float]:
-        """What tells the training rows from others: their revenue and choices added up."""
-        counts = self.totals.counts
+        """What tells the training rows from others: their revenue, side column and choices added up."""
+        counts, totals = self.totals.counts, self.totals
         choices = (counts * torch.arange(counts.shape[1])).sum()
-        return [float(self.totals.sums["reward"][0].sum()), float(choices)]
+        money = [
+            float(one)
+            for name in totals.sums
+            for one in (totals.sums[name][0].sum(), totals.above[name], totals.whole[name])
+        ]
+        return [*money, float(choices)]
 
 
 def load_shards(config: TrainConfig, ranks: Ranks) -> ShardedLog:
@@ -133,13 +138,13 @@ class StreamedRows:
         """What tells these rows from others: how many, their revenue, and their choices added up."""
         return [float(len(self)), *self.log.fingerprint()]
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
+    def batches(self, size: int, seed: int, start: int) -> Iterator[BatchPart]:
         """Endless batches from number ``start`` on; of each, this rank's rows: those of its lanes, one after the other."""
         lanes, share = self.config.lanes, self.config.lanes // self.ranks.size
         mine = range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
         streams = [self._lane(lane, size // lanes, seed, start) for lane in mine]
         for parts in zip(*streams):
-            yield Part(Batch.joined(parts).to(self.device), 1 / self.ranks.size)
+            yield BatchPart(Batch.joined(parts).to(self.device), 1 / self.ranks.size)
 
     def _lane(self, lane: int, size: int, seed: int, start: int) -> Iterator[Batch]:
         """Endless parts of batches, ``size`` rows each, from one lane."""

@@ -50,7 +50,7 @@ def fit(
     """
     started, stack, spec = time.perf_counter(), config.stack, log.spec
     confidence = stack.shrink.confidence
-    _require_evidence(log.validation, config)
+    ranks.each(lambda: _require_evidence(log.validation, config))
     reference = _sample(log.train, stack.shrink.reference_rows, config.seed)
     main = _main_side(config, log, run, train_member, reference, ranks)
     configs = {name: one.config for name, one in main.models.items()}

@@ -14,17 +14,17 @@ from awrq_mixer.learners.base import Batch, Learner, Totals
 from awrq_mixer.training.training_log import batches
 from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
-from marca_common.shared_batches import averaged, require_shareable
-from marca_common.torch_seeding import Cut
+from marca_common.shared_batches import require_shareable, shareable
+from marca_common.torch_seeding import OwnPlaces
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """One rank's part of a batch."""
 
     rows: Batch
     share: float = 1.0  # of the batch's rows
-    cuts: Mapping[str, Cut] = field(default_factory=dict)  # rows and states, where the parts are not equal
+    places: Mapping[str, OwnPlaces] = field(default_factory=dict)  # rows and states, where the parts are not equal
 
 
 class Rows(Protocol):
@@ -42,7 +42,7 @@ class Rows(Protocol):
     def fingerprint(self) -> list[float]:
         """What tells these rows from others."""
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
+    def batches(self, size: int, seed: int, start: int) -> Iterator[BatchPart]:
         """Endless batches from number ``start`` on, this rank's part of each; revenue in money."""
 
 
@@ -66,53 +66,48 @@ class MemoryRows:
 
     def batch_size(self, wanted: int) -> int:
         """As wanted, but no more than there are; ranks share it evenly, unless states must stay together."""
-        size = min(wanted, len(self))
-        if self.groups is None:
-            require_shareable("batch_size", size, self.ranks)
-        return size
+        if self.groups is not None:
+            return min(wanted, len(self))
+        require_shareable("batch_size", wanted, self.ranks)
+        return min(wanted, len(shareable(torch.arange(len(self)), self.ranks)))
 
     def fingerprint(self) -> list[float]:
-        """Number of rows, and their revenue and choices added up."""
+        """Number of rows, and their revenue, side column and choices added up."""
         rows = self.known
-        return [float(len(rows)), float(rows.reward.double().sum()), float(rows.actions.double().sum())]
+        return [
+            float(len(rows)),
+            *(float(one.double().nansum()) for one in (rows.reward, rows.surrogate, rows.actions)),
+        ]
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
+    def batches(self, size: int, seed: int, start: int) -> Iterator[BatchPart]:
         """Of each batch the part of this rank: as many rows as the others', or about as many where states stay together."""
         rank, ranks = self.ranks.rank, self.ranks.size
         for rows in batches(len(self), size, seed, start, self.groups):
             if ranks == 1:
-                yield Part(self.known.take(rows))
+                yield BatchPart(self.known.take(rows))
             elif self.groups is None:
-                yield Part(self.known.take(rows.chunk(ranks)[rank]), 1 / ranks)
+                yield BatchPart(self.known.take(rows.chunk(ranks)[rank]), 1 / ranks)
             else:
                 yield self._whole_states(rows, self.groups[rows])
 
-    def _whole_states(self, rows: Tensor, groups: Tensor) -> Part:
+    def _whole_states(self, rows: Tensor, groups: Tensor) -> BatchPart:
         """The states of one rank: the batch's, in the order of their numbers, in stretches of about as many rows."""
         found, place = torch.unique(groups, return_inverse=True)
         order = torch.sort(place, stable=True).indices
         first, end = share_of_states(torch.bincount(place).cpu().numpy(), self.ranks.rank, self.ranks.size)
         own = order[first:end].sort().values
         states = torch.unique(place[own])
-        cuts = {"rows": Cut(own, len(rows)), "states": Cut(states, len(found))}
-        return Part(self.known.take(rows[own.cpu()]), len(own) / len(rows), cuts)
+        places = {"rows": OwnPlaces(own, len(rows)), "states": OwnPlaces(states, len(found))}
+        return BatchPart(self.known.take(rows[own.cpu()]), len(own) / len(rows), places)
 
 
 def share_of_states(counts: np.ndarray, rank: int, ranks: int) -> tuple[int, int]:
     """First and last (exclusive) row of a rank, where states with ``counts`` rows lie one after the other.
 
-    Cut between states, next to equal parts; between any rows where a rank would be left without one.
+    OwnPlaces between states, next to equal parts; between any rows where a rank would be left without one.
     """
     even = np.arange(ranks + 1) * counts.sum() // ranks
     edges = np.r_[0, counts.cumsum()]
     near = edges[np.abs(edges[None] - even[:, None]).argmin(axis=1)]
     cut = near if (np.diff(near) > 0).all() else even
     return int(cut[rank]), int(cut[rank + 1])
-
-
-def average(
-    learner: Learner, loss: Tensor, logged: dict[str, Tensor], share: float, ranks: Ranks
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gradients (in place), loss and numbers of a whole batch from those of its parts, by one sum; ``share`` of this one."""
-    loss, *rest = averaged(learner.online.parameters(), [loss, *logged.values()], ranks, share)
-    return loss, dict(zip(logged, rest))

@@ -17,17 +17,19 @@ import torch
 
 from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners.base import Batch, Totals
-from awrq_mixer.learners.row_shards import KeyedRows, RowShards, is_finished, shard_path, write_index
+from awrq_mixer.learners.row_shards import BY_GROUP, KeyedRows, RowShards, is_finished, shard_path, write_index
 from awrq_mixer.learners.state_memory import history_columns, state_keys
 from awrq_mixer.training.shards import ShardedLog
 from awrq_mixer.training.training_log import make_batch, shuffled_groups
-from awrq_mixer.training.training_rows import Part
+from awrq_mixer.training.training_rows import BatchPart
 from marca_common.config import content_hash, to_dict
+from marca_common.errors import UserError
 from marca_common.ranks import Ranks
 from marca_common.row_groups import RowGroup
 from marca_common.seeding import numpy_generator
-from marca_common.torch_seeding import Cut
+from marca_common.torch_seeding import OwnPlaces
 
+_MOST = 10_000  # files of sorted rows, all mapped at once
 _MARKS = 256  # keys of a row group that tell where its rows lie
 
 
@@ -36,18 +38,21 @@ def sorted_by_state(log: ShardedLog, config: TrainConfig, ranks: Ranks, folder: 
 
     A group that was killed and is started again redoes at most what was in hand.
     """
-    target, space = folder / _name(log, config), log.space
+    target = folder / _name(log, config)
     if not ranks.lead(partial(is_finished, target)):
+        many = ranks.each(partial(_stretches, log, config))
         groups = [
             one for one in log.shards.groups if one.start < log.cut.train_end and one.start + one.rows > log.cut.train
         ]
-        spill = target / "by_group"
-        marks = ranks.map(partial(_spill, log, config, spill), list(enumerate(groups)))
-        edges = stretches(marks, _stretches(log, config))
-        rows = ranks.map(partial(_gather, target, spill, len(groups), edges), range(len(edges)))
+        marks = ranks.map(partial(_sort, log, config, target / BY_GROUP), list(enumerate(groups)))
+        edges = stretches(marks, many)
+        places = np.stack(ranks.map(partial(_places, target / BY_GROUP, edges), range(len(groups))))
+        rows = np.diff(places.sum(axis=0))
+        ranks.each(partial(_require_full_lanes, rows, config))
+        ranks.map(partial(_gather, target, places), range(many))
         ranks.lead(partial(write_index, target, edges, rows))
-        ranks.lead(partial(shutil.rmtree, spill, ignore_errors=True))
-    return RowShards(target, space)
+    ranks.lead(partial(shutil.rmtree, target / BY_GROUP, ignore_errors=True))
+    return ranks.each(partial(RowShards, target, log.space))
 
 
 def _name(log: ShardedLog, config: TrainConfig) -> str:
@@ -61,7 +66,7 @@ def _name(log: ShardedLog, config: TrainConfig) -> str:
             log.encoder.to_dict(),
             config.plus.surrogate,
             config.plus.history,
-            _stretches(log, config),
+            config.stream and to_dict(config.stream),
         ]
     )[:16]
 
@@ -69,12 +74,28 @@ def _name(log: ShardedLog, config: TrainConfig) -> str:
 def _stretches(log: ShardedLog, config: TrainConfig) -> int:
     """How many shards: those of a lane hold its share of ``buffer_rows`` each."""
     assert config.stream is not None
-    return config.stream.lanes * -(-(log.cut.train_end - log.cut.train) // config.stream.buffer_rows)
+    many = config.stream.lanes * -(-(log.cut.train_end - log.cut.train) // config.stream.buffer_rows)
+    if many > _MOST:
+        raise UserError(
+            f"stream.buffer_rows: {config.stream.buffer_rows} rows at hand in {config.stream.lanes} lanes make {many} files of rows "
+            f"sorted by state; expected at most {_MOST}: take more rows or fewer lanes"
+        )
+    return many
 
 
-def _spill(
-    log: ShardedLog, config: TrainConfig, folder: Path, numbered: tuple[int, RowGroup]
-) -> tuple[np.ndarray, int]:
+def _require_full_lanes(rows: np.ndarray, config: TrainConfig) -> None:
+    """A UserError where a lane has less than half of its share of the rows, ``rows`` of each shard (P,)."""
+    assert config.stream is not None
+    lanes, whole = config.stream.lanes, int(rows.sum())
+    least = int(rows.reshape(lanes, -1).sum(axis=1).min())
+    if least < whole / lanes / 2:
+        raise UserError(
+            f"stream.lanes: of {whole} training rows a lane of {lanes} has {least}, since states lie in one lane each "
+            "and some have very many rows; expected fewer lanes"
+        )
+
+
+def _sort(log: ShardedLog, config: TrainConfig, folder: Path, numbered: tuple[int, RowGroup]) -> tuple[np.ndarray, int]:
     """Sort one row group's rows by key into a file of its own; some of the keys, evenly, and the number of rows."""
     number, group = numbered
     path = shard_path(folder, number)
@@ -98,18 +119,19 @@ def stretches(marks: Sequence[tuple[np.ndarray, int]], many: int) -> np.ndarray:
     return first
 
 
-def _gather(target: Path, spill: Path, groups: int, edges: np.ndarray, number: int) -> int:
-    """Write the shard of one stretch from the sorted row groups; how many rows it has."""
+def _places(folder: Path, edges: np.ndarray, group: int) -> np.ndarray:
+    """Where each stretch begins in a sorted row group, and its end, (P + 1,)."""
+    key = KeyedRows.open(shard_path(folder, group)).key
+    return np.append(np.searchsorted(key, edges), len(key))
+
+
+def _gather(target: Path, places: np.ndarray, number: int) -> None:
+    """Write the shard of one stretch from the sorted row groups; ``places`` (groups, P + 1) in these."""
     path = shard_path(target, number)
-    if not path.exists():
-        parts = []
-        for group in range(groups):
-            rows = KeyedRows.open(shard_path(spill, group))
-            first = np.searchsorted(rows.key, edges[number])
-            end = np.searchsorted(rows.key, edges[number + 1]) if number + 1 < len(edges) else len(rows)
-            parts.append(rows.stretch(int(first), int(max(first, end))))
-        KeyedRows.joined(parts).write(path)
-    return len(KeyedRows.open(path))
+    if path.exists():
+        return
+    groups = [KeyedRows.open(shard_path(target / BY_GROUP, group)) for group in range(len(places))]
+    KeyedRows.joined([one.stretch(*row[number : number + 2]) for one, row in zip(groups, places)]).write(path)
 
 
 class StateRows:
@@ -124,12 +146,6 @@ class StateRows:
         self.history = history_columns(config, log.space)
         self.known: Batch | Totals = log.totals
         self.bounds = shards.start[:: len(shards.shards) // self.lanes]  # rows before each lane, and before the end
-        least = int(np.diff(self.bounds).min())
-        if least < len(self) / self.lanes / 2:
-            raise ranks.refusal(
-                f"stream.lanes: of {len(self)} training rows a lane of {self.lanes} has {least}, since states lie in one lane each "
-                "and some have very many rows; expected fewer lanes"
-            )
 
     def __len__(self) -> int:
         return int(self.shards.start[-1])
@@ -142,7 +158,7 @@ class StateRows:
         """What tells these rows from others."""
         return [float(len(self)), *self.log.fingerprint()]
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Part]:
+    def batches(self, size: int, seed: int, start: int) -> Iterator[BatchPart]:
         """Endless batches from number ``start`` on; of each, the states of this rank's lanes."""
         share = self.lanes // self.ranks.size
         mine = range(self.ranks.rank * share, (self.ranks.rank + 1) * share)
@@ -150,20 +166,20 @@ class StateRows:
             rows = Batch.joined(parts)
             yield self._part(rows)
 
-    def _part(self, rows: Batch) -> Part:
+    def _part(self, rows: Batch) -> BatchPart:
         """This rank's rows, and where they and their states lie in the whole batch: ranks tell each other how many they have."""
         if self.ranks.size == 1:
-            return Part(rows.to(self.device))
+            return BatchPart(rows.to(self.device))
         states = len(torch.unique(state_keys(rows.codes, self.history, self.log.space.categories)))
         counts = torch.zeros(2, self.ranks.size, dtype=torch.int64)
         counts[:, self.ranks.rank] = torch.tensor([len(rows), states])
         counts = self.ranks.summed(counts)
         first = counts[:, : self.ranks.rank].sum(1)
-        cuts = {
-            name: Cut(torch.arange(int(own)) + int(before), int(whole.sum()))
+        places = {
+            name: OwnPlaces(torch.arange(int(before), int(before) + int(own), device=self.device), int(whole.sum()))
             for name, own, before, whole in zip(("rows", "states"), (len(rows), states), first, counts)
         }
-        return Part(rows.to(self.device), len(rows) / cuts["rows"].whole, cuts)
+        return BatchPart(rows.to(self.device), len(rows) / places["rows"].whole, places)
 
     def _lane(self, lane: int, size: int, seed: int, start: int) -> Iterator[Batch]:
         """Endless parts of batches from one lane: states whole, ``size`` over the number of lanes rows each on average."""

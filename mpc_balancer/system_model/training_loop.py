@@ -36,7 +36,7 @@ def fit_network(
     generator = torch_generator(config.seed, "mpc_balancer", "batches")
     batch = max(config.batch_size, len(train) // 128 // ranks.size * ranks.size)
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    updates = -(-len(train) // batch) * config.epochs
+    updates = -(-(len(train) - len(train) % ranks.size) // batch) * config.epochs
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, updates, config.lr / 10)
     best, best_state, since, started = np.inf, copy.deepcopy(net.state_dict()), 0, time.monotonic()
     for epoch in range(config.epochs):

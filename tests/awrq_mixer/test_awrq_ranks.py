@@ -215,9 +215,13 @@ def test_a_rank_killed_while_rows_are_sorted_or_learned_changes_nothing(
     whole = trained(config, tmp_path / "whole")
     killed = group(str(script), str(config), str(tmp_path / "cut"), "1", when)
     assert "Signal 9" in killed.stderr
+    kept = {path.name: path.stat().st_ino for path in (tmp_path / "cut").glob("unfinished-*/rows/*/*.arrow")}
+    assert bool(kept) == (when != "3")
     resumed = trained(config, tmp_path / "cut")
     for name, one in whole.items():
         assert torch.equal(one, resumed[name]), name
+    found = {path.name: path.stat().st_ino for path in (tmp_path / "cut/rows").glob("*/*.arrow")}
+    assert {name: found[name] for name in kept} == kept  # what was finished is not made again
     rows = [sorted((tmp_path / name / "rows").rglob("*.arrow")) for name in ("whole", "cut")]
     assert [one.name for one in rows[0]] == [one.name for one in rows[1]]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*rows))

@@ -19,13 +19,14 @@ from awrq_mixer.train import train
 from awrq_mixer.training.shards import ShardedLog, StreamedRows, load_shards
 from awrq_mixer.training.survey import Cut
 from awrq_mixer.training.training_log import load_log, make_batch
-from awrq_mixer.training.training_rows import MemoryRows, average, share_of_states
+from awrq_mixer.training.training_rows import MemoryRows, share_of_states
 from awrq_mixer.training.validation import make_validation_set
 from awrq_mixer.training.validation_rows import ValidationRows
 from marca_common.errors import UserError
 from marca_common.ranks import Ranks
 from marca_common.seeding import torch_generator
-from marca_common.torch_seeding import SeededDropout, use_cuts, use_generator
+from marca_common.shared_batches import averaged
+from marca_common.torch_seeding import SeededDropout, use_generator, use_places
 
 
 class OneOf(Ranks):
@@ -115,15 +116,15 @@ def test_validation_rows_kept_are_few_and_of_whole_states_however_the_log_is_cut
     frame = small_world.frame.assign(segment=rng.integers(0, 900, 6000).astype(str))
     frame.loc[frame["segment"].astype(int) > 870, "segment"] = "large"
 
-    def kept(*cuts: int) -> ValidationRows:
-        parts = np.split(np.arange(len(frame)), cuts)
+    def kept(*places: int) -> ValidationRows:
+        parts = np.split(np.arange(len(frame)), places)
         found = [ValidationRows.of(frame.iloc[rows], config.spec, 100, seed=3) for rows in parts]
         return sum(found[1:], found[0])
 
     whole = kept()
     assert len(whole.rows) == 400
-    for cuts in ((1,), (1000, 1010, 4000), tuple(range(10, 6000, 500))):
-        assert kept(*cuts).frame().equals(whole.frame())
+    for places in ((1,), (1000, 1010, 4000), tuple(range(10, 6000, 500))):
+        assert kept(*places).frame().equals(whole.frame())
     counts = whole.rows.groupby(["place", "segment"]).size()
     known = frame.groupby(["place", "segment"]).size()[counts.index]
     partly = counts[counts < known]
@@ -263,9 +264,9 @@ def test_gradients_of_parts_become_those_of_the_batch(monkeypatch: pytest.Monkey
     mine = loss_of(x[3:])
     ranks = OneOf(1, 2)
     monkeypatch.setattr(ranks, "summed", lambda tensor: tensor + 3 / 8 * theirs)
-    loss, logged = average(learner, mine, {"eta": torch.tensor(1.0)}, 5 / 8, ranks)
+    loss, eta = averaged(learner.parameters(), [mine, torch.tensor(1.0)], ranks, 5 / 8)
     assert float(loss) == pytest.approx(whole)
-    assert float(logged["eta"]) == 1.75
+    assert float(eta) == 1.75
     for one, known in zip(learner.parameters(), expected):
         assert torch.allclose(one.grad, known)
 
@@ -279,6 +280,10 @@ def test_a_batch_in_memory_is_shared_evenly_or_refused(priced: Any) -> None:
     assert torch.equal(whole.reward, Batch.joined(parts).reward)
     with pytest.raises(UserError, match="batch_size: got 100 rows; expected a multiple of the 3 ranks"):
         MemoryRows(data, OneOf(0, 3)).batch_size(100)
+    few = MemoryRows(data.take(slice(0, 100)), OneOf(0, 3))
+    assert few.batch_size(300) == 99  # what three ranks can share of 100 rows
+    few.groups = data.codes[:100, 0]
+    assert few.batch_size(300) == 100
 
 
 def test_whole_states_are_shared_about_evenly() -> None:
@@ -296,7 +301,7 @@ def test_a_rank_draws_the_noise_of_its_rows_and_states() -> None:
         rows.groups = groups
         part, dropout = next(rows.batches(30, 0, 0)), SeededDropout(0.4).train()
         use_generator(dropout, torch_generator(0, "noise"))
-        use_cuts(dropout, part.cuts)
+        use_places(dropout, part.places)
         states = torch.unique(part.rows.codes)
         kept = dropout(torch.ones(len(part.rows), 4)), dropout(torch.ones(2, len(states), 4), 1, "states")
         return part.rows.reward.long(), states, *kept
@@ -369,6 +374,7 @@ def test_half_of_the_training_rows_is_cut_as_in_memory() -> None:
             {"learner": "awrq_plus", "stack": {"members": {"trees": {"learner": "lightgbm_history"}}}},
             "stream: learner 'lightgbm_history' needs its rows in memory",
         ),
+        ({"learner": "low_rank", "batch_size": 8}, "and two rows of each where states stay whole"),
         ({"batch_size": 100}, "batch_size: got 100; expected a multiple of stream.lanes, 8"),
         ({"spec": {"negative": {"revenue": "drop"}}}, "stream: spec.negative drops rows by 'revenue'; expected clip"),
     ],
@@ -376,6 +382,11 @@ def test_half_of_the_training_rows_is_cut_as_in_memory() -> None:
 def test_what_cannot_be_streamed_is_refused_before_any_work(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         TrainConfig.model_validate({"stream": {}} | changes)
+
+
+def test_a_stack_needs_no_batch_size_that_fits_the_lanes() -> None:
+    members = {"one": {"learner": "glm", "batch_size": 240}}
+    TrainConfig.model_validate({"learner": "awrq_plus", "stream": {"lanes": 24}, "stack": {"members": members}})
 
 
 def test_ranks_that_do_not_fit_the_lanes_are_refused(priced: Any) -> None:

@@ -257,6 +257,13 @@ def test_members_in_the_folder_that_saw_other_rows_are_trained_again(stacked: An
     assert np.array_equal(mixed.values(states), whole.values(states))
 
 
+def test_a_half_is_not_cut_into_halves(stacked: Any) -> None:
+    split = stacked["split"] | {"half": "first"}
+    with pytest.raises(ValueError, match=r"split\.half: got 'first'; stack\.cross_fit cuts into halves itself"):
+        TrainConfig.model_validate(stacked | {"split": split})
+    TrainConfig.model_validate(stacked | {"split": split, "stack": stacked["stack"] | {"cross_fit": False}})
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

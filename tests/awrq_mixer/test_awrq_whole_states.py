@@ -18,6 +18,7 @@ from awrq_mixer.learners.row_shards import KeyedRows, RowShards
 from awrq_mixer.learners.state_memory import StateMemory, state_keys
 from awrq_mixer.serving import Predictor
 from awrq_mixer.train import make_learner, train
+from awrq_mixer.training.sampled_rows import sampled
 from awrq_mixer.training.shards import load_shards
 from awrq_mixer.training.training_log import load_log, make_batch
 from awrq_mixer.training.whole_states import StateRows, sorted_by_state, stretches
@@ -172,15 +173,18 @@ def damaged(folder: Path, how: str) -> None:
     elif how == "swapped":
         other = sorted(folder.glob("*.arrow"))[1]
         KeyedRows.open(other).stretch(0, 3).write(first)
+    elif how == "columns":
+        KeyedRows(KeyedRows.open(first).table.select(["key"])).write(first)
     else:
-        (folder / "rows.json").write_text('{"version": 0}')
+        (folder / "rows.json").write_text('{"version": 1}')
 
 
 @pytest.mark.parametrize(
     ("how", "says"),
     [
         ("truncated", "not a readable shard of rows"),
-        ("swapped", "its shards hold"),
+        ("swapped", "3 rows of key, code_0"),
+        ("columns", r"rows of key; expected \d+ of key, code_0"),
         ("version", "of another version of this software"),
     ],
 )
@@ -198,6 +202,43 @@ def test_one_large_state_needs_fewer_lanes(hinted: Any, tmp_path: Path) -> None:
         UserError, match=r"stream\.lanes: of 4800 training rows a lane of 4 has \d+, since states lie in one"
     ):
         train(TrainConfig.model_validate(hinted[0] | {"plus": plus}), tmp_path)
+
+
+def test_files_of_sorted_rows_are_not_too_many(hinted: Any, tmp_path: Path) -> None:
+    stream = {"buffer_rows": 1, "lanes": 4}
+    with pytest.raises(UserError, match=r"stream\.buffer_rows: 1 rows at hand in 4 lanes make 19200 files"):
+        train(TrainConfig.model_validate(hinted[0] | {"stream": stream}), tmp_path)
+
+
+def test_another_side_column_at_the_same_place_is_sorted_anew(hinted: Any, tmp_path: Path) -> None:
+    shutil.copytree(hinted[0]["requests"], tmp_path / "parts")
+    config = TrainConfig.model_validate(hinted[0] | {"requests": str(tmp_path / "parts"), "epochs": 1})
+    train(config, tmp_path / "run")
+    before = list((tmp_path / "run/rows").iterdir())
+    path = tmp_path / "parts/0.parquet"
+    pd.read_parquet(path).assign(hint=lambda f: 3 * f["hint"]).to_parquet(path, index=False, row_group_size=700)
+    again = train(config, tmp_path / "run").model
+    after = list((tmp_path / "run/rows").iterdir())
+    assert len(before) == len(after) == 1  # what is no longer used is gone
+    assert before != after
+    whole = train(config, tmp_path / "whole").model
+    assert np.array_equal(again.values(STATES), whole.values(STATES))
+
+
+def test_a_sample_is_the_same_whatever_the_row_groups(hinted: Any) -> None:
+    stack = {"members": {"one": {"learner": "glm"}}, "side_columns": ["hint"]}
+    shared = {name: hinted[0][name] for name in ("spec", "requests")} | {"learner": "awrq_plus", "stack": stack}
+    found = []
+    for rows in (300, 300, 10**6):
+        config = TrainConfig.model_validate(shared | {"stream": {"evidence_rows": rows}})
+        found.append(sampled(load_shards(config, Ranks()), config, Ranks()))
+    few, again, every = found
+    assert (len(few.train), len(few.validation)) == (300, 300)
+    assert few.train.equals(again.train)
+    assert (len(every.train), len(every.validation), every.earlier) == (4800, 600, 2400)
+    assert abs(few.earlier - 150) < 30
+    money = every.train["money"].tolist()
+    assert money == load_log(TrainConfig.model_validate(hinted[1])).train["money"].tolist()
 
 
 @pytest.mark.slow

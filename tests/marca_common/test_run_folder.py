@@ -3,7 +3,7 @@
 import errno
 import fcntl
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def one_run(out: Path, seed: int, fails: BaseException | None = None, resumes_from: str | None = None) -> RunFolder:
+def one_run(
+    out: Path, seed: int, fails: BaseException | None = None, resumes_from: str | Sequence[str] = ()
+) -> RunFolder:
     with RunFolder(out, Settings(seed=seed), resumes_from) as run:
         write_text(run.path / "tables" / "a.csv", f"{seed}\n")
         write_text(run.path / "state.pt", f"{seed}\n")
