@@ -20,9 +20,8 @@ from awrq_mixer.config import TrainConfig
 from awrq_mixer.serving import Predictor
 from awrq_mixer.train import train
 from marca_common.checkpoint import load_checkpoint
+from tests.reference.torchrun import REPOSITORY, one_error, torchrun
 
-REPOSITORY = Path(__file__).parents[2]
-GROUP = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 DIES = """
 import os, signal, sys
 from awrq_mixer.config import TrainConfig
@@ -44,13 +43,8 @@ train(load_config(TrainConfig, config), out)
 """
 
 
-def group(*words: str) -> subprocess.CompletedProcess[str]:
-    place = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*GROUP, *words], cwd=REPOSITORY, env=place, capture_output=True, text=True, check=False)
-
-
 def trained(config: Path, out: Path) -> dict[str, torch.Tensor]:
-    done = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={out}")
+    done = torchrun("-m", "awrq_mixer.train", f"--config={config}", f"--out={out}")
     assert done.returncode == 0, done.stderr
     return weights(out)
 
@@ -111,7 +105,7 @@ def test_a_killed_rank_changes_nothing(small_world: Any, tmp_path: Path, rank: s
     config, script = write_config(small_world, tmp_path), tmp_path / "dies.py"
     script.write_text(DIES, encoding="utf-8")
     whole = trained(config, tmp_path / "whole")
-    killed = group(str(script), str(config), str(tmp_path / "cut"), rank, "13")
+    killed = torchrun(str(script), str(config), str(tmp_path / "cut"), rank, "13")
     assert "Signal 9" in killed.stderr
     assert not (tmp_path / "cut/summary.json").exists()
     other = group_of_one(config, tmp_path / "cut")
@@ -213,7 +207,7 @@ def test_a_rank_killed_while_rows_are_sorted_or_learned_changes_nothing(
     config, script = written(values, tmp_path), tmp_path / "dies.py"
     script.write_text(program, encoding="utf-8")
     whole = trained(config, tmp_path / "whole")
-    killed = group(str(script), str(config), str(tmp_path / "cut"), "1", when)
+    killed = torchrun(str(script), str(config), str(tmp_path / "cut"), "1", when)
     assert "Signal 9" in killed.stderr
     kept = {path.name: path.stat().st_ino for path in (tmp_path / "cut").glob("unfinished-*/rows/*/*.arrow")}
     assert bool(kept) == (when != "3")
@@ -239,17 +233,17 @@ def test_a_stack_over_ranks_is_that_of_one_process_and_a_killed_rank_changes_not
     config, script = written(values, tmp_path), tmp_path / "dies.py"
     script.write_text(DIES, encoding="utf-8")
     train(TrainConfig.model_validate(yaml.safe_load(config.read_text())), tmp_path / "alone")
-    whole = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'group'}")
+    whole = torchrun("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'group'}")
     assert whole.returncode == 0, whole.stderr
     states = pd.DataFrame({"place": ["0", "2", "1"], "segment": ["3", "7", "never seen"]})
     one, two = (Predictor.load(tmp_path / name / "best.pt").values(states) for name in ("alone", "group"))
     assert np.allclose(one, two, rtol=0.02)
     tables = [pd.read_csv(tmp_path / name / "members.csv") for name in ("alone", "group")]
     assert tables[0]["verdict"].tolist() == tables[1]["verdict"].tolist()
-    killed = group(str(script), str(config), str(tmp_path / "cut"), "1", "30")  # in a half of the rows
+    killed = torchrun(str(script), str(config), str(tmp_path / "cut"), "1", "30")  # in a half of the rows
     assert "Signal 9" in killed.stderr
     assert list((tmp_path / "cut").glob("unfinished-*/members/half_*"))
-    resumed = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'cut'}")
+    resumed = torchrun("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'cut'}")
     assert resumed.returncode == 0, resumed.stderr
     assert np.array_equal(Predictor.load(tmp_path / "cut/best.pt").values(states), two)
 
@@ -275,8 +269,4 @@ def test_what_goes_wrong_in_a_group_is_one_line(
     if damaged:
         path = tmp_path / "parts/1.parquet"
         path.write_bytes(path.read_bytes()[:-100])
-    done = group("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'run'}")
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(said) == 1
-    assert says in said[0]
+    assert says in one_error("-m", "awrq_mixer.train", f"--config={config}", f"--out={tmp_path / 'run'}")
