@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -81,7 +81,7 @@ class StackScorer:
 
     def to_payload(self) -> dict[str, Any]:
         """What a checkpoint must hold: the members' own parts, their weights, and the profile."""
-        members = {
+        members: dict[str, dict[str, Any]] = {
             name: {
                 "floor": one.floor,
                 "weight": one.weight,
@@ -91,6 +91,7 @@ class StackScorer:
             }
             for name, one in self.members.items()
         }
+        _share_equal([one["parts"].get("weights", {}) for one in members.values()])
         return {"members": members, "profile": torch.from_numpy(self.profile)}
 
     @classmethod
@@ -108,3 +109,17 @@ class StackScorer:
                 raise UserError(f"member {name}: floor, weights and centre do not fit: train again")
             members[name] = Member(build(name, held["parts"]), floor, centre, weight, level)
         return cls(members, profile)
+
+
+def _share_equal(weights: Sequence[dict[str, Tensor]]) -> None:
+    """Let equal tensors of one name be one: members remember the same rows, and a file holds a tensor once."""
+    first: dict[str, list[Tensor]] = {}
+    for one in weights:
+        for name, tensor in one.items():
+            known = first.setdefault(name, [])
+            one[name] = next((other for other in known if _equal(other, tensor)), tensor)
+            known.append(one[name])
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)

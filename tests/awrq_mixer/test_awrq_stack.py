@@ -19,6 +19,7 @@ from awrq_mixer.serving.stack_scorer import Member, StackScorer, weighed
 from awrq_mixer.train import train
 from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh, weigh_levels
 from awrq_mixer.training.training_log import load_log
+from marca_common.checkpoint import load_checkpoint, save_checkpoint
 from marca_common.config import load_config
 from marca_common.errors import UserError
 from marca_common.files import read_json
@@ -122,6 +123,23 @@ def test_a_stack_is_the_profile_and_its_members_departures() -> None:
         + 0.5 * departure[1]
     )
     assert found == pytest.approx(np.exp(log_q)[[2, 0]], rel=1e-4)
+
+
+def test_rows_that_several_members_remember_are_written_once(tmp_path: Path) -> None:
+    class Remembering(_Fixed):
+        def __init__(self, table: np.ndarray, rows: torch.Tensor) -> None:
+            super().__init__(table)
+            self.rows = rows
+
+        def to_payload(self) -> dict[str, Any]:
+            return {"weights": {"memory_codes": self.rows.clone()}}
+
+    table, rows = np.ones((4, ACTIONS)), torch.arange(100_000)
+    members = {str(j): Member.of(Remembering(table, rows + j // 2), table) for j in range(3)}  # two of them the same
+    save_checkpoint(tmp_path / "stack.pt", "test", [], StackScorer(members, np.ones(ACTIONS)).to_payload())
+    assert 1.6e6 < (tmp_path / "stack.pt").stat().st_size < 1.7e6
+    found = load_checkpoint(tmp_path / "stack.pt", "test")["members"]
+    assert all(torch.equal(found[str(j)]["parts"]["weights"]["memory_codes"], rows + j // 2) for j in range(3))
 
 
 @pytest.fixture(scope="module")
