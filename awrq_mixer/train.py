@@ -115,8 +115,9 @@ def _fit(
     ranks: Ranks,
     folder: Path,
 ) -> tuple[Predictor, dict[str, Any]]:
-    device = resolve_device(config.device)
+    device, began = resolve_device(config.device), time.perf_counter()
     rows = _rows(config, log, device, ranks, folder)
+    sorting = {"sort_s": round(time.perf_counter() - began, 3)} if isinstance(rows, StateRows) else {}
     learner = ranks.each(lambda: make_learner(config, log, rows.known, ranks))
     if isinstance(rows, StateRows):
         assert isinstance(learner, StateMemory)
@@ -156,7 +157,8 @@ def _fit(
                 state.report(validation)
     finally:
         bar.close()
-    return _finish(config, run, state, predictor, time.perf_counter() - started)
+    model, summary = _finish(config, run, state, predictor, time.perf_counter() - started)
+    return model, summary | sorting
 
 
 def _rows(config: TrainConfig, log: Log | ShardedLog, device: torch.device, ranks: Ranks, folder: Path) -> Rows:
