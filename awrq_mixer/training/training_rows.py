@@ -104,7 +104,7 @@ class MemoryRows:
 def share_of_states(counts: np.ndarray, rank: int, ranks: int) -> tuple[int, int]:
     """First and last (exclusive) row of a rank, where states with ``counts`` rows lie one after the other.
 
-    OwnPlaces between states, next to equal parts; between any rows where a rank would be left without one.
+    Cut between states, next to equal parts; between any rows where a rank would be left without one.
     """
     even = np.arange(ranks + 1) * counts.sum() // ranks
     edges = np.r_[0, counts.cumsum()]
