@@ -204,12 +204,12 @@ def judge(job: Job, config: TrainConfig, model: Predictor, truth: Truth) -> dict
 
 
 def train_job(job: Job, requests: Path, spec: RequestSpec, more: Sequence[str] = ()) -> tuple[TrainConfig, TrainResult]:
-    """Train the job's learner on a log, under its tuned setting or the job's own; a finished run is reused.
+    """Train the job's learner on a log, under its tuned setting or the job's own; a finished run on the same log is reused.
 
     ``more`` overrides come last.
     """
     config, chosen = config_of(job, requests, spec, more)
-    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash(chosen)[:8]}"
+    out = f"{world_folder(job).name}_{job.learner}_{job.epochs or 'own'}_{content_hash([chosen, str(requests)])[:8]}"
     return config, train(config, job.folder / "runs" / out)
 
 

@@ -132,7 +132,9 @@ def same_weights(folder: Path, log: Path, stream: dict[str, int], launch: dict[i
         out = folder / f"one-update-{job}-{ranks}"
         trained(log, out, stream, 2 * BATCH, 1, launcher, LEARNERS[job], "sgd")  # Adam's first step is a sign
         found.append(load_checkpoint(out / "best.pt", "awrq_mixer")["weights"])
-    return all(torch.allclose(one.double(), found[1][name].double(), rtol=1e-4, atol=1e-6) for name, one in found[0].items())
+    return all(
+        torch.allclose(one.double(), found[1][name].double(), rtol=1e-4, atol=1e-6) for name, one in found[0].items()
+    )
 
 
 def len_of(log: Path) -> int:

@@ -142,10 +142,15 @@ def run_missing(asked: list[tuple[str, Job]], workers: int, results: Path, suffi
     for condition, job in {(condition, job.seed): (condition, job) for condition, job in missing}.values():
         make_log(condition, job)
     with ProcessPoolExecutor(workers, initializer=_one_thread) as pool:
-        for future in as_completed([pool.submit(run_one, condition, job) for condition, job in missing]):
-            runs = pd.concat([runs, pd.DataFrame([future.result()])], ignore_index=True)
-            write_table(runs, results / name)
-            print({key: runs.iloc[-1][key] for key in (*keys, "spearman_within", "capture")}, flush=True)
+        waiting = [pool.submit(run_one, condition, job) for condition, job in missing]
+        try:
+            for future in as_completed(waiting):
+                runs = pd.concat([runs, pd.DataFrame([future.result()])], ignore_index=True)
+                write_table(runs, results / name)
+                print({key: runs.iloc[-1][key] for key in (*keys, "spearman_within", "capture")}, flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the rest would run for hours, and be lost
+            raise
     wanted = {(condition, job.learner, job.seed) for condition, job in asked}
     return runs[[key in wanted for key in map(tuple, runs[keys].to_numpy())]]
 
