@@ -208,7 +208,9 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
                 "least_capture": group[[c for c in group if c.startswith("capture_0")]].min(axis=None),
                 "awrq_plus_ahead": lead.mean(),
                 "awrq_plus_ahead_se": lead.sem(),
-                "warned": "; ".join(sorted({one for text in group["warned"].fillna("") for one in [text] if one})),
+                "warned": "; ".join(
+                    sorted({one for text in group["warned"].astype(object).fillna("") for one in [text] if one})
+                ),
             }
         )
     return pd.DataFrame(rows)
