@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -194,6 +195,17 @@ def test_damaged_rows_are_one_line(rows: StateRows, tmp_path: Path, how: str, sa
     damaged(folder, how)
     with pytest.raises(UserError, match=says):
         RowShards(folder, rows.log.space)
+
+
+def test_codes_that_the_learner_does_not_know_are_one_line(rows: StateRows, tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    shutil.copytree(rows.shards.folder, folder)
+    first = KeyedRows.open(folder / "000000.arrow")
+    code = pa.array(np.full(len(first), 10**6, np.int32))
+    KeyedRows(first.table.set_column(1, "code_0", code)).write(folder / "000000.arrow")
+    found = RowShards(folder, rows.log.space)
+    with pytest.raises(UserError, match="rows and learner do not fit each other: train again"):
+        found.take(np.arange(3))
 
 
 def test_one_large_state_needs_fewer_lanes(hinted: Any, tmp_path: Path) -> None:
