@@ -106,22 +106,14 @@ class RowShards:
 
     def __init__(self, folder: Path, space: Space) -> None:
         self.folder, self.space = folder, space
-        index = read_json(folder / INDEX)
-        if (
-            not isinstance(index, dict)
-            or index.get("version") != VERSION
-            or set(index) != {"version", "first_key", "rows"}
-        ):
-            raise UserError(f"{folder / INDEX}: of another version of this software; train again")
-        self.first_key = np.array(index["first_key"], np.int64)  # (P,) of each shard's stretch; rising
-        self.shards = [KeyedRows.open(shard_path(folder, number)) for number in range(len(self.first_key))]
-        for number, (shard, rows) in enumerate(zip(self.shards, index["rows"], strict=True)):
-            if len(shard) != rows or shard.table.schema.names != self._columns():
+        self.first_key, rows = read_index(folder)
+        self.shards = [KeyedRows.open(shard_path(folder, number)) for number in range(len(rows))]
+        for number, (shard, expected) in enumerate(zip(self.shards, rows)):
+            if len(shard) != expected or shard.table.schema.names != self._columns():
                 raise UserError(
                     f"{shard_path(folder, number)}: {len(shard)} rows of {', '.join(shard.table.schema.names)}; "
-                    f"expected {rows} of {', '.join(self._columns())}: train again"
+                    f"expected {expected} of {', '.join(self._columns())}: train again"
                 )
-        rows = [len(one) for one in self.shards]
         self.start = np.concatenate([[0], np.cumsum(rows)])  # (P + 1,) rows of earlier shards
 
     def _columns(self) -> list[str]:
@@ -195,6 +187,19 @@ def write_index(folder: Path, first_key: np.ndarray, rows: Sequence[int]) -> Non
     write_json(
         folder / INDEX, {"version": VERSION, "first_key": first_key.tolist(), "rows": [int(one) for one in rows]}
     )
+
+
+def read_index(folder: Path) -> tuple[np.ndarray, list[int]]:
+    """First key of each shard's stretch, rising (P,), and how many rows each has; a UserError where the file is no such index."""
+    index = read_json(folder / INDEX)
+    try:
+        first_key, rows = np.array(index["first_key"], np.int64), [int(one) for one in index["rows"]]
+        good = index["version"] == VERSION and first_key.shape == (len(rows),) and len(rows) > 0
+    except (TypeError, ValueError, KeyError, OverflowError):
+        good = False
+    if not good:
+        raise UserError(f"{folder / INDEX}: damaged, or of another version of this software; train again")
+    return first_key, rows
 
 
 def remove_others(folder: Path, kept: Sequence[RowShards]) -> None:

@@ -177,7 +177,7 @@ def damaged(folder: Path, how: str) -> None:
     elif how == "columns":
         KeyedRows(KeyedRows.open(first).table.select(["key"])).write(first)
     else:
-        (folder / "rows.json").write_text('{"version": 1}')
+        (folder / "rows.json").write_text(how)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,11 @@ def damaged(folder: Path, how: str) -> None:
         ("truncated", "not a readable shard of rows"),
         ("swapped", "3 rows of key, code_0"),
         ("columns", r"rows of key; expected \d+ of key, code_0"),
-        ("version", "of another version of this software"),
+        ('{"version": 1}', "damaged, or of another version of this software"),
+        ('{"version": 0, "first_key": [0], "rows": [1]}', "damaged, or of another version of this software"),
+        ('{"version": 1, "first_key": [0], "rows": [1, 2]}', "damaged, or of another version of this software"),
+        ('{"version": 1, "first_key": ["x"], "rows": [1]}', "damaged, or of another version of this software"),
+        ("[]", "damaged, or of another version of this software"),
     ],
 )
 def test_damaged_rows_are_one_line(rows: StateRows, tmp_path: Path, how: str, says: str) -> None:
