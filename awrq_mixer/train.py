@@ -26,7 +26,7 @@ from awrq_mixer.training.training_state import TrainingState, learning_curve
 from awrq_mixer.training.validation import ValidationSet, make_validation_set
 from awrq_mixer.training.whole_states import StateRows, sorted_by_state
 from marca_common.cli import run_cli
-from marca_common.compute import multiplies_bf16, resolve_device, set_threads, take_own_gpu
+from marca_common.compute import keep_freed_memory, multiplies_bf16, resolve_device, set_threads, take_own_gpu
 from marca_common.progress import progress
 from marca_common.ranks import Ranks
 from marca_common.run_folder import RunFolder
@@ -53,6 +53,7 @@ def train(config: TrainConfig, out: str | Path) -> TrainResult:
     with ``stream:`` the log stays in its Parquet shards, and what a learner remembers of it lies in files beside the checkpoint.
     """
     set_threads(config.threads)
+    keep_freed_memory()
     take_own_gpu()
     with Ranks() as ranks:
         if ranks.size > 1 and config.learner in BOOSTED:

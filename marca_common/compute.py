@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 import torch
 
 from marca_common.errors import UserError
+
+# glibc's mallopt: its number of a setting, and bytes
+_KEEP = {"M_TRIM_THRESHOLD": (-1, 512 << 20), "M_TOP_PAD": (-2, 64 << 20), "M_MMAP_THRESHOLD": (-3, 32 << 20)}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -33,3 +37,14 @@ def multiplies_bf16(device: torch.device) -> bool:
 def set_threads(threads: int) -> None:
     """Number of threads torch uses inside one operation; a busy core makes more threads slower, not faster."""
     torch.set_num_threads(threads)
+
+
+def keep_freed_memory() -> None:
+    """Keep what is freed for the next array: an update takes and frees the same megabytes again and again.
+
+    glibc would give them back to the system, which clears every page before it is taken again. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for number, size in _KEEP.values():
+            mallopt(number, size)
