@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -194,6 +195,19 @@ class TrainConfig(FitConfig):
         if self.learner == STACK:
             return self.stack.side_columns
         return [self.plus.surrogate] if self.plus.surrogate else []
+
+    def without_columns(self, names: Sequence[str]) -> TrainConfig:
+        """The same where these are no state columns."""
+        if not names:
+            return self
+
+        def rest(history: list[str] | None) -> list[str] | None:
+            return history and [name for name in history if name not in names]
+
+        spec = self.spec.model_copy(update={"state": {n: k for n, k in self.spec.state.items() if n not in names}})
+        parts = {one: getattr(self, one) for one in ("plus", "stack")}
+        kept = {one: part.model_copy(update={"history": rest(part.history)}) for one, part in parts.items()}
+        return self.model_copy(update={"spec": spec, **kept})
 
     def fallbacks(self) -> set[str]:
         """Members that are trained only where no side column is borne out."""

@@ -67,15 +67,16 @@ def _train(config: TrainConfig, out: str | Path, ranks: Ranks, rows: Path | None
     run = RunFolder(out, config, resumes_from=("members" if config.learner == STACK else "last.pt", FOLDER))
     with ranks.folder(run):
         log = load_shards(config, ranks) if config.stream else ranks.each(lambda: load_log(config))
+        used = config.without_columns(log.identifiers)
         validation = make_validation_set(log.validation, log.spec, config.validation_rows, config.seed)
         loaded = time.perf_counter()
-        for note in odd_data(log.encoder, log.spec.reward, log.reward_range):
+        for note in odd_data(log.encoder, log.identifiers, log.spec.reward, log.reward_range):
             run.warn(note)
         if validation is None and config.split.validation:
             run.warn(
                 "no state earns revenue twice in the validation rows: nothing can be compared, the last step is kept"
             )
-        model, summary = _fitted(config, log, validation, run, ranks, rows or run.path / FOLDER)
+        model, summary = _fitted(used, log, validation, run, ranks, rows or run.path / FOLDER)
         summary["load_s"] = round(loaded - started, 3)
         ranks.lead(lambda: run.write_summary(summary))
     if rows is None and ranks.rank == 0:  # those of a stack's halves, and of earlier runs here

@@ -139,9 +139,10 @@ def run_missing(asked: list[tuple[str, Job]], workers: int, results: Path, suffi
     done = set(map(tuple, runs[keys].to_numpy()))
     missing = [(condition, job) for condition, job in asked if (condition, job.learner, job.seed) not in done]
     print(f"{len(asked) - len(missing)} of {len(asked)} runs are there already")
-    for condition, job in {(condition, job.seed): (condition, job) for condition, job in missing}.values():
-        make_log(condition, job)
+    logs = {(condition, job.seed): (condition, job) for condition, job in missing}.values()
     with ProcessPoolExecutor(workers, initializer=_one_thread) as pool:
+        list(pool.map(make_world, {job.seed: job for _, job in logs}.values()))
+        list(pool.map(make_log, *zip(*logs)) if logs else [])
         waiting = [pool.submit(run_one, condition, job) for condition, job in missing]
         try:
             for future in as_completed(waiting):

@@ -22,6 +22,7 @@ _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = re.compile(r"\s*\d{4}-?\d\d-?\d\d")
 _BOOLEANS = {"true": "1", "false": "0"}
 _FORBIDDEN = re.compile("[\x00\x1f]")  # they end and join text elsewhere
+_OWN, _FEWEST = 0.95, 100  # distinct values a row of an identifier; rows from which on a share means something
 
 
 class BadValue(Exception):
@@ -49,6 +50,11 @@ def category(value: Any) -> str:
         text = text.partition(".")[0]
         return "0" if text == "-0" else text
     return _BOOLEANS.get(text.lower(), text)
+
+
+def is_identifier(values: int, rows: int) -> bool:
+    """Whether a column of so many distinct ``values`` tells rows apart, not kinds of rows: hardly any value comes back."""
+    return rows >= _FEWEST and values >= _OWN * rows
 
 
 def as_categories(values: pd.Series) -> pd.Series:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from marca_common.column_values import categories
+from marca_common.column_values import categories, is_identifier
 from marca_common.requests import RequestSpec
 
 GROUPS = 10  # most groups of a column
@@ -45,14 +45,18 @@ def contexts(frame: pd.DataFrame, spec: RequestSpec, signal: np.ndarray) -> Cont
 
 
 def fine_codes(frame: pd.DataFrame, spec: RequestSpec) -> list[tuple[np.ndarray, int]]:
-    """Of every state column: code per row (M,), int64, and number of codes. A numeric column is cut into tenths."""
+    """Of every state column: code per row (M,), int64, and number of codes. A numeric column is cut into tenths.
+
+    An identifier has one code: groups made of its values would be told apart by their only row.
+    """
     fine = []
     for name, kind in spec.state.items():
         if kind == "numeric":
             fine.append((_tenths(frame[name].to_numpy(np.float64), np.ones(len(frame))), GROUPS))
             continue
         column = categories(frame, name).cat.remove_unused_categories()  # a cut log keeps those of all its rows
-        fine.append((column.cat.codes.to_numpy().astype(np.int64), max(len(column.cat.categories), 1)))
+        size, codes = max(len(column.cat.categories), 1), column.cat.codes.to_numpy().astype(np.int64)
+        fine.append((np.zeros_like(codes), 1) if is_identifier(size, len(frame)) else (codes, size))
     return fine
 
 

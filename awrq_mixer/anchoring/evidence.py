@@ -137,12 +137,12 @@ def _features(
 
     def of_chunk(start: int) -> tuple[np.ndarray, ...]:
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
-        at, action, expected = ids[mine] - start, joint[mine], mix.joint(mine)
+        at, action, (expected, group) = ids[mine] - start, joint[mine], mix.among(mine)
         levels, departure = anchor.shapes(values(states.iloc[start : start + _CHUNK]))
         components = anchor.components(departure)[at]
         along = components * anchor.directions[:, action].T
-        foreseen_along = components * (expected @ anchor.directions.T)
-        foreseen = np.einsum("ma,ma->m", expected, departure[at])
+        foreseen_along = components * (expected @ anchor.directions.T)[group]
+        foreseen = (departure @ expected.T)[at, group]
         rest = departure[at, action] - along.sum(axis=1) - (foreseen - foreseen_along.sum(axis=1))
         return mine, levels[at] - anchor.level, np.column_stack([along - foreseen_along, rest]), foreseen
 

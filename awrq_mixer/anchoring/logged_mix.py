@@ -42,9 +42,10 @@ class LoggedMix:
             shares.append((count + PRIOR * total) / (count.sum(axis=1, keepdims=True) + PRIOR))
         return cls(group, counts, shares)
 
-    def joint(self, rows: np.ndarray) -> np.ndarray:
-        """Mix of joint actions in the groups of ``rows`` (K,), (K, A)."""
-        return self._of_groups(self.group[rows])
+    def among(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mixes of joint actions in the groups of ``rows`` (K,), one for each group, (G, A), and which is each row's, (K,)."""
+        groups, own = np.unique(self.group[rows], return_inverse=True)
+        return self._of_groups(groups), own
 
     def expected(self, values: np.ndarray) -> np.ndarray:
         """Mean of ``values`` (A,) over the mix of each row's group, (M,)."""

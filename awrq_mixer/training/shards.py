@@ -8,7 +8,7 @@ The number of ranks changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ from awrq_mixer.learners import STACK
 from awrq_mixer.learners.base import Batch, Totals
 from awrq_mixer.networks.space import Space
 from awrq_mixer.training.survey import Cut, survey_of
-from awrq_mixer.training.training_log import make_batch
+from awrq_mixer.training.training_log import identifiers, make_batch
 from awrq_mixer.training.training_rows import BatchPart
 from marca_common.encoding import StateEncoder
 from marca_common.ranks import Ranks
@@ -70,6 +70,7 @@ class ShardedLog:
     totals: Totals
     shards: Shards
     cut: Cut
+    identifiers: Sequence[str]  # state columns that were left out: no value comes back
 
     @property
     def space(self) -> Space:
@@ -100,16 +101,18 @@ def load_shards(config: TrainConfig, ranks: Ranks) -> ShardedLog:
     last = shards.groups[-1]
     cut = Cut.of(last.start + last.rows, config)
     found = survey_of(shards.groups, config, cut, shards.read, ranks)
-    reward = found.money[config.spec.reward]
+    reward, rows = found.money[config.spec.reward], int(found.counts[0].sum())
+    left_out = identifiers({name: len(one) for name, one in found.words.items()}, rows, config)
     return ShardedLog(
-        config.spec,
-        found.encoder(),
+        config.without_columns(left_out).spec,
+        found.encoder(left_out),
         found.validation.frame(),
         found.profile(config),
         (reward.low, reward.high),
         found.totals(config),
         shards,
         cut,
+        left_out,
     )
 
 

@@ -97,13 +97,12 @@ def held_out(
     def said(start: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of a chunk, and level, departure and foreseen departure by each member there, (3, m, members)."""
         mine = order[slice(*np.searchsorted(ids, [start, start + _CHUNK], sorter=order))]
-        at, expected = ids[mine] - start, mix.joint(mine)
+        at, (expected, group) = ids[mine] - start, mix.among(mine)
         found = np.empty((3, len(mine), len(members)))
         for j, (name, member) in enumerate(members.items()):
             level, departure = member.shapes(values[name](states.iloc[start : start + _CHUNK]))
-            departure, found[0, :, j] = departure[at], level[at]
-            found[2, :, j] = np.einsum("ma,ma->m", expected, departure)
-            found[1, :, j] = departure[np.arange(len(mine)), joint[mine]] - found[2, :, j]
+            found[0, :, j], found[2, :, j] = level[at], (departure @ expected.T)[at, group]
+            found[1, :, j] = departure[at, joint[mine]] - found[2, :, j]
         return mine, found
 
     whole = np.empty((3, len(rows), len(members)))

@@ -5,6 +5,7 @@ Surveys of row groups add up to that of the log, exactly the same in any order, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -111,10 +112,10 @@ class Survey:
             self.validation + other.validation,
         )
 
-    def encoder(self) -> StateEncoder:
-        """Vocabularies and moments of the training rows."""
+    def encoder(self, left_out: Sequence[str] = ()) -> StateEncoder:
+        """Vocabularies and moments of the training rows, but of columns ``left_out``."""
         numbers = {name: (one.mean, one.spread, one.low, one.high) for name, one in self.numbers.items()}
-        return StateEncoder.of({name: sorted(one) for name, one in self.words.items()}, numbers)
+        return StateEncoder.of({name: sorted(one) for name, one in self.words.items() if name not in left_out}, numbers)
 
     def totals(self, config: TrainConfig) -> Totals:
         """What learners prepare from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from awrq_mixer.config import TrainConfig
 from awrq_mixer.learners import STACK
 from awrq_mixer.learners.base import Batch
 from awrq_mixer.networks.space import Space
+from marca_common.column_values import categories, is_identifier
 from marca_common.encoding import StateEncoder
 from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
@@ -33,6 +34,7 @@ class Log:
     validation: pd.DataFrame
     test: pd.DataFrame
     earlier: int  # training rows of the first half, by time
+    identifiers: Sequence[str] = ()  # state columns that were left out: no value comes back
 
     @property
     def space(self) -> Space:
@@ -54,8 +56,8 @@ class Log:
 def load_log(config: TrainConfig) -> Log:
     """Read the config's log, cut it by time and fit the state encoder on the training rows.
 
-    Raises UserError for a bad file, too few rows, a sub-action that never varies, or revenue that is 0 throughout or
-    drowned by a few rows.
+    A state column with a value of its own in nearly every training row is left out. Raises UserError for a bad file, too few
+    rows, a sub-action that never varies, or revenue that is 0 throughout or drowned by a few rows.
     """
     spec, side_columns = config.spec, config.observed_columns()
     extra = [Column(name, "float", 0) for name in side_columns]
@@ -72,7 +74,17 @@ def load_log(config: TrainConfig) -> Log:
             require_informative(
                 train[column].to_numpy(), np.array_equal(train[column], train[spec.reward]), spec.reward, place
             )
-    return Log(spec, StateEncoder.fit(train, spec.state, config.requests), train, validation, test, len(train) // 2)
+    columns = [name for name, kind in spec.state.items() if kind == "category"]
+    left_out = identifiers({name: len(categories(train, name).unique()) for name in columns}, len(train), config)
+    spec = config.without_columns(left_out).spec
+    encoder = StateEncoder.fit(train, spec.state, config.requests)
+    return Log(spec, encoder, train, validation, test, len(train) // 2, left_out)
+
+
+def identifiers(values: Mapping[str, int], rows: int, config: TrainConfig) -> list[str]:
+    """State columns to leave out, by the number of their ``values`` in the training ``rows``; never all columns."""
+    found = [name for name, many in values.items() if is_identifier(many, rows)]
+    return found if len(found) < len(config.spec.state) else []
 
 
 def require_training_rows(train: int, rows: int, config: TrainConfig) -> None:
@@ -99,9 +111,16 @@ def require_informative(values: np.ndarray, same: bool, reward: str, place: str)
         raise UserError(f"{place}: equals {reward!r} in all training rows; expected an observation of its own")
 
 
-def odd_data(encoder: StateEncoder, reward: str, ends: tuple[float, float]) -> list[str]:
-    """What a reader of the results must know of training rows that teach little, a sentence each; ``ends``: range of the reward."""
+def odd_data(encoder: StateEncoder, left_out: Sequence[str], reward: str, ends: tuple[float, float]) -> list[str]:
+    """What a reader of the results must know of training rows that teach little, a sentence each.
+
+    ``left_out``: state columns that were; ``ends``: range of the ``reward``.
+    """
     notes = encoder.constant_columns()
+    notes += [
+        f"state column {name!r} has a value of its own in nearly every training row: nothing can be learned from it, it is left out"
+        for name in left_out
+    ]
     if is_flat(np.array(ends)):
         notes.append(f"column {reward!r} is {ends[0]:g} in all training rows: no action is better than another")
     return notes

@@ -16,6 +16,7 @@ from awrq_mixer.equations import adaptive_weights, choice_sums, credit_weights
 from awrq_mixer.learners import BOOSTED, LEARNERS
 from awrq_mixer.predict import predict
 from awrq_mixer.train import TrainResult, train
+from awrq_mixer.training.training_log import identifiers
 from awrq_mixer.training.validation import shape_gain
 from marca_common.errors import UserError
 from marca_common.files import read_json
@@ -80,12 +81,17 @@ def test_a_surrogate_that_never_shows_anything_is_refused(fit: Any, tmp_path: Pa
         fit(with_columns(clicks=0.0), tmp_path, "latent_classes")
 
 
+NO_STATE_TWICE = with_columns(
+    place=lambda f: (np.arange(len(f)) % 20).astype(str), segment=lambda f: (np.arange(len(f)) // 20).astype(str)
+)
+IDENTIFIER = with_columns(segment=lambda f: np.arange(len(f)).astype(str))
 _ODD: dict[str, tuple[Edit, str | None]] = {
     "one reward": (with_columns(money=7.3), "column 'money' is 7.3 in all training rows"),
     "constant column": (with_columns(price=14.62), "state column 'price' is 14.62 in all training rows"),
     "one category": (with_columns(place="x"), None),
     "one state": (with_columns(place="x", segment="y"), None),
-    "no state twice": (with_columns(segment=lambda f: np.arange(len(f)).astype(str)), "nothing can be compared"),
+    "no state twice": (NO_STATE_TWICE, "nothing can be compared"),
+    "identifier": (IDENTIFIER, "state column 'segment' has a value of its own in nearly every training row"),
     "a row per choice": (lambda f: f.head(11).assign(money=[1.0] + [0.0] * 10), "nothing can be compared"),
     "fewer rows than a batch": (lambda f: f.head(40), None),
     "one moment": (with_columns(timestamp=pd.Timestamp("2026-01-01")), None),
@@ -110,8 +116,32 @@ def test_odd_logs_give_numbers_and_a_warning(name: str, learner: str, fit: Any, 
 
 
 def test_a_memory_without_repeats_says_so(fit: Any, tmp_path: Path) -> None:
-    fit(with_columns(segment=lambda f: np.arange(len(f)).astype(str)), tmp_path, "latent_classes")
+    fit(NO_STATE_TWICE, tmp_path, "latent_classes")
     assert any("a state's logged rows tell nothing" in note for note in _warnings(tmp_path))
+
+
+@pytest.mark.parametrize("history", [None, ["place", "segment"]])
+def test_an_identifier_is_left_out_of_states_and_of_their_memory(
+    history: list[str] | None, fit: Any, tmp_path: Path
+) -> None:
+    plus = {"surrogate": "clicks", "history": history}
+    model = fit(IDENTIFIER, tmp_path, "latent_classes", plus=plus).model
+    assert "segment" not in model.spec.state
+    assert _warnings(tmp_path)[:1] == [
+        "state column 'segment' has a value of its own in nearly every training row: nothing can be learned from it, it is left out"
+    ]
+    assert not any("tell nothing" in note for note in _warnings(tmp_path))
+    states = pd.read_parquet(tmp_path / "log.parquet").head(20)
+    without = fit(lambda f: IDENTIFIER(f).assign(segment="x"), tmp_path / "constant", "latent_classes", plus=plus).model
+    assert without.spec.state.keys() > model.spec.state.keys()
+    np.testing.assert_array_equal(model.values(states.assign(segment="new")), model.values(states))
+
+
+def test_columns_that_are_all_identifiers_are_kept() -> None:
+    config = TrainConfig.model_validate({"spec": {"state": {"one": "category", "other": "category"}}})
+    assert identifiers({"one": 400, "other": 20}, 400, config) == ["one"]
+    assert identifiers({"one": 400, "other": 390}, 400, config) == []
+    assert identifiers({"one": 40, "other": 20}, 40, config) == []  # few rows: chance alone
 
 
 @pytest.mark.parametrize("learner", EVERY)

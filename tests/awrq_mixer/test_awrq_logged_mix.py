@@ -22,9 +22,15 @@ SPEC = RequestSpec.model_validate(
 )
 
 
+def of_rows(mix: LoggedMix, rows: np.ndarray) -> np.ndarray:
+    """The mix of each row's group, (K, A)."""
+    mixes, own = mix.among(rows)
+    return np.asarray(mixes[own])
+
+
 def test_a_mix_by_hand() -> None:
     rows = pd.DataFrame({"place": ["x", "x", "x", "y"], "b1": [0, 0, 1, 1], "b2": [0, 0, 1, 1]})
-    mix = LoggedMix.of(rows, SPEC, np.zeros(4)).joint(np.array([0, 3]))
+    mix = of_rows(LoggedMix.of(rows, SPEC, np.zeros(4)), np.array([0, 3]))
     first = (2 + PRIOR * 0.5) / (3 + PRIOR)  # of x's rows take 0, half of all rows do; the same for both sub-actions
     alone = PRIOR * np.array([first**2, first * (1 - first), first * (1 - first), (1 - first) ** 2])
     counted = np.array([2, 0, 0, 1])
@@ -39,14 +45,14 @@ def test_an_expectation_is_the_mean_over_the_mix() -> None:
         {"place": rng.choice(list("xyz"), 60), "b1": rng.integers(0, 2, 60), "b2": rng.integers(0, 2, 60)}
     )
     mix, values = LoggedMix.of(rows, SPEC, np.zeros(4)), rng.normal(size=4)
-    assert mix.expected(values) == pytest.approx(mix.joint(np.arange(60)) @ values)
+    assert mix.expected(values) == pytest.approx(of_rows(mix, np.arange(60)) @ values)
 
 
 def test_with_many_rows_a_mix_is_what_the_group_got_even_where_sub_actions_go_together() -> None:
     rng = np.random.default_rng(0)
     both = rng.integers(0, 2, 20_000)
     rows = pd.DataFrame({"place": rng.choice(["x", "y"], len(both)), "b1": both, "b2": both})
-    mix = LoggedMix.of(rows, SPEC, np.zeros(4)).joint(np.array([0, 1]))
+    mix = of_rows(LoggedMix.of(rows, SPEC, np.zeros(4)), np.array([0, 1]))
     assert mix == pytest.approx(np.tile([0.5, 0, 0, 0.5], (2, 1)), abs=0.02)
 
 
@@ -55,6 +61,6 @@ def test_many_categories_are_told_apart_by_what_they_got() -> None:
     place = rng.integers(0, 40, 40_000)
     taken = np.where(rng.random(len(place)) < 0.8, place % 2, rng.integers(0, 2, len(place)))
     rows = pd.DataFrame({"place": place.astype(str), "b1": taken, "b2": rng.integers(0, 2, len(place))})
-    mix = LoggedMix.of(rows, SPEC, np.array([0.0, 0.0, 1.0, 1.0])).joint(np.arange(len(rows)))
+    mix = of_rows(LoggedMix.of(rows, SPEC, np.array([0.0, 0.0, 1.0, 1.0])), np.arange(len(rows)))
     assert mix[place % 2 == 1][:, 2:].sum(axis=1) == pytest.approx(0.9, abs=0.02)
     assert mix[place % 2 == 0][:, 2:].sum(axis=1) == pytest.approx(0.1, abs=0.02)

@@ -47,6 +47,13 @@ def test_numbers_are_cut_into_tenths_by_hand() -> None:
     assert found.fine[0][1] == GROUPS
 
 
+def test_an_identifier_is_one_group_or_each_row_would_foresee_its_own_action() -> None:
+    names = pd.Series(np.arange(200).astype(str))
+    found = _of_column(names, "category", np.random.default_rng(0).random(200))
+    assert [(codes.tolist(), size) for codes, size in (*found.fine, *found.coarse)] == 2 * [(200 * [0], 1)]
+    assert _of_column(names.where(names.index >= 20, "x"), "category", np.zeros(200)).fine[0][1] == 181
+
+
 def test_many_categories_are_cut_by_their_mean_signal_and_weighted_by_rows() -> None:
     names = [f"c{i:02d}" for i in range(FEW + 1)]
     rows = [8, *(FEW * [1])]  # the first category has 8 of 20 rows

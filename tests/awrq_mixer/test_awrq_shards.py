@@ -358,6 +358,21 @@ def test_rows_that_teach_nothing_are_refused_as_in_memory(small_world: Any, tmp_
         load_shards(TrainConfig.model_validate(values), Ranks())
 
 
+def test_an_identifier_is_left_out_as_in_memory(priced: Any, tmp_path: Path) -> None:
+    frame, values, _ = priced
+    named = frame.assign(request=np.arange(len(frame)).astype(str))
+    named.to_parquet(tmp_path / "log.parquet", index=False)
+    write_shards(named, tmp_path / "parts")
+    spec = {**values["spec"], "state": {**values["spec"]["state"], "request": "category"}}
+    _, found = sharded(values | {"spec": spec, "requests": str(tmp_path / "parts")})
+    memory = load_log(
+        TrainConfig.model_validate(values | {"spec": spec, "requests": str(tmp_path / "log.parquet"), "stream": None})
+    )
+    assert found.identifiers == memory.identifiers == ["request"]
+    assert found.spec == memory.spec == TrainConfig.model_validate(values).spec
+    assert found.encoder.vocabularies == memory.encoder.vocabularies
+
+
 def test_half_of_the_training_rows_is_cut_as_in_memory() -> None:
     split = {"train": 0.5, "validation": 0.3, "test": 0.2}
     for half, rows in ((None, (10, 60)), ("first", (10, 35)), ("second", (35, 60))):
