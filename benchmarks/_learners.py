@@ -86,6 +86,7 @@ LEARNERS: dict[str, tuple[str, list[str]]] = {
     **{f"gamma_{g}": ("demo.yaml", [f"td.gamma={g}"]) for g in ("0.70", "0.80", "0.90", "0.99")},
     **{f"heads_{k}": ("demo.yaml", [f"network.heads={k}"]) for k in (1, 5, 20, 100, 200)},
     **{f"{name}_tau_100": ("demo.yaml", [f"learner={name}", "td.target_update=100"]) for name in BOOTSTRAPPING},
+    "awrq_mixer_bf16": ("demo.yaml", ["precision=bf16"]),
     "awrq_mse": ("demo.yaml", ["loss.kind=mse"]),
     "awrq_mse_heads_20": ("demo.yaml", ["loss.kind=mse", "network.heads=20"]),
     "no_aw_mse": ("demo.yaml", ["learner=awrq_no_aw", "loss.kind=mse"]),
@@ -106,6 +107,7 @@ TABLES: dict[str, list[str]] = {
         "awrq_mixer", "no_aw", "heads_20", "no_aw_heads_20", "awrq_mse", "no_aw_mse", "awrq_mse_heads_20",
         "no_aw_mse_heads_20", *ALWAYS,
     ],
+    "precision": ["awrq_mixer", "awrq_mixer_bf16", *ALWAYS],
     "gamma": [*(name for name in LEARNERS if name.startswith("gamma_")), *ALWAYS],
     "heads": [*(name for name in LEARNERS if name.startswith("heads_")), *ALWAYS],
     "head_loss": ["qmix", "awrq_mixer", "head_loss_0.1", "head_loss_0", *ALWAYS],
@@ -128,7 +130,7 @@ VARIANT_OF = {
     **dict.fromkeys(REFERENCES, "glm"), **{f"{name}_tau_100": name for name in BOOTSTRAPPING},
     **{name: "latent_classes" for name in LEARNERS if name.startswith("latent_") and "classes" not in name},
     **dict.fromkeys(["awrq_plus_not_crossed", "latent_classes_member", "low_rank_member"], "awrq_plus"),
-    **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "awrq_mse", "gamma_", "heads_", "head_loss_"))},
+    **{name: "awrq_mixer" for name in LEARNERS if name.startswith(("no_", "awrq_mse", "awrq_mixer_bf16", "gamma_", "heads_", "head_loss_"))},
 }  # fmt: skip
 TUNING = Path(__file__).parent / "results" / "tuning.csv"
 

@@ -1,4 +1,4 @@
-"""The paper's learner tables on the open world: `python -m benchmarks.paper_tables --table 1|2|aw|gamma|heads|head_loss|tau`.
+"""The paper's learner tables on the open world: `python -m benchmarks.paper_tables --table 1|2|aw|gamma|heads|head_loss|precision|tau`.
 
 Every learner × seed is one row of `learner_runs.csv`, written when it ends; a stopped command goes on from there.
 `--quick`: the small world and two seeds, minutes. Default (the *reduced* configuration): base world, 300,000 requests, seeds
