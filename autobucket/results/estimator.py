@@ -31,7 +31,7 @@ from marca_common.requests import RequestSpec
 
 KIND = "autobucket-estimator"
 _ROWS = 8192  # rows per forward pass of predict
-_PAIRS = {"cuda": 16384, "cpu": 4096}  # state-action pairs per forward pass of results; a processor's cache is small
+_PAIRS = 16384  # state-action pairs per forward pass of results
 
 
 def build_model(
@@ -149,7 +149,7 @@ class Estimator:
         wanted = self._wanted(names)
         joint = torch.arange(self.spec.n_joint, device=self.device)
         outputs = {t: np.empty((len(codes), len(joint)), dtype=np.float32) for t in wanted}
-        chunk = max(1, _PAIRS[self.device.type] // len(joint))
+        chunk = max(1, _PAIRS // len(joint))
         for model, kept in self.passes:
             tasks = [t for t in kept if t in wanted]
             if not tasks:

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autobucket.results.estimator_config import ModelConfig
-from autobucket.results.result_kernels import mix
 from marca_common.torch_seeding import OwnInit, SeededDropout
 
 
@@ -31,7 +30,7 @@ def cross_v1(x0: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x0 * F.linear(x, weight) + bias + x
 
 
-class _Cross(OwnInit):
+class Cross(OwnInit):
     """Weights of one cross layer: (d, d) for v2, (1, d) for v1, and a bias (d,)."""
 
     def __init__(self, width: int, rows: int) -> None:
@@ -53,7 +52,7 @@ class DeepCross(nn.Module):
         width = state_width + action_width
         layers = config.cross_layers if config.cross != "none" else 0
         rows = width if config.cross == "v2" else 1
-        self.cross = nn.ModuleList(_Cross(width, rows) for _ in range(layers))
+        self.cross = nn.ModuleList(Cross(width, rows) for _ in range(layers))
         sizes = [width, *config.deep]
         self.deep = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout = SeededDropout(dropout)
@@ -74,7 +73,7 @@ class DeepCross(nn.Module):
         """Output of the cross layers (…, state_width + action_width); there must be one."""
         shape = torch.broadcast_shapes(state.shape[:-1], action.shape[:-1])  # type: ignore[no-untyped-call]
         x0 = torch.cat([state.expand(*shape, -1), action.expand(*shape, -1)], dim=-1)  # (…, d)
-        first, *others = [cast(_Cross, layer) for layer in self.cross]
+        first, *others = [cast(Cross, layer) for layer in self.cross]
         product = self._split(first.weight, state, action)  # the only product that the parts can share
         if self.kind == "v2":
             x = torch.addcmul(x0, x0, product + first.bias)
@@ -159,20 +158,15 @@ class ActionResultModel(nn.Module):
     def forward(self, state: Tensor, action: Tensor, tasks: Sequence[int] | None = None) -> list[Tensor]:
         """One output (…) per task (or per index in ``tasks``) from broadcastable state and action parts."""
         experts = F.relu_(self.experts(self.body(state, action)))
-        return self.outputs(experts, state, action, range(len(self.towers)) if tasks is None else tasks)
-
-    def outputs(self, experts: Tensor, state: Tensor, action: Tensor, tasks: Sequence[int]) -> list[Tensor]:
-        """Outputs (…) of ``tasks`` from the experts (…, E · U) and the parts that the gates see."""
         experts = experts.view(*experts.shape[:-1], self.n_experts, -1)  # (…, E, U)
         outputs = []
-        for t in tasks:
-            weights = torch.softmax(self._gate(t, state, action), dim=-1)  # (… or broadcastable, E)
-            mixed = _mix(experts, weights)  # (…, U)
+        for t in range(len(self.towers)) if tasks is None else tasks:
+            mixed = _mix(experts, self.gate(t, state, action))  # (…, U)
             outputs.append(self.towers[t](mixed).squeeze(-1))
         return outputs
 
-    def _gate(self, task: int, state: Tensor, action: Tensor) -> Tensor:
-        """Gate logits; parts that the gate does not see stay unexpanded, so a gate of actions is computed A times."""
+    def gate(self, task: int, state: Tensor, action: Tensor) -> Tensor:
+        """Weights of the experts (…, E); parts that the gate does not see stay unexpanded: one of actions is (1, A, E)."""
         in_state, in_action = self.gate_parts[task]
         gate = cast(nn.Linear, self.gates[task])
         weight: Tensor = gate.weight
@@ -181,7 +175,7 @@ class ActionResultModel(nn.Module):
             logits = logits + F.linear(state[..., in_state], weight[:, : len(in_state)])
         if in_action:
             logits = logits + F.linear(action[..., in_action], weight[:, len(in_state) :])
-        return logits
+        return torch.softmax(logits, dim=-1)
 
 
 def initialise(model: ActionResultModel, generator: torch.Generator) -> None:
@@ -203,10 +197,6 @@ def initialise(model: ActionResultModel, generator: torch.Generator) -> None:
 
 def _mix(experts: Tensor, weights: Tensor) -> Tensor:
     """Σ_e weights_e · experts_e: (…, E, U), (…, E) → (…, U); a loop of fused multiply-adds beats tiny matrix products."""
-    by_last = (experts.shape[:-2], (1, *experts.shape[1:-2]))  # else weights of the state alone
-    if not (torch.is_grad_enabled() or experts.is_cuda) and weights.shape[:-1] in by_last:
-        flat = mix(experts.flatten(0, -3).contiguous().numpy(), weights.flatten(0, -2).contiguous().numpy())
-        return torch.from_numpy(flat).view(*experts.shape[:-2], -1)
     mixed = experts[..., 0, :] * weights[..., 0, None]
     for e in range(1, experts.shape[-2]):
         mixed = torch.addcmul(mixed, experts[..., e, :], weights[..., e, None])

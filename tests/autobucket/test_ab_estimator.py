@@ -110,8 +110,8 @@ def test_a_gate_sees_only_its_columns() -> None:
     model = ActionResultModel(ModelConfig(deep=[8]), ["u"], [5], 0, ["a", "b"], [2, 3], [["b"]])
     with torch.no_grad():
         state = model.embed_states(torch.tensor([[1], [3]]), torch.zeros(2, 0))
-        same_b = model._gate(0, state, model.embed_actions(torch.tensor([[0, 1], [1, 1]])))
-        other_b = model._gate(0, state, model.embed_actions(torch.tensor([[0, 1], [0, 2]])))
+        same_b = model.gate(0, state, model.embed_actions(torch.tensor([[0, 1], [1, 1]])))
+        other_b = model.gate(0, state, model.embed_actions(torch.tensor([[0, 1], [0, 2]])))
     torch.testing.assert_close(same_b[0], same_b[1])
     assert not torch.allclose(other_b[0], other_b[1])
 
