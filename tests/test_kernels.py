@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 DOORS = {  # file: (public compiled loops, door that checks their arguments)
     "autobucket/costs/cost_model.py": ("", "CostModel.from_results: shapes, data centres"),
     "autobucket/results/result_kernels.py": (
-        "mix spread",
-        "result_network.py, joint_scoring.py: all arrays are made there, of one network's own sizes",
+        "first_cross mix next_cross relu_pairs relu_rows spread",
+        "joint_scoring.py: all arrays are made there, of one network's own sizes",
     ),
     "awrq_mixer/networks/cell_kernels.py": (
         "grow step_back step_on",

@@ -19,93 +19,83 @@ from torch import Tensor, nn
 from autobucket.results.result_kernels import first_cross, mix, next_cross, relu_pairs, relu_rows, spread
 from autobucket.results.result_network import ActionResultModel, Cross
 
-_PAIRS = 4096  # state-action pairs at a time: what is computed of them stays in the cache of a core
-
 
 class JointScorer:
     """A network's outputs for all joint actions of states; equal to the network's own up to rounding. CPU, no gradient."""
 
     def __init__(self, model: ActionResultModel, table: np.ndarray) -> None:
         """``table`` (A, T): the sub-actions of every joint action, in joint-index order."""
-        self.model, self.action = model, model.embed_actions(torch.from_numpy(table))  # (A, da)
-        self.gates = [
-            None if in_state else model.gate(t, self.action, self.action).numpy()  # (A, E)
-            for t, (in_state, _) in enumerate(model.gate_parts)
-        ]
-        body = model.body
+        self.model, body = model, model.body
+        self.action = action = model.embed_actions(torch.from_numpy(table))  # (A, da)
+        self.gates = {  # (1, A, E) of the tasks whose gate sees no state
+            t: model.gate(t, action[None], action[None]) for t, (seen, _) in enumerate(model.gate_parts) if not seen
+        }
         self.cross_weight, self.deep_weight = model.experts.weight.T.tensor_split([body.cross_width])
         self.layers = [_numbers(cast(Cross, layer), body.kind) for layer in body.cross]
-        if self.layers:
-            known, *self.rows = interactions(table, len(self.layers))
-            weight, inner, _ = self.layers[0]
-            by_action = self.action @ weight[:, body.state_width :].T + torch.from_numpy(inner)
-            values = self._crossed(torch.zeros(1, body.state_width), self.action, by_action)[0].numpy()
-            self.known_at = self.action[known], by_action[known]
-            spread(values[None, known], *self.rows, np.zeros_like(values), follows := np.empty((1, *values.shape), np.float32))
-            self.fixed = values - follows[0] + model.experts.bias.numpy()  # (A, E · U), what no state changes
+        known, self.steps, self.sums, self.ends = interactions(table, len(self.layers))
+        self.known = self._by_action(action[known])
+        values = self._crossed(torch.zeros(1, body.state_width), *self._by_action(action))[0].numpy()
+        rows = np.zeros((len(known) + len(self.sums) + 1, values.shape[1]), np.float32)
+        spread(values[known], self.steps, self.sums, rows)
+        self.fixed = values - rows[self.ends].sum(1) + model.experts.bias.numpy()  # (A, E · U), what no state changes
         if len(body.deep):
             first = cast(nn.Linear, body.deep[0])
             self.first_weight = first.weight[:, : body.state_width]
-            by_action = F.linear(self.action, first.weight[:, body.state_width :], first.bias)
-            self.first_action = by_action.T.contiguous().numpy()  # (units, A)
+            self.first_action = F.linear(action, first.weight[:, body.state_width :], first.bias).T.contiguous().numpy()
 
     def __call__(self, state: Tensor, tasks: Sequence[int]) -> list[Tensor]:
         """One output (S, A) per index in ``tasks`` from state parts (S, ds)."""
-        outputs = [torch.empty(len(state), len(self.action)) for _ in tasks]
-        crossed = self._crossed(state, *self.known_at) if self.layers else state
-        first = F.linear(state, self.first_weight) if len(self.model.body.deep) else state
-        step = max(1, _PAIRS // len(self.action))
-        for start in range(0, len(state), step):
-            rows = slice(start, start + step)
-            experts = self._experts(crossed[rows], first[rows])
-            for t, out in zip(tasks, outputs):
-                out[rows] = self._tower(t, experts, self._gate(t, state[rows])).view(-1, len(self.action))
-        return outputs
+        crossed = self._crossed(state, *self.known).numpy()
+        mixed = mix(self._deep(state), self.fixed, crossed, self.steps, self.sums, self.ends, self._gates(state, tasks))
+        return [self._tower(t, torch.from_numpy(one)).view(len(state), -1) for t, one in zip(tasks, mixed)]
 
-    def _experts(self, crossed: Tensor, first: Tensor) -> Tensor:
-        """The experts before their ReLU (S · A, E · U)."""
-        experts = self.model.experts.bias
-        if self.layers:
-            experts = torch.empty(len(crossed), *self.fixed.shape)
-            spread(crossed.numpy(), *self.rows, self.fixed, experts.numpy())
-            experts = experts.flatten(0, 1)
+    def _gates(self, state: Tensor, tasks: Sequence[int]) -> np.ndarray:
+        """Weights of the experts (tasks, S or 1, A, E)."""
+        gates = [self.gates[t] if t in self.gates else self.model.gate(t, state[:, None], self.action) for t in tasks]
+        shape = max(len(gate) for gate in gates), len(self.action), -1
+        return torch.stack([gate.expand(shape) for gate in gates]).numpy()
+
+    def _deep(self, state: Tensor) -> np.ndarray:
+        """The hidden layers' share of the experts (S, A, E · U)."""
         if not len(self.model.body.deep):
-            return experts
-        hidden = torch.empty(len(self.first_action), len(first), len(self.action))
-        relu_pairs(first.numpy(), self.first_action, hidden.numpy())
-        hidden = _layers(hidden.flatten(1), self.model.body.deep[1:])  # (units, S · A)
-        return torch.addmm(experts, hidden.T, self.deep_weight, out=experts if self.layers else None)
+            return np.zeros((len(state), *self.fixed.shape), np.float32)
+        hidden = torch.empty(len(self.first_action), len(state), len(self.action))
+        relu_pairs(F.linear(state, self.first_weight).numpy(), self.first_action, hidden.numpy())
+        hidden = _layers(hidden.flatten(1), list(self.model.body.deep)[1:])  # (units, S · A)
+        return (hidden.T @ self.deep_weight).view(len(state), *self.fixed.shape).numpy()
+
+    def _by_action(self, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions (P, da) and their share of the first cross layer's product (P, d), if there is one."""
+        if not self.layers:
+            return action, action
+        weight, inner, _ = self.layers[0]
+        return action, F.linear(action, weight[:, -action.shape[1] :], torch.from_numpy(inner))
 
     def _crossed(self, state: Tensor, action: Tensor, by_action: Tensor) -> Tensor:
-        """The cross layers' share at states (S, ds) and actions (P, da): (S, P, E · U)."""
+        """The cross layers' share of the experts at states (S, ds) and actions (P, da): (S, P, E · U)."""
+        if not self.layers:
+            return torch.zeros(len(state), len(action), self.model.experts.out_features)
         (weight, _, outer), *others = self.layers
-        by_state = state @ weight[:, : state.shape[1]].T
+        by_state = F.linear(state, weight[:, : state.shape[1]])
         x0, x = first_cross(state.numpy(), action.numpy(), by_state.numpy(), by_action.numpy(), outer)
-        x0, x = x0.reshape(-1, x0.shape[2]), x.reshape(-1, x0.shape[2])
         for weight, inner, outer in others:
             next_cross(x, x0, (torch.from_numpy(x) @ weight.T).numpy(), inner, outer)
         return (torch.from_numpy(x) @ self.cross_weight).view(len(state), len(action), -1)
 
-    def _gate(self, task: int, state: Tensor) -> np.ndarray:
-        gate = self.gates[task]
-        if gate is None:
-            weights = self.model.gate(task, state[:, None], self.action[None])
-            gate = weights.expand(len(state), len(self.action), -1).flatten(0, 1).numpy()
-        return gate
-
-    def _tower(self, task: int, experts: Tensor, gate: np.ndarray) -> Tensor:
-        """Outputs (S · A,) of a task."""
-        mixed = torch.empty(len(experts), experts.shape[1] // gate.shape[1])
-        mix(experts.view(len(experts), gate.shape[1], -1).numpy(), gate, mixed.numpy())
-        *hidden, last = [layer for layer in self.model.towers[task] if isinstance(layer, nn.Linear)]
-        return torch.mv(_layers(mixed.T, hidden).T, last.weight[0]) + last.bias
+    def _tower(self, task: int, mixed: Tensor) -> Tensor:
+        """Outputs (S · A,) of a task from its mixed experts (S, A, U)."""
+        *hidden, last = [
+            layer for layer in cast(nn.Sequential, self.model.towers[task]) if isinstance(layer, nn.Linear)
+        ]
+        return last.weight[0] @ _layers(mixed.flatten(0, 1).T, hidden) + last.bias
 
 
-def _layers(x: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
+def _layers(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     """Columns x (units, N) through linear layers, each with its ReLU."""
     for layer in layers:
-        x = layer.weight @ x
-        relu_rows(x.numpy(), layer.bias.numpy())
+        linear = cast(nn.Linear, layer)
+        x = linear.weight @ x
+        relu_rows(x.numpy(), linear.bias.numpy())
     return x
 
 
@@ -127,7 +117,9 @@ def interactions(table: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray,
     strides = np.cumprod([1, *table.max(0)[:0:-1] + 1])[::-1]
     row, steps, sums = np.full(len(table), -1), [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
     row[known] = np.arange(len(known))  # where the sum so far of a joint action's differences is; -1: all of them are 0
-    first = np.arange(len(table))[:, None] - table * strides  # (A, T): the joint action with one sub-action's first choice
+    first = (
+        np.arange(len(table))[:, None] - table * strides
+    )  # (A, T): the joint action with one sub-action's first choice
     for t in range(table.shape[1]):
         changed = known[table[known, t] > 0]
         steps.append(np.stack([row[changed], row[first[changed, t]]], 1))
@@ -139,5 +131,5 @@ def interactions(table: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray,
         found, inverse = np.unique(pairs[both], axis=0, return_inverse=True)
         row[both], made = made + inverse.ravel(), made + len(found)
         sums.append(found)
-    ends = np.stack([row[first[:, -1]], np.where(table[:, -1] > 0, row, made)], 1)
+    ends = np.stack([row[first[:, -1]], np.where((table[:, -1] > 0) & (row >= 0), row, made)], 1)
     return known, np.concatenate(steps), np.concatenate(sums), ends

@@ -31,13 +31,13 @@ def relu_rows(x: np.ndarray, bias: np.ndarray) -> None:
 def first_cross(
     state: np.ndarray, action: np.ndarray, by_state: np.ndarray, by_action: np.ndarray, outer: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs x0 = [state_s, action_p] of every pair and ``x0 ⊙ (1 + by_state_s + by_action_p) + outer``, each (S, P, d)."""
+    """Inputs x0 = [state_s, action_p] of every pair and ``x0 ⊙ (1 + by_state_s + by_action_p) + outer``, each (S · P, d)."""
     size, many, start = len(state), len(action), state.shape[1]
-    x0 = np.empty((size, many, len(outer)), np.float32)
+    x0 = np.empty((size * many, len(outer)), np.float32)
     x = np.empty_like(x0)
     for s in range(size):
         for p in range(many):
-            row0, row, factor, added = x0[s, p], x[s, p], by_state[s], by_action[p]
+            row0, row, factor, added = x0[s * many + p], x[s * many + p], by_state[s], by_action[p]
             row0[:start], row0[start:] = state[s], action[p]
             for d in range(len(row)):
                 row[d] = row0[d] + row0[d] * (factor[d] + added[d]) + outer[d]
@@ -54,40 +54,58 @@ def next_cross(x: np.ndarray, x0: np.ndarray, product: np.ndarray, inner: np.nda
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def spread(
-    known: np.ndarray, steps: np.ndarray, sums: np.ndarray, ends: np.ndarray, fixed: np.ndarray, out: np.ndarray
-) -> None:
-    """``out[s, a] = fixed[a] + f_s(a)``, (S, A, W), from some values ``known`` (S, P, W) of functions f_s of joint actions.
+def spread(known: np.ndarray, steps: np.ndarray, sums: np.ndarray, rows: np.ndarray) -> None:
+    """Rows (P + M + 1, W) whose sums of two are a function of all joint actions, from some values ``known`` (P, W) of it.
 
-    ``joint_scoring.interactions`` makes the others: ``steps`` (N, 2) turn values into differences, ``sums`` (M, 2) of two
-    rows each make the rows after them, and the rows at ``ends`` (A, 2) add up to f_s. The last row of all is zero.
+    ``steps`` (N, 2) turn the values into differences, and ``sums`` (M, 2) of two rows each make the rows after them
+    (``joint_scoring.interactions``). The last row stays as it is, zero.
     """
-    many, width = known.shape[1:]
-    rows = np.zeros((many + len(sums) + 1, width), np.float32)
-    for s in range(len(known)):
-        rows[:many] = known[s]
-        for n in range(len(steps)):
-            to, row = rows[steps[n, 0]], rows[steps[n, 1]]
-            for w in range(width):
-                to[w] -= row[w]
-        for n in range(len(sums)):
-            to, one, other = rows[many + n], rows[sums[n, 0]], rows[sums[n, 1]]
-            for w in range(width):
-                to[w] = one[w] + other[w]
-        for a in range(len(ends)):
-            to, base, one, other = out[s, a], fixed[a], rows[ends[a, 0]], rows[ends[a, 1]]
-            for w in range(width):
-                to[w] = base[w] + one[w] + other[w]
+    many, width = known.shape
+    for p in range(many):
+        for w in range(width):
+            rows[p, w] = known[p, w]
+    for n in range(len(steps)):
+        to, row = rows[steps[n, 0]], rows[steps[n, 1]]
+        for w in range(width):
+            to[w] -= row[w]
+    for n in range(len(sums)):
+        to, one, other = rows[many + n], rows[sums[n, 0]], rows[sums[n, 1]]
+        for w in range(width):
+            to[w] = one[w] + other[w]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def mix(experts: np.ndarray, weights: np.ndarray, out: np.ndarray) -> None:
-    """Σ_e weights_e · max(experts_e, 0): (N, E, U) → (N, U); ``weights`` (M, E) repeat where M < N, a multiple of it."""
-    size, many, width = experts.shape
-    for i in range(size):
-        total, share = out[i], weights[i % len(weights)]
-        for u in range(width):
-            total[u] = share[0] * max(experts[i, 0, u], _ZERO)
-        for e in range(1, many):
-            for u in range(width):
-                total[u] += share[e] * max(experts[i, e, u], _ZERO)
+def mix(
+    deep: np.ndarray,
+    fixed: np.ndarray,
+    known: np.ndarray,
+    steps: np.ndarray,
+    sums: np.ndarray,
+    ends: np.ndarray,
+    gates: np.ndarray,
+) -> np.ndarray:
+    """Experts mixed for every task, Σ_e gate_e · max(expert_e, 0), from the parts that make up the experts.
+
+    Parts: ``deep`` (S, A, E · U) + ``fixed`` (A, E · U) + what ``known`` (S, P, E · U) spreads to, two rows at ``ends``
+    (A, 2). ``gates`` (T, S or 1, A, E). Returns (T, S, A, U).
+    """
+    size, actions, width = deep.shape
+    tasks, _, _, experts = gates.shape
+    units = width // experts
+    out = np.empty((tasks, size, actions, units), np.float32)
+    rows = np.zeros((known.shape[1] + len(sums) + 1, width), np.float32)
+    expert = np.empty(width, np.float32)
+    for s in range(size):
+        spread(known[s], steps, sums, rows)
+        for a in range(actions):
+            part, base, one, other = deep[s, a], fixed[a], rows[ends[a, 0]], rows[ends[a, 1]]
+            for w in range(width):
+                expert[w] = max(part[w] + base[w] + one[w] + other[w], _ZERO)
+            for t in range(tasks):
+                total, share = out[t, s, a], gates[t, s % gates.shape[1], a]
+                for u in range(units):
+                    total[u] = share[0] * expert[u]
+                for e in range(1, experts):
+                    for u in range(units):
+                        total[u] += share[e] * expert[e * units + u]
+    return out

@@ -22,6 +22,7 @@ from autobucket.results.estimator import Estimator
 from autobucket.results.estimator_config import ModelConfig, TaskConfig
 from autobucket.results.joint_scoring import JointScorer, interactions
 from autobucket.results.log_rows import split
+from autobucket.results.result_kernels import first_cross, mix, next_cross, relu_pairs, relu_rows, spread
 from autobucket.results.result_network import ActionResultModel, cross_v1, cross_v2, initialise
 from autobucket.results.tasks import Task
 from marca_common.checkpoint import save_checkpoint
@@ -93,16 +94,52 @@ def test_shared_work_changes_no_output(cross: Any, layers: int, deep: Any) -> No
 
 def test_few_values_tell_a_function_that_joins_two_sub_actions() -> None:
     table = np.stack(np.meshgrid(*map(np.arange, (3, 2, 4)), indexing="ij"), -1).reshape(-1, 3)
-    evaluated, terms, factors = interactions(table, 2)
-    assert (
-        len(evaluated) == (2 * 1 + 2 * 3 + 1 * 3) + (2 + 1 + 3) + 1
-    )  # two, one or no sub-action past its first choice
-    assert sorted(factors) == [-1, -1, -1, 1, 1, 1, 1]
+    known, steps, sums, ends = interactions(table, 2)
+    assert len(known) == (2 * 1 + 2 * 3 + 1 * 3) + (2 + 1 + 3) + 1  # two, one or no sub-action past its first choice
+
+    def from_few(values: np.ndarray) -> np.ndarray:
+        rows = np.zeros((len(known) + len(sums) + 1, 2), np.float32)
+        spread(values[known].astype(np.float32), steps, sums, rows)
+        return np.asarray(rows[ends[:, 0]] + rows[ends[:, 1]])
+
     a, b, c = table.T
-    joins_two = 1.5 * a * b - np.sin(b + c) + a**c + 7.0
-    np.testing.assert_allclose(joins_two[evaluated][terms] @ factors, joins_two, rtol=1e-6)
-    joins_three = joins_two + a * b * c
-    assert not np.allclose(joins_three[evaluated][terms] @ factors, joins_three)
+    joins_two = np.stack([1.5 * a * b - np.sin(b + c) + a**c + 7.0, b * c - 2.0 * a], 1)
+    np.testing.assert_allclose(from_few(joins_two), joins_two, rtol=1e-5)
+    joins_three = joins_two + (a * b * c)[:, None]
+    assert not np.allclose(from_few(joins_three), joins_three, rtol=1e-2)
+
+
+def test_kernels_of_joint_scoring_equal_plain_sums() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    state, action, hidden = draw(3, 5), draw(5, 7), np.empty((5, 3, 7), np.float32)
+    relu_pairs(state, action, hidden)
+    np.testing.assert_allclose(hidden, np.maximum(state.T[:, :, None] + action[:, None], 0), rtol=1e-6)
+    relu_rows(x := action.copy(), state[0])
+    np.testing.assert_allclose(x, np.maximum(action + state[0][:, None], 0), rtol=1e-6)
+
+    ds, da, by_state, by_action, outer = draw(2, 3), draw(4, 2), draw(2, 5), draw(4, 5), draw(5)
+    x0, x = first_cross(ds, da, by_state, by_action, outer)
+    pairs = np.array([np.concatenate([one, other]) for one in ds for other in da])
+    np.testing.assert_array_equal(x0, pairs)
+    product = (by_state[:, None] + by_action).reshape(8, 5)
+    np.testing.assert_allclose(x, pairs * (1 + product) + outer, rtol=1e-5, atol=1e-6)
+    next_cross(y := x.copy(), x0, product, outer, by_state[0])
+    np.testing.assert_allclose(y, x0 * (product + outer) + by_state[0] + x, rtol=1e-5, atol=1e-6)
+
+    table = np.stack(np.meshgrid(*map(np.arange, (3, 2, 2)), indexing="ij"), -1).reshape(-1, 3)
+    known, steps, sums, ends = interactions(table, 1)
+    add = [draw(2, n, 6) for n in (3, 2, 2)]  # two states; three experts of two units
+    additive = np.add.reduce([one[:, table[:, t]] for t, one in enumerate(add)])
+    deep, fixed, gates = draw(2, 12, 6), draw(12, 6), draw(2, 2, 12, 3)
+    experts = np.maximum(deep + fixed + additive, 0).reshape(2, 12, 3, 2)
+    for gate in (gates, gates[:, :1]):
+        want = np.einsum("tsae,saeu->tsau", np.broadcast_to(gate, gates.shape), experts)
+        found = mix(deep, fixed, additive[:, known], steps, sums, ends, np.ascontiguousarray(gate))
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_gate_sees_only_its_columns() -> None:
@@ -113,6 +150,7 @@ def test_a_gate_sees_only_its_columns() -> None:
         same_b = model.gate(0, state, model.embed_actions(torch.tensor([[0, 1], [1, 1]])))
         other_b = model.gate(0, state, model.embed_actions(torch.tensor([[0, 1], [0, 2]])))
     torch.testing.assert_close(same_b[0], same_b[1])
+    torch.testing.assert_close(same_b.sum(-1), torch.ones(2))
     assert not torch.allclose(other_b[0], other_b[1])
 
 
