@@ -8,6 +8,7 @@ on the state is computed once for all states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -26,6 +27,7 @@ class JointScorer:
     def __init__(self, model: ActionResultModel, table: np.ndarray) -> None:
         """``table`` (A, T): the sub-actions of every joint action, in joint-index order."""
         self.model, body = model, model.body
+        self.kept: dict[str, Tensor] = {}  # memory that calls use again: fresh pages cost more than the work
         self.action = action = model.embed_actions(torch.from_numpy(table))  # (A, da)
         self.gates = {  # (1, A, E) of the tasks whose gate sees no state
             t: model.gate(t, action[None], action[None]) for t, (seen, _) in enumerate(model.gate_parts) if not seen
@@ -46,8 +48,10 @@ class JointScorer:
     def __call__(self, state: Tensor, tasks: Sequence[int]) -> list[Tensor]:
         """One output (S, A) per index in ``tasks`` from state parts (S, ds)."""
         crossed = self._crossed(state, *self.known).numpy()
-        mixed = mix(self._deep(state), self.fixed, crossed, self.steps, self.sums, self.ends, self._gates(state, tasks))
-        return [self._tower(t, torch.from_numpy(one)).view(len(state), -1) for t, one in zip(tasks, mixed)]
+        gates, deep = self._gates(state, tasks), self._deep(state)
+        mixed = self._memory("mixed", len(tasks), *deep.shape[:2], deep.shape[2] // gates.shape[-1])
+        mix(deep, self.fixed, crossed, self.steps, self.sums, self.ends, gates, mixed.numpy())
+        return [self._tower(t, one).view(len(state), -1) for t, one in zip(tasks, mixed)]
 
     def _gates(self, state: Tensor, tasks: Sequence[int]) -> np.ndarray:
         """Weights of the experts (tasks, S or 1, A, E)."""
@@ -59,10 +63,11 @@ class JointScorer:
         """The hidden layers' share of the experts (S, A, E · U)."""
         if not len(self.model.body.deep):
             return np.zeros((len(state), *self.fixed.shape), np.float32)
-        hidden = torch.empty(len(self.first_action), len(state), len(self.action))
+        hidden = self._memory("first", len(self.first_action), len(state), len(self.action))
         relu_pairs(F.linear(state, self.first_weight).numpy(), self.first_action, hidden.numpy())
-        hidden = _layers(hidden.flatten(1), list(self.model.body.deep)[1:])  # (units, S · A)
-        return (hidden.T @ self.deep_weight).view(len(state), *self.fixed.shape).numpy()
+        hidden = self._layers("deep", hidden.flatten(1), list(self.model.body.deep)[1:])  # (units, S · A)
+        out = self._memory("experts", hidden.shape[1], self.fixed.shape[1])
+        return torch.mm(hidden.T, self.deep_weight, out=out).view(len(state), *self.fixed.shape).numpy()
 
     def _by_action(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Actions (P, da) and their share of the first cross layer's product (P, d), if there is one."""
@@ -87,16 +92,21 @@ class JointScorer:
         *hidden, last = [
             layer for layer in cast(nn.Sequential, self.model.towers[task]) if isinstance(layer, nn.Linear)
         ]
-        return last.weight[0] @ _layers(mixed.flatten(0, 1).T, hidden) + last.bias
+        return last.weight[0] @ self._layers("tower", mixed.flatten(0, 1).T, hidden) + last.bias
 
+    def _layers(self, name: str, x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+        """Columns x (units, N) through linear layers, each with its ReLU."""
+        for depth, layer in enumerate(layers):
+            linear = cast(nn.Linear, layer)
+            x = torch.mm(linear.weight, x, out=self._memory(f"{name} {depth}", linear.out_features, x.shape[1]))
+            relu_rows(x.numpy(), linear.bias.numpy())
+        return x
 
-def _layers(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-    """Columns x (units, N) through linear layers, each with its ReLU."""
-    for layer in layers:
-        linear = cast(nn.Linear, layer)
-        x = linear.weight @ x
-        relu_rows(x.numpy(), linear.bias.numpy())
-    return x
+    def _memory(self, name: str, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        if name not in self.kept or len(self.kept[name]) < size:
+            self.kept[name] = torch.empty(size)
+        return self.kept[name][:size].view(shape)
 
 
 def _numbers(cross: Cross, kind: str) -> tuple[Tensor, np.ndarray, np.ndarray]:

@@ -83,16 +83,16 @@ def mix(
     sums: np.ndarray,
     ends: np.ndarray,
     gates: np.ndarray,
-) -> np.ndarray:
+    out: np.ndarray,
+) -> None:
     """Experts mixed for every task, Σ_e gate_e · max(expert_e, 0), from the parts that make up the experts.
 
     Parts: ``deep`` (S, A, E · U) + ``fixed`` (A, E · U) + what ``known`` (S, P, E · U) spreads to, two rows at ``ends``
-    (A, 2). ``gates`` (T, S or 1, A, E). Returns (T, S, A, U).
+    (A, 2). ``gates`` (T, S or 1, A, E); ``out`` (T, S, A, U).
     """
     size, actions, width = deep.shape
     tasks, _, _, experts = gates.shape
     units = width // experts
-    out = np.empty((tasks, size, actions, units), np.float32)
     rows = np.zeros((known.shape[1] + len(sums) + 1, width), np.float32)
     expert = np.empty(width, np.float32)
     for s in range(size):
@@ -108,4 +108,3 @@ def mix(
                 for e in range(1, experts):
                     for u in range(units):
                         total[u] += share[e] * expert[e * units + u]
-    return out

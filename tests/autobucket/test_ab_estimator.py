@@ -138,7 +138,8 @@ def test_kernels_of_joint_scoring_equal_plain_sums() -> None:
     experts = np.maximum(deep + fixed + additive, 0).reshape(2, 12, 3, 2)
     for gate in (gates, gates[:, :1]):
         want = np.einsum("tsae,saeu->tsau", np.broadcast_to(gate, gates.shape), experts)
-        found = mix(deep, fixed, additive[:, known], steps, sums, ends, np.ascontiguousarray(gate))
+        found = np.empty((2, 2, 12, 2), np.float32)
+        mix(deep, fixed, additive[:, known], steps, sums, ends, np.ascontiguousarray(gate), found)
         np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
 
 
