@@ -30,7 +30,9 @@ class JointScorer:
         self.kept: dict[str, Tensor] = {}  # memory that calls use again: fresh pages cost more than the work
         self.action = action = model.embed_actions(torch.from_numpy(table))  # (A, da)
         self.gates = {  # (1, A, E) of the tasks whose gate sees no state
-            t: model.gate(t, action[None], action[None]) for t, (seen, _) in enumerate(model.gate_parts) if not seen
+            t: model.gate(t, action, action).expand(1, len(table), -1)
+            for t, (seen, _) in enumerate(model.gate_parts)
+            if not seen
         }
         self.cross_weight, self.deep_weight = model.experts.weight.T.tensor_split([body.cross_width])
         self.layers = [_numbers(cast(Cross, layer), body.kind) for layer in body.cross]
@@ -56,7 +58,7 @@ class JointScorer:
     def _gates(self, state: Tensor, tasks: Sequence[int]) -> np.ndarray:
         """Weights of the experts (tasks, S or 1, A, E)."""
         gates = [self.gates[t] if t in self.gates else self.model.gate(t, state[:, None], self.action) for t in tasks]
-        shape = max(len(gate) for gate in gates), len(self.action), -1
+        shape = max(map(len, gates)), len(self.action), -1
         return torch.stack([gate.expand(shape) for gate in gates]).numpy()
 
     def _deep(self, state: Tensor) -> np.ndarray:

@@ -38,7 +38,11 @@ def first_cross(
     for s in range(size):
         for p in range(many):
             row0, row, factor, added = x0[s * many + p], x[s * many + p], by_state[s], by_action[p]
-            row0[:start], row0[start:] = state[s], action[p]
+            one, other = state[s], action[p]
+            for d in range(start):
+                row0[d] = one[d]
+            for d in range(len(other)):
+                row0[start + d] = other[d]
             for d in range(len(row)):
                 row[d] = row0[d] + row0[d] * (factor[d] + added[d]) + outer[d]
     return x0, x

@@ -85,11 +85,11 @@ def test_shared_work_changes_no_output(cross: Any, layers: int, deep: Any) -> No
     table = torch.cartesian_prod(*(torch.arange(n) for n in sizes))
     with torch.no_grad():
         state = model.embed_states(torch.tensor([[1, 2], [4, 0], [3, 3]]), torch.tensor([[0.5], [-1.0], [2.0]]))
-        plain = model(state[:, None], model.embed_actions(table)[None], [0, 2])
-        shared = JointScorer(model, table.numpy())(state, [0, 2])
-    for one, other in zip(shared, plain):
-        assert one.shape == (3, 48)
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        scorer, action = JointScorer(model, table.numpy()), model.embed_actions(table)[None]
+        for tasks, rows in (([0, 2], state), ([1], state[:1]), ([1, 0], state)):
+            for one, other in zip(scorer(rows, tasks), model(rows[:, None], action, tasks)):
+                assert one.shape == (len(rows), 48)
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_few_values_tell_a_function_that_joins_two_sub_actions() -> None:
