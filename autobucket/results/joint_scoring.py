@@ -27,7 +27,7 @@ class JointScorer:
     def __init__(self, model: ActionResultModel, table: np.ndarray) -> None:
         """``table`` (A, T): the sub-actions of every joint action, in joint-index order."""
         self.model, body = model, model.body
-        self.kept: dict[str, Tensor] = {}  # memory that calls use again: fresh pages cost more than the work
+        self.kept: dict[str, Tensor] = {}  # memory that calls use again; fresh pages cost as much as the work
         self.action = action = model.embed_actions(torch.from_numpy(table))  # (A, da)
         self.gates = {  # (1, A, E) of the tasks whose gate sees no state
             t: model.gate(t, action, action).expand(1, len(table), -1)
@@ -105,6 +105,7 @@ class JointScorer:
         return x
 
     def _memory(self, name: str, *shape: int) -> Tensor:
+        """A tensor that holds anything and is overwritten by the next call."""
         size = math.prod(shape)
         if name not in self.kept or len(self.kept[name]) < size:
             self.kept[name] = torch.empty(size)
@@ -129,9 +130,7 @@ def interactions(table: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray,
     strides = np.cumprod([1, *table.max(0)[:0:-1] + 1])[::-1]
     row, steps, sums = np.full(len(table), -1), [np.zeros((0, 2), np.int64)], [np.zeros((0, 2), np.int64)]
     row[known] = np.arange(len(known))  # where the sum so far of a joint action's differences is; -1: all of them are 0
-    first = (
-        np.arange(len(table))[:, None] - table * strides
-    )  # (A, T): the joint action with one sub-action's first choice
+    first = np.arange(len(table))[:, None] - table * strides  # (A, T): with the first choice of one sub-action
     for t in range(table.shape[1]):
         changed = known[table[known, t] > 0]
         steps.append(np.stack([row[changed], row[first[changed, t]]], 1))
