@@ -112,6 +112,9 @@ class TrainConfig(Config):
     def _columns_exist(self) -> TrainConfig:
         if not self.tasks:
             raise ValueError("at least one task is needed")
+        blind = [name for name, task in self.tasks.items() if task.gates == []]
+        if blind:
+            raise ValueError(f"tasks.{blind[0]}.gates: got []; expected at least one column, or null for model.gates")
         known = {*self.data.spec.state, *self.data.spec.sub_actions}
         wanted = [*self.model.gates, *(name for task in self.tasks.values() for name in task.gates or [])]
         unknown = [name for name in wanted if name not in known]

@@ -405,6 +405,7 @@ def test_bad_logs_get_one_line(tmp_path: Path, spoil: Any, message: str) -> None
     [
         ("model.gates=[b9]", "'b9' is no state or action column"),
         ("tasks={}", "at least one task"),
+        ("tasks.retrieved.gates=[]", r"tasks\.retrieved\.gates: got \[\]; expected at least one column"),
         ("data.test_share=0.95", "must leave rows to train on"),
         ("optimizer.lr=1", "did you mean 'optimiser'"),
         ("tasks.retrieved.loss=mea", "Input should be"),
