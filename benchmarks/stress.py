@@ -3,7 +3,7 @@
 Each condition changes the base world's log, never its truth: another side column than the world's good one, hardly any
 exploration, few rows, states of which none comes back. Rivals get the same columns. Writes `stress_runs.csv` (a row per
 condition, learner and seed, written as soon as it is there) and `stress.csv`: means over evaluation seeds with standard
-errors, how far `awrq_plus` is ahead seed by seed, and what it says of the condition (`warned`).
+errors, how far `awrq_plus` is ahead seed by seed, and what it says of the condition (`warned`). `stress.md` and `stress.png` show them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from cascade_world.config import WorldConfig
 from cascade_world.generate import generate
 from cascade_world.world import load_truth
 from marca_common.config import load_config
+from marca_common.figures import COLORS, new_figure, save_figure
+from marca_common.files import write_text
 from marca_common.requests import RequestSpec
 from marca_common.run_folder import versions
 from marca_common.seeding import numpy_generator
@@ -72,6 +74,7 @@ def unique(log: pd.DataFrame, spec: RequestSpec, rng: np.random.Generator) -> pd
 class Condition:
     """How a log differs from the base world's."""
 
+    title: str
     edit: Edit = as_it_is
     side: str = SIDE
     world: dict[str, float] = field(default_factory=dict)  # overrides of the world's config
@@ -89,13 +92,13 @@ class Condition:
 
 
 CONDITIONS = {
-    "as_it_is": Condition(),
-    "side_is_clicks": Condition(side="clicks"),
-    "side_80_percent_zeros": Condition(edit=sparse),
-    "side_wrong_by_pairs": Condition(edit=wrong),
-    "exploration_5_percent": Condition(world={"logs.exploration": 0.05}),
-    "30000_rows": Condition(rows=30_000),
-    "every_state_unique": Condition(edit=unique, session=True),
+    "as_it_is": Condition("the log as it is"),
+    "side_is_clicks": Condition("clicks as the side column", side="clicks"),
+    "side_80_percent_zeros": Condition("side column lost in 80 % of rows", edit=sparse),
+    "side_wrong_by_pairs": Condition("side column wrong by pairs, sd .5", edit=wrong),
+    "exploration_5_percent": Condition("exploration 5 %", world={"logs.exploration": 0.05}),
+    "30000_rows": Condition("30,000 rows", rows=30_000),
+    "every_state_unique": Condition("every state unique", edit=unique, session=True),
 }
 
 
@@ -125,7 +128,9 @@ def main() -> None:
     runs = run_missing(asked, arguments.workers, arguments.results, suffix)
     table = summarise(runs)
     write_table(table, arguments.results / f"stress{suffix}.csv")
-    print(table.to_string(index=False))
+    write_text(arguments.results / f"stress{suffix}.md", markdown(table))
+    draw(table, arguments.results / f"stress{suffix}.png")
+    print(markdown(table))
 
 
 def run_missing(asked: list[tuple[str, Job]], workers: int, results: Path, suffix: str) -> pd.DataFrame:
@@ -215,6 +220,49 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Capture by condition and learner, ± standard error over seeds; rivals with awrq_plus' lead seed by seed."""
+    learners = sorted(dict.fromkeys(table["learner"]), key=lambda name: name != "awrq_plus")
+    lines = ["| | " + " | ".join(f"`{name}`" for name in learners) + " |", "|---" * (len(learners) + 1) + "|"]
+    for condition, one in CONDITIONS.items():
+        rows = table[table["condition"] == condition].set_index("learner")
+        cells = [_cell(rows.loc[name]) if name in rows.index else "" for name in learners]
+        lines += ["| " + " | ".join([one.title, *cells]) + " |"] if len(rows) else []
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: pd.Series) -> str:
+    """Capture; of a rival also how far awrq_plus is ahead."""
+    error = "" if pd.isna(row["capture_se"]) else f" ± {row['capture_se']:.2f}"
+    lead = f" ({row['awrq_plus_ahead']:+.2f} ± {row['awrq_plus_ahead_se']:.2f})"
+    rival = row.name != "awrq_plus" and not pd.isna(row["awrq_plus_ahead_se"])
+    return f"{row['capture']:.2f}{error}{lead if rival else ''}"
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """A row per condition, a mark per learner; what lies left of the axis stands at its end."""
+    left, learners = -0.75, sorted(dict.fromkeys(table["learner"]), key=lambda name: name != "awrq_plus")
+    conditions = [name for name in CONDITIONS if name in set(table["condition"])]
+    figure, axis = new_figure(width=9.0, height=1.4 + 0.75 * len(conditions))
+    for number, learner in enumerate(learners):
+        rows = table[table["learner"] == learner].set_index("condition").reindex(conditions)
+        places = np.arange(len(conditions))[::-1] + 0.1 * (len(learners) / 2 - number)
+        out, ours = rows["capture"] < left, learner == "awrq_plus"
+        look = {"color": COLORS[number], "markersize": 7 if ours else 5, "linestyle": "none"}
+        inside = rows["capture"].mask(out)
+        axis.errorbar(
+            inside, places, xerr=rows["capture_se"].fillna(0), fmt="D" if ours else "o", label=learner, **look
+        )
+        axis.plot(np.where(out, left, np.nan), places, "<", **look)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(np.arange(len(conditions))[::-1], [CONDITIONS[one].title for one in conditions])
+    axis.set_xlim(left - 0.05, 1)
+    axis.set_xlabel("capture, mean of five budgets ± standard error over seeds; a triangle lies further left")
+    figure.suptitle("What learners make of logs that they were not made for")
+    figure.legend(loc="outside lower center", ncols=3)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":
