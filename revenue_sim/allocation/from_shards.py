@@ -116,6 +116,8 @@ def allocate_shards(
         budget = totals.least_cost + share * (totals.most_cost - totals.least_cost)
     else:
         budget = check_budget(per_request) * totals.requests
+        if math.isclose(budget, totals.least_cost, rel_tol=4e-15):  # the least cost per request, rounded
+            budget = totals.least_cost
     parts, edges, shard, state, passes = _edges_at(paths, choices, ranks, opened, totals, budget)
     if edges.base_cost > budget:
         raise UserError(f"budget: got {budget:.10g}; the least possible cost is {edges.base_cost:.10g}")

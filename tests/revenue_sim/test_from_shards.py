@@ -75,6 +75,15 @@ def test_half_the_way_is_a_budget() -> None:
     assert solved.budget == 4.5  # from 2 to 7
 
 
+def test_the_least_cost_per_request_is_enough_though_the_quotient_is_rounded(tmp_path: Path) -> None:
+    costs = np.array([[2.8125], [1.078125], [0.28125], [0.5625], [0.90625]], np.float32)
+    counts = np.array([2.0, 1.0, 3.0, 2.0, 3.0])
+    least = float(counts @ costs[:, 0])
+    assert least / 11 * 11 < least
+    solved, _ = solve(write(tmp_path, np.zeros_like(costs), costs, counts), per_request=least / 11)
+    assert solved.budget == solved.cost == least
+
+
 @st.composite
 def problems(draw: Any) -> Any:
     """As in test_allocate: ties, equal costs, negative values, rows of no request; costs whose sums are exact."""
