@@ -235,10 +235,14 @@ def markdown(table: pd.DataFrame) -> str:
 
 def _cell(row: pd.Series) -> str:
     """Capture; of a rival also how far awrq_plus is ahead."""
-    error = "" if pd.isna(row["capture_se"]) else f" ± {row['capture_se']:.2f}"
-    lead = f" ({row['awrq_plus_ahead']:+.2f} ± {row['awrq_plus_ahead_se']:.2f})"
+    error = "" if pd.isna(row["capture_se"]) else f" ± {_short(row['capture_se'])}"
+    lead = f" ({_short(row['awrq_plus_ahead'], '+')} ± {_short(row['awrq_plus_ahead_se'])})"
     rival = row.name != "awrq_plus" and not pd.isna(row["awrq_plus_ahead_se"])
-    return f"{row['capture']:.2f}{error}{lead if rival else ''}"
+    return f"{_short(row['capture'])}{error}{lead if rival else ''}"
+
+
+def _short(value: float, sign: str = "") -> str:
+    return format(value, f"{sign}.2f").replace("0.", ".", 1) if abs(value) < 1 else format(value, f"{sign}.2f")
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

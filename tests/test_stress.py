@@ -34,7 +34,7 @@ def test_a_lead_is_a_mean_over_common_seeds(tmp_path: Path) -> None:
     assert rival["awrq_plus_ahead_se"] == pytest.approx(0.2)
     assert rival["least_capture"] == pytest.approx(0.1)
     assert (table["seeds"].tolist(), table["warned"].tolist()) == ([2, 3], ["one", "one"])
-    assert "| 30,000 rows | 0.60 ± 0.10 | 0.50 ± 0.21 (+0.30 ± 0.20) |" in markdown(summarise(runs))
+    assert "| 30,000 rows | .60 ± .10 | .50 ± .21 (+.30 ± .20) |" in markdown(summarise(runs))
     draw(summarise(runs), tmp_path / "stress.png")
     assert (tmp_path / "stress.png").read_bytes().startswith(b"\x89PNG")
 
