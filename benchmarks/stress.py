@@ -254,7 +254,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         rows = table[table["learner"] == learner].set_index("condition").reindex(conditions)
         places = np.arange(len(conditions))[::-1] + 0.1 * (len(learners) / 2 - number)
         out, ours = rows["capture"] < left, learner == "awrq_plus"
-        look = {"color": COLORS[number], "markersize": 7 if ours else 5, "linestyle": "none"}
+        look = {"color": COLORS[number % len(COLORS)], "markersize": 7 if ours else 5, "linestyle": "none"}
         inside = rows["capture"].mask(out)
         axis.errorbar(
             inside, places, xerr=rows["capture_se"].fillna(0), fmt="D" if ours else "o", label=learner, **look

@@ -112,7 +112,7 @@ class Survey:
             self.validation + other.validation,
         )
 
-    def encoder(self, left_out: Sequence[str] = ()) -> StateEncoder:
+    def encoder(self, left_out: Sequence[str]) -> StateEncoder:
         """Vocabularies and moments of the training rows, but of columns ``left_out``."""
         numbers = {name: (one.mean, one.spread, one.low, one.high) for name, one in self.numbers.items()}
         return StateEncoder.of({name: sorted(one) for name, one in self.words.items() if name not in left_out}, numbers)
