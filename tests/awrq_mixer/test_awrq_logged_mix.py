@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from awrq_mixer.anchoring.anchor import Anchor
+from awrq_mixer.anchoring.evidence import _features, in_turn
 from awrq_mixer.anchoring.logged_mix import PRIOR, LoggedMix
+from awrq_mixer.serving.stack_scorer import Member
+from awrq_mixer.training.stack_weights import held_out
 from marca_common.requests import RequestSpec
 
 SPEC = RequestSpec.model_validate(
@@ -64,3 +70,36 @@ def test_many_categories_are_told_apart_by_what_they_got() -> None:
     mix = of_rows(LoggedMix.of(rows, SPEC, np.array([0.0, 0.0, 1.0, 1.0])), np.arange(len(rows)))
     assert mix[place % 2 == 1][:, 2:].sum(axis=1) == pytest.approx(0.9, abs=0.02)
     assert mix[place % 2 == 0][:, 2:].sum(axis=1) == pytest.approx(0.1, abs=0.02)
+
+
+def test_what_is_said_of_held_out_rows_is_that_of_each_row_by_itself() -> None:
+    """Rows come by state in chunks, mixes by group: a row must meet its own state, action and group again."""
+    rng = np.random.default_rng(2)
+    spec = SPEC.model_copy(update={"state": {"place": "category", "size": "numeric"}})
+    rows = pd.DataFrame({name: rng.integers(0, 2, 900) for name in ("b1", "b2")})
+    rows = rows.assign(place=rng.choice(list("xyz"), 900), size=rng.integers(0, 200, 900) / 7, money=rng.random(900))
+
+    def values(states: pd.DataFrame) -> np.ndarray:
+        steps = np.outer(states["size"].to_numpy(), np.arange(4)) + states["place"].map(ord).to_numpy()[:, None]
+        return np.asarray(2 + np.sin(steps), np.float32)
+
+    member = Member(cast(Any, None), 1e-3, np.array([0.1, -0.1, 0.2, 0.0], np.float32))
+    found = held_out({"one": member}, {"one": values}, rows, spec)
+    level, departure = member.shapes(values(rows))
+    joint = spec.joint_index(rows)
+    expected = of_rows(LoggedMix.of(rows, spec, member.centre), np.arange(900))
+    foreseen = (expected * departure).sum(axis=1)
+    assert len(np.unique(expected.round(9), axis=0)) > 10
+    np.testing.assert_allclose(found.levels[:, 0], level - level.mean(), atol=1e-5)
+    np.testing.assert_allclose(found.foreseen[:, 0], foreseen, atol=1e-6)
+    np.testing.assert_allclose(found.departures[:, 0], departure[np.arange(900), joint] - foreseen, atol=1e-6)
+
+    basis = np.linalg.qr(rng.normal(size=(4, 2)))[0].T.astype(np.float32)
+    anchor = Anchor(member.floor, member.centre, basis, np.ones(3, np.float32), 1.0, 0.25, np.zeros(4, np.float32))
+    logged, features, by_mix, _, _ = _features(values, anchor, rows, spec, in_turn)
+    components = departure @ basis.T
+    along = components * (basis[:, joint].T - expected @ basis.T)
+    rest = departure[np.arange(900), joint] - foreseen - along.sum(axis=1)
+    np.testing.assert_allclose(logged, level - 0.25, atol=1e-6)
+    np.testing.assert_allclose(by_mix, foreseen, atol=1e-6)
+    np.testing.assert_allclose(features, np.column_stack([along, rest]), atol=1e-6)
