@@ -4,8 +4,8 @@ log E[y | row] = log expected(row) + constant + Σ_t table_t[a] + Σ_k slope_k �
 
 There is a table for every sub-action and for every pair, and a slope for every covariate of joint actions, the parts of what
 was expected among them: a part that is too large by a tenth has the slope −.1. Coefficients of one block are draws of one
-variance. All variances are estimated together by restricted maximum likelihood (empirical Bayes). So a table that revenue
-knows nothing about stays at zero, and a large one is hardly shrunk. No penalty has to be chosen.
+variance. All variances are estimated together (empirical Bayes by MacKay's rule, 1992). So a table that revenue knows nothing
+about stays at zero, and a large one is hardly shrunk. No penalty has to be chosen.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from marca_common.requests import RequestSpec
 
 _POWER = 1.5  # Tweedie variance power of revenue
 _START, _FREE = 1e-3, 100.0  # variance that effects begin with; that of the constant
+_PRIOR, _DRAWN = 1e-4, 0.1  # variance that a block's is drawn to, as if by that part of one more coefficient
 _PAIRS = 1000  # most entries of all tables of pairs
 _LEAST = 1e-6  # dispersion where there is hardly any noise
 _ROUNDS, _CLOSE = 200, 1e-4  # most rounds; change of a standard deviation that ends them
@@ -95,7 +96,7 @@ def corrections(
         found = covariance @ (scaled.T @ target)
         effect = effect + np.clip(scaled @ found - effect, -_STEP, _STEP)
         square, known = (np.add.reduceat(one[1:], edges[:-1] - 1) for one in (found**2, 1 - np.diag(covariance)))
-        before, variance = variance, np.maximum(variance * np.sqrt(square / np.maximum(known, 1e-12)), 1e-12)
+        before, variance = variance, (variance * square + _DRAWN * _PRIOR) / (known + _DRAWN)
         if np.abs(np.sqrt(variance) - np.sqrt(before)).max() < _CLOSE:
             break
     return np.asarray(effect + np.log(scale))

@@ -23,9 +23,9 @@ from marca_common.errors import UserError
 from marca_common.requests import RequestSpec
 from marca_common.tables import Column, read_table, write_table
 
-SURROGATE = Shape(ridge=(1e-6, 1e-6, 1e-5), interactions=True, power=1.9)  # above 0 throughout
-LEVELS = Shape(ridge=(1e-5,), interactions=False, power=1.5)  # of revenue, beside a surrogate's effects
-REVENUE = Shape(ridge=(1e-5, 1e-3), interactions=True, power=1.5)  # without a surrogate, and of one that is often 0
+SURROGATE = Shape(order=3, interactions=True, power=1.9)  # above 0 throughout
+LEVELS = Shape(order=1, interactions=False, power=1.5)  # of revenue, beside a surrogate's effects
+REVENUE = Shape(order=2, interactions=True, power=1.5)  # without a surrogate, and of one that is often 0
 
 
 def result_columns(spec: RequestSpec) -> list[Column]:

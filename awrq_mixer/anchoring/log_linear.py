@@ -1,14 +1,16 @@
 """A log-linear model of what requests earn: levels of states, tables of sub-actions, and few interactions between them.
 
 log E[y | s, a] = level(s) + Σ tables of single sub-actions, pairs, … + Σ_j tables of sub-action j per coarse group of s.
-Fitted by Tweedie quasi-likelihood under ridge penalties with L-BFGS; no randomness, no network.
+Fitted by Tweedie quasi-likelihood with L-BFGS; no randomness, no network. The numbers of one table are draws of one variance,
+which is fitted, too (empirical Bayes by MacKay's rule, 1992, with a diagonal curvature). So a table that the log knows little
+of, such as a pair of sub-actions that are hardly explored, is held to zero, and one it knows well is left alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,15 +20,20 @@ from torch import Tensor
 from awrq_mixer.anchoring.contexts import Contexts
 from marca_common.requests import RequestSpec
 
-_LEVEL_RIDGE = 1e-5  # of every level, per row; the same for interactions with groups
+_START, _PRIOR = 0.1, 0.01  # variance that a table begins with; one that it is drawn to, as if by one more number
+_ROUNDS, _FIRST, _LATER = (
+    4,
+    200,
+    60,
+)  # fits with variances between them; most L-BFGS iterations of the first and of later ones
 _CLIP = 30.0  # a logarithm beyond this is numerical trouble on the way, not an answer
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What tables a model has, how strongly each order is held to zero, and how much large means weigh."""
+    """What tables a model has, and how much large means weigh."""
 
-    ridge: Sequence[float]  # penalty of tables of one sub-action, of two, …; its length is the highest order
+    order: int  # most sub-actions of a table
     interactions: bool  # tables of single sub-actions per coarse group
     power: float  # Tweedie variance power: the closer to 2, the more every request weighs alike
 
@@ -38,7 +45,6 @@ def log_linear(
     spec: RequestSpec,
     shape: Shape,
     offset: np.ndarray | None = None,
-    iterations: int = 200,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit ``y`` (M,) ≥ 0 of joint actions (M,): levels exp(level(s)) in units of y (M,), and log effects.
 
@@ -48,19 +54,27 @@ def log_linear(
     mean = float(y.mean())
     model = _Model(groups, spec, shape, offset)
     target, joints = torch.from_numpy((y / mean).astype(np.float32)), torch.from_numpy(joint)
+    for number in range(_ROUNDS):
+        if number:
+            model.learn_variances(joints, target)
+        _descend(model, joints, target, _LATER if number else _FIRST)
+    with torch.no_grad():
+        return mean * model.level().exp().double().numpy(), model.effects().double().numpy()
+
+
+def _descend(model: _Model, joint: Tensor, target: Tensor, iterations: int) -> None:
+    """To the least penalised loss under the present variances."""
     optimiser = torch.optim.LBFGS(
         model.parameters(), max_iter=iterations, history_size=12, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = _loss(model.log_mean(joints).clamp(-_CLIP, _CLIP), target, shape.power) + model.penalty()
+        loss = _loss(model.log_mean(joint), target, model.power) + model.penalty()
         torch.autograd.backward(loss)
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return mean * model.level().exp().double().numpy(), model.effects().double().numpy()
 
 
 def combinations(groups: Contexts) -> tuple[np.ndarray, np.ndarray]:
@@ -78,17 +92,16 @@ def _loss(log_mean: Tensor, target: Tensor, power: float) -> Tensor:
 class _Model:
     def __init__(self, groups: Contexts, spec: RequestSpec, shape: Shape, offset: np.ndarray | None) -> None:
         table, sizes = spec.joint_table(), spec.shape
-        self.actions = len(table)
+        self.actions, self.power = len(table), shape.power
         row, combined = combinations(groups)
         self.row, self.combined = torch.from_numpy(row), torch.from_numpy(combined)
         self.levels = [(torch.from_numpy(codes), _zeros(size)) for codes, size in groups.levels]
-        self.tables, self.ridge = [], []
-        for order, ridge in enumerate(shape.ridge, start=1):
+        self.tables = []
+        for order in range(1, shape.order + 1):
             for chosen in itertools.combinations(range(len(sizes)), order):
                 shape_of = [sizes[j] for j in chosen]
                 index = np.ravel_multi_index([table[:, j] for j in chosen], shape_of)
                 self.tables.append((torch.from_numpy(index), _zeros(math.prod(shape_of))))
-                self.ridge.append(ridge)
         self.by_group = [
             (c, [(torch.from_numpy(np.ascontiguousarray(table[:, j])), _zeros(size, n)) for j, n in enumerate(sizes)])
             for c, (_, size) in enumerate(groups.coarse)
@@ -96,6 +109,7 @@ class _Model:
         ]
         self.constant = _zeros(1)
         self.offset = None if offset is None else torch.from_numpy(offset.astype(np.float32))
+        self.dispersion, self.variances = 1.0, [_START] * (len(self.parameters()) - 1)
 
     def parameters(self) -> list[Tensor]:
         return [self.constant, *(one for _, one in self.levels), *(one for _, one in self.tables), *self.interactions]
@@ -117,11 +131,12 @@ class _Model:
         return found if self.offset is None else found + self.offset
 
     def log_mean(self, joint: Tensor) -> Tensor:
-        """(M,): entries of ``effects`` are looked up row by row, as there may be far more of them than rows."""
+        """(M,), not beyond ±30: entries of ``effects`` are looked up row by row, as there may be far more of them than rows."""
         found = self.level() + self._common()[joint]
         for c, of_group in self._of_groups():
             found = found + of_group.reshape(-1)[self.combined[self.row, c] * self.actions + joint]
-        return found if self.offset is None else found + self.offset.reshape(-1)[self.row * self.actions + joint]
+        found = found if self.offset is None else found + self.offset.reshape(-1)[self.row * self.actions + joint]
+        return found.clamp(-_CLIP, _CLIP)
 
     def _common(self) -> Tensor:
         """What joint actions have in common over all groups, (A,)."""
@@ -133,12 +148,33 @@ class _Model:
             yield c, torch.stack([one[:, index] for index, one in tables]).sum(0)
 
     def penalty(self) -> Tensor:
-        loss = torch.zeros(())
-        for one in [*(one for _, one in self.levels), *self.interactions]:
-            loss = loss + _LEVEL_RIDGE * one.square().sum()
-        for (_, one), ridge in zip(self.tables, self.ridge):
-            loss = loss + ridge * one.square().sum()
-        return loss
+        """−log prior of all numbers but the constant, in units of the mean loss."""
+        unit = self.dispersion / (2 * len(self.row))
+        return torch.stack(
+            [unit / v * one.square().sum() for v, one in zip(self.variances, self.parameters()[1:])]
+        ).sum()
+
+    @torch.no_grad()
+    def learn_variances(self, joint: Tensor, target: Tensor) -> None:
+        """From the fit: the noise of ``target`` (M,), and of each table Σ number² over how many numbers the rows decide."""
+        log_mean, p = self.log_mean(joint), self.power
+        weight = (2 - p) * ((2 - p) * log_mean).exp() + (p - 1) * target * ((1 - p) * log_mean).exp()
+        known = [
+            torch.bincount(place, weight, one.numel()) for place, one in zip(self._places(joint), self.parameters()[1:])
+        ]
+        decided = [float((k / (k + self.dispersion / v)).sum()) for k, v in zip(known, self.variances)]
+        errors = ((target - log_mean.exp()).square() * (-p * log_mean).exp()).sum()
+        self.dispersion = float(errors) / max(len(target) - sum(decided), 1.0)
+        squares = [float(one.square().sum()) for one in self.parameters()[1:]]
+        self.variances = [(s + _PRIOR) / (d + 1) for s, d in zip(squares, decided)]
+
+    def _places(self, joint: Tensor) -> Iterator[Tensor]:
+        """Which number of each table the rows use, (M,), in the order of ``parameters``."""
+        yield from (codes for codes, _ in self.levels)
+        yield from (index[joint] for index, _ in self.tables)
+        for c, tables in self.by_group:
+            group = self.combined[self.row, c]
+            yield from (group * one.shape[1] + index[joint] for index, one in tables)
 
 
 def _zeros(*shape: int) -> Tensor:

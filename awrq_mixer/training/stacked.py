@@ -64,7 +64,7 @@ def fit(
     if weights.any():
         kept = [name for name, weight in zip(configs, weights) if weight > 0]
         candidates = [
-            {"members": side.corrected(profile, one, kept, reference), profile: side.profiles[profile]}
+            {profile: side.profiles[profile], "members": side.corrected(profile, one, kept, reference)}
             for side, one in zip(sides, members)
         ]
         profile = best_profile(candidates, parts, confidence)

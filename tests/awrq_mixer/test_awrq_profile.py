@@ -123,7 +123,7 @@ def test_effects_without_noise_are_found(power: float) -> None:
     place, joint, groups = _every_cell()
     effect = _log_effect(pair=True)
     y = 40 * np.exp(LEVEL[place] + effect[joint])
-    level, found = log_linear(y, joint, groups, SPEC, Shape((1e-8, 1e-8), interactions=False, power=power))
+    level, found = log_linear(y, joint, groups, SPEC, Shape(2, interactions=False, power=power))
     assert np.allclose(level * np.exp(found[place, joint]), y, rtol=2e-3)
     assert np.allclose(found - found.mean(axis=1, keepdims=True), effect - effect.mean(), atol=2e-3)
 
@@ -131,7 +131,7 @@ def test_effects_without_noise_are_found(power: float) -> None:
 def test_without_pairs_only_sums_of_main_effects_are_found() -> None:
     place, joint, groups = _every_cell()
     y = np.exp(LEVEL[place] + _log_effect(pair=True)[joint])
-    _, found = log_linear(y, joint, groups, SPEC, Shape((1e-8,), interactions=False, power=1.5))
+    _, found = log_linear(y, joint, groups, SPEC, Shape(1, interactions=False, power=1.5))
     table = found[0].reshape(SIZES)
     assert np.allclose(table[1] - table[0], table[1, 0] - table[0, 0], atol=1e-4)
 
@@ -140,40 +140,45 @@ def test_an_offset_is_added_and_need_not_be_learned() -> None:
     place, joint, groups = _every_cell()
     pair = np.tile(PAIR.ravel(), (3, 1))  # (C, A): by place and joint action
     y = np.exp(LEVEL[place] + _log_effect(pair=True)[joint])
-    level, found = log_linear(y, joint, groups, SPEC, Shape((1e-8,), False, 1.5), offset=pair)
+    level, found = log_linear(y, joint, groups, SPEC, Shape(1, False, 1.5), offset=pair)
     assert np.allclose(level * np.exp(found[place, joint]), y, rtol=2e-3)
 
 
 def _slow(y: np.ndarray, place: np.ndarray, joint: np.ndarray, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """The same penalised quasi-likelihood with a dense design in double precision: fitted means (M,), effects (3, A)."""
-    orders = [one for order in range(1, len(shape.ridge) + 1) for one in itertools.combinations(range(2), order)]
-    blocks, ridge = [np.ones((18, 1)), np.repeat(np.eye(3), 6, axis=0)], [0.0, *(3 * [1e-5])]
+    """The same empirical Bayes with a dense design in double precision: fitted means (M,), effects (3, A)."""
+    orders = [one for order in range(1, shape.order + 1) for one in itertools.combinations(range(2), order)]
+    blocks = [np.ones((18, 1)), np.repeat(np.eye(3), 6, axis=0)]
     for chosen in orders:
         index = np.ravel_multi_index([JOINT[:, j] for j in chosen], [SIZES[j] for j in chosen])
-        size = int(np.prod([SIZES[j] for j in chosen]))
-        blocks.append(np.tile(np.eye(size)[index], (3, 1)))
-        ridge += size * [shape.ridge[len(chosen) - 1]]
+        blocks.append(np.tile(np.eye(int(np.prod([SIZES[j] for j in chosen])))[index], (3, 1)))
     for j in range(2) if shape.interactions else ():
         both = np.einsum("ck,as->caks", np.eye(3), np.eye(SIZES[j])[JOINT[:, j]])
         blocks.append(both.reshape(18, 3 * SIZES[j]))
-        ridge += 3 * SIZES[j] * [1e-5]
-    cells, penalty, p, scaled = np.hstack(blocks), np.array(ridge), shape.power, y / y.mean()
-    design = cells[place * 6 + joint]
+    of = np.repeat(np.arange(len(blocks)), [one.shape[1] for one in blocks])  # block of each column; 0: the constant
+    cells, p, scaled, rows = np.hstack(blocks), shape.power, y / y.mean(), len(y)
+    design, dispersion, variance = cells[place * 6 + joint], 1.0, np.full(len(blocks), 0.1)
+    beta = np.zeros(cells.shape[1])
+    for number in range(4):
+        if number:
+            mean = np.exp(design @ beta)
+            curvature = (2 - p) * mean ** (2 - p) + (p - 1) * scaled * mean ** (1 - p)
+            known = (design**2).T @ curvature / dispersion * variance[of]
+            decided = np.bincount(of, known / (known + 1))
+            dispersion = ((scaled - mean) ** 2 / mean**p).sum() / (rows - decided[1:].sum())
+            variance = (np.bincount(of, beta**2) + 0.01) / (decided + 1)
+        penalty = np.where(of == 0, 0.0, dispersion / (2 * rows * variance[of]))
 
-    def loss(beta: np.ndarray) -> tuple[float, np.ndarray]:
-        eta = design @ beta
-        rows = np.exp((2 - p) * eta) / (2 - p) - scaled * np.exp((1 - p) * eta) / (1 - p)
-        pull = np.exp((2 - p) * eta) - scaled * np.exp((1 - p) * eta)
-        return float(rows.mean() + penalty @ beta**2), design.T @ pull / len(y) + 2 * penalty * beta
+        def loss(beta: np.ndarray, penalty: np.ndarray = penalty) -> tuple[float, np.ndarray]:
+            eta = design @ beta
+            each = np.exp((2 - p) * eta) / (2 - p) - scaled * np.exp((1 - p) * eta) / (1 - p)
+            pull = np.exp((2 - p) * eta) - scaled * np.exp((1 - p) * eta)
+            return float(each.mean() + penalty @ beta**2), design.T @ pull / rows + 2 * penalty * beta
 
-    beta = minimize(loss, np.zeros(cells.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-9}).x
+        beta = minimize(loss, beta, jac=True, method="BFGS", options={"gtol": 1e-9}).x
     return y.mean() * np.exp(design @ beta), (cells[:, 4:] @ beta[4:]).reshape(3, 6)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [Shape((1e-3, 3e-2), False, 1.5), Shape((1e-3, 1e-2), True, 1.5), Shape((1e-2, 1e-2), True, 1.9)],
-)
+@pytest.mark.parametrize("shape", [Shape(2, False, 1.5), Shape(2, True, 1.5), Shape(1, True, 1.5), Shape(2, True, 1.9)])
 def test_the_fit_is_that_of_a_dense_reference(shape: Shape) -> None:
     rng = np.random.default_rng(4)
     place, joint = rng.integers(0, 3, 400), rng.integers(0, 6, 400)
@@ -183,6 +188,29 @@ def test_the_fit_is_that_of_a_dense_reference(shape: Shape) -> None:
     assert np.allclose(np.log(level * np.exp(effects[place, joint])), np.log(means), atol=2e-3)
     found, right = (one - one.mean(axis=1, keepdims=True) for one in (effects, expected))
     assert np.allclose(found, right, atol=2e-3)
+
+
+SIX = RequestSpec.model_validate(SPEC.model_dump() | {"sizes": {"b1": 6, "b2": 6}})
+
+
+def _pairs_found(pair: np.ndarray, explored: float) -> np.ndarray:
+    """What 40,000 rows say of ``pair`` effects (6, 6), where a rule takes the first of all that is not ``explored``."""
+    rng = np.random.default_rng(6)
+    place = rng.integers(0, 3, 40_000)
+    b1, b2 = (np.where(rng.random(40_000) < explored, rng.integers(0, 6, 40_000), 0) for _ in range(2))
+    y = np.exp(LEVEL[place] + 0.1 * b1 - 0.1 * b2 + pair[b1, b2]) * rng.gamma(2, 0.5, 40_000)
+    groups = Contexts([(place, 3)], [(place, 3)])
+    table = log_linear(y, 6 * b1 + b2, groups, SIX, Shape(2, True, 1.9))[1].mean(axis=0).reshape(6, 6)
+    return np.asarray(table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean())
+
+
+def test_pairs_that_are_hardly_explored_are_held_to_zero_and_others_are_left_alone() -> None:
+    nothing, pair = np.zeros((6, 6)), np.random.default_rng(7).normal(0, 0.2, (6, 6))
+    pair -= pair.mean(axis=0) + pair.mean(axis=1, keepdims=True) - pair.mean()
+    # 25 pairs have 40,000 · (.1 / 6)² = 11 rows each, and so a noise of .71 / √11 = .21
+    assert np.std(_pairs_found(nothing, explored=0.1)) < 0.04
+    # 25 pairs have 40,000 · (.9 / 6)² = 900 rows each: a noise of .024
+    assert np.std(_pairs_found(pair, explored=0.9) - pair) < 0.025
 
 
 # ---- the profile of a biased log
@@ -209,7 +237,7 @@ def biased() -> tuple[pd.DataFrame, np.ndarray]:
     return _biased_log(60_000, seed=3)
 
 
-@pytest.mark.parametrize(("surrogate", "error"), [(None, 0.1), ("guess", 0.05)])
+@pytest.mark.parametrize(("surrogate", "error"), [(None, 0.1), ("guess", 0.06)])
 def test_who_was_asked_is_told_from_what_was_done(
     biased: tuple[pd.DataFrame, np.ndarray], surrogate: str | None, error: float
 ) -> None:
@@ -288,8 +316,10 @@ def test_a_part_of_the_surrogate_that_is_made_up_is_taken_back() -> None:
 
 def test_revenue_s_own_profile_is_shrunk_where_it_is_noise() -> None:
     frame = _log_of_three(np.zeros(20), np.zeros(20), 5000, noise=4.5)
+    plain = frame.groupby(THREE.joint_index(frame))["money"].mean().to_numpy()
     found = LoggedEffects.of(frame, THREE, None)
-    assert _off(found.profile(), np.zeros(20)) < 0.8 * _off(found.fitted(), np.zeros(20))
+    for one in (found.fitted(), found.profile()):
+        assert _off(one, np.zeros(20)) < 0.75 * _off(plain, np.zeros(20))
 
 
 def _pair_error(found: np.ndarray, truth: np.ndarray) -> float:
