@@ -62,7 +62,7 @@ def fit(
     profile = best_profile(candidates, parts, confidence)
     weights = weigh(seen, main.profiles[profile], confidence)
     if weights.any():
-        kept = [name for name, weight in zip(configs, weights) if weight > 0]
+        kept = {name: weight for name, weight in zip(configs, weights) if weight > 0}
         candidates = [
             {profile: side.profiles[profile], "members": side.corrected(profile, one, kept, reference)}
             for side, one in zip(sides, members)
@@ -109,10 +109,14 @@ class _Side:
         """Global profile (A,) by each column."""
         return {name: one.profile() for name, one in self.effects.items()}
 
-    def corrected(self, by: str, members: dict[str, Member], kept: list[str], reference: pd.DataFrame) -> np.ndarray:
-        """The mean over ``reference`` rows of the ``kept`` members in place of fitted effects, corrected by revenue, (A,)."""
-        own = [np.log(np.maximum(self.models[one].values(reference).mean(axis=0), members[one].floor)) for one in kept]
-        return self.effects[by].profile(np.exp(np.mean(own, axis=0)))
+    def corrected(
+        self, by: str, members: dict[str, Member], weights: dict[str, float], reference: pd.DataFrame
+    ) -> np.ndarray:
+        """The mean over ``reference`` rows of weighed members in place of fitted effects, corrected by revenue, (A,)."""
+        own = [
+            np.log(np.maximum(self.models[one].values(reference).mean(axis=0), members[one].floor)) for one in weights
+        ]
+        return self.effects[by].profile(np.exp(np.average(own, axis=0, weights=list(weights.values()))))
 
     def borne_out(self, reference: pd.DataFrame, config: TrainConfig, ranks: Ranks) -> bool:
         """Is any member worth a weight, by the rows?"""
