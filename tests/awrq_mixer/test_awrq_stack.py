@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from awrq_mixer.serving import Predictor
 from awrq_mixer.serving.stack_scorer import Member, StackScorer, weighed
 from awrq_mixer.train import train
 from awrq_mixer.training.stack_weights import HeldOut, best_profile, judged, weigh, weigh_levels
+from awrq_mixer.training.stacked import _Side
 from awrq_mixer.training.training_log import load_log
 from marca_common.checkpoint import load_checkpoint, save_checkpoint
 from marca_common.config import load_config
@@ -91,6 +93,18 @@ def test_each_part_judges_the_profiles_that_were_learned_without_it() -> None:
     good, bad = {"side": wrong, "revenue": profile}, {"side": profile, "revenue": wrong}
     assert best_profile([good, good], [few, rows], 2.0) == "revenue"  # too few rows alone; with the other part enough
     assert best_profile([good, bad], [few, rows], 2.0) == "side"
+
+
+def test_members_own_profile_is_their_mean_by_weight() -> None:
+    tables = {
+        "one": np.array([[1.0, 4.0], [3.0, 4.0]]),
+        "other": np.array([[8.0, 1.0], [8.0, 1.0]]),
+    }  # means 2, 4 and 8, 1
+    models: Any = {name: SimpleNamespace(values=lambda _, table=table: table) for name, table in tables.items()}
+    members: Any = {name: SimpleNamespace(floor=0.1) for name in tables}
+    side = _Side(models, pd.DataFrame(), {"x": cast(Any, SimpleNamespace(profile=lambda start: start))})
+    for weights, expected in (({"one": 0.9}, [2, 4]), ({"one": 0.6, "other": 0.3}, [32 ** (1 / 3), 16 ** (1 / 3)])):
+        assert np.allclose(side.corrected("x", members, weights, pd.DataFrame()), expected)
 
 
 class _Fixed:
