@@ -21,6 +21,7 @@ from awrq_mixer.anchoring.contexts import Contexts
 from marca_common.requests import RequestSpec
 
 _START, _PRIOR = 0.1, 0.01  # variance that a table begins with; one that it is drawn to, as if by one more number
+_LEAST = 1e-6  # dispersion where there is hardly any noise
 _ROUNDS, _FIRST, _LATER = (
     4,
     200,
@@ -52,17 +53,16 @@ def log_linear(
     combination share a row (see ``combinations``). ``offset`` (C, A) is added to them.
     """
     mean = float(y.mean())
-    model = _Model(groups, spec, shape, offset)
-    target, joints = torch.from_numpy((y / mean).astype(np.float32)), torch.from_numpy(joint)
+    model, target = _Model(joint, groups, spec, shape, offset), torch.from_numpy((y / mean).astype(np.float32))
     for number in range(_ROUNDS):
         if number:
-            model.learn_variances(joints, target)
-        _descend(model, joints, target, _LATER if number else _FIRST)
+            model.learn_variances(target)
+        _descend(model, target, _LATER if number else _FIRST)
     with torch.no_grad():
         return mean * model.level().exp().double().numpy(), model.effects().double().numpy()
 
 
-def _descend(model: _Model, joint: Tensor, target: Tensor, iterations: int) -> None:
+def _descend(model: _Model, target: Tensor, iterations: int) -> None:
     """To the least penalised loss under the present variances."""
     optimiser = torch.optim.LBFGS(
         model.parameters(), max_iter=iterations, history_size=12, line_search_fn="strong_wolfe"
@@ -70,7 +70,7 @@ def _descend(model: _Model, joint: Tensor, target: Tensor, iterations: int) -> N
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = _loss(model.log_mean(joint), target, model.power) + model.penalty()
+        loss = _loss(model.log_mean(), target, model.power) + model.penalty()
         torch.autograd.backward(loss)
         return loss
 
@@ -90,11 +90,13 @@ def _loss(log_mean: Tensor, target: Tensor, power: float) -> Tensor:
 
 
 class _Model:
-    def __init__(self, groups: Contexts, spec: RequestSpec, shape: Shape, offset: np.ndarray | None) -> None:
+    def __init__(
+        self, joint: np.ndarray, groups: Contexts, spec: RequestSpec, shape: Shape, offset: np.ndarray | None
+    ) -> None:
         table, sizes = spec.joint_table(), spec.shape
-        self.actions, self.power = len(table), shape.power
+        self.power, self.joint = shape.power, torch.from_numpy(joint)
         row, combined = combinations(groups)
-        self.row, self.combined = torch.from_numpy(row), torch.from_numpy(combined)
+        self.combined = torch.from_numpy(combined)
         self.levels = [(torch.from_numpy(codes), _zeros(size)) for codes, size in groups.levels]
         self.tables = []
         for order in range(1, shape.order + 1):
@@ -107,6 +109,9 @@ class _Model:
             for c, (_, size) in enumerate(groups.coarse)
             if shape.interactions
         ]
+        self.groups = [torch.from_numpy(combined[row, c]) for c, _ in self.by_group]  # of the rows
+        self.cells = [group * len(table) + self.joint for group in self.groups]
+        self.own = torch.from_numpy(row * len(table) + joint)  # entry of ``effects``
         self.constant = _zeros(1)
         self.offset = None if offset is None else torch.from_numpy(offset.astype(np.float32))
         self.dispersion, self.variances = 1.0, [_START] * (len(self.parameters()) - 1)
@@ -121,7 +126,7 @@ class _Model:
 
     def level(self) -> Tensor:
         """(M,)."""
-        return self.constant + torch.stack([one[codes] for codes, one in self.levels]).sum(0)
+        return self.constant + torch.stack([one.index_select(0, codes) for codes, one in self.levels]).sum(0)
 
     def effects(self) -> Tensor:
         """(C, A)."""
@@ -130,12 +135,12 @@ class _Model:
             found = found + of_group[self.combined[:, c]]
         return found if self.offset is None else found + self.offset
 
-    def log_mean(self, joint: Tensor) -> Tensor:
+    def log_mean(self) -> Tensor:
         """(M,), not beyond ±30: entries of ``effects`` are looked up row by row, as there may be far more of them than rows."""
-        found = self.level() + self._common()[joint]
-        for c, of_group in self._of_groups():
-            found = found + of_group.reshape(-1)[self.combined[self.row, c] * self.actions + joint]
-        found = found if self.offset is None else found + self.offset.reshape(-1)[self.row * self.actions + joint]
+        found = self.level() + self._common().index_select(0, self.joint)
+        for cell, (_, of_group) in zip(self.cells, self._of_groups()):
+            found = found + of_group.reshape(-1).index_select(0, cell)
+        found = found if self.offset is None else found + self.offset.reshape(-1).index_select(0, self.own)
         return found.clamp(-_CLIP, _CLIP)
 
     def _common(self) -> Tensor:
@@ -149,32 +154,31 @@ class _Model:
 
     def penalty(self) -> Tensor:
         """−log prior of all numbers but the constant, in units of the mean loss."""
-        unit = self.dispersion / (2 * len(self.row))
+        unit = self.dispersion / (2 * len(self.joint))
         return torch.stack(
             [unit / v * one.square().sum() for v, one in zip(self.variances, self.parameters()[1:])]
         ).sum()
 
     @torch.no_grad()
-    def learn_variances(self, joint: Tensor, target: Tensor) -> None:
+    def learn_variances(self, target: Tensor) -> None:
         """From the fit: the noise of ``target`` (M,), and of each table Σ number² over how many numbers the rows decide."""
-        log_mean, p = self.log_mean(joint), self.power
+        log_mean, p = self.log_mean(), self.power
         weight = (2 - p) * ((2 - p) * log_mean).exp() + (p - 1) * target * ((1 - p) * log_mean).exp()
         known = [
-            torch.bincount(place, weight, one.numel()) for place, one in zip(self._places(joint), self.parameters()[1:])
+            torch.bincount(place, weight, one.numel()) for place, one in zip(self._places(), self.parameters()[1:])
         ]
         decided = [float((k / (k + self.dispersion / v)).sum()) for k, v in zip(known, self.variances)]
         errors = ((target - log_mean.exp()).square() * (-p * log_mean).exp()).sum()
-        self.dispersion = float(errors) / max(len(target) - sum(decided), 1.0)
+        self.dispersion = max(float(errors) / max(len(target) - sum(decided), 1.0), _LEAST)
         squares = [float(one.square().sum()) for one in self.parameters()[1:]]
         self.variances = [(s + _PRIOR) / (d + 1) for s, d in zip(squares, decided)]
 
-    def _places(self, joint: Tensor) -> Iterator[Tensor]:
+    def _places(self) -> Iterator[Tensor]:
         """Which number of each table the rows use, (M,), in the order of ``parameters``."""
         yield from (codes for codes, _ in self.levels)
-        yield from (index[joint] for index, _ in self.tables)
-        for c, tables in self.by_group:
-            group = self.combined[self.row, c]
-            yield from (group * one.shape[1] + index[joint] for index, one in tables)
+        yield from (index[self.joint] for index, _ in self.tables)
+        for group, (_, tables) in zip(self.groups, self.by_group):
+            yield from (group * one.shape[1] + index[self.joint] for index, one in tables)
 
 
 def _zeros(*shape: int) -> Tensor:

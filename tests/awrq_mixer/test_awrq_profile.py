@@ -348,6 +348,13 @@ def test_a_log_of_one_state_gives_averages_by_action() -> None:
     assert np.allclose(estimate_profile(frame, SPEC, None), plain, rtol=0.02)
 
 
+@pytest.mark.parametrize("surrogate", [None, "guess"])
+def test_a_log_without_noise_that_lacks_actions_gives_a_flat_profile(surrogate: str | None) -> None:
+    joint = np.arange(200) % 4  # two of six joint actions never
+    frame = pd.DataFrame(JOINT[joint], columns=["b1", "b2"]).assign(place="x", money=2.0, guess=7.0)
+    assert np.allclose(estimate_profile(frame, SPEC, surrogate), 2.0, rtol=1e-3)
+
+
 # ---- its file
 
 VALUES = np.array([1 / 3, 2e-9, 3e7, 4.0, 5.123456789012345, 6.0])
