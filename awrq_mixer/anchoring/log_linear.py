@@ -3,7 +3,8 @@
 log E[y | s, a] = level(s) + Σ tables of single sub-actions, pairs, … + Σ_j tables of sub-action j per coarse group of s.
 Fitted by Tweedie quasi-likelihood with L-BFGS; no randomness, no network. The numbers of one table are draws of one variance,
 which is fitted, too (empirical Bayes by MacKay's rule, 1992, with a diagonal curvature). So a table that the log knows little
-of, such as a pair of sub-actions that are hardly explored, is held to zero, and one it knows well is left alone.
+of, such as a pair of sub-actions that are hardly explored, is held to zero, and one it knows well is left alone. Levels are
+free: what is held back of a level would pass for an effect of the actions that such states are given.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 from awrq_mixer.anchoring.contexts import Contexts
 from marca_common.requests import RequestSpec
 
+_FREE = 10.0  # variance of levels
 _START, _PRIOR = 0.1, 0.01  # variance that a table begins with; one that it is drawn to, as if by one more number
 _LEAST = 1e-6  # dispersion where there is hardly any noise
 _ROUNDS, _FIRST, _LATER = (
@@ -114,7 +116,8 @@ class _Model:
         self.own = torch.from_numpy(row * len(table) + joint)  # entry of ``effects``
         self.constant = _zeros(1)
         self.offset = None if offset is None else torch.from_numpy(offset.astype(np.float32))
-        self.dispersion, self.variances = 1.0, [_START] * (len(self.parameters()) - 1)
+        self.dispersion = 1.0
+        self.variances = [_FREE] * len(self.levels) + [_START] * (len(self.parameters()) - 1 - len(self.levels))
 
     def parameters(self) -> list[Tensor]:
         return [self.constant, *(one for _, one in self.levels), *(one for _, one in self.tables), *self.interactions]
@@ -171,7 +174,8 @@ class _Model:
         errors = ((target - log_mean.exp()).square() * (-p * log_mean).exp()).sum()
         self.dispersion = max(float(errors) / max(len(target) - sum(decided), 1.0), _LEAST)
         squares = [float(one.square().sum()) for one in self.parameters()[1:]]
-        self.variances = [(s + _PRIOR) / (d + 1) for s, d in zip(squares, decided)]
+        found = [(s + _PRIOR) / (d + 1) for s, d in zip(squares, decided)]
+        self.variances[len(self.levels) :] = found[len(self.levels) :]
 
     def _places(self) -> Iterator[Tensor]:
         """Which number of each table the rows use, (M,), in the order of ``parameters``."""

@@ -157,7 +157,7 @@ def _slow(y: np.ndarray, place: np.ndarray, joint: np.ndarray, shape: Shape) -> 
     of = np.repeat(np.arange(len(blocks)), [one.shape[1] for one in blocks])  # block of each column; 0: the constant
     cells, p, scaled, rows = np.hstack(blocks), shape.power, y / y.mean(), len(y)
     design, dispersion, variance = cells[place * 6 + joint], 1.0, np.full(len(blocks), 0.1)
-    beta = np.zeros(cells.shape[1])
+    variance[1], beta = 10.0, np.zeros(cells.shape[1])  # levels are free
     for number in range(4):
         if number:
             mean = np.exp(design @ beta)
@@ -165,7 +165,7 @@ def _slow(y: np.ndarray, place: np.ndarray, joint: np.ndarray, shape: Shape) -> 
             known = (design**2).T @ curvature / dispersion * variance[of]
             decided = np.bincount(of, known / (known + 1))
             dispersion = ((scaled - mean) ** 2 / mean**p).sum() / (rows - decided[1:].sum())
-            variance = (np.bincount(of, beta**2) + 0.01) / (decided + 1)
+            variance[2:] = ((np.bincount(of, beta**2) + 0.01) / (decided + 1))[2:]
         penalty = np.where(of == 0, 0.0, dispersion / (2 * rows * variance[of]))
 
         def loss(beta: np.ndarray, penalty: np.ndarray = penalty) -> tuple[float, np.ndarray]:
