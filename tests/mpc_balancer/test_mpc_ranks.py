@@ -29,6 +29,7 @@ from tests.reference.torchrun import one_error, torchrun
 SMALL = {"hidden": [16], "commission_days": 1.1, "epochs": 3, "rollout_steps": 3, "forecast_horizon": 4} | {
     "tune_candidates": 2, "tune_days": 0.05, "max_minutes": 60.0
 }  # fmt: skip
+_SEEDING = threading.Lock()  # PyTorch's own generator is one for all threads
 DIES = """
 import os, signal, sys
 from marca_common.config import load_config
@@ -66,7 +67,7 @@ def windows(count: int, seed: int) -> Windows:
 
 
 def network(head: str = "utilisation_law") -> SystemNetwork:
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return SystemNetwork(2, 2, 4, [8], head)
 
