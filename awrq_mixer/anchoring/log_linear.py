@@ -24,11 +24,8 @@ from marca_common.requests import RequestSpec
 _FREE = 10.0  # variance of levels
 _START, _PRIOR = 0.1, 0.01  # variance that a table begins with; one that it is drawn to, as if by one more number
 _LEAST = 1e-6  # dispersion where there is hardly any noise
-_ROUNDS, _FIRST, _LATER = (
-    4,
-    200,
-    60,
-)  # fits with variances between them; most L-BFGS iterations of the first and of later ones
+_ROUNDS = 4  # fits, with variances learned between them
+_FIRST, _LATER = 200, 60  # most L-BFGS iterations of the first fit, and of later ones
 _CLIP = 30.0  # a logarithm beyond this is numerical trouble on the way, not an answer
 
 

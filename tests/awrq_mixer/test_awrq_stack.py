@@ -96,10 +96,7 @@ def test_each_part_judges_the_profiles_that_were_learned_without_it() -> None:
 
 
 def test_members_own_profile_is_their_mean_by_weight() -> None:
-    tables = {
-        "one": np.array([[1.0, 4.0], [3.0, 4.0]]),
-        "other": np.array([[8.0, 1.0], [8.0, 1.0]]),
-    }  # means 2, 4 and 8, 1
+    tables = {"one": np.array([[1.0, 4.0], [3.0, 4.0]]), "other": np.array([[8.0, 1.0]])}  # means 2, 4 and 8, 1
     models: Any = {name: SimpleNamespace(values=lambda _, table=table: table) for name, table in tables.items()}
     members: Any = {name: SimpleNamespace(floor=0.1) for name in tables}
     side = _Side(models, pd.DataFrame(), {"x": cast(Any, SimpleNamespace(profile=lambda start: start))})
