@@ -185,13 +185,23 @@ def stacked(small_world: Any, small_config: Any, tmp_path_factory: pytest.TempPa
     }
 
 
-def test_a_misleading_column_is_dropped_and_said_so(stacked: Any, small_world: Any, tmp_path: Path) -> None:
+def test_a_misleading_column_is_dropped_and_said_so(
+    stacked: Any, small_world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def noted(candidates: Any, *rest: Any) -> str:
+        asked.append(list(candidates[0]))
+        return best_profile(candidates, *rest)
+
+    monkeypatch.setattr("awrq_mixer.training.stacked.best_profile", noted)
     result = train(TrainConfig.model_validate(stacked), tmp_path)
     table = pd.read_csv(tmp_path / "members.csv")
     members = ["classes_hint", "classes_nonsense", "regression_hint", "regression_nonsense"]
     assert table["member"].tolist() == members
     assert table["column"].tolist() == ["hint", "nonsense", "hint", "nonsense"]
     assert "nonsense" in result.summary["dropped_columns"]
+    assert asked[-1] == ["hint", "members"]  # the first stays unless the other is better beyond chance
     assert result.summary["profile_from"] in ("members", "hint")
     assert result.summary["members_kept"] == table.loc[table["weight"] > 0, "member"].tolist()
     assert (table.loc[table["member"] == "classes_hint", "weight"] > 0).all()
