@@ -4,8 +4,8 @@ Each interval: check the reading → correct state and gain → forecast traffic
 of λ are not limited, a plan of one step says all, and its price is found by inversion of the model: no objective is needed.
 When a rung fails the next one answers: solver → grid → PI → hold → λ max (CPU was high and readings are stale). A solver whose
 time is up before it improved on its seeds has failed, and then there is no time for a grid. The PI (with feed-forward where
-the model allows) runs along every interval, from the price that was given. So does a plain one with untuned gains, for a model whose word on
-λ is wrong: the other's gain schedule and gains come from that model.
+the model allows) runs along every interval, from the price that was given. So does a plain one for a model that makes too little of λ: the
+other's gain schedule comes from that model. Its gains are the smaller of the tuned and the untuned ones, since λ does more than either was made for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -71,8 +70,9 @@ class MpcController(PriceController):
         self.backup = PiFeedforwardController(
             self.config, self.group, self.services, self.scale, self.model, self.calendar
         )
-        untuned = self.config.model_copy(update={"pi": PiConfig(**asdict(PiGains()))})
-        self.cautious = PiController(untuned, self.group, self.services, self.scale, self.model, self.calendar)
+        tuned = self.config.model_copy(update={"pi": PiConfig()})
+        self.cautious = PiController(tuned, self.group, self.services, self.scale, self.model, self.calendar)
+        self.cautious.gains = self.cautious.gains.smaller(PiGains())
         wanted = None if own.backoff_quantile is None else own.over_use
         rate = own.margin_rate * model.step_seconds / 60
         self.margin = Margin(model.backoff(own.backoff_quantile), self.target, wanted, rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,10 @@ class PiGains:
     ki: float = 0.3
     down_factor: float = 1.0  # multiplies both while CPU is under its target
     feedforward: float = 0.0  # share of the forecast log change of traffic that is passed on
+
+    def smaller(self, other: PiGains) -> PiGains:
+        """Of each gain the smaller one."""
+        return PiGains(*np.minimum(astuple(self), astuple(other)).tolist())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from mpc_balancer.config import ControllerConfig
 from mpc_balancer.controllers import make_controller
 from mpc_balancer.controllers.alarms import Alarms
 from mpc_balancer.controllers.delay_detector import DelayDetector
+from mpc_balancer.controllers.pi_law import pi_step
 from mpc_balancer.run import ClosedLoopConfig, simulate
+from mpc_balancer.system_model.tuned import PiGains
 from mpc_balancer.testbed.run_metrics import run_metrics
 from mpc_balancer.testbed.scenarios import Scenario, load_scenarios, start_scenario
 
@@ -22,7 +24,7 @@ FAULTS = Path(__file__).parents[2] / "configs" / "mpc_balancer" / "faults.yaml"
 BUDGET = np.full(2, 65.0)
 
 
-def test_an_untuned_pi_takes_over_from_the_price_that_was_given() -> None:
+def test_a_plain_pi_takes_over_from_the_price_that_was_given() -> None:
     steered, plant, drawn = stepped(40)
     last = steered.scale.to_unit(steered.lambda_)
     steered.watch.agrees, steered.watch.effects_wrong, steered.watch._wait = False, True, 10**6
@@ -190,7 +192,7 @@ def test_a_price_whose_effect_was_never_learnt_is_left_to_cautious_pi() -> None:
     assert steered.alarms.first["prices_not_learnt"] == 0
 
 
-def test_a_model_that_makes_too_little_of_the_price_leaves_it_to_untuned_pi() -> None:
+def test_a_model_that_makes_too_little_of_the_price_leaves_it_to_plain_pi() -> None:
     model = trained_model()
     size = len(model.services)
     first = model.weights[0].copy()
@@ -204,6 +206,26 @@ def test_a_model_that_makes_too_little_of_the_price_leaves_it_to_untuned_pi() ->
     assert "price_effect" in steered.alarms.first
     assert steered.rungs["pi"] > 200
     assert run_metrics(cpu[100:], loop.prices, BUDGET)["nu"] < 0.02
+
+
+def test_the_pi_beside_a_wrong_model_holds_cpu_where_a_price_moves_everything_at_once() -> None:
+    model = trained_model()
+    tuned = PiGains(kp=0.05, ki=0.2, down_factor=0.4, feedforward=0.3)
+    model = replace(model, tuned=replace(model.tuned, pi_gains={"pi": tuned}))
+    steered: Any = make_controller(ControllerConfig(name="mpc", pi={"ki": 0.9}), "reference", model)
+    assert steered.cautious.gains == replace(tuned, feedforward=0.0)
+
+    def last_errors(gains: PiGains) -> np.ndarray:
+        unit, before, found = np.zeros(1), np.full(1, np.nan), []
+        for _ in range(100):
+            error = 2.6 * (0.4 - unit)  # log CPU over its target; the whole box takes off 93 %
+            unit = pi_step(unit, error, before, gains.kp, gains.ki, gains.down_factor, 0.0, 1.0)
+            before = error
+            found.append(error)
+        return np.abs(found[-10:])
+
+    assert last_errors(steered.cautious.gains).max() < 0.001
+    assert last_errors(PiGains()).min() > 0.3  # untuned, it swings between the ends
 
 
 def test_a_scenario_with_a_sensor_of_no_service_is_refused() -> None:
