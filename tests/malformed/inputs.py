@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 import autobucket.evaluate
+import autobucket.export
 import autobucket.fit_costs
 import autobucket.live
 import autobucket.predict
@@ -22,26 +23,37 @@ import autobucket.testbench
 import autobucket.train
 import awrq_mixer.anchor
 import awrq_mixer.evaluate
+import awrq_mixer.export
 import awrq_mixer.predict
 import awrq_mixer.profile
 import awrq_mixer.train
 import cascade_world.describe
 import cascade_world.generate
 import cascade_world.sample
+import examples.decision_service.join
+import examples.llm_router.run
+import marca_loop.explain
 import marca_loop.live_mpc
 import marca_loop.orchestrate
+import marca_loop.score_shards
+import marca_loop.signed_uplift
 import mpc_balancer.commission
 import mpc_balancer.evaluate
+import mpc_balancer.export
 import mpc_balancer.run
 import mpc_balancer.serve
 import mpc_balancer.train
+import own_system.check
+import own_system.translate
 import recommender.build
 import revenue_sim.evaluate
 import revenue_sim.ope
 import revenue_sim.run
+import revenue_sim.shards
 import revenue_sim.train
 from autobucket.bench.bench_config import LiveConfig, TestbenchConfig
 from autobucket.config import EvaluateConfig as EstimatorErrors
+from autobucket.config import ExportConfig as CostExport
 from autobucket.config import PredictConfig as CostPrediction
 from autobucket.costs.cost_config import FitCostsConfig
 from autobucket.costs.measured_costs import read_loadtest
@@ -50,26 +62,34 @@ from autobucket.results.estimator_config import TrainConfig as EstimatorTraining
 from awrq_mixer.anchoring.global_profile import read_profile
 from awrq_mixer.config import AnchorConfig, ProfileConfig
 from awrq_mixer.config import EvaluateConfig as LearnerErrors
+from awrq_mixer.config import ExportConfig as LearnerExport
 from awrq_mixer.config import PredictConfig as ScorePrediction
 from awrq_mixer.config import TrainConfig as LearnerTraining
 from awrq_mixer.serving.policy import HullPolicy
 from awrq_mixer.serving.predictor import Predictor
 from cascade_world.config import WorldConfig
 from cascade_world.population.world_traffic import read_trace
+from examples.decision_service.config import JoinConfig
+from examples.llm_router.config import RouterConfig
 from marca_common.config import load_config
 from marca_common.requests import RequestSpec
 from marca_common.scores import read_long_scores, read_scores
+from marca_loop.explain import Explain
 from marca_loop.live_mpc import LiveMpc
+from marca_loop.score_shards import ScoreShardsConfig
 from marca_loop.settings import Orchestration
+from marca_loop.signed_uplift import SignedUplift
 from mpc_balancer.config import ColumnsConfig, CommissionConfig, SystemErrorsConfig, SystemModelConfig
+from mpc_balancer.config import ExportConfig as SystemModelExport
 from mpc_balancer.forecasting.event_calendar import Calendar
 from mpc_balancer.run import ClosedLoopConfig
 from mpc_balancer.serve import ServeConfig
 from mpc_balancer.system_model.minute_table import read_system
 from mpc_balancer.system_model.model import SystemModel
 from mpc_balancer.testbed.trace_traffic import TraceConfig, trace_traffic
+from own_system.declaration import OwnSystem
 from recommender.config import RecommenderConfig
-from revenue_sim.config import CountTable, RunConfig
+from revenue_sim.config import CountTable, RunConfig, ShardsConfig
 from revenue_sim.config import EvaluateConfig as AllocationJudging
 from revenue_sim.judging.score_files import read_allocation, read_demand
 from revenue_sim.ope import OpeConfig
@@ -204,6 +224,10 @@ def programs(folder: Path) -> dict[str, Program]:
         folder / "predicted/costs.parquet",
     )
     tiny = ("sample_states=60", "trees.trees=5", "trees.min_rows=20", "nets.epochs=1", "nets.batch_size=64")
+    costed = (f"estimator={estimator}", f"cost_maps={maps}")
+    costs_of = (("estimator", "estimator"), ("cost_maps", "cost maps"))
+    scored = (f"checkpoint={best}", f"requests={log}", *costed)
+    scores_of = (("requests", "requests"), ("checkpoint", "learner"), *costs_of)
     loop = (f"model={model}", "scenario.days=0.02", "clairvoyant=false", "zoom_minutes=10")
     listed = [
         Program("awrq_mixer.train", awrq_mixer.train.train, LearnerTraining, "configs/awrq_mixer/smoke.yaml", (f"requests={log}",), (("requests", "requests"),)),
@@ -231,6 +255,17 @@ def programs(folder: Path) -> dict[str, Program]:
         Program("cascade_world.sample", cascade_world.sample.sample, WorldConfig, "configs/cascade_world/sample.yaml", (), (("traffic.trace", "world trace"),)),
         Program("marca_loop.orchestrate", marca_loop.orchestrate.orchestrate, Orchestration, "configs/smoke.yaml"),
         Program("marca_loop.live_mpc", marca_loop.live_mpc.live_mpc, LiveMpc, "configs/live_mpc.yaml"),
+        Program("awrq_mixer.export", awrq_mixer.export.export, LearnerExport, "configs/awrq_mixer/export.yaml", (f"checkpoint={best}",), (("checkpoint", "learner"),)),
+        Program("autobucket.export", autobucket.export.export, CostExport, "configs/autobucket/export.yaml", costed, costs_of),
+        Program("mpc_balancer.export", mpc_balancer.export.export, SystemModelExport, "configs/mpc_balancer/export.yaml", (f"model={model}",), (("model", "system model"),)),
+        Program("revenue_sim.shards", revenue_sim.shards.shards, ShardsConfig, "configs/revenue_sim/shards.yaml"),
+        Program("marca_loop.explain", marca_loop.explain.explain, Explain, "configs/explain.yaml", (*scored, "max_states=5"), scores_of),
+        Program("marca_loop.score_shards", marca_loop.score_shards.score_shards, ScoreShardsConfig, "configs/score_shards.yaml", scored, scores_of),
+        Program("marca_loop.signed_uplift", marca_loop.signed_uplift.signed_uplift_of_log, SignedUplift, "configs/own_uplift.yaml", (f"requests={log}", f"costs.estimator={estimator}", f"costs.maps={maps}", "learner.epochs=0.1"), (("requests", "requests"), ("costs.estimator", "estimator"), ("costs.maps", "cost maps"))),
+        Program("own_system.check", own_system.check.check_and_leave, OwnSystem, "configs/own_system.yaml"),
+        Program("own_system.translate", own_system.translate.translate, OwnSystem, "configs/own_system.yaml"),
+        Program("examples.decision_service.join", examples.decision_service.join.join, JoinConfig, "configs/decision_service/join.yaml"),
+        Program("examples.llm_router.run", examples.llm_router.run.run, RouterConfig, "configs/other_computation/llm_router.yaml"),
         Program("recommender.build", recommender.build.build, RecommenderConfig, "configs/recommender/movielens.yaml", (f"data.folder={folder}/movielens",)),
     ]  # fmt: skip
     return {one.name: one for one in listed}
