@@ -81,7 +81,7 @@ def main() -> None:
     name = f"validation_power{'_quick' if arguments.quick else ''}"
     write_table(table, arguments.results / f"{name}.csv")
     write_table(learners, arguments.results / f"{name}_learners.csv")
-    draw(learners, table, arguments.results / f"{name}.png")
+    draw(table, arguments.results / f"{name}.png")
     print(table.round(3).to_string(index=False))
     print(f"written to {arguments.results / name}.csv")
 
@@ -204,24 +204,27 @@ def in_order(pairs: pd.DataFrame) -> pd.Series[bool]:
     return pairs["gap"] * pairs["capture_gap"] > 0
 
 
-def draw(learners: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
-    """Measure against capture, a panel per measure of the first world; a colour per seed."""
-    world = table["world"].iloc[0]
-    shown = table[table["world"] == world]
-    columns = 4
-    figure, axes = new_figure(-(-len(shown) // columns), columns, width=12.0, height=2.6 * -(-len(shown) // columns))
-    for axis in axes.ravel()[len(shown) :]:
-        axis.axis("off")
-    for axis, (_, one) in zip(axes.ravel(), shown.iterrows()):
-        part = learners[(learners["world"] == world) & (learners["measure"] == one["measure"])]
-        for seed, mine in part.groupby("seed"):
-            axis.errorbar(
-                mine["value"], mine["capture"], xerr=mine["error"], fmt="o", ms=3, lw=0.7, label=f"seed {seed}"
-            )
-        axis.set_title(f"{one['measure']}: r_s {one['spearman']:.2f}", fontsize=9)
-    axes.ravel()[0].legend(fontsize=6)
-    figure.supxlabel("measure on validation rows, with its standard error")
-    figure.supylabel(f"true capture ({world})")
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """A row per measure, a colour per world: rank correlation with capture, and capture lost by the measure's best learner."""
+    measures, worlds = list(dict.fromkeys(table["measure"])), list(dict.fromkeys(table["world"]))
+    panels = {
+        "spearman": "rank correlation with capture",
+        "regret": "capture lost by taking the measure's best learner",
+    }
+    figure, axes = new_figure(1, len(panels), width=9.6, height=1.6 + 0.3 * len(measures), sharey=True)
+    places = np.arange(len(measures))[::-1]
+    for axis, (column, label) in zip(axes, panels.items()):
+        for number, world in enumerate(worlds):
+            mine = table[table["world"] == world].set_index("measure").loc[measures]
+            shifted = places + 0.2 * ((len(worlds) - 1) / 2 - number)
+            axis.errorbar(mine[column], shifted, xerr=mine[f"{column}_se"], fmt="o", ms=4, capsize=2, label=world)
+        axis.set_xlabel(label)
+        axis.grid(axis="y", alpha=0.3)
+    axes[0].set_yticks(places, measures)
+    axes[0].legend()
+    figure.suptitle(
+        f"Measures on held-out rows: mean ± SE over {int(table['seeds'].max())} development worlds of a kind"
+    )
     save_figure(figure, path)
 
 
