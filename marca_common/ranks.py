@@ -52,6 +52,7 @@ class Ranks:
                 dist.init_process_group("gloo", timeout=timedelta(seconds=meet_s))
                 self._group = dist.new_group(timeout=timedelta(seconds=self.wait_s))
             except (RuntimeError, ValueError) as error:
+                self.__exit__()
                 place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
                 raise UserError(
                     f"rank {self.rank} of {self.size}: the group did not meet at {place} within {meet_s:g} s "
@@ -63,7 +64,8 @@ class Ranks:
         if self.size > 1:  # after an error, too: threads of a group that nobody ends can abort the process
             import torch.distributed as dist
 
-            dist.destroy_process_group()
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
     def map(self, function: Callable[[S], T], shards: Sequence[S]) -> list[T]:
         """``function`` of every shard, in their order; a UserError of any shard is raised on all ranks."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from benchmarks._scale_nodes import SimulatedRanks
 from marca_common.compute import take_own_gpu
@@ -174,3 +175,19 @@ def test_a_rank_that_dies_is_noticed_at_once() -> None:
     assert both[0].returncode == 2
     assert "another rank is gone" in said
     assert said.count("\n") == 1
+
+
+def test_a_group_that_meets_by_half_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = dist.init_process_group
+
+    def fails(**_: Any) -> None:
+        raise RuntimeError("no second group")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    alone: dict[str, Any] = {"init_method": f"file://{tmp_path}/meet", "rank": 0, "world_size": 1}
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: first(backend, **alone))
+    monkeypatch.setattr(dist, "new_group", fails)
+    with pytest.raises(UserError, match="rank 0 of 2: the group did not meet"), Ranks(5.0):
+        pass
+    assert not dist.is_initialized()
