@@ -47,6 +47,7 @@ LEARNERS = [  # simplest first
     "latent_one_class", "latent_no_history", "latent_classes",
 ]  # fmt: skip
 SIDE = ["predicted_value", "clicks"]
+WORLDS = ["base", "three_stage", "manifold"]
 STATES = 4000  # states that costs and capture are averaged over
 TOLD = 2.0  # standard errors
 
@@ -55,8 +56,8 @@ def main() -> None:
     """Run what is missing, write the tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two small worlds, three learners")
-    parser.add_argument("--worlds", nargs="*", default=["base"], help="configs of cascade_world")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="development seeds, 0-99")
+    parser.add_argument("--worlds", nargs="*", default=WORLDS, help="configs of cascade_world")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="development seeds, 0-99")
     parser.add_argument("--rows", type=int, default=300_000, help="requests of a world")
     parser.add_argument("--learners", nargs="*", default=LEARNERS, help="simplest first")
     parser.add_argument("--workers", type=int, default=2, help="processes, one thread each")

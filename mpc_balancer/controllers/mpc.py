@@ -5,7 +5,7 @@ of λ are not limited, a plan of one step says all, and its price is found by in
 When a rung fails the next one answers: solver → grid → PI → hold → λ max (CPU was high and readings are stale). A solver whose
 time is up before it improved on its seeds has failed, and then there is no time for a grid. The PI (with feed-forward where
 the model allows) runs along every interval, from the price that was given. So does a plain one for a model that makes too little of λ: the
-other's gain schedule comes from that model. Its gains are the smaller of the tuned and the untuned ones, since λ does more than either was made for.
+other's gain schedule comes from that model. Its gains are the tuned ones and at most the untuned, since λ does more than either was made for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mpc_balancer.config import PiConfig, SolverConfig
+from mpc_balancer.config import SolverConfig
 from mpc_balancer.controllers.checked_reading import Reading
 from mpc_balancer.controllers.delay_detector import DelayDetector
 from mpc_balancer.controllers.margin import Margin
@@ -70,8 +70,7 @@ class MpcController(PriceController):
         self.backup = PiFeedforwardController(
             self.config, self.group, self.services, self.scale, self.model, self.calendar
         )
-        tuned = self.config.model_copy(update={"pi": PiConfig()})
-        self.cautious = PiController(tuned, self.group, self.services, self.scale, self.model, self.calendar)
+        self.cautious = PiController(self.config, self.group, self.services, self.scale, self.model, self.calendar)
         self.cautious.gains = self.cautious.gains.smaller(PiGains())
         wanted = None if own.backoff_quantile is None else own.over_use
         rate = own.margin_rate * model.step_seconds / 60

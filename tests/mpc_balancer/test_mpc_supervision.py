@@ -212,8 +212,11 @@ def test_the_pi_beside_a_wrong_model_holds_cpu_where_a_price_moves_everything_at
     model = trained_model()
     tuned = PiGains(kp=0.05, ki=0.2, down_factor=0.4, feedforward=0.3)
     model = replace(model, tuned=replace(model.tuned, pi_gains={"pi": tuned}))
-    steered: Any = make_controller(ControllerConfig(name="mpc", pi={"ki": 0.9}), "reference", model)
+    steered: Any = make_controller(ControllerConfig(name="mpc"), "reference", model)
     assert steered.cautious.gains == replace(tuned, feedforward=0.0)
+    for ki, used in ((0.1, 0.1), (0.9, 0.3)):  # somebody's own gain, and the most
+        own: Any = make_controller(ControllerConfig(name="mpc", pi={"ki": ki}), "reference", model)
+        assert own.cautious.gains == replace(tuned, ki=used, feedforward=0.0)
 
     def last_errors(gains: PiGains) -> np.ndarray:
         unit, before, found = np.zeros(1), np.full(1, np.nan), []
